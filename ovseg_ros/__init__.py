@@ -1,0 +1,1 @@
+"""Open-vocabulary panoptic segmentation for ROS 2."""

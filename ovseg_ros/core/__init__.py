@@ -1,0 +1,1 @@
+"""The segmenter: torch and NumPy only, no ROS."""

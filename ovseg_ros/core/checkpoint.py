@@ -1,0 +1,57 @@
+"""Strict safetensors checkpoints: half precision on disk, every key accounted for."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ovseg_ros.core.errors import CheckpointError
+
+_KEYS_SHOWN = 8
+
+
+def save_half(module: nn.Module, path: Path) -> None:
+    """Write a module's floating-point state in half precision, atomically."""
+    state = {key: value.detach().cpu() for key, value in module.state_dict().items()}
+    state = {key: value.half().contiguous() if value.is_floating_point() else value for key, value in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    save_file(state, unfinished)
+    unfinished.replace(path)
+
+
+def load_strict(module: nn.Module, path: Path) -> None:
+    """Fill a module from a file whose keys and shapes are exactly its own.
+
+    Raises:
+        CheckpointError: if the file is missing or unreadable, or naming the keys that are missing, unexpected or of
+            another shape.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"the checkpoint {path} does not exist; install the package again, or correct the path in the preset"
+        )
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+    wanted = module.state_dict()
+    faults = {
+        "missing": [key for key in wanted if key not in state],
+        "unexpected": [key for key in state if key not in wanted],
+        "of another shape": [
+            f"{key} (file {tuple(state[key].shape)}, model {tuple(wanted[key].shape)})"
+            for key in wanted
+            if key in state and state[key].shape != wanted[key].shape
+        ],
+    }
+    if any(faults.values()):
+        parts = [f"{len(keys)} {what}: {_shorten(keys)}" for what, keys in faults.items() if keys]
+        raise CheckpointError(f"{path} does not fit the architecture of the preset: {'; '.join(parts)}")
+    module.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()})
+
+
+def _shorten(keys: list[str]) -> str:
+    more = f" and {len(keys) - _KEYS_SHOWN} more" if len(keys) > _KEYS_SHOWN else ""
+    return ", ".join(keys[:_KEYS_SHOWN]) + more

@@ -1,0 +1,1 @@
+"""Stage two: open-vocabulary mask classification. Modules here never import another stage."""

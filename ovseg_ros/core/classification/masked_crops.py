@@ -1,0 +1,125 @@
+"""The first classifier: every promising mask is cropped and read by CLIP, whose class token sees only the mask.
+
+Cost grows with the number of promising masks, not with the vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from ovseg_ros.core.clip import ImageTower
+from ovseg_ros.core.images import normalize
+from ovseg_ros.core.types import MaskClassification, MaskProposals, TextEmbeddings
+
+_IMPOSSIBLE = -1e4
+"""Logit of what cannot be; finite, so that a softmax over a row of them stays a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedCropConfig:
+    """How masks are cropped.
+
+    Attributes:
+        max_masks: most masks read in one image, the likeliest first.
+        min_objectness: masks below this probability of being any segment are not read, in [0, 1].
+        context: side of the crop over the longer side of the mask's box.
+        patch_share: share of a patch that the mask has to cover for the class token to read it.
+    """
+
+    max_masks: int = 32
+    min_objectness: float = 0.25
+    context: float = 1.25
+    patch_share: float = 0.4
+
+
+class MaskedCropClassifier(nn.Module):
+    """Names masks by CLIP on masked crops; "no object" collects what the generator or CLIP recognise as nothing."""
+
+    def __init__(self, tower: ImageTower, image_size: int, patch_size: int, config: MaskedCropConfig) -> None:
+        super().__init__()
+        self.tower = tower
+        self._image_size, self._grid = image_size, image_size // patch_size
+        self._config = config
+
+    def forward(self, images: Tensor, proposals: MaskProposals, text: TextEmbeddings) -> MaskClassification:
+        """Open-vocabulary logits of every proposal.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], the area that the mask logits cover.
+            proposals: with `class_logits`, whose last entry is "no object".
+        """
+        if proposals.class_logits is None:
+            raise ValueError("masked crops need proposals with class logits, whose last entry is 'no object'")
+        objectness = 1 - proposals.class_logits.softmax(dim=-1)[..., -1]  # (B, Q)
+        image_index, query_index = self._promising(objectness)
+        masks = proposals.mask_logits[image_index, query_index]  # (M, h, w)
+        height, width = images.shape[-2:]
+        windows = self._windows(masks, (height, width))  # (M, 4)
+        embeddings = self._read(images, masks, windows, image_index)  # (M, D)
+        words = self._word_logits(embeddings, text).log_softmax(dim=-1)  # (M, K + 1)
+
+        likelihood = objectness[image_index, query_index].clamp(1e-6, 1 - 1e-6)[:, None]
+        named = words[:, :-1] + likelihood.log()
+        nothing = (1 - likelihood * (1 - words[:, -1:].exp())).log()  # neither the generator's nor CLIP's "none"
+        logits = named.new_full((*objectness.shape, named.shape[1] + 1), _IMPOSSIBLE)
+        logits[..., -1] = 0.0
+        logits[image_index, query_index] = torch.cat([named, nothing], dim=-1)
+        return MaskClassification(logits)
+
+    def _promising(self, objectness: Tensor) -> tuple[Tensor, Tensor]:
+        """Image and query index (M,) of the masks worth reading."""
+        count = min(self._config.max_masks, objectness.shape[1])
+        scores, queries = objectness.topk(count, dim=1)  # (B, count)
+        image_index, rank = torch.nonzero(scores >= self._config.min_objectness, as_tuple=True)
+        return image_index, queries[image_index, rank]
+
+    def _windows(self, masks: Tensor, size: tuple[int, int]) -> Tensor:
+        """Square windows around the masks, shifted into the image: (M, 4) left, top, right, bottom in image pixels."""
+        height, width = size
+        inside = masks > 0  # (M, h, w)
+        left, right = _extent(inside.any(dim=1))
+        top, bottom = _extent(inside.any(dim=2))
+        across, down = width / masks.shape[2], height / masks.shape[1]
+        left, right, top, bottom = left * across, right * across, top * down, bottom * down
+        side = self._config.context * torch.maximum(right - left, bottom - top)
+        window_width, window_height = side.clamp(max=width), side.clamp(max=height)
+        x = ((left + right - window_width) / 2).clamp(min=0).minimum(width - window_width)
+        y = ((top + bottom - window_height) / 2).clamp(min=0).minimum(height - window_height)
+        return torch.stack([x, y, x + window_width, y + window_height], dim=1)
+
+    def _read(self, images: Tensor, masks: Tensor, windows: Tensor, image_index: Tensor) -> Tensor:
+        """Unit embeddings (M, D) of masked crops."""
+        rois = torch.cat([image_index[:, None].to(windows), windows], dim=1)  # (M, 5)
+        crops = roi_align(images, rois, self._image_size, sampling_ratio=2, aligned=True)
+        own = torch.cat([torch.arange(len(masks), device=masks.device)[:, None].to(windows), windows], dim=1)
+        share = roi_align(
+            (masks > 0).to(images)[:, None],
+            own,
+            self._grid,
+            spatial_scale=masks.shape[-1] / images.shape[-1],
+            sampling_ratio=4,
+            aligned=True,
+        )[:, 0]  # (M, p, p)
+        crops = normalize(crops, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+        return self.tower.encode_masked(crops, share >= self._config.patch_share)
+
+    def _word_logits(self, embeddings: Tensor, text: TextEmbeddings) -> Tensor:
+        """(M, K + 1): the best prompt of every category, and 0 for "none of these", as the CLIP was trained."""
+        prompts = self.tower.prompt_logits(embeddings, text.vectors)  # (M, P)
+        count = len(text.vocabulary.categories)
+        best = prompts.new_full((len(prompts), count), _IMPOSSIBLE)
+        best.scatter_reduce_(1, text.category_of_prompt.expand(len(prompts), -1), prompts, reduce="amax")
+        return torch.cat([best, best.new_zeros(len(best), 1)], dim=1)
+
+
+def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
+    """First occupied index and one past the last, along the last axis of (M, n) bool; the whole axis where none is."""
+    length = occupied.shape[1]
+    positions = torch.arange(length, device=occupied.device)
+    first = torch.where(occupied, positions, length).amin(dim=1)
+    last = torch.where(occupied, positions + 1, 0).amax(dim=1)
+    empty = last == 0
+    return first.masked_fill(empty, 0).float(), last.masked_fill(empty, length).float()

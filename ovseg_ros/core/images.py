@@ -1,0 +1,33 @@
+"""Images as networks take them."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovseg_ros.core.errors import ImageError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def check_image(image: np.ndarray) -> None:
+    """Refuse anything but a non-empty uint8 RGB image (H, W, 3).
+
+    Raises:
+        ImageError: with the shape and type found.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ImageError(f"expected a non-empty uint8 RGB image (H, W, 3), got {image.dtype} {image.shape}")
+
+
+def to_tensor(image: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 (H, W, 3) -> float (1, 3, H, W) in [0, 1]; converted on the device, so a quarter of the bytes travel."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device)
+    return pixels.permute(2, 0, 1)[None].float() / 255
+
+
+def normalize(images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
+    """Channel-wise standardisation of (B, 3, H, W) in [0, 1]."""
+    shift = torch.tensor(mean, device=images.device, dtype=images.dtype)[:, None, None]
+    scale = torch.tensor(std, device=images.device, dtype=images.dtype)[:, None, None]
+    return (images - shift) / scale

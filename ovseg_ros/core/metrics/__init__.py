@@ -1,0 +1,1 @@
+"""Panoptic quality, mean IoU and mask recall; NumPy only."""

@@ -1,0 +1,82 @@
+"""Class-agnostic mask recall: the share of true segments that some predicted mask covers well enough."""
+
+import numpy as np
+
+from ovseg_ros.core.errors import DatasetError
+
+
+class MaskRecall:
+    """Recall of true segments, things and stuff alike, at one IoU threshold.
+
+    A true segment is found when any predicted mask has IoU >= `threshold` with it. Masks may overlap.
+    Pixels that the truth leaves void count neither for nor against a mask.
+    """
+
+    def __init__(self, threshold: float = 0.5) -> None:
+        self._threshold = threshold
+        self._found: list[int] = []
+        self._segments: list[int] = []
+
+    def add_masks(self, masks: np.ndarray, truth_ids: np.ndarray) -> None:
+        """Add one image with freely overlapping masks.
+
+        Args:
+            masks: (Q, H, W) bool; Q may be 0.
+            truth_ids: (H, W) integer, 0 = void.
+
+        Raises:
+            DatasetError: the masks are not at the truth's resolution.
+        """
+        if masks.ndim != 3 or masks.shape[1:] != truth_ids.shape:
+            raise DatasetError(f"masks must be (Q, {truth_ids.shape[0]}, {truth_ids.shape[1]}), got {masks.shape}")
+        labelled = truth_ids != 0
+        values, index = np.unique(truth_ids[labelled], return_inverse=True)
+        index = index.reshape(-1)
+        truth_area = np.bincount(index, minlength=len(values))
+        best = np.zeros(len(values))
+        for mask in masks:
+            inside = mask[labelled]
+            intersection = np.bincount(index[inside], minlength=len(values))
+            union = truth_area + np.count_nonzero(inside) - intersection
+            best = np.maximum(best, intersection / np.maximum(union, 1))
+        self._count(best)
+
+    def add_segments(self, predicted_ids: np.ndarray, truth_ids: np.ndarray) -> None:
+        """Add one image with predicted segments, whatever their category.
+
+        Args:
+            predicted_ids: (H, W) integer, 0 = void.
+            truth_ids: (H, W) integer, 0 = void.
+
+        Raises:
+            DatasetError: the maps differ in shape.
+        """
+        segments = np.unique(predicted_ids)
+        segments = segments[segments != 0]
+        self.add_masks(predicted_ids[None] == segments[:, None, None], truth_ids)
+
+    def merge(self, other: "MaskRecall") -> None:
+        """Append the images of `other`."""
+        self._found.extend(other._found)
+        self._segments.extend(other._segments)
+
+    def result(self) -> float:
+        """Recall in percent over all segments of all images; NaN when there was none."""
+        return 100.0 * sum(self._found) / sum(self._segments) if sum(self._segments) else float("nan")
+
+    def confidence_interval(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+        """Percentile-bootstrap interval in percent, resampling images; (NaN, NaN) when there was no segment."""
+        images = len(self._found)
+        if sum(self._segments) == 0:
+            return float("nan"), float("nan")
+        generator = np.random.default_rng(seed)
+        weights = generator.multinomial(images, np.full(images, 1.0 / images), size=resamples)
+        segments = weights @ np.array(self._segments)
+        recall = 100.0 * (weights @ np.array(self._found))[segments > 0] / segments[segments > 0]
+        tail = 50.0 * (1.0 - level)
+        low, high = np.percentile(recall, [tail, 100.0 - tail])
+        return float(low), float(high)
+
+    def _count(self, best_iou: np.ndarray) -> None:
+        self._found.append(int(np.count_nonzero(best_iou >= self._threshold)))
+        self._segments.append(len(best_iou))

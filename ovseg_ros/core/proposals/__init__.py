@@ -1,0 +1,1 @@
+"""Stage one: class-agnostic mask proposals. Modules here never import another stage."""

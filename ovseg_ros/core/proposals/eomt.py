@@ -1,0 +1,236 @@
+"""EoMT: a plain ViT whose last blocks also process the mask queries (Kerssies et al., CVPR 2025).
+
+The first L1 blocks see [class, register, patch] tokens. Learned queries join for the last L2 blocks. A mask is the
+dot product of a query, through a small MLP, with the patch features upscaled to a quarter of the input's size.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d, resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ovseg_ros.core.types import MaskProposals
+
+
+@dataclass(frozen=True, slots=True)
+class EoMTConfig:
+    """Architecture of an EoMT.
+
+    Attributes:
+        image_size: (height, width) in pixels that the position embedding is made for; other sizes are interpolated.
+        patch_size: pixels along a patch's side.
+        width, depth, heads: of the ViT.
+        register_tokens: extra tokens beside the class token.
+        layer_scale: initial LayerScale, or None for a ViT without it.
+        convolutional_stem: embed patches by stacked 3x3 convolutions (Xiao et al., 2021) instead of one projection;
+            a small ViT trains much faster from scratch with it.
+        num_queries: most masks in an image.
+        num_classes: closed-set classes, without "no object".
+        joint_blocks: L2, the blocks that queries pass through.
+        upscale_blocks: each doubles the mask resolution; 2 with 16-pixel patches gives stride 4.
+    """
+
+    image_size: tuple[int, int]
+    patch_size: int = 16
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    register_tokens: int = 4
+    layer_scale: float | None = 1.0
+    convolutional_stem: bool = False
+    num_queries: int = 200
+    num_classes: int = 133
+    joint_blocks: int = 3
+    upscale_blocks: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPrediction:
+    """What the heads say after one block: `mask_logits` (B, Q, h, w) and `class_logits` (B, Q, N + 1)."""
+
+    mask_logits: Tensor
+    class_logits: Tensor
+
+
+class ScaleBlock(nn.Module):
+    """Doubles the resolution: (B, C, h, w) -> (B, C, 2h, 2w)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.upsample = nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
+        self.depthwise = nn.Conv2d(width, width, kernel_size=3, padding=1, groups=width, bias=False)
+        self.norm = LayerNorm2d(width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, 2h, 2w)."""
+        return self.norm(self.depthwise(F.gelu(self.upsample(features))))
+
+
+def _convolutional_stem(width: int, patch_size: int) -> nn.Sequential:
+    """Halves the resolution until one pixel is one patch: (B, 3, H, W) -> (B, width, H / patch, W / patch)."""
+    halvings = patch_size.bit_length() - 1
+    if 2**halvings != patch_size:
+        raise ValueError(f"a convolutional stem needs a patch size that is a power of two, got {patch_size}")
+    channels = [3] + [width // 2 ** (halvings - step - 1) for step in range(halvings)]
+    layers: list[nn.Module] = []
+    for inside, outside in pairwise(channels):
+        layers += [nn.Conv2d(inside, outside, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(width, width, kernel_size=1))
+
+
+def _build_encoder(config: EoMTConfig) -> VisionTransformer:
+    encoder = VisionTransformer(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        num_classes=0,
+        global_pool="",
+        embed_dim=config.width,
+        depth=config.depth,
+        num_heads=config.heads,
+        init_values=config.layer_scale,
+        class_token=True,
+        reg_tokens=config.register_tokens,
+        no_embed_class=True,
+        dynamic_img_size=True,
+    )
+    if config.convolutional_stem:
+        encoder.patch_embed.proj = _convolutional_stem(config.width, config.patch_size)
+    return encoder
+
+
+class EoMT(nn.Module):
+    """Encoder-only Mask Transformer."""
+
+    def __init__(self, config: EoMTConfig) -> None:
+        super().__init__()
+        if not 0 < config.joint_blocks <= config.depth:
+            raise ValueError(f"joint_blocks must be 1 to depth = {config.depth}, got {config.joint_blocks}")
+        self.config = config
+        self.encoder = _build_encoder(config)
+        self.queries = nn.Embedding(config.num_queries, config.width)
+        self.class_head = nn.Linear(config.width, config.num_classes + 1)
+        self.mask_head = nn.Sequential(
+            nn.Linear(config.width, config.width),
+            nn.GELU(),
+            nn.Linear(config.width, config.width),
+            nn.GELU(),
+            nn.Linear(config.width, config.width),
+        )
+        self.upscale = nn.Sequential(*[ScaleBlock(config.width) for _ in range(config.upscale_blocks)])
+
+    def forward(self, images: Tensor) -> MaskProposals:
+        """Mask proposals, without masked attention.
+
+        Args:
+            images: (B, 3, H, W) float, normalised; H and W are multiples of the patch size.
+
+        Returns:
+            `mask_logits` (B, Q, H / 4, W / 4) for 16-pixel patches and two upscale blocks.
+        """
+        tokens, grid = self._embed(images)
+        first_joint = self.config.depth - self.config.joint_blocks
+        for index, block in enumerate(self.encoder.blocks):
+            if index == first_joint:
+                tokens = self._prepend_queries(tokens)
+            tokens = block(tokens)
+        normalised = self.encoder.norm(tokens)
+        prediction = self._predict(normalised, grid)
+        return MaskProposals(
+            mask_logits=prediction.mask_logits,
+            query_embeddings=normalised[:, : self.config.num_queries],
+            class_logits=prediction.class_logits,
+        )
+
+    def forward_masked(self, images: Tensor, mask_probabilities: Tensor) -> list[QueryPrediction]:
+        """Training pass: a prediction before each joint block and after the last, each masking the block that follows.
+
+        In joint block i, a query attends only to patches inside its predicted mask, with probability
+        `mask_probabilities[i]` drawn for every query, and to all patches otherwise (mask annealing, EoMT Sec. 3.3).
+
+        Args:
+            images: as in `forward`.
+            mask_probabilities: (L2,) in [0, 1].
+
+        Returns:
+            L2 + 1 predictions, the final one last.
+        """
+        tokens, grid = self._embed(images)
+        first_joint = self.config.depth - self.config.joint_blocks
+        predictions = []
+        for index, block in enumerate(self.encoder.blocks):
+            if index == first_joint:
+                tokens = self._prepend_queries(tokens)
+            attention_mask = None
+            if index >= first_joint:
+                prediction = self._predict(self.encoder.norm(tokens), grid)
+                predictions.append(prediction)
+                probability = mask_probabilities[index - first_joint]
+                attention_mask = self._attention_mask(prediction.mask_logits, grid, tokens.shape[1], probability)
+            tokens = block(tokens, attn_mask=attention_mask)
+        predictions.append(self._predict(self.encoder.norm(tokens), grid))
+        return predictions
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, 3, H, W) -> tokens (B, 1 + registers + patches, C) and the patch grid's (rows, columns)."""
+        encoder = self.encoder
+        features = encoder.patch_embed(images)  # (B, rows, columns, C)
+        batch, rows, columns, width = features.shape
+        positions = resample_abs_pos_embed(
+            encoder.pos_embed, new_size=[rows, columns], old_size=encoder.patch_embed.grid_size, num_prefix_tokens=0
+        )
+        patches = features.reshape(batch, rows * columns, width) + positions
+        prefix = [encoder.cls_token.expand(batch, -1, -1)]
+        if encoder.reg_token is not None:
+            prefix.append(encoder.reg_token.expand(batch, -1, -1))
+        return torch.cat([*prefix, patches], dim=1), (rows, columns)
+
+    def _prepend_queries(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) -> (B, Q + N, C)."""
+        queries = self.queries.weight.expand(tokens.shape[0], -1, -1)
+        return torch.cat([queries, tokens], dim=1)
+
+    def _predict(self, tokens: Tensor, grid: tuple[int, int]) -> QueryPrediction:
+        """Heads on normalised tokens (B, Q + prefix + patches, C)."""
+        queries = tokens[:, : self.config.num_queries]  # (B, Q, C)
+        patches = tokens[:, self.config.num_queries + self.encoder.num_prefix_tokens :]
+        features = self.upscale(patches.transpose(1, 2).unflatten(2, grid))  # (B, C, h, w)
+        return QueryPrediction(
+            mask_logits=torch.einsum("bqc,bchw->bqhw", self.mask_head(queries), features),
+            class_logits=self.class_head(queries),
+        )
+
+    def _attention_mask(
+        self, mask_logits: Tensor, grid: tuple[int, int], num_tokens: int, probability: Tensor
+    ) -> Tensor | None:
+        """Boolean (B, 1, N, N), True = may attend; None when nothing is masked."""
+        if float(probability) <= 0:
+            return None
+        batch, queries = mask_logits.shape[:2]
+        inside = F.interpolate(mask_logits.detach(), size=grid, mode="bilinear", align_corners=False) > 0
+        inside = inside.flatten(2)  # (B, Q, patches)
+        unmasked = torch.rand(batch, queries, 1, device=inside.device) >= probability
+        allowed = inside.new_ones(batch, 1, num_tokens, num_tokens)
+        allowed[:, 0, :queries, num_tokens - inside.shape[2] :] = inside | unmasked
+        return allowed
+
+
+def annealed_mask_probabilities(progress: float, num_blocks: int) -> Tensor:
+    """Masking probability of every joint block at a point of training, earlier blocks annealed first.
+
+    Block i keeps probability 1 until (i + 1) / (n + 2) of the run, then falls to 0 as (1 - t)^0.9 while t goes from 0
+    to 1 over the next 1 / (n + 2), after the schedule of EoMT's published configurations. Slots overlap by none.
+
+    Args:
+        progress: share of the training steps done, 0 to 1.
+        num_blocks: L2.
+
+    Returns:
+        (L2,) float in [0, 1].
+    """
+    slot = 1 / (num_blocks + 2)
+    starts = slot * torch.arange(1, num_blocks + 1)
+    return (1 - ((progress - starts) / slot).clamp(0, 1)) ** 0.9

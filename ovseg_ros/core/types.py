@@ -1,0 +1,132 @@
+"""The dataclasses that cross rooms. Each checks its own shapes when made.
+
+Notation: B images, Q queries, K categories, P prompts, D text width, C query width, (H, W) image, (h, w) mask logits.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ovseg_ros.core.vocabulary import Vocabulary
+
+NO_CATEGORY = 65535
+"""Value of `PanopticResult.category_ids` where no published category was found."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class TextEmbeddings:
+    """A vocabulary as the classifier sees it; made once per vocabulary, never per frame.
+
+    Attributes:
+        vectors: (P, D) float, unit norm, one row for each name or synonym (templates already averaged).
+        category_of_prompt: (P,) int64 in [0, K): index into `vocabulary.categories`.
+        vocabulary: the vocabulary that was embedded.
+    """
+
+    vectors: torch.Tensor
+    category_of_prompt: torch.Tensor
+    vocabulary: Vocabulary
+
+    def __post_init__(self) -> None:
+        _require(self.vectors.ndim == 2, f"vectors must be (P, D), got {tuple(self.vectors.shape)}")
+        _require(
+            self.category_of_prompt.shape == self.vectors.shape[:1],
+            f"category_of_prompt must be ({self.vectors.shape[0]},), got {tuple(self.category_of_prompt.shape)}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MaskProposals:
+    """Class-agnostic masks.
+
+    Attributes:
+        mask_logits: (B, Q, h, w) before the sigmoid, covering the whole image.
+        query_embeddings: (B, Q, C).
+        class_logits: (B, Q, N + 1) over the generator's own closed set, the last is "no object"; None if it has none.
+    """
+
+    mask_logits: torch.Tensor
+    query_embeddings: torch.Tensor
+    class_logits: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.mask_logits.ndim == 4, f"mask_logits must be (B, Q, h, w), got {tuple(self.mask_logits.shape)}")
+        batch_queries = self.mask_logits.shape[:2]
+        for name in ("query_embeddings", "class_logits"):
+            value = getattr(self, name)
+            if value is not None:
+                _require(
+                    value.ndim == 3 and value.shape[:2] == batch_queries,
+                    f"{name} must be {tuple(batch_queries)} + (channels,), got {tuple(value.shape)}",
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class MaskClassification:
+    """Open-vocabulary class scores.
+
+    Attributes:
+        logits: (B, Q, K + 1) before the softmax over the last axis; the last entry is "no object".
+    """
+
+    logits: torch.Tensor
+
+    def __post_init__(self) -> None:
+        _require(self.logits.ndim == 3, f"logits must be (B, Q, K + 1), got {tuple(self.logits.shape)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One thing, or all pixels of one stuff category.
+
+    Attributes:
+        id: value of its pixels in `PanopticResult.segment_ids`, 1 or more.
+        category_id: `Category.id`, stable across vocabulary changes.
+        label: the category's name.
+        score: confidence in [0, 1].
+        is_thing: thing (countable) or stuff.
+        area: number of pixels.
+        box: (x, y, width, height) in pixels, tight around the mask.
+    """
+
+    id: int
+    category_id: int
+    label: str
+    score: float
+    is_thing: bool
+    area: int
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PanopticResult:
+    """Every pixel's segment and category, all from one image and one vocabulary version.
+
+    Attributes:
+        segment_ids: (H, W) uint16, 0 = void.
+        category_ids: (H, W) uint16, `Category.id`; `NO_CATEGORY` where void.
+        confidence: (H, W) uint8, 0 to 255; 0 where void.
+        segments: one entry for each id in `segment_ids`, ordered by id.
+        vocabulary_version: `Vocabulary.version` that produced it.
+    """
+
+    segment_ids: np.ndarray
+    category_ids: np.ndarray
+    confidence: np.ndarray
+    segments: tuple[Segment, ...]
+    vocabulary_version: int
+
+    def __post_init__(self) -> None:
+        shape = self.segment_ids.shape
+        for name, dtype in (("segment_ids", np.uint16), ("category_ids", np.uint16), ("confidence", np.uint8)):
+            value = getattr(self, name)
+            _require(
+                value.ndim == 2 and value.shape == shape and value.dtype == dtype,
+                f"{name} must be {shape} {np.dtype(dtype).name}, got {value.shape} {value.dtype}",
+            )

@@ -1,0 +1,108 @@
+"""Rooms import in one direction only, and everything but `ros` imports where ROS is absent."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "ovseg_ros"
+
+ALLOWED = {
+    "core": {"core"},
+    "sim": {"core", "sim"},
+    "offline": {"core", "sim", "offline"},
+    "ros": {"core", "sim", "ros"},
+}
+# The benchmark drives the real node, where there is one; it imports it when it runs.
+EXCEPTIONS = {"ovseg_ros/offline/bench.py imports ovseg_ros.ros.bench_node.NodeBench"}
+STAGES = {"proposals", "classification"}
+
+IMPORT_WITHOUT_ROS = """
+import importlib, importlib.abc, pkgutil, sys
+
+class NoRos(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        root = name.split(".")[0]
+        if root in {"rclpy", "rosbag2_py", "ament_index_python", "launch", "launch_ros", "cv_bridge"} or (
+            root.endswith("_msgs") or root.endswith("_interfaces") or name in {"ovseg_ros.msg", "ovseg_ros.srv"}
+        ):
+            raise ModuleNotFoundError(f"{name} is blocked for this test", name=name)
+        return None
+
+sys.meta_path.insert(0, NoRos())
+room = importlib.import_module("ovseg_ros." + sys.argv[1])
+names = [module.name for module in pkgutil.walk_packages(room.__path__, room.__name__ + ".")]
+for name in names:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+print(len(names))
+"""
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Absolute dotted names that a module imports, wherever in it; `from a.b import c` gives a.b.c."""
+    package = ".".join(path.relative_to(ROOT).with_suffix("").parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            prefix = ".".join(part for part in (base, node.module) if part)
+            yield from (f"{prefix}.{alias.name}" for alias in node.names)
+
+
+def modules_of(room: str) -> list[Path]:
+    paths = sorted((PACKAGE / room).rglob("*.py"))
+    assert paths, f"no modules in {PACKAGE / room}"
+    return paths
+
+
+@pytest.mark.parametrize("room", ["core", "offline", "sim"])
+def test_imports_without_ros(room: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_WITHOUT_ROS, room], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) >= 1
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_rooms_import_one_way(room: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules_of(room)
+        for name in imports_of(path)
+        if name.startswith("ovseg_ros.") and (other := name.split(".")[1]) in ALLOWED and other not in ALLOWED[room]
+    ]
+    assert not set(wrong) - EXCEPTIONS, "\n".join(wrong)
+
+
+def test_only_the_ros_room_imports_ros() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for room in ("core", "sim")
+        for path in modules_of(room)
+        for name in imports_of(path)
+        if name.split(".")[0] == "rclpy" or name.split(".")[0].endswith("_msgs") or name.startswith("ovseg_ros.msg")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_stage_folders_do_not_import_each_other() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for stage in STAGES
+        for path in (PACKAGE / "core" / stage).rglob("*.py")
+        for name in imports_of(path)
+        if any(name.startswith(f"ovseg_ros.core.{other}") for other in STAGES - {stage})
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_package_itself_is_only_a_docstring() -> None:
+    body = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
+    assert all(isinstance(node, ast.Expr) for node in body)

@@ -1,0 +1,131 @@
+"""The pipeline as a whole: sizes, alignment, thread safety of vocabularies, the bundled preset."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ovseg_ros.core.build import build_segmenter, load_preset, preset_names
+from ovseg_ros.core.errors import CheckpointError, ConfigError, ImageError
+from ovseg_ros.core.merge import MergeConfig
+from ovseg_ros.core.segmenter import PanopticSegmenter
+from ovseg_ros.core.text import TextEncoder
+from ovseg_ros.core.types import MaskClassification, MaskProposals, TextEmbeddings
+from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
+
+
+class BrightProposer(nn.Module):
+    """One mask: the bright pixels, at stride 4. Equivariant, so that alignment can be tested to the pixel."""
+
+    def forward(self, images: Tensor) -> MaskProposals:
+        bright = nn.functional.avg_pool2d(images.mean(dim=1, keepdim=True), 4)
+        self.seen = images.shape
+        return MaskProposals(20 * bright, torch.zeros(len(images), 1, 4), torch.tensor([[[5.0, -5.0]]]))
+
+
+class FirstWord(nn.Module):
+    """Names every mask by the first category."""
+
+    def forward(self, images: Tensor, proposals: MaskProposals, text: TextEmbeddings) -> MaskClassification:
+        logits = torch.zeros(*proposals.mask_logits.shape[:2], len(text.vocabulary.categories) + 1)
+        logits[..., 0] = 9.0
+        return MaskClassification(logits)
+
+
+def bright_segmenter(input_size: tuple[int, int] = (64, 96)) -> PanopticSegmenter:
+    return PanopticSegmenter(
+        proposer=BrightProposer(),
+        classifier=FirstWord(),
+        text_encoder=TextEncoder(lambda sentences: torch.ones(len(sentences), 2) / 2**0.5, ["{}"]),
+        merge=MergeConfig(min_area=1),
+        input_size=input_size,
+        device=torch.device("cpu"),
+    )
+
+
+def segment(segmenter: PanopticSegmenter, image: np.ndarray) -> np.ndarray:
+    text = segmenter.encode_vocabulary(Vocabulary.build([CategorySpec("light")]))
+    return segmenter.segment(image, text).segment_ids > 0
+
+
+@pytest.mark.parametrize("size", [(64, 96), (128, 192), (48, 96), (64, 40), (480, 640)])
+def test_masks_lie_where_the_image_says(size: tuple[int, int]) -> None:
+    height, width = size
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image[: height // 2, : width // 2] = 255
+    mask = segment(bright_segmenter(), image)
+    wanted = np.zeros((height, width), dtype=bool)
+    wanted[: height // 2, : width // 2] = True
+    wrong = mask != wanted
+    border = max(height / 64, width / 96, 1) * 3  # half a mask cell and a little
+    rows, columns = np.nonzero(wrong)
+    near = (abs(rows - height // 2) <= border) | (abs(columns - width // 2) <= border)
+    assert near.all()
+
+
+def test_flipping_the_image_flips_the_masks() -> None:
+    rng = np.random.default_rng(0)
+    image = np.repeat(np.repeat(rng.integers(0, 2, (8, 12, 1)), 8, axis=0), 8, axis=1).astype(np.uint8) * 255
+    image = np.repeat(image, 3, axis=2)
+    segmenter = bright_segmenter()
+    assert np.array_equal(segment(segmenter, image)[:, ::-1], segment(segmenter, image[:, ::-1]))
+    assert np.array_equal(segment(segmenter, image)[::-1], segment(segmenter, image[::-1]))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (7, 13)])
+def test_extreme_sizes_keep_their_size(size: tuple[int, int]) -> None:
+    segmenter = bright_segmenter()
+    mask = segment(segmenter, np.full((*size, 3), 255, dtype=np.uint8))
+    assert mask.shape == size and mask.all()
+    assert segmenter._proposer.seen == (1, 3, 64, 96)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_what_is_no_image_is_refused_with_what_it_is(image: np.ndarray) -> None:
+    segmenter = bright_segmenter()
+    text = segmenter.encode_vocabulary(Vocabulary.build([CategorySpec("light")]))
+    with pytest.raises(ImageError, match=str(image.dtype)):
+        segmenter.segment(image, text)
+
+
+def test_the_result_belongs_to_the_vocabulary_that_was_given() -> None:
+    segmenter = bright_segmenter()
+    image = np.full((64, 96, 3), 255, dtype=np.uint8)
+    first = Vocabulary.build([CategorySpec("light")])
+    second = Vocabulary.build([CategorySpec("lamp"), CategorySpec("light")], previous=first)
+    results = [segmenter.segment(image, segmenter.encode_vocabulary(words)) for words in (first, second)]
+    assert [result.vocabulary_version for result in results] == [first.version, second.version]
+    assert [result.segments[0].label for result in results] == ["light", "lamp"]
+
+
+def test_the_bundled_preset_runs_on_a_cpu() -> None:
+    segmenter = build_segmenter("tabletop", "cpu")
+    text = segmenter.encode_vocabulary(Vocabulary.build([CategorySpec("ball"), CategorySpec("table", is_thing=False)]))
+    image = np.random.default_rng(0).integers(0, 255, (120, 200, 3), dtype=np.uint8)
+    result = segmenter.segment(image, text)
+    assert result.segment_ids.shape == (120, 200)
+    assert segmenter.propose(image).mask_logits.shape[1] == load_preset("tabletop").eomt.num_queries
+
+
+def test_wrong_presets_devices_and_checkpoints_are_named(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    assert "tabletop" in preset_names()
+    with pytest.raises(ConfigError, match=r"no preset 'tabletpo'.*tabletop"):
+        build_segmenter("tabletpo")
+    with pytest.raises(ConfigError, match="unknown device 'gpu'"):
+        build_segmenter("tabletop", "gpu")
+    with pytest.raises(ConfigError, match="sees [0-9]+ CUDA devices"):
+        build_segmenter("tabletop", "cuda:99")
+    from ovseg_ros.core.build import preset_path
+
+    moved = tmp_path / "mine.yaml"
+    moved.write_text(preset_path("tabletop").read_text().replace("tabletop_eomt.safetensors", "absent.safetensors"))
+    with pytest.raises(CheckpointError, match="absent.safetensors does not exist"):
+        build_segmenter(str(moved))

@@ -1,0 +1,75 @@
+"""The dataclasses that cross rooms refuse shapes and types that do not fit."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ovseg_ros.core.types import (
+    NO_CATEGORY,
+    MaskClassification,
+    MaskProposals,
+    PanopticResult,
+    Segment,
+    TextEmbeddings,
+)
+from ovseg_ros.core.vocabulary import MAX_CATEGORY_ID, CategorySpec, Vocabulary
+
+VOCABULARY = Vocabulary.build([CategorySpec("cup")])
+
+
+def test_text_embeddings() -> None:
+    TextEmbeddings(torch.zeros(3, 8), torch.zeros(3, dtype=torch.int64), VOCABULARY)
+    with pytest.raises(ValueError, match=r"vectors must be \(P, D\), got \(8,\)"):
+        TextEmbeddings(torch.zeros(8), torch.zeros(8, dtype=torch.int64), VOCABULARY)
+    with pytest.raises(ValueError, match=r"category_of_prompt must be \(3,\), got \(2,\)"):
+        TextEmbeddings(torch.zeros(3, 8), torch.zeros(2, dtype=torch.int64), VOCABULARY)
+
+
+@pytest.mark.parametrize("queries", [0, 1, 5])
+def test_mask_proposals(queries: int) -> None:
+    masks, embeddings = torch.zeros(2, queries, 4, 4), torch.zeros(2, queries, 6)
+    assert MaskProposals(masks, embeddings).class_logits is None
+    MaskProposals(masks, embeddings, torch.zeros(2, queries, 3))
+    with pytest.raises(ValueError, match=r"mask_logits must be \(B, Q, h, w\)"):
+        MaskProposals(masks[0], embeddings)
+    with pytest.raises(ValueError, match=rf"query_embeddings must be \(2, {queries}\) \+ \(channels,\)"):
+        MaskProposals(masks, torch.zeros(2, queries + 1, 6))
+    with pytest.raises(ValueError, match="class_logits must be"):
+        MaskProposals(masks, embeddings, torch.zeros(1, queries, 3))
+
+
+def test_mask_classification() -> None:
+    MaskClassification(torch.zeros(1, 0, 2))
+    with pytest.raises(ValueError, match=r"logits must be \(B, Q, K \+ 1\), got \(5, 2\)"):
+        MaskClassification(torch.zeros(5, 2))
+
+
+def test_panoptic_result() -> None:
+    images: dict[str, Any] = {
+        "segment_ids": np.zeros((2, 3), np.uint16),
+        "category_ids": np.full((2, 3), NO_CATEGORY, np.uint16),
+        "confidence": np.zeros((2, 3), np.uint8),
+    }
+    result = PanopticResult(**images, segments=(), vocabulary_version=1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        result.vocabulary_version = 2  # type: ignore[misc]
+    for name, wrong in (
+        ("segment_ids", np.zeros((2, 3), np.int32)),
+        ("segment_ids", np.zeros((2, 3, 1), np.uint16)),
+        ("category_ids", np.zeros((3, 2), np.uint16)),
+        ("confidence", np.zeros((2, 3), np.float32)),
+    ):
+        with pytest.raises(ValueError, match="must be"):
+            PanopticResult(**{**images, name: wrong}, segments=(), vocabulary_version=1)
+
+
+def test_segments_compare_by_value() -> None:
+    fields = (1, 0, "cup", 0.5, True, 4, (0, 0, 2, 2))
+    assert Segment(*fields) == Segment(*fields)
+
+
+def test_no_category_is_no_id() -> None:
+    assert NO_CATEGORY > MAX_CATEGORY_ID
