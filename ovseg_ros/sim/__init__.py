@@ -1,0 +1,1 @@
+"""The MuJoCo tabletop: a simulated robot camera with exact ground truth."""

@@ -1,0 +1,130 @@
+"""The tabletop's categories, their names, and the two splits: seen and unseen.
+
+A thing category is a colour-shape pair ("red cube"), as in CLEVR; a stuff category is a surface ("table").
+*Seen* categories have masks in segmentation training. *Unseen* ones never appear in it: whole shapes (`UNSEEN_SHAPES`)
+and, as in CLEVR-CoGenT, some colours of every other shape. Captions may name both, as captions on the web do.
+
+Every word has training synonyms, which captions use, and one held-out synonym, which no training text contains. The
+held-out nouns were chosen, before any evaluation, among near synonyms that the frozen text tower alone ranks closest to
+the right word (it knows no "pentagram"); held-out colours were not filtered so and are reported apart.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+from ovseg_ros.core.vocabulary import CategorySpec
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A name, the synonyms that captions may use, and the one that training never sees."""
+
+    name: str
+    synonyms: tuple[str, ...]
+    held_out: str
+
+    @property
+    def training_names(self) -> tuple[str, ...]:
+        """The name and its training synonyms."""
+        return (self.name, *self.synonyms)
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Every phrase that means this word."""
+        return (*self.training_names, self.held_out)
+
+
+SHAPES = (
+    Word("cube", ("box", "dice"), "block"),
+    Word("ball", ("orb", "globe"), "sphere"),
+    Word("cylinder", ("can", "barrel"), "tube"),
+    Word("cone", ("pointed cone", "spike"), "traffic cone"),
+    Word("ring", ("torus", "hoop", "circlet"), "loop"),
+    Word("egg", ("boiled egg", "chicken egg"), "easter egg"),
+    Word("star", ("five-pointed star", "starfish"), "star shape"),
+    Word("cup", ("teacup", "coffee cup"), "mug"),
+    Word("bowl", ("soup bowl", "basin"), "dish"),
+    Word("bottle", ("wine bottle", "vial"), "flask"),
+    Word("book", ("novel", "notebook"), "textbook"),
+    Word("banana", ("ripe banana", "bananas"), "tropical fruit"),
+)
+COLORS = (
+    Word("red", ("scarlet",), "crimson"),
+    Word("orange", ("tangerine",), "pumpkin"),
+    Word("yellow", ("lemon yellow",), "golden"),
+    Word("green", ("emerald",), "leaf-green"),
+    Word("blue", ("azure",), "navy"),
+    Word("purple", ("violet",), "lavender"),
+    Word("white", ("ivory",), "snow-white"),
+    Word("black", ("jet black",), "dark"),
+)
+STUFF = (
+    Word("table", ("tabletop",), "desk"),
+    Word("floor", ("ground",), "flooring"),
+    Word("wall", ("room wall",), "interior wall"),
+    Word("mat", ("rug",), "carpet"),
+)
+MATERIALS = ("matte", "shiny", "metallic")
+TEXTURES = {
+    "table": ("wooden", "marble", "plain", "speckled"),
+    "floor": ("tiled", "wooden", "plain", "speckled"),
+    "wall": ("brick", "striped", "plain", "speckled"),
+    "mat": ("checkered", "striped", "plain", "woven"),
+}
+
+UNSEEN_SHAPES = frozenset({"star", "bowl"})
+
+_SHAPES_BY_NAME = {word.name: word for word in SHAPES}
+_COLORS_BY_NAME = {word.name: word for word in COLORS}
+_STUFF_BY_NAME = {word.name: word for word in STUFF}
+
+
+def pair_name(color: str, shape: str) -> str:
+    """The category name of a colour-shape pair."""
+    return f"{color} {shape}"
+
+
+def _is_unseen_pair(color_index: int, shape_index: int) -> bool:
+    """Two colours of every shape are held out; the stride spreads them evenly over the colours."""
+    offset = (color_index - 3 * shape_index) % len(COLORS)
+    return offset in (0, 4)
+
+
+UNSEEN = frozenset(
+    pair_name(color.name, shape.name)
+    for (color_index, color), (shape_index, shape) in product(enumerate(COLORS), enumerate(SHAPES))
+    if shape.name in UNSEEN_SHAPES or _is_unseen_pair(color_index, shape_index)
+)
+THINGS = tuple(pair_name(color.name, shape.name) for shape, color in product(SHAPES, COLORS))
+SEEN_THINGS = tuple(name for name in THINGS if name not in UNSEEN)
+SEEN = frozenset(SEEN_THINGS) | frozenset(word.name for word in STUFF)
+
+TABLETOP_SPECS = tuple(CategorySpec(name=name, is_thing=True) for name in THINGS) + tuple(
+    CategorySpec(name=word.name, is_thing=False) for word in STUFF
+)
+"""The full tabletop vocabulary: 96 things, then 4 stuff categories, one canonical name each."""
+
+
+def split_pair(name: str) -> tuple[str, str]:
+    """The (colour, shape) of a thing category's name."""
+    color, shape = name.split(" ", maxsplit=1)
+    return color, shape
+
+
+def held_out_synonym(name: str, *, replace_color: bool = False) -> str:
+    """The synonym of a category name that no training text contains: "red ball" -> "red sphere" or "crimson sphere"."""
+    if name in _STUFF_BY_NAME:
+        return _STUFF_BY_NAME[name].held_out
+    color, shape = split_pair(name)
+    color_name = _COLORS_BY_NAME[color].held_out if replace_color else color
+    return f"{color_name} {_SHAPES_BY_NAME[shape].held_out}"
+
+
+def names_of(label: str) -> frozenset[str]:
+    """Every phrase of this vocabulary that is true of a ground-truth segment with category `label`."""
+    if label in _STUFF_BY_NAME:
+        nouns = _STUFF_BY_NAME[label].all_names
+        return frozenset(nouns) | {f"{texture} {noun}" for texture, noun in product(TEXTURES[label], nouns)}
+    color, shape = split_pair(label)
+    nouns = _SHAPES_BY_NAME[shape].all_names
+    return frozenset(nouns) | {f"{tint} {noun}" for tint, noun in product(_COLORS_BY_NAME[color].all_names, nouns)}
