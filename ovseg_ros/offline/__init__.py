@@ -1,0 +1,1 @@
+"""Train, evaluate, segment and measure, without ROS."""

@@ -1,0 +1,48 @@
+"""Files out: written whole or not at all, so that a kill never leaves half an image or half a JSON."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented. NaN is refused, since JSON has none: pass None.
+
+    Raises:
+        ValueError: the value holds NaN or infinity.
+    """
+    write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write a PNG atomically: uint8 RGB (H, W, 3), or uint8 or uint16 grey (H, W)."""
+    encoded, content = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
+    if not encoded:
+        raise ValueError(f"OpenCV cannot encode an image of {image.shape} {image.dtype} as PNG")
+    write_bytes(path, content.tobytes())
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

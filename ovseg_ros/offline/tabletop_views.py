@@ -1,0 +1,112 @@
+"""Training views of the tabletop: rendered once, in parallel, to resumable shards on disk, then held in memory.
+
+Views show one settled scene from several random poses, because settling costs more than rendering.
+"""
+
+import json
+import multiprocessing
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ovseg_ros.core.errors import DatasetError
+from ovseg_ros.sim.scene import random_camera
+from ovseg_ros.sim.simulator import TabletopSimulator
+
+SCENES_PER_SHARD = 20
+_VIEW_STREAM = 1000
+"""First number of the random stream that draws the views' cameras, apart from the scenes' own streams."""
+
+
+@dataclass(frozen=True, slots=True)
+class TabletopViews:
+    """Views held in memory.
+
+    Attributes:
+        images: uint8 RGB (N, H, W, 3).
+        segment_ids: uint8 (N, H, W), 0 = void.
+        labels: for each view, the category name of segment 1, 2, ...
+        textures: for each view, the texture kind of each stuff category in its scene.
+    """
+
+    images: np.ndarray
+    segment_ids: np.ndarray
+    labels: list[list[str]]
+    textures: list[dict[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def load_or_render(
+    folder: Path, split: str, *, scenes: int, views: int, width: int = 320, height: int = 240, workers: int = 0
+) -> TabletopViews:
+    """The first `scenes` scenes of a split, `views` poses each; shards that exist already are read, not rendered.
+
+    Args:
+        folder: where the shards live; one folder serves all splits and sizes.
+        workers: rendering processes; 0 = one for each core.
+
+    Raises:
+        DatasetError: if a shard on disk cannot be read (it is named; delete it to render it again).
+    """
+    shard_folder = folder / f"{split}-{width}x{height}-{views}views"
+    shard_folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, scenes, SCENES_PER_SHARD)
+    jobs = [(shard_folder, split, start, views, width, height) for start in starts]
+    missing = [job for job in jobs if not _shard_path(job[0], job[2]).exists()]
+    if missing:
+        context = multiprocessing.get_context("spawn")  # a GL context does not survive a fork
+        with context.Pool(workers or os.cpu_count()) as pool:
+            for _ in tqdm(
+                pool.imap_unordered(_render_shard, missing), total=len(missing), desc=f"render {split}", unit="shard"
+            ):
+                pass
+    shards = [_read_shard(_shard_path(shard_folder, start)) for start in starts]
+    return TabletopViews(
+        images=np.concatenate([shard.images for shard in shards]),
+        segment_ids=np.concatenate([shard.segment_ids for shard in shards]),
+        labels=[labels for shard in shards for labels in shard.labels],
+        textures=[textures for shard in shards for textures in shard.textures],
+    )
+
+
+def _shard_path(folder: Path, start: int) -> Path:
+    return folder / f"{start:06d}.npz"
+
+
+def _render_shard(job: tuple[Path, str, int, int, int, int]) -> None:
+    folder, split, start, views, width, height = job
+    images, segment_ids, labels, textures = [], [], [], []
+    for seed in range(start, start + SCENES_PER_SHARD):
+        rng = np.random.default_rng([_VIEW_STREAM, seed])
+        with TabletopSimulator(seed, split=split, width=width, height=height) as simulator:
+            poses = [simulator.scene.camera] + [random_camera(rng) for _ in range(views - 1)]
+            for pose in poses:
+                frame = simulator.render_from(pose, with_depth=False)
+                images.append(frame.image)
+                segment_ids.append(frame.segment_ids.astype(np.uint8))
+                labels.append([segment.label for segment in frame.segments])
+                textures.append(simulator.scene.textures)
+    path = _shard_path(folder, start)
+    unfinished = path.with_suffix(".tmp")
+    with unfinished.open("wb") as file:
+        np.savez(
+            file,
+            images=np.stack(images),
+            segment_ids=np.stack(segment_ids),
+            facts=np.frombuffer(json.dumps({"labels": labels, "textures": textures}).encode(), dtype=np.uint8),
+        )
+    unfinished.replace(path)
+
+
+def _read_shard(path: Path) -> TabletopViews:
+    try:
+        with np.load(path) as shard:
+            facts = json.loads(shard["facts"].tobytes())
+            return TabletopViews(shard["images"], shard["segment_ids"], facts["labels"], facts["textures"])
+    except (OSError, ValueError, KeyError) as error:
+        raise DatasetError(f"cannot read the shard {path} ({error}); delete it and it is rendered again") from error

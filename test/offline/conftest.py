@@ -1,0 +1,62 @@
+"""A tiny segmenter, real but for its random weights and words: pooled colours against hashed vectors."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ovseg_ros.core.merge import MergeConfig
+from ovseg_ros.core.proposals.eomt import EoMT, EoMTConfig
+from ovseg_ros.core.segmenter import PanopticSegmenter
+from ovseg_ros.core.text import TextEncoder
+from ovseg_ros.core.types import MaskClassification
+
+WIDTH = 8
+
+
+def hashed_vectors(sentences):
+    """One random unit vector for each sentence, the same in every process."""
+    seeds = [
+        int.from_bytes(hashlib.blake2b(sentence.encode(), digest_size=4).digest(), "big") for sentence in sentences
+    ]
+    rows = [np.random.default_rng(seed).normal(size=WIDTH) for seed in seeds]
+    return F.normalize(torch.tensor(np.array(rows), dtype=torch.float32), dim=-1)
+
+
+class PooledColourClassifier(nn.Module):
+    """Scores a mask by its mean colour, projected at random into the text space."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = nn.Linear(3, WIDTH)
+
+    def forward(self, images, proposals, text):
+        masks = proposals.mask_logits.sigmoid()
+        pixels = F.interpolate(images, size=masks.shape[-2:])
+        colours = torch.einsum("bqhw,bchw->bqc", masks, pixels) / masks.sum(dim=(2, 3))[..., None].clamp(min=1e-6)
+        similarity = 40 * F.normalize(self.projection(colours), dim=-1) @ text.vectors.T  # (B, Q, P)
+        categories = len(text.vocabulary.categories)
+        logits = torch.full((*similarity.shape[:2], categories), -1e4)
+        index = text.category_of_prompt.expand(similarity.shape)
+        logits = logits.scatter_reduce(-1, index, similarity, reduce="amax")
+        return MaskClassification(torch.cat([logits, torch.zeros_like(logits[..., :1])], dim=-1))
+
+
+@pytest.fixture(scope="session")
+def tiny_segmenter():
+    torch.manual_seed(0)
+    size = (32, 48)
+    eomt = EoMT(
+        EoMTConfig(size, patch_size=16, width=16, depth=2, heads=2, num_queries=6, num_classes=2, joint_blocks=1)
+    )
+    return PanopticSegmenter(
+        proposer=eomt,
+        classifier=PooledColourClassifier(),
+        text_encoder=TextEncoder(hashed_vectors, ["{}"]),
+        merge=MergeConfig(object_threshold=0.0, overlap_threshold=0.0, min_area=1),
+        input_size=size,
+        device=torch.device("cpu"),
+    )
