@@ -1,0 +1,50 @@
+# make help lists the targets. The environment is .venv (Python and ROS 2 from wheels) and install/ (this package, built
+# by colcon); both are made when they are missing or out of date.
+
+PYTHON ?= python3
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+IN_ENVIRONMENT := source tools/environment.bash &&
+# A domain of its own, on this machine only, so that neither a robot nor another run on the network takes part.
+ON_OWN_DOMAIN := export ROS_DOMAIN_ID=$${ROS_DOMAIN_ID:-$$((RANDOM % 100 + 1))} ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST;
+
+VENV := .venv/requirements.stamp
+BUILD := install/build.stamp
+PACKAGE_FILES := $(shell find msg srv launch config ovseg_ros scripts -type f -not -name '*.pyc' 2>/dev/null)
+
+.PHONY: help setup demo test lint bench clean distclean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+setup: $(BUILD) ## Make .venv and build the package with colcon; quick when nothing changed
+
+demo: $(BUILD) ## Simulated camera, node and demo client over DDS; pictures and summary.json in out/demo
+	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) python tools/run_demo.py --out out/demo
+
+test: $(BUILD) ## Run all tests, the ROS ones included
+	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) OMP_NUM_THREADS=1 pytest test
+
+lint: $(VENV) ## Check formatting, style and types
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy ovseg_ros/core
+
+bench: $(BUILD) ## Measure the model call and the node's own cost
+	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) ovseg bench
+
+clean: ## Remove what was built and written, but neither .venv nor data sets and training runs
+	rm -rf build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv as well
+	rm -rf .venv
+
+$(VENV): requirements.txt requirements-ros.txt requirements-no-deps.txt setup.py tools/setup_venv.bash tools/system_packages.bash tools/fix_ros_wheels.py
+	PYTHON="$(PYTHON)" bash tools/setup_venv.bash
+	@touch $@
+
+$(BUILD): $(VENV) package.xml CMakeLists.txt $(PACKAGE_FILES)
+	@$(IN_ENVIRONMENT) colcon build --symlink-install --event-handlers console_cohesion-
+	@touch $@
