@@ -1,0 +1,242 @@
+"""The real node inside the benchmark's process, with a clock at its image callback and at its publishers.
+
+Image messages reach the node through the middleware, as in service. A frame's time starts when the node's callback is
+called with the message and ends when the last of its publishers' calls returns. The model call inside is timed too,
+so that the rest is the node's own: decoding, hand-over between threads, making messages and publishing them.
+
+Imports rclpy and the built messages: import this module only where they may be missing.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecyclePublisher, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.merge import MergeConfig
+from ovseg_ros.core.segmenter import PanopticSegmenter
+from ovseg_ros.core.types import PanopticResult, TextEmbeddings
+from ovseg_ros.core.vocabulary import CategorySpec
+from ovseg_ros.msg import PanopticSegmentation
+from ovseg_ros.ros.conversions import image_message
+from ovseg_ros.ros.image_inputs import IncomingFrame
+from ovseg_ros.ros.segment_node import SegmentNode
+
+DATA_OUTPUTS: Mapping[str, type] = {
+    "label_image": Image,
+    "segment_image": Image,
+    "confidence_image": Image,
+    "segments": PanopticSegmentation,
+}
+OVERLAY_OUTPUTS: Mapping[str, type] = {"overlay_image": Image, "overlay_image/compressed": CompressedImage}
+
+_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+_SETTLE_TIME = 10.0
+"""Seconds for publishers and subscribers to find each other."""
+
+
+class FrameClock:
+    """Times of the frame at hand, written by the node's threads, waited for by the benchmark's."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._expected = 0
+        self.received = self.published = self.model_seconds = 0.0
+
+    def expect(self, messages: int) -> None:
+        """Start a frame that ends after this many published messages."""
+        with self._condition:
+            self._expected = messages
+
+    def on_received(self) -> None:
+        """The image callback was entered."""
+        self.received = time.perf_counter()
+
+    def on_published(self) -> None:
+        """A publisher's call returned."""
+        now = time.perf_counter()
+        with self._condition:
+            self.published = now
+            self._expected -= 1
+            self._condition.notify_all()
+
+    def wait(self, timeout: float) -> bool:
+        """Whether all expected messages were published within `timeout` seconds."""
+        with self._condition:
+            return self._condition.wait_for(lambda: self._expected <= 0, timeout)
+
+
+class TimedSegmenter:
+    """A segmenter that notes how long each call took; everything else is the segmenter's own."""
+
+    def __init__(self, segmenter: PanopticSegmenter, clock: FrameClock) -> None:
+        self._segmenter = segmenter
+        self._clock = clock
+
+    def segment(self, image: np.ndarray, text: TextEmbeddings, *rest: Any) -> PanopticResult:
+        """As `PanopticSegmenter.segment`."""
+        began = time.perf_counter()
+        result = self._segmenter.segment(image, text, *rest)
+        self._clock.model_seconds = time.perf_counter() - began
+        return result
+
+    @property
+    def merge(self) -> MergeConfig:
+        """The merge's thresholds, which the node sets from its parameters."""
+        return self._segmenter.merge
+
+    @merge.setter
+    def merge(self, value: MergeConfig) -> None:
+        self._segmenter.merge = value
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._segmenter, name)
+
+
+class _TimedNode(SegmentNode):
+    """The node, unchanged but for the clock."""
+
+    def __init__(self, segmenter: PanopticSegmenter, clock: FrameClock) -> None:
+        self._frame_clock = clock
+        self._timed_publishers: dict[str, LifecyclePublisher] = {}
+        super().__init__(lambda preset, device: TimedSegmenter(segmenter, clock))  # type: ignore[arg-type,return-value]
+
+    def _receive(self, frame: IncomingFrame) -> None:
+        self._frame_clock.on_received()
+        super()._receive(frame)
+
+    def create_lifecycle_publisher(self, *args: Any, **options: Any) -> LifecyclePublisher:
+        publisher = super().create_lifecycle_publisher(*args, **options)
+        publish = publisher.publish
+
+        def timed_publish(message: Any) -> None:
+            publish(message)
+            self._frame_clock.on_published()
+
+        publisher.publish = timed_publish  # type: ignore[method-assign]
+        self._timed_publishers[publisher.topic_name.removeprefix(f"{self.get_fully_qualified_name()}/")] = publisher
+        return publisher
+
+    def subscribed_outputs(self) -> set[str]:
+        """The outputs whose publishers know of a subscriber."""
+        return {name for name, publisher in self._timed_publishers.items() if publisher.get_subscription_count()}
+
+
+class NodeBench:
+    """A configured, active node, a camera that feeds it, and subscribers to its outputs, as a context manager.
+
+    The subscribers live in this process and never take their messages, so that only the node's cost is measured.
+
+    Args:
+        segmenter: the model that the node runs.
+        specs: the node's vocabulary.
+
+    Raises:
+        ConfigError: the node could not be configured or activated; its log says why.
+    """
+
+    subscriptions: Mapping[str, Mapping[str, type]] = {
+        "without overlays": DATA_OUTPUTS,
+        "with overlays": {**DATA_OUTPUTS, **OVERLAY_OUTPUTS},
+    }
+
+    def __init__(self, segmenter: PanopticSegmenter, specs: Sequence[CategorySpec]) -> None:
+        self._clock = FrameClock()
+        self._subscribed: dict[str, Subscription] = {}
+        # A namespace of its own, so that no other camera or robot on the network takes part.
+        names = json.dumps([spec.name for spec in specs])  # a JSON list is YAML, as parameters on a command line are
+        parameters = ["-p", f"vocabulary:={names}", "-p", "image_timeout:=0.0", "-p", "image_transport:=raw"]
+        rclpy.init(args=["--ros-args", "-r", f"__ns:=/ovseg_bench_{os.getpid()}", *parameters])
+        self._node = _TimedNode(segmenter, self._clock)
+        self._camera = rclpy.create_node("bench_camera")
+        self._sink = rclpy.create_node("bench_sink")
+        self._publisher = self._camera.create_publisher(Image, "image", _QOS)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._executor.spin, name="bench executor", daemon=True)
+
+    def __enter__(self) -> "NodeBench":
+        success = TransitionCallbackReturn.SUCCESS
+        if self._node.trigger_configure() != success or self._node.trigger_activate() != success:
+            self.close()
+            raise ConfigError("the node could not be started; its log above says why")
+        self._thread.start()
+        _wait_until(lambda: self._publisher.get_subscription_count() > 0, "the node did not subscribe to the camera")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the node, its threads and the middleware's context."""
+        self._executor.shutdown()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._node.close()
+        for node in (self._node, self._camera, self._sink):
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+    def subscribe(self, name: str) -> None:
+        """Have exactly the outputs of `subscriptions[name]` subscribed, and wait until the node's publishers know.
+
+        Raises:
+            ConfigError: they did not find each other in time.
+        """
+        wanted = self.subscriptions[name]
+        for output in self._subscribed.keys() - wanted.keys():
+            self._sink.destroy_subscription(self._subscribed.pop(output))
+        for output in wanted.keys() - self._subscribed.keys():
+            topic = f"{self._node.get_fully_qualified_name()}/{output}"
+            self._subscribed[output] = self._sink.create_subscription(wanted[output], topic, _ignore, _QOS)
+        _wait_until(
+            lambda: self._node.subscribed_outputs() == wanted.keys(),
+            f"the node's publishers and the subscribers of {', '.join(wanted)} did not find each other",
+        )
+
+    def run_frame(self, image: np.ndarray, timeout: float) -> tuple[float, float]:
+        """Send one uint8 RGB image through the node.
+
+        Returns:
+            Seconds from callback to the last publish, and seconds of the model call within.
+
+        Raises:
+            ConfigError: the node did not publish within `timeout` seconds.
+        """
+        message = image_message(image, "rgb8", Header(frame_id="bench", stamp=self._camera.get_clock().now().to_msg()))
+        self._clock.expect(len(self._subscribed))
+        self._publisher.publish(message)
+        if not self._clock.wait(timeout):
+            raise ConfigError(f"the node did not publish all of {sorted(self._subscribed)} within {timeout:.0f} s")
+        return self._clock.published - self._clock.received, self._clock.model_seconds
+
+
+def _ignore(message: Any) -> None:
+    """The subscribers exist so that the node publishes; nobody takes what they get."""
+
+
+def _wait_until(condition: Callable[[], bool], failure: str) -> None:
+    deadline = time.monotonic() + _SETTLE_TIME
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ConfigError(f"{failure} within {_SETTLE_TIME:.0f} s; is the middleware's network set up?")
+        time.sleep(0.005)

@@ -1,0 +1,139 @@
+"""The one-slot mailbox and the worker that empties it."""
+
+import threading
+import time
+
+import pytest
+
+from ovseg_ros.ros.fault_log import FaultLog
+from ovseg_ros.ros.mailbox import Mailbox
+from ovseg_ros.ros.worker import Worker
+
+DEADLINE = 30.0
+
+
+def test_newest_wins_and_dropped_are_counted() -> None:
+    mailbox: Mailbox[int] = Mailbox()
+    assert mailbox.take_nowait() is None
+    for item in range(3):
+        assert mailbox.put(item)
+    assert mailbox.full
+    assert (mailbox.take(), mailbox.dropped) == (2, 2)
+    assert mailbox.take(timeout=0.0) is None
+    mailbox.put(3)
+    assert (mailbox.take(), mailbox.dropped) == (3, 2)
+
+
+def test_take_waits_for_put() -> None:
+    mailbox: Mailbox[str] = Mailbox()
+    taken: list[str | None] = []
+    thread = threading.Thread(target=lambda: taken.append(mailbox.take(DEADLINE)))
+    thread.start()
+    mailbox.put("frame")
+    thread.join(DEADLINE)
+    assert taken == ["frame"]
+
+
+def test_close_wakes_empties_and_refuses() -> None:
+    mailbox: Mailbox[str] = Mailbox()
+    taken: list[str | None] = []
+    thread = threading.Thread(target=lambda: taken.append(mailbox.take()))
+    thread.start()
+    mailbox.close()
+    thread.join(DEADLINE)
+    assert (taken, thread.is_alive(), mailbox.closed) == ([None], False, True)
+    assert not mailbox.put("late")
+    assert mailbox.take() is None
+
+
+class Recorder:
+    """A worker whose frames block until released."""
+
+    def __init__(self, min_period: float = 0.0) -> None:
+        self.started: list[int] = []
+        self.times: list[float] = []
+        self.errors: list[Exception] = []
+        self.arrived = threading.Semaphore(0)
+        self.release = threading.Semaphore(0)
+        self.worker: Worker[int] = Worker(self.process, self.errors.append, lambda: min_period)
+
+    def process(self, frame: int) -> None:
+        self.times.append(time.monotonic())
+        self.started.append(frame)
+        self.arrived.release()
+        assert self.release.acquire(timeout=DEADLINE)
+        if frame < 0:
+            raise MemoryError(f"frame {frame}")
+
+    def wait(self) -> None:
+        assert self.arrived.acquire(timeout=DEADLINE)
+
+
+def test_worker_skips_stale_frames_and_runs_jobs_first() -> None:
+    recorder = Recorder()
+    worker = recorder.worker
+    worker.frames.put(1)
+    recorder.wait()
+    worker.frames.put(2)
+    worker.frames.put(3)
+    job = worker.submit(lambda: list(recorder.started))
+    recorder.release.release(2)
+    assert job.result(DEADLINE) == [1]
+    recorder.wait()
+    worker.close()
+    assert recorder.started == [1, 3]
+    assert worker.frames.dropped == 1
+
+
+def test_worker_survives_what_a_frame_or_a_job_raises() -> None:
+    recorder = Recorder()
+    recorder.release.release(2)
+    recorder.worker.frames.put(-1)
+    recorder.wait()
+    with pytest.raises(ZeroDivisionError):
+        recorder.worker.submit(lambda: 1 // 0).result(DEADLINE)
+    recorder.worker.frames.put(1)
+    recorder.wait()
+    recorder.worker.close()
+    assert [str(error) for error in recorder.errors] == ["frame -1"]
+    assert recorder.started == [-1, 1]
+
+
+def test_worker_keeps_the_least_period_and_then_takes_the_newest() -> None:
+    recorder = Recorder(min_period=0.3)
+    recorder.release.release(2)
+    recorder.worker.frames.put(1)
+    recorder.wait()
+    recorder.worker.frames.put(2)
+    recorder.worker.frames.put(3)
+    recorder.wait()
+    recorder.worker.close()
+    assert recorder.started == [1, 3]
+    assert recorder.times[1] - recorder.times[0] >= 0.3
+
+
+def test_closing_cancels_jobs_that_wait() -> None:
+    recorder = Recorder()
+    recorder.worker.frames.put(1)
+    recorder.wait()
+    waiting = recorder.worker.submit(lambda: 1)
+    closing = threading.Thread(target=recorder.worker.close)
+    closing.start()
+    recorder.release.release()
+    closing.join(DEADLINE)
+    late = recorder.worker.submit(lambda: 2)
+    assert late.cancelled()
+    assert waiting.cancelled() or waiting.result() == 1
+
+
+def test_faults_are_bounded_by_kind() -> None:
+    now, written = [0.0], []
+    log = FaultLog(written.append, period=5.0, clock=lambda: now[0])
+    for _ in range(3):
+        log.report("step", "bad step")
+    log.report("data", "bad data")
+    assert written == ["bad step", "bad data"]
+    now[0] = 5.0
+    log.report("step", "bad step")
+    log.report("data", "bad data")
+    assert written[2:] == ["bad step (2 more of this kind since the last message)", "bad data"]

@@ -1,0 +1,49 @@
+"""A preset for tests: the real pipeline with networks that are tiny and untrained."""
+
+from pathlib import Path
+
+import torch
+import yaml
+
+from ovseg_ros.core.build import load_preset
+from ovseg_ros.core.checkpoint import save_half
+from ovseg_ros.core.clip import ImageTower, build_clip
+from ovseg_ros.core.proposals.eomt import EoMT
+
+
+def write_tiny_preset(folder: Path) -> Path:
+    """Writes a preset and its checkpoints: the tabletop's architecture, much smaller, with seeded random weights.
+
+    Its thresholds let every mask through, so that there are segments to look at.
+    """
+    preset = {
+        "description": "Untrained, for tests.",
+        "input_size": [48, 64],
+        "eomt": {
+            "image_size": [48, 64],
+            "width": 32,
+            "depth": 2,
+            "heads": 2,
+            "register_tokens": 0,
+            "num_queries": 6,
+            "num_classes": 2,
+            "joint_blocks": 1,
+        },
+        "eomt_checkpoint": "eomt.safetensors",
+        "clip": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
+        "clip_checkpoint": "clip.safetensors",
+        "classifier": {"min_objectness": 0.0},
+        "merge": {"object_threshold": 0.0, "overlap_threshold": 0.0, "mask_threshold": 0.0, "min_area": 1},
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(preset))
+    config = load_preset(str(path))
+    torch.manual_seed(0)
+    proposer = EoMT(config.eomt)
+    for weights in proposer.parameters():
+        weights.data *= 4 if weights.ndim > 1 else 1  # else all masks look alike
+    save_half(proposer, folder / config.eomt_checkpoint)
+    clip, _ = build_clip(config.clip)
+    torch.nn.init.zeros_(clip.logit_bias)  # else everything is "none of these"
+    save_half(ImageTower(clip), folder / config.clip_checkpoint)
+    return path
