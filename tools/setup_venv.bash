@@ -36,6 +36,8 @@ install() {
   PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install "$@" | sed '/^Requirement already satisfied/d'
 }
 echo "make setup: installing the Python packages and ROS 2 (some 6 GB once; minutes)"
+# The pip that comes with an older Python takes very long over so many requirements.
+install "$(grep '^pip==' requirements.txt)"
 install -r requirements.txt -r requirements-ros.txt
 install --no-deps -r requirements-no-deps.txt
 # Editable, so that .venv/bin/ovseg runs this folder's code from anywhere.

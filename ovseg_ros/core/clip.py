@@ -9,6 +9,7 @@ from pathlib import Path
 import open_clip
 import torch
 import torch.nn.functional as F
+import transformers
 from open_clip.tokenizer import HFTokenizer
 from torch import Tensor, nn
 
@@ -54,7 +55,18 @@ def text_model_folder(package: str) -> Path:
 def build_clip(config: ClipConfig) -> tuple[open_clip.CustomTextCLIP, HFTokenizer]:
     """The model, with pretrained text tower and randomly initialised image tower, and its tokenizer."""
     folder = str(text_model_folder(config.text_package))
-    model = open_clip.CustomTextCLIP(
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # it would warn of the pooler, which mean pooling does not need
+    try:
+        model = _make_model(config, folder)
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    model.text.requires_grad_(False).eval()
+    return model, HFTokenizer(folder, context_length=config.context_length)
+
+
+def _make_model(config: ClipConfig, folder: str) -> open_clip.CustomTextCLIP:
+    return open_clip.CustomTextCLIP(
         embed_dim=config.embed_dim,
         vision_cfg={
             "image_size": config.image_size,
@@ -73,8 +85,6 @@ def build_clip(config: ClipConfig) -> tuple[open_clip.CustomTextCLIP, HFTokenize
         },
         init_logit_bias=-8.0,
     )
-    model.text.requires_grad_(False).eval()
-    return model, HFTokenizer(folder, context_length=config.context_length)
 
 
 @torch.no_grad()

@@ -31,15 +31,19 @@ def caption(seen: Concept, rng: np.random.Generator) -> tuple[str, Concept]:
     Words are drawn from the training names; the held-out synonyms are never used.
     """
     said = Concept(seen.noun)
-    phrase = str(rng.choice(_WORDS[seen.noun].training_names))
+    phrase = _draw_name(_WORDS[seen.noun].training_names, rng)
     if seen.color is not None and rng.random() < 0.75:
         said = Concept(seen.noun, color=seen.color)
-        names = _WORDS[seen.color].training_names
-        phrase = f"{names[0] if rng.random() < 0.7 else rng.choice(names)} {phrase}"
+        phrase = f"{_draw_name(_WORDS[seen.color].training_names, rng)} {phrase}"
     elif seen.texture is not None and rng.random() < 0.5:
         said = Concept(seen.noun, texture=seen.texture)
         phrase = f"{seen.texture} {phrase}"
     return str(rng.choice(TEMPLATES)).format(phrase), said
+
+
+def _draw_name(names: tuple[str, ...], rng: np.random.Generator) -> str:
+    """The plain name half of the time, else one of its synonyms."""
+    return names[0] if rng.random() < 0.5 else str(rng.choice(names[1:]))
 
 
 def is_true_of(said: Concept, seen: Concept) -> bool:

@@ -38,7 +38,7 @@ def recipe_path(recipe: str) -> Path:
 
 
 def train(recipe: str, *, out: Path, data: Path) -> None:
-    """Train both stages of a recipe's preset; each goes on where a stopped run left it.
+    """Train a recipe's preset; each of its loops goes on where a stopped run left it.
 
     Args:
         recipe: name of a bundled recipe or path to a YAML file.
@@ -51,6 +51,8 @@ def train(recipe: str, *, out: Path, data: Path) -> None:
     path = recipe_path(recipe)
     config = from_mapping(Recipe, load_yaml(path), path.name)
     preset = load_preset(config.preset)
-    save_half(train_eomt(preset.eomt, config.eomt, data, out / "eomt"), out / preset.eomt_checkpoint)
-    save_half(train_clip(preset.clip, config.clip, data, out / "clip"), out / preset.clip_checkpoint)
+    generator = train_eomt(preset.eomt, config.eomt, data, out)
+    save_half(generator, out / preset.eomt_checkpoint)
+    tower = train_clip(preset.clip, config.clip, generator, data, out)
+    save_half(tower, out / preset.clip_checkpoint)
     print(f"wrote {preset.eomt_checkpoint} and {preset.clip_checkpoint} to {out}")

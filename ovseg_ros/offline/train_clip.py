@@ -1,4 +1,4 @@
-"""Train the tabletop's CLIP: captioned crops of every category, masked crops of the seen; the text tower is locked.
+"""Train the tabletop's CLIP against a locked text tower: captioned crops of every category, masked crops of the seen.
 
 Two kinds of samples share a batch:
 
@@ -6,23 +6,29 @@ Two kinds of samples share a batch:
   may name unseen categories. No mask is used.
 * *masked*: a segment of the segmentation training split (seen categories only) with its mask, which teaches the class
   token to read inside a mask.
+
+A second stage adapts the tower to masks of every category: captioned photos get the masks that the trained generator
+proposes for them (`pseudo_masks`), so that no ground-truth mask of an unseen category is ever used.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, CustomTextCLIP
-from open_clip.tokenizer import HFTokenizer
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from scipy.ndimage import find_objects
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovseg_ros.core.clip import ClipConfig, ImageTower, build_clip, encode_sentences
+from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.core.images import normalize
 from ovseg_ros.offline.captions import Concept, caption, is_true_of
+from ovseg_ros.offline.pseudo_masks import propose_masks
 from ovseg_ros.offline.tabletop_views import TabletopViews, load_or_render
 from ovseg_ros.offline.training_loop import LoopConfig, run_loop
 from ovseg_ros.sim import categories
@@ -41,15 +47,19 @@ class ClipTrainingConfig:
         masked_share: share of a batch that is masked samples.
         stuff_share: share of the samples that show a surface rather than an object.
         null_share: share of the rows whose true captions are withheld, so that "none of these" is learned.
+        adaptation: schedule of the second stage.
+        adaptation_stuff_share: as `stuff_share`, of the masked samples of the second stage.
     """
 
     loop: LoopConfig
+    adaptation: LoopConfig
     caption_scenes: int
     mask_scenes: int
     views: int
     masked_share: float = 0.4
     stuff_share: float = 0.15
     null_share: float = 0.15
+    adaptation_stuff_share: float = 0.35
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,28 +82,60 @@ class ClipBatch:
 
 
 class CropSource:
-    """Regions of one split, drawn by kind; objects evenly over their categories."""
+    """Regions of one split, drawn by kind; objects evenly over their categories.
 
-    def __init__(self, views: TabletopViews, config: ClipConfig) -> None:
+    Masks are the ground truth's, unless a generator is given: then they are its proposals, and only objects for which
+    it has one are drawn.
+    """
+
+    def __init__(self, views: TabletopViews, config: ClipConfig, generator: nn.Module | None = None) -> None:
         self._views = views
         self._size = config.image_size
         self._grid = config.image_size // config.patch_size
+        self._proposed: dict[tuple[int, int], np.ndarray] = {}
         self.things: dict[str, list[Region]] = {}
         self.stuff: dict[str, list[Region]] = {}
-        for index in range(len(views)):
-            for region in _regions(views, index):
-                kind = self.stuff if region.concept.color is None else self.things
-                kind.setdefault(region.concept.category, []).append(region)
+        regions = [region for index in range(len(views)) for region in _regions(views, index)]
+        if generator is not None:
+            regions = self._propose(generator, [region for region in regions if region.concept.color is not None])
+        for region in regions:
+            kind = self.stuff if region.concept.color is None else self.things
+            kind.setdefault(region.concept.category, []).append(region)
+
+    def _propose(self, generator: nn.Module, regions: list[Region]) -> list[Region]:
+        """Fills `_proposed`, and keeps the regions that got a mask."""
+        by_view: list[list[Region]] = [[] for _ in range(len(self._views))]
+        for region in regions:
+            by_view[region.view].append(region)
+        boxes = [np.array([region.box for region in group]).reshape(-1, 4) for group in by_view]
+        for group, (masks, fits) in zip(by_view, propose_masks(generator, self._views.images, boxes), strict=True):
+            for region, mask, fit in zip(group, masks, fits, strict=True):
+                if fit:
+                    self._proposed[region.view, region.segment] = mask
+        fitting = [region for region in regions if (region.view, region.segment) in self._proposed]
+        if not fitting:
+            raise DatasetError(
+                f"none of {len(regions)} photographed objects got a mask: the generator proposes nothing that fits; "
+                "train it for more steps"
+            )
+        return fitting
+
+    def _mask(self, region: Region) -> np.ndarray:
+        """(H, W) bool."""
+        ids = self._views.segment_ids[region.view]
+        proposed = self._proposed.get((region.view, region.segment))
+        if proposed is None:
+            return ids == region.segment
+        return cv2.resize(proposed.astype(np.float32), ids.shape[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
 
     def draw(self, rng: np.random.Generator, *, stuff: bool, masked: bool) -> tuple[np.ndarray, np.ndarray, Concept]:
         """A crop uint8 (S, S, 3), its patch mask (p, p) bool (all True unless masked) and its concept."""
         groups = self.stuff if stuff else self.things
         category = sorted(groups)[rng.integers(len(groups))]
         region = groups[category][rng.integers(len(groups[category]))]
-        image, ids = self._views.images[region.view], self._views.segment_ids[region.view]
-        inside = ids == region.segment
+        image, inside = self._views.images[region.view], self._mask(region)
         is_surface = stuff and not masked
-        box = _window_of_surface(inside, rng) if is_surface else _framing(region.box, ids.shape, rng)
+        box = _window_of_surface(inside, rng) if is_surface else _framing(region.box, inside.shape, rng)
         left, top, right, bottom = box
         crop = _resize(image[top:bottom, left:right], self._size)
         mask = np.ones((self._grid, self._grid), dtype=bool)
@@ -105,31 +147,66 @@ class CropSource:
         return crop, mask, region.concept
 
 
-def train_clip(architecture: ClipConfig, config: ClipTrainingConfig, data: Path, out: Path) -> ImageTower:
-    """Train the image tower, the temperature and the bias; resumes from `out`. Returns them in evaluation mode."""
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A part of every batch: where its crops come from and how they are drawn."""
+
+    source: CropSource
+    share: float
+    stuff_share: float
+    masked: bool
+
+
+def train_clip(
+    architecture: ClipConfig, config: ClipTrainingConfig, generator: nn.Module, data: Path, out: Path
+) -> ImageTower:
+    """Train the image tower, the temperature and the bias in two stages; each resumes from its folder in `out`.
+
+    Args:
+        generator: the trained mask generator, whose proposals mask the captioned photos of the second stage.
+
+    Returns:
+        The trained half of the CLIP, in evaluation mode.
+    """
     torch.manual_seed(config.loop.seed)
     clip, tokenizer = build_clip(architecture)
-    trained = ImageTower(clip)
-    captioned = CropSource(
-        load_or_render(data, "captions", scenes=config.caption_scenes, views=config.views), architecture
-    )
-    masked = CropSource(load_or_render(data, "train", scenes=config.mask_scenes, views=config.views), architecture)
-    vectors: dict[str, Tensor] = {}  # the tower is frozen, so every caption is encoded once
+    tower = ImageTower(clip)
+    caption_views = load_or_render(data, "captions", scenes=config.caption_scenes, views=config.views)
+    mask_views = load_or_render(data, "train", scenes=config.mask_scenes, views=config.views)
+    seen = CropSource(mask_views, architecture)
+    encoded: dict[str, Tensor] = {}  # the text tower is frozen, so every caption is encoded once
 
-    def losses_at(step: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([config.loop.seed, step])
-        batch = sample_batch(captioned, masked, config, rng)
+    def losses_of(streams: Sequence[Stream], loop: LoopConfig, step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([loop.seed, step])
+        batch = sample_batch(streams, loop.batch_size, rng)
         texts = list(dict.fromkeys(caption(concept, rng) for concept in batch.concepts))
         sentences = [sentence for sentence, _ in texts]
-        _encode_new(clip, tokenizer, sentences, vectors)
-        embeddings = trained.encode_masked(batch.images, batch.patch_masks)
-        logits = trained.prompt_logits(embeddings, torch.stack([vectors[sentence] for sentence in sentences]))
+        new = [sentence for sentence in sentences if sentence not in encoded]
+        if new:
+            encoded.update(zip(new, encode_sentences(clip, tokenizer, new), strict=True))
+        embeddings = tower.encode_masked(batch.images, batch.patch_masks)
+        logits = tower.prompt_logits(embeddings, torch.stack([encoded[sentence] for sentence in sentences]))
         truth = torch.tensor([[is_true_of(said, seen) for _, said in texts] for seen in batch.concepts])
         withheld = torch.from_numpy(rng.random(len(truth)) < config.null_share)
         return {"contrastive": caption_loss(logits, truth, withheld)}
 
-    run_loop(trained, losses_at, config.loop, out, name="clip")
-    return trained
+    first = (
+        Stream(seen, config.masked_share, config.stuff_share, masked=True),
+        Stream(CropSource(caption_views, architecture), 1 - config.masked_share, config.stuff_share, masked=False),
+    )
+    run_loop(tower, partial(losses_of, first, config.loop), config.loop, out / "clip", name="clip")
+    second = (
+        Stream(seen, config.masked_share, config.adaptation_stuff_share, masked=True),
+        Stream(CropSource(caption_views, architecture, generator), 1 - config.masked_share, 0.0, masked=True),
+    )
+    run_loop(
+        tower,
+        partial(losses_of, second, config.adaptation),
+        config.adaptation,
+        out / "clip_adaptation",
+        name="clip adaptation",
+    )
+    return tower
 
 
 def caption_loss(logits: Tensor, truth: Tensor, withheld: Tensor) -> Tensor:
@@ -151,15 +228,14 @@ def caption_loss(logits: Tensor, truth: Tensor, withheld: Tensor) -> Tensor:
     return torch.where(withheld, rest[:, 0], shown).mean()
 
 
-def sample_batch(
-    captioned: CropSource, masked: CropSource, config: ClipTrainingConfig, rng: np.random.Generator
-) -> ClipBatch:
-    """The batch that this random stream gives."""
+def sample_batch(streams: Sequence[Stream], batch_size: int, rng: np.random.Generator) -> ClipBatch:
+    """The batch that this random stream gives: the parts one after the other."""
     crops, masks, concepts = [], [], []
-    for index in range(config.loop.batch_size):
-        is_masked = index < config.masked_share * config.loop.batch_size
-        source = masked if is_masked else captioned
-        crop, mask, concept = source.draw(rng, stuff=bool(rng.random() < config.stuff_share), masked=is_masked)
+    limits = np.cumsum([stream.share for stream in streams]) * batch_size
+    for index in range(batch_size):
+        stream = streams[int((index >= limits[:-1]).sum())]
+        is_stuff = bool(rng.random() < stream.stuff_share)
+        crop, mask, concept = stream.source.draw(rng, stuff=is_stuff, masked=stream.masked)
         gain = rng.uniform(0.85, 1.15) * rng.uniform(0.97, 1.03, size=3)
         crops.append(np.clip(crop * (gain / 255), 0, 1).astype(np.float32))
         masks.append(mask)
@@ -228,9 +304,3 @@ def _window_of_surface(inside: np.ndarray, rng: np.random.Generator) -> tuple[in
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
     method = cv2.INTER_AREA if max(image.shape[:2]) > size else cv2.INTER_LINEAR
     return cv2.resize(image, (size, size), interpolation=method)
-
-
-def _encode_new(clip: CustomTextCLIP, tokenizer: HFTokenizer, sentences: list[str], vectors: dict[str, Tensor]) -> None:
-    new = [sentence for sentence in sentences if sentence not in vectors]
-    if new:
-        vectors.update(zip(new, encode_sentences(clip, tokenizer, new), strict=True))

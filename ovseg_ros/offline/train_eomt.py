@@ -48,7 +48,7 @@ class EoMTTrainingConfig:
 
 
 def train_eomt(architecture: EoMTConfig, config: EoMTTrainingConfig, data: Path, out: Path) -> EoMT:
-    """Train, resuming from `out` if it holds an unfinished run. Returns the model in evaluation mode."""
+    """Train, resuming from the folder `eomt` in `out`. Returns the model in evaluation mode."""
     views = load_or_render(data, "train", scenes=config.scenes, views=config.views)
     torch.manual_seed(config.loop.seed)
     model = EoMT(architecture)
@@ -60,7 +60,7 @@ def train_eomt(architecture: EoMTConfig, config: EoMTTrainingConfig, data: Path,
         probabilities = annealed_mask_probabilities(progress, architecture.joint_blocks)
         return mask_set_loss(model.forward_masked(images, probabilities), targets, config.loss)
 
-    run_loop(model, losses_at, config.loop, out, name="eomt")
+    run_loop(model, losses_at, config.loop, out / "eomt", name="eomt")
     return model
 
 

@@ -37,7 +37,7 @@ class LoopConfig:
     warmup_steps: int = 200
     gradient_clip: float = 1.0
     seed: int = 0
-    checkpoint_every: int = 250
+    checkpoint_every: int = 100
 
 
 def learning_rate_factor(step: int, config: LoopConfig) -> float:

@@ -35,18 +35,18 @@ class Word:
 
 
 SHAPES = (
-    Word("cube", ("box", "dice"), "block"),
-    Word("ball", ("orb", "globe"), "sphere"),
-    Word("cylinder", ("can", "barrel"), "tube"),
-    Word("cone", ("pointed cone", "spike"), "traffic cone"),
-    Word("ring", ("torus", "hoop", "circlet"), "loop"),
-    Word("egg", ("boiled egg", "chicken egg"), "easter egg"),
-    Word("star", ("five-pointed star", "starfish"), "star shape"),
-    Word("cup", ("teacup", "coffee cup"), "mug"),
-    Word("bowl", ("soup bowl", "basin"), "dish"),
-    Word("bottle", ("wine bottle", "vial"), "flask"),
-    Word("book", ("novel", "notebook"), "textbook"),
-    Word("banana", ("ripe banana", "bananas"), "tropical fruit"),
+    Word("cube", ("box", "dice", "brick", "cuboid", "crate"), "block"),
+    Word("ball", ("orb", "globe", "marble", "round ball"), "sphere"),
+    Word("cylinder", ("can", "barrel", "pipe", "canister", "drum"), "tube"),
+    Word("cone", ("pointed cone", "spike", "party hat", "ice cream cone"), "traffic cone"),
+    Word("ring", ("torus", "hoop", "circlet", "donut", "bracelet"), "loop"),
+    Word("egg", ("boiled egg", "chicken egg", "bird egg", "oval egg"), "easter egg"),
+    Word("star", ("five-pointed star", "starfish", "christmas star", "toy star"), "star shape"),
+    Word("cup", ("teacup", "coffee cup", "tumbler", "drinking cup"), "mug"),
+    Word("bowl", ("soup bowl", "basin", "salad bowl", "saucer", "plate"), "dish"),
+    Word("bottle", ("wine bottle", "vial", "jar", "water bottle", "carafe"), "flask"),
+    Word("book", ("novel", "notebook", "hardcover", "paperback"), "textbook"),
+    Word("banana", ("ripe banana", "bananas", "fruit", "plantain"), "tropical fruit"),
 )
 COLORS = (
     Word("red", ("scarlet",), "crimson"),
@@ -59,10 +59,10 @@ COLORS = (
     Word("black", ("jet black",), "dark"),
 )
 STUFF = (
-    Word("table", ("tabletop",), "desk"),
-    Word("floor", ("ground",), "flooring"),
-    Word("wall", ("room wall",), "interior wall"),
-    Word("mat", ("rug",), "carpet"),
+    Word("table", ("tabletop", "countertop", "workbench"), "desk"),
+    Word("floor", ("ground", "room floor", "paving"), "flooring"),
+    Word("wall", ("room wall", "backdrop", "house wall"), "interior wall"),
+    Word("mat", ("rug", "placemat", "doormat"), "carpet"),
 )
 MATERIALS = ("matte", "shiny", "metallic")
 TEXTURES = {

@@ -27,12 +27,15 @@ class MaskedCropConfig:
         min_objectness: masks below this probability of being any segment are not read, in [0, 1].
         context: side of the crop over the longer side of the mask's box.
         patch_share: share of a patch that the mask has to cover for the class token to read it.
+        none_logit: logit of "none of these" beside the words'; 0 is as trained, lower lets words win that fit less well,
+            such as rare synonyms.
     """
 
     max_masks: int = 32
     min_objectness: float = 0.25
     context: float = 1.25
     patch_share: float = 0.4
+    none_logit: float = 0.0
 
 
 class MaskedCropClassifier(nn.Module):
@@ -107,12 +110,12 @@ class MaskedCropClassifier(nn.Module):
         return self.tower.encode_masked(crops, share >= self._config.patch_share)
 
     def _word_logits(self, embeddings: Tensor, text: TextEmbeddings) -> Tensor:
-        """(M, K + 1): the best prompt of every category, and 0 for "none of these", as the CLIP was trained."""
+        """(M, K + 1): the best prompt of every category, then "none of these"."""
         prompts = self.tower.prompt_logits(embeddings, text.vectors)  # (M, P)
         count = len(text.vocabulary.categories)
         best = prompts.new_full((len(prompts), count), _IMPOSSIBLE)
         best.scatter_reduce_(1, text.category_of_prompt.expand(len(prompts), -1), prompts, reduce="amax")
-        return torch.cat([best, best.new_zeros(len(best), 1)], dim=1)
+        return torch.cat([best, best.new_full((len(best), 1), self._config.none_logit)], dim=1)
 
 
 def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,71 @@
+"""Masks for captioned photos by the trained mask generator, without labels or ground truth (after OVSeg, 2023).
+
+The generator knows what a segment is, not what it is called. A photo framed around an object gets the proposal whose
+box agrees best with the frame.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize
+
+MIN_OBJECTNESS = 0.5
+MIN_BOX_IOU = 0.6
+_BATCH = 8
+
+
+@torch.inference_mode()
+def propose_masks(
+    generator: nn.Module, images: np.ndarray, boxes: list[np.ndarray]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For every image, the masks that fit its boxes.
+
+    Args:
+        generator: images -> MaskProposals, in evaluation mode; its last class is "no object".
+        images: uint8 RGB (N, H, W, 3), H and W multiples of its patch size.
+        boxes: N arrays (M, 4) of left, top, right, bottom in pixels; M may differ and be 0.
+
+    Returns:
+        For every image, `masks` (M, h, w) bool at the generator's resolution and `fits` (M,) bool: whether any proposal
+        agrees with the box at all. Where none does, the mask is empty.
+    """
+    found = []
+    for start in tqdm(range(0, len(images), _BATCH), desc="pseudo-masks", unit="batch", mininterval=5):
+        pixels = torch.from_numpy(images[start : start + _BATCH]).permute(0, 3, 1, 2).float() / 255
+        proposals = generator(normalize(pixels, IMAGENET_MEAN, IMAGENET_STD))
+        if proposals.class_logits is None:
+            raise ValueError("pseudo-masks need a generator with class logits, whose last entry is 'no object'")
+        likely = proposals.class_logits.softmax(dim=-1)[..., -1] < 1 - MIN_OBJECTNESS  # (B, Q)
+        masks = (proposals.mask_logits > 0).numpy()
+        for index, wanted in enumerate(boxes[start : start + _BATCH]):
+            found.append(_fit(masks[index][likely[index].numpy()], wanted, images.shape[1:3]))
+    return found
+
+
+def _fit(masks: np.ndarray, wanted: np.ndarray, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Best of `masks` (P, h, w) for each wanted box (M, 4)."""
+    height, width = masks.shape[1:]
+    scale = np.array([size[1] / width, size[0] / height] * 2)
+    masks = masks[masks.any(axis=(1, 2))]
+    if not len(masks) or not len(wanted):
+        return np.zeros((len(wanted), height, width), dtype=bool), np.zeros(len(wanted), dtype=bool)
+    overlaps = box_iou(wanted, np.stack([_box(mask) for mask in masks]) * scale)  # (M, P)
+    fits = overlaps.max(axis=1) >= MIN_BOX_IOU
+    return masks[overlaps.argmax(axis=1)] & fits[:, None, None], fits
+
+
+def _box(mask: np.ndarray) -> np.ndarray:
+    """Left, top, right, bottom of a mask that is not empty."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+
+
+def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Pairwise intersection over union of boxes (M, 4) and (P, 4): (M, P) in [0, 1]."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    intersection = (high - low).clip(min=0).prod(axis=2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
+    return intersection / (areas[0][:, None] + areas[1][None, :] - intersection)
