@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from ovseg_ros.core.build import build_segmenter, checkpoint_paths
+from ovseg_ros.core.build import build_segmenter, checkpoint_paths, load_preset
 from ovseg_ros.core.metrics.mask_recall import MaskRecall
 from ovseg_ros.core.metrics.mean_iou import MeanIoU
 from ovseg_ros.core.metrics.panoptic_quality import PanopticQuality
@@ -63,6 +63,7 @@ def evaluate_tabletop(
     frames, facts = _open_frames(split, images, seed, dataset)
     segmenter = build_segmenter(preset, device)
     evaluation = Evaluation.of_names(TABLETOP_SPECS)
+    evaluation.min_objectness = load_preset(preset).classifier.min_objectness
     renamed = {}
     if synonyms:
         for key, replace_color in (("synonyms", False), ("synonyms_and_colors", True)):
@@ -94,6 +95,7 @@ class Evaluation:
         vocabulary: what the segmenter is asked for.
         id_of_label: category id in `vocabulary` of each ground-truth label.
         is_thing: of each ground-truth label.
+        min_objectness: proposals below it, which the classifier does not read, do not count for mask recall.
         seconds: duration of each call of `segment`.
     """
 
@@ -104,6 +106,7 @@ class Evaluation:
     mean_iou: MeanIoU = field(default_factory=lambda: MeanIoU(NO_CATEGORY))
     proposal_recall: MaskRecall = field(default_factory=MaskRecall)
     segment_recall: MaskRecall = field(default_factory=MaskRecall)
+    min_objectness: float = 0.5
     seconds: list[float] = field(default_factory=list)
 
     @classmethod
@@ -135,7 +138,9 @@ class Evaluation:
 
     def add_proposals(self, proposals: MaskProposals, frame: Frame) -> None:
         """Add one image's masks, before any word is known."""
-        self.proposal_recall.add_masks(proposed_masks(proposals, frame.segment_ids.shape), frame.segment_ids)
+        self.proposal_recall.add_masks(
+            proposed_masks(proposals, frame.segment_ids.shape, self.min_objectness), frame.segment_ids
+        )
 
     def report(self) -> dict[str, Any]:
         """All figures; shares in percent, NaN where nothing was counted."""
@@ -208,15 +213,15 @@ def evaluate_frames(
             other.add(segmenter.segment(frame.image, other_texts[key]), frame)
 
 
-def proposed_masks(proposals: MaskProposals, size: tuple[int, ...]) -> np.ndarray:
+def proposed_masks(proposals: MaskProposals, size: tuple[int, ...], min_objectness: float = 0.5) -> np.ndarray:
     """The masks of the queries that the generator takes for something, bool (Q', H, W).
 
-    A query counts when the generator's own classes make a segment at least as likely as "no object".
+    A query counts when the generator gives "no object" at most 1 - `min_objectness`.
     """
     mask_logits = proposals.mask_logits[0].float()  # (Q, h, w)
     if proposals.class_logits is not None:
         no_object = proposals.class_logits[0].float().softmax(dim=-1)[:, -1]  # (Q,)
-        mask_logits = mask_logits[no_object <= 0.5]
+        mask_logits = mask_logits[no_object <= 1 - min_objectness]
     if len(mask_logits) == 0:
         return np.zeros((0, *size), dtype=bool)
     upsampled = F.interpolate(mask_logits[None], size=tuple(size), mode="bilinear", align_corners=False)[0]

@@ -128,6 +128,31 @@ def test_an_empty_mask_reads_the_whole_image(red_left_blue_right: Tensor) -> Non
     torch.testing.assert_close(reader.tower.crops.mean(dim=(2, 3)), torch.tensor([[0.5, 0.0, 0.5]]), atol=0.02, rtol=0)
 
 
+def test_mirrored_reading_does_not_depend_on_left_and_right(red_left_blue_right: Tensor) -> None:
+    class LeftTower(ColorTower):
+        """Sees the left half of a crop only."""
+
+        def encode_masked(self, images: Tensor, patch_masks: Tensor) -> Tensor:
+            return super().encode_masked(images[..., : images.shape[-1] // 2], patch_masks[..., :2])
+
+    words = text(red=[[1, 0, 0]], blue=[[0, 0, 1]])
+    found = proposals([square_mask(0, 0, 16, 16)], [0.9])
+    logits = {}
+    for mirrored in (False, True):
+        reader = MaskedCropClassifier(LeftTower(), 32, 8, MaskedCropConfig(mirrored=mirrored))
+        logits[mirrored] = reader(red_left_blue_right, found, words).logits[0, 0]
+    assert logits[False][0] > logits[False][1] + 5
+    assert logits[True][0] == pytest.approx(float(logits[True][1]), abs=1e-4)
+
+
+def test_words_that_fit_badly_win_when_none_is_lowered(red_left_blue_right: Tensor) -> None:
+    reader = classifier(none_logit=-6.0)
+    logits = reader(red_left_blue_right, proposals([square_mask(2, 1, 6, 7)], [0.9]), text(green=[[0, 1, 0]])).logits
+    assert logits[0, 0].softmax(dim=-1)[0] == pytest.approx(
+        0.9 * math.exp(-3) / (math.exp(-3) + math.exp(-6)), rel=1e-3
+    )
+
+
 def test_windows_stay_square_inside_the_image_and_centred_otherwise() -> None:
     reader = classifier(context=1.5)
     masks = torch.stack([square_mask(4, 4, 8, 8), square_mask(0, 0, 4, 2), square_mask(0, 0, 16, 16)])
