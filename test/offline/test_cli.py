@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ovseg_ros.offline import cli
+from ovseg_ros.offline.commands import dataset
 from ovseg_ros.offline.cli import main
 
 COMMANDS = ("segment", "evaluate", "bench", "dataset", "train")
@@ -60,7 +60,7 @@ def test_ctrl_c_and_a_missing_package_end_without_a_traceback(monkeypatch, capsy
     def fail(options):
         raise raised
 
-    monkeypatch.setattr(cli, "_dataset", fail)
+    monkeypatch.setattr(dataset, "run", fail)
     assert main(["dataset", "tabletop", "--split", "test", "--count", "1", "--out", "x"]) == code
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
@@ -70,6 +70,6 @@ def test_an_error_of_this_package_itself_is_not_hidden(monkeypatch):
     def fail(options):
         raise ModuleNotFoundError("No module named 'ovseg_ros.nothing'", name="ovseg_ros.nothing")
 
-    monkeypatch.setattr(cli, "_dataset", fail)
+    monkeypatch.setattr(dataset, "run", fail)
     with pytest.raises(ModuleNotFoundError):
         main(["dataset", "tabletop", "--split", "test", "--count", "1", "--out", "x"])

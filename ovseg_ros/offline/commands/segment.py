@@ -1,0 +1,32 @@
+"""`ovseg segment`: segment an image, a folder of images or a video."""
+
+import argparse
+from pathlib import Path
+
+from ovseg_ros.offline.commands.options import DEVICE_HELP, PRESET_HELP
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describe the subcommand."""
+    parser = commands.add_parser("segment", help="segment an image, a folder of images or a video")
+    parser.add_argument("input", type=Path, metavar="IMAGE|FOLDER|VIDEO")
+    parser.add_argument("--vocabulary", required=True, metavar='FILE|"a,b,c"', help="words to look for")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--preset", default="tabletop", help=PRESET_HELP)
+    parser.add_argument("--device", default="auto", help=DEVICE_HELP)
+    parser.add_argument("--overwrite", action="store_true", help="replace the results that DIR already holds")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it and return the exit code."""
+    from ovseg_ros.offline.segment import segment_path
+
+    return segment_path(
+        options.input,
+        options.vocabulary,
+        options.out,
+        preset=options.preset,
+        device=options.device,
+        overwrite=options.overwrite,
+    )
