@@ -18,9 +18,18 @@ setup(
     description="Open-vocabulary panoptic segmentation of camera streams",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=[*find_packages(include=["ovseg_ros", "ovseg_ros.*"]), "ovseg_ros.config", *CONFIG_PACKAGES],
-    package_dir={"ovseg_ros.config": "config", **CONFIG_PACKAGES},
-    package_data={"ovseg_ros": ["weights/*"], **{package: ["*"] for package in CONFIG_PACKAGES}},
+    packages=[
+        *find_packages(include=["ovseg_ros", "ovseg_ros.*"]),
+        "ovseg_ros.config",
+        "ovseg_ros.interfaces",
+        *CONFIG_PACKAGES,
+    ],
+    package_dir={"ovseg_ros.config": "config", "ovseg_ros.interfaces": "msg", **CONFIG_PACKAGES},
+    package_data={
+        "ovseg_ros": ["weights/*"],
+        "ovseg_ros.interfaces": ["*.msg"],
+        **{package: ["*"] for package in CONFIG_PACKAGES},
+    },
     install_requires=[
         "accelerate>=1.0",
         "huggingface_hub>=0.26",

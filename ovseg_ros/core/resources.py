@@ -23,6 +23,20 @@ def config_dir() -> Path:
     raise ConfigError(f"the presets are missing: looked for {tried}; install ovseg_ros again")
 
 
+def interfaces_dir() -> Path:
+    """Folder of the package's message definitions (*.msg), for reading and writing bags without ROS.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    candidates = (_PACKAGE / "interfaces", _PACKAGE.parent / "msg")
+    for candidate in candidates:
+        if (candidate / "Segment.msg").is_file():
+            return candidate
+    tried = " and ".join(str(candidate) for candidate in candidates)
+    raise ConfigError(f"the message definitions are missing: looked for {tried}; install ovseg_ros again")
+
+
 def weights_dir() -> Path:
     """Folder of the checkpoints that come with the package, in safetensors format."""
     return _PACKAGE / "weights"

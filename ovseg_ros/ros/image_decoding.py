@@ -1,65 +1,29 @@
-"""Image messages in: Image and CompressedImage to uint8 RGB arrays, depth images to metres.
-
-The common encodings are NumPy views on the message's own buffer. Whatever is wrong with a message is an
-`ImageFieldError` that names topic, field, value and remedy.
-"""
+"""Image messages in: those that `core/image_messages.py` reads, and rare encodings where cv_bridge is installed."""
 
 import reprlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 
-from ovseg_ros.core.errors import ImageError
+from ovseg_ros.core import image_messages
+from ovseg_ros.core.image_messages import (
+    COLOR_ENCODINGS,
+    MAX_PIXELS,
+    ImageFieldError,
+    check_size,
+    depth_from_message,
+    image_from_compressed_message,
+    is_measurement,
+)
 
-MAX_PIXELS = 100_000_000
-"""Most pixels accepted; a bigger size is a broken message, not a camera."""
-
-
-class ImageFieldError(ImageError):
-    """An image message cannot be used.
-
-    Attributes:
-        topic: where it came from.
-        field: the field of the message that is wrong.
-    """
-
-    def __init__(self, topic: str, field: str, problem: str) -> None:
-        super().__init__(f"{topic}: {field} {problem}")
-        self.topic = topic
-        self.field = field
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """How an encoding lies in memory: values a pixel, their type, and the OpenCV conversion to RGB (None = is RGB)."""
-
-    channels: int
-    kind: str = "u1"
-    to_rgb: int | None = None
-
-
-# 8UC3 and 8UC4 say nothing about colour; like RViz and OpenCV, take them as BGR.
-_LAYOUTS = {
-    "rgb8": _Layout(3),
-    "bgr8": _Layout(3, to_rgb=cv2.COLOR_BGR2RGB),
-    "8UC3": _Layout(3, to_rgb=cv2.COLOR_BGR2RGB),
-    "rgba8": _Layout(4, to_rgb=cv2.COLOR_RGBA2RGB),
-    "bgra8": _Layout(4, to_rgb=cv2.COLOR_BGRA2RGB),
-    "8UC4": _Layout(4, to_rgb=cv2.COLOR_BGRA2RGB),
-    "mono8": _Layout(1, to_rgb=cv2.COLOR_GRAY2RGB),
-    "8UC1": _Layout(1, to_rgb=cv2.COLOR_GRAY2RGB),
-    "mono16": _Layout(1, "u2", to_rgb=cv2.COLOR_GRAY2RGB),
-    "16UC1": _Layout(1, "u2", to_rgb=cv2.COLOR_GRAY2RGB),
-    "yuv422": _Layout(2, to_rgb=cv2.COLOR_YUV2RGB_UYVY),
-    "uyvy": _Layout(2, to_rgb=cv2.COLOR_YUV2RGB_UYVY),
-    "yuv422_yuy2": _Layout(2, to_rgb=cv2.COLOR_YUV2RGB_YUY2),
-    "yuyv": _Layout(2, to_rgb=cv2.COLOR_YUV2RGB_YUY2),
-}
-_SUBSAMPLED = frozenset({"yuv422", "uyvy", "yuv422_yuy2", "yuyv"})
-_DEPTH_LAYOUTS = {"32FC1": _Layout(1, "f4"), "16UC1": _Layout(1, "u2"), "mono16": _Layout(1, "u2")}
+__all__ = [
+    "MAX_PIXELS",
+    "ImageFieldError",
+    "depth_from_message",
+    "image_from_compressed_message",
+    "image_from_message",
+]
 
 
 def image_from_message(message: Image, topic: str) -> np.ndarray:
@@ -70,135 +34,15 @@ def image_from_message(message: Image, topic: str) -> np.ndarray:
     Raises:
         ImageFieldError: the message contradicts itself, or its encoding is not one of a picture.
     """
-    layout = _LAYOUTS.get(message.encoding)
-    if layout is None:
-        _check_size(message.width, message.height, topic)
-        return _decode_with_cv_bridge(message, topic)
-    pixels = _pixels(message, layout, topic)  # (H, W) or (H, W, channels)
-    if message.encoding in _SUBSAMPLED and message.width % 2:
-        raise ImageFieldError(
-            topic, "width", f"is {message.width}; {message.encoding} stores pixels in pairs, so it must be even"
-        )
-    if layout.kind == "u2":
-        pixels = (pixels >> 8).astype(np.uint8)
-    if layout.to_rgb is None:
-        return np.ascontiguousarray(pixels)
-    return cv2.cvtColor(pixels, layout.to_rgb)
-
-
-def image_from_compressed_message(message: CompressedImage, topic: str) -> np.ndarray:
-    """The picture as uint8 RGB (H, W, 3) from JPEG, PNG or whatever else OpenCV reads.
-
-    Raises:
-        ImageFieldError: the data are empty, truncated or no picture.
-    """
-    if "compressedDepth" in message.format:
-        raise ImageFieldError(
-            topic, "format", f"is {message.format!r}, a depth image; remap image/compressed to a colour camera"
-        )
-    data = np.frombuffer(message.data, dtype=np.uint8)
-    if not data.size:
-        raise ImageFieldError(topic, "data", "is empty; check the camera driver")
-    if _is_truncated(data.tobytes()):
-        raise ImageFieldError(
-            topic, "data", f"ends early after {data.size} bytes of {message.format!r}; check the network or the driver"
-        )
-    try:
-        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    except cv2.error as error:  # such as more pixels than OpenCV takes
-        raise ImageFieldError(topic, "data", f"cannot be decoded: {error}") from error
-    if decoded is None:
-        raise ImageFieldError(
-            topic,
-            "data",
-            f"({data.size} bytes, format {_show(message.format)}) is no picture that OpenCV reads; publish JPEG or PNG",
-        )
-    _check_size(decoded.shape[1], decoded.shape[0], topic)
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
-
-
-def depth_from_message(message: Image, topic: str) -> np.ndarray:
-    """Depth in metres as float32 (H, W), NaN where there is no reading (REP 118: 32FC1 in m, 16UC1 in mm).
-
-    Raises:
-        ImageFieldError: the message contradicts itself or is no depth image.
-    """
-    layout = _DEPTH_LAYOUTS.get(message.encoding)
-    if layout is None:
-        raise ImageFieldError(
-            topic, "encoding", f"is {_show(message.encoding)}; expected a depth image, {' or '.join(_DEPTH_LAYOUTS)}"
-        )
-    values = _pixels(message, layout, topic)
-    depth = values.astype(np.float32)
-    if layout.kind == "u2":
-        depth *= np.float32(0.001)
-    depth[~(np.isfinite(depth) & (depth > 0))] = np.nan
-    return depth
-
-
-def _pixels(message: Image, layout: _Layout, topic: str) -> np.ndarray:
-    """A view (H, W) or (H, W, channels) on the message's buffer in the machine's byte order, rows `step` apart."""
-    _check_size(message.width, message.height, topic)
-    dtype = np.dtype((">" if message.is_bigendian else "<") + layout.kind)
-    row_bytes = message.width * layout.channels * dtype.itemsize
-    if message.step < row_bytes:
-        raise ImageFieldError(
-            topic,
-            "step",
-            f"is {message.step}; a row of {message.width} pixels in {message.encoding} takes {row_bytes} bytes, "
-            "so step must be at least that; correct it in the publisher",
-        )
-    size, expected = len(message.data), message.step * message.height
-    if not size:
-        raise ImageFieldError(topic, "data", f"is empty; expected {expected} bytes; check the camera driver")
-    if size != expected:
-        raise ImageFieldError(
-            topic,
-            "data",
-            f"has {size} bytes; expected step x height = {message.step} x {message.height} = {expected}; "
-            "the message is truncated or its size is wrong; correct it in the publisher",
-        )
-    shape: tuple[int, ...] = (message.height, message.width)
-    strides: tuple[int, ...] = (message.step, layout.channels * dtype.itemsize)
-    if layout.channels > 1:
-        shape, strides = (*shape, layout.channels), (*strides, dtype.itemsize)
-    view: np.ndarray = np.ndarray(shape, dtype, buffer=message.data, strides=strides)
-    return view.astype(dtype.newbyteorder("="), copy=False)
-
-
-def _check_size(width: int, height: int, topic: str) -> None:
-    for field, value in (("width", width), ("height", height)):
-        if value == 0:
-            raise ImageFieldError(topic, field, "is 0; expected at least 1 pixel; check the camera driver")
-    if width * height > MAX_PIXELS:
-        field, value = ("width", width) if width >= height else ("height", height)
-        raise ImageFieldError(
-            topic,
-            field,
-            f"is {value}; {width}x{height} is more than {MAX_PIXELS} pixels, too many to be a picture; "
-            "check the publisher, or send smaller images",
-        )
-
-
-def _is_truncated(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end marker; OpenCV would return such a JPEG with a grey lower part."""
-    if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9") < 0
-    if data.startswith(b"\x89PNG"):
-        return data.rfind(b"IEND") < 0
-    return False
+    if message.encoding in COLOR_ENCODINGS or is_measurement(message.encoding):
+        return image_messages.image_from_message(message, topic)
+    check_size(message.width, message.height, topic)
+    return _decode_with_cv_bridge(message, topic)
 
 
 def _decode_with_cv_bridge(message: Image, topic: str) -> np.ndarray:
     """Bayer patterns and the other rare encodings, where cv_bridge is installed."""
-    supported = ", ".join(_LAYOUTS)
-    if message.encoding in _DEPTH_LAYOUTS or message.encoding.startswith(("32", "64")):
-        raise ImageFieldError(
-            topic,
-            "encoding",
-            f"is {_show(message.encoding)}, which holds depth or other measurements; "
-            f"remap image to a colour camera ({supported})",
-        )
+    supported = ", ".join(sorted(COLOR_ENCODINGS))
     convert = _import_cv_bridge(message, topic, supported)
     try:
         return np.ascontiguousarray(convert(message, "rgb8"))
@@ -206,7 +50,8 @@ def _decode_with_cv_bridge(message: Image, topic: str) -> np.ndarray:
         raise ImageFieldError(
             topic,
             "encoding",
-            f"is {_show(message.encoding)}, which cv_bridge could not convert ({error}); expected one of {supported}",
+            f"is {reprlib.repr(message.encoding)}, which cv_bridge could not convert ({error}); "
+            f"expected one of {supported}",
         ) from error
 
 
@@ -218,11 +63,8 @@ def _import_cv_bridge(message: Image, topic: str, supported: str) -> Callable[[I
         raise ImageFieldError(
             topic,
             "encoding",
-            f"is {_show(message.encoding)}; expected one of {supported}; Bayer patterns and other rare encodings "
+            f"is {reprlib.repr(message.encoding)}; expected one of {supported}; "
+            "Bayer patterns and other rare encodings "
             f"need cv_bridge, which cannot be imported ({error}): install ros-$ROS_DISTRO-cv-bridge",
         ) from error
     return CvBridge().imgmsg_to_cv2
-
-
-def _show(value: str) -> str:
-    return reprlib.repr(value)
