@@ -21,7 +21,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ovseg_ros.core.errors import ImageError
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
 """Files of a folder that are taken for images; a file named by itself may have any suffix."""
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
@@ -124,6 +126,9 @@ def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
         if low < 0 or high > 65535:
             raise ImageError(f"{path} holds integers from {low} to {high}; expected 8 or 16 bits (0 to 65535)")
         grey8 = ((grey * 255 + 32767) // 65535).astype(np.uint8)
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):  # the grey value that stands for nothing (PNG)
+            grey8[grey == transparent] = 255
         return np.repeat(grey8[..., None], 3, axis=2)
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         rgba = image.convert("RGBA")

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from timm.layers import LayerNorm2d, resample_abs_pos_embed
+from timm.layers import LayerNorm2d, SwiGLUPacked, resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -28,6 +28,7 @@ class EoMTConfig:
         layer_scale: initial LayerScale, or None for a ViT without it.
         convolutional_stem: embed patches by stacked 3x3 convolutions (Xiao et al., 2021) instead of one projection;
             a small ViT trains much faster from scratch with it.
+        swiglu: gated MLPs of two thirds the hidden width, as DINOv2's giant has, instead of GELU MLPs.
         num_queries: most masks in an image.
         num_classes: closed-set classes, without "no object".
         joint_blocks: L2, the blocks that queries pass through.
@@ -42,6 +43,7 @@ class EoMTConfig:
     register_tokens: int = 4
     layer_scale: float | None = 1.0
     convolutional_stem: bool = False
+    swiglu: bool = False
     num_queries: int = 200
     num_classes: int = 133
     joint_blocks: int = 3
@@ -82,7 +84,14 @@ def _convolutional_stem(width: int, patch_size: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(width, width, kernel_size=1))
 
 
+def _gated_mlp_ratio(width: int) -> float:
+    """What makes timm's packed SwiGLU as wide as DINOv2's: gate and value of 2/3 x 4 x width each, in eights."""
+    hidden = (width * 4 * 2 // 3 + 7) // 8 * 8
+    return (2 * hidden + 0.5) / width  # timm rounds the product down
+
+
 def _build_encoder(config: EoMTConfig) -> VisionTransformer:
+    gated = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU, "mlp_ratio": _gated_mlp_ratio(config.width)}
     encoder = VisionTransformer(
         img_size=config.image_size,
         patch_size=config.patch_size,
@@ -96,6 +105,7 @@ def _build_encoder(config: EoMTConfig) -> VisionTransformer:
         reg_tokens=config.register_tokens,
         no_embed_class=True,
         dynamic_img_size=True,
+        **(gated if config.swiglu else {}),
     )
     if config.convolutional_stem:
         encoder.patch_embed.proj = _convolutional_stem(config.width, config.patch_size)
@@ -126,7 +136,8 @@ class EoMT(nn.Module):
         """Mask proposals, without masked attention.
 
         Args:
-            images: (B, 3, H, W) float, normalised; H and W are multiples of the patch size.
+            images: (B, 3, H, W) float, normalised; H and W are multiples of the patch size. Converted to the weights'
+                type, which the outputs keep.
 
         Returns:
             `mask_logits` (B, Q, H / 4, W / 4) for 16-pixel patches and two upscale blocks.
@@ -177,7 +188,7 @@ class EoMT(nn.Module):
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, 3, H, W) -> tokens (B, 1 + registers + patches, C) and the patch grid's (rows, columns)."""
         encoder = self.encoder
-        features = encoder.patch_embed(images)  # (B, rows, columns, C)
+        features = encoder.patch_embed(images.to(encoder.cls_token.dtype))  # (B, rows, columns, C)
         batch, rows, columns, width = features.shape
         positions = resample_abs_pos_embed(
             encoder.pos_embed, new_size=[rows, columns], old_size=encoder.patch_embed.grid_size, num_prefix_tokens=0

@@ -1,0 +1,71 @@
+"""The mask generators whose weights anyone can download, in one table: names and architectures.
+
+Sources: the model zoo and configurations of github.com/tue-mps/eomt (MIT). Published quality is in docs/checkpoints.md.
+"""
+
+from dataclasses import dataclass, replace
+
+from ovseg_ros.core.proposals.eomt import EoMTConfig
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedEoMT:
+    """One EoMT on DINOv2.
+
+    Attributes:
+        hub_name: what `load_eomt` takes.
+        task: "panoptic", "instance" or "semantic".
+        dataset: what it was trained with, in words.
+        config: its architecture.
+    """
+
+    hub_name: str
+    task: str
+    dataset: str
+    config: EoMTConfig
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedMask2Former:
+    """One Mask2Former.
+
+    Attributes:
+        hub_name: what `load_mask2former` takes.
+        backbone: the image encoder.
+    """
+
+    hub_name: str
+    backbone: str
+
+
+_SMALL = EoMTConfig(image_size=(640, 640), width=384, depth=12, heads=6, joint_blocks=3)
+_BASE = replace(_SMALL, width=768, heads=12)
+_LARGE = replace(_SMALL, width=1024, depth=24, heads=16, joint_blocks=4)
+_GIANT = replace(_SMALL, width=1536, depth=40, heads=24, joint_blocks=5, swiglu=True)
+
+
+def _at(config: EoMTConfig, side: int, num_classes: int = 133, num_queries: int = 200) -> EoMTConfig:
+    return replace(config, image_size=(side, side), num_classes=num_classes, num_queries=num_queries)
+
+
+PUBLISHED_EOMT = (
+    PublishedEoMT("tue-mps/coco_panoptic_eomt_small_640_2x", "panoptic", "COCO", _at(_SMALL, 640)),
+    PublishedEoMT("tue-mps/coco_panoptic_eomt_base_640_2x", "panoptic", "COCO", _at(_BASE, 640)),
+    PublishedEoMT("tue-mps/coco_panoptic_eomt_large_640", "panoptic", "COCO", _at(_LARGE, 640)),
+    PublishedEoMT("tue-mps/coco_panoptic_eomt_large_1280", "panoptic", "COCO", _at(_LARGE, 1280)),
+    PublishedEoMT("tue-mps/coco_panoptic_eomt_giant_640", "panoptic", "COCO", _at(_GIANT, 640)),
+    PublishedEoMT("tue-mps/coco_panoptic_eomt_giant_1280", "panoptic", "COCO", _at(_GIANT, 1280)),
+    PublishedEoMT("tue-mps/ade20k_panoptic_eomt_large_640", "panoptic", "ADE20K", _at(_LARGE, 640, 150)),
+    PublishedEoMT("tue-mps/ade20k_panoptic_eomt_large_1280", "panoptic", "ADE20K", _at(_LARGE, 1280, 150)),
+    PublishedEoMT("tue-mps/ade20k_panoptic_eomt_giant_640", "panoptic", "ADE20K", _at(_GIANT, 640, 150)),
+    PublishedEoMT("tue-mps/ade20k_panoptic_eomt_giant_1280", "panoptic", "ADE20K", _at(_GIANT, 1280, 150)),
+    PublishedEoMT("tue-mps/coco_instance_eomt_large_640", "instance", "COCO", _at(_LARGE, 640, 80)),
+    PublishedEoMT("tue-mps/coco_instance_eomt_large_1280", "instance", "COCO", _at(_LARGE, 1280, 80)),
+    PublishedEoMT("tue-mps/ade20k_semantic_eomt_large_512", "semantic", "ADE20K", _at(_LARGE, 512, 150, 100)),
+)
+"""Never measure zero-shot quality on ADE20K with the checkpoints that were trained on it."""
+
+PUBLISHED_MASK2FORMER = (
+    PublishedMask2Former("facebook/mask2former-swin-tiny-coco-panoptic", "Swin-T"),
+    PublishedMask2Former("facebook/mask2former-swin-base-coco-panoptic", "Swin-B"),
+)
