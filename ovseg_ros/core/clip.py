@@ -65,16 +65,26 @@ def build_clip(config: ClipConfig) -> tuple[open_clip.CustomTextCLIP, HFTokenize
     return model, HFTokenizer(folder, context_length=config.context_length)
 
 
+def make_image_tower(config: ClipConfig) -> open_clip.transformer.VisionTransformer:
+    """The image tower alone, randomly initialised, on the default device; for counting, without the text package."""
+    least_text = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
+    return open_clip.CLIP(embed_dim=config.embed_dim, vision_cfg=_vision(config), text_cfg=least_text).visual
+
+
+def _vision(config: ClipConfig) -> dict[str, int]:
+    return {
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "width": config.width,
+        "layers": config.layers,
+        "head_width": config.head_width,
+    }
+
+
 def _make_model(config: ClipConfig, folder: str) -> open_clip.CustomTextCLIP:
     return open_clip.CustomTextCLIP(
         embed_dim=config.embed_dim,
-        vision_cfg={
-            "image_size": config.image_size,
-            "patch_size": config.patch_size,
-            "width": config.width,
-            "layers": config.layers,
-            "head_width": config.head_width,
-        },
+        vision_cfg=_vision(config),
         text_cfg={
             "hf_model_name": folder,
             "hf_tokenizer_name": folder,
@@ -115,10 +125,12 @@ class ImageTower(nn.Module):
         the class token they see is the masked one.
 
         Args:
-            images: (B, 3, S, S), normalised.
+            images: (B, 3, S, S), normalised; B may be 0.
             patch_masks: (B, S / patch, S / patch) bool, True inside; a mask without any patch reads the whole image.
         """
         visual = self.visual
+        if len(images) == 0:  # PyTorch's attention refuses a mask for an empty batch
+            return images.new_zeros(0, visual.proj.shape[1])
         tokens = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, patches, C)
         class_token = visual.class_embedding.expand(len(images), 1, -1)
         tokens = torch.cat([class_token, tokens], dim=1) + visual.positional_embedding

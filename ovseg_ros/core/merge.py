@@ -51,6 +51,7 @@ def merge_panoptic(
     size: tuple[int, int],
     config: MergeConfig,
     *,
+    query_embeddings: Tensor | None = None,
     band_elements: int | None = None,
 ) -> PanopticResult:
     """Gives every pixel to at most one segment.
@@ -70,6 +71,7 @@ def merge_panoptic(
         vocabulary: its K categories, in the order of the logits.
         size: (H, W) of the output in pixels.
         config: thresholds.
+        query_embeddings: (Q, C), from which the result's `embeddings` are taken; None for a result without.
         band_elements: most mask values upsampled at once, None to suit the device; the result does not depend on it.
 
     Returns:
@@ -123,13 +125,16 @@ def merge_panoptic(
         _to_uint16(table.index_select(0, winners.owner.flatten()).view(size)) for table in (ids, category_ids)
     )
     confidence_image = winners.confidence.masked_fill((ids == 0).index_select(0, winners.owner.flatten()).view(size), 0)
+    embeddings = None if query_embeddings is None else F.normalize(query_embeddings[kept][order].float(), dim=-1)
     table = torch.stack((id_of_segment, category_index, areas, *_extent(column_counts), *_extent(row_counts)))
+    segments = _segments(table.cpu().numpy(), segment_scores.cpu().numpy(), vocabulary)
     return PanopticResult(
         segment_ids=segment_image,
         category_ids=category_image,
         confidence=confidence_image.cpu().numpy(),
-        segments=_segments(table.cpu().numpy(), segment_scores.cpu().numpy(), vocabulary),
+        segments=segments,
         vocabulary_version=vocabulary.version,
+        embeddings=None if embeddings is None else embeddings[: len(segments)].cpu().numpy(),
     )
 
 
@@ -166,7 +171,7 @@ def _assign_pixels(
     precedence = torch.arange(count, 0, -1, dtype=torch.float32, device=device)[:, None, None]
 
     band_height = max(1, band_elements // (count * width))
-    for top, logits in _upsampled_bands(mask_logits, size, band_height):
+    for top, logits in upsampled_bands(mask_logits, size, band_height):
         rows = logits.shape[1]
         band = slice(top, top + rows)
         probabilities = logits.sigmoid_()  # (N, rows, W)
@@ -187,7 +192,7 @@ def _assign_pixels(
     return _Winners(owner, confidence, mask_areas, row_counts, column_counts)
 
 
-def _upsampled_bands(mask_logits: Tensor, size: tuple[int, int], band_height: int) -> Iterator[tuple[int, Tensor]]:
+def upsampled_bands(mask_logits: Tensor, size: tuple[int, int], band_height: int) -> Iterator[tuple[int, Tensor]]:
     """Resizes (N, h, w) to `size` in bands of rows: yields (top row, float32 (N, rows, W)).
 
     Equal to `F.interpolate(mode="bilinear", align_corners=False)` of the whole, up to rounding. Columns are resized

@@ -63,7 +63,7 @@ def evaluate_tabletop(
     frames, facts = _open_frames(split, images, seed, dataset)
     segmenter = build_segmenter(preset, device)
     evaluation = Evaluation.of_names(TABLETOP_SPECS)
-    evaluation.min_objectness = load_preset(preset).classifier.min_objectness
+    evaluation.min_objectness = load_preset(preset).min_objectness
     renamed = {}
     if synonyms:
         for key, replace_color in (("synonyms", False), ("synonyms_and_colors", True)):

@@ -27,6 +27,13 @@ def test_a_full_mask_is_unmodified_clip(clip_and_tokenizer) -> None:  # type: ig
 
 
 @torch.no_grad()
+def test_no_masks_are_no_embeddings(clip_and_tokenizer) -> None:  # type: ignore[no-untyped-def]
+    clip, _ = clip_and_tokenizer
+    nothing = ImageTower(clip).encode_masked(torch.zeros(0, 3, 32, 32), torch.zeros(0, 4, 4, dtype=torch.bool))
+    assert nothing.shape == (0, SMALL.embed_dim)
+
+
+@torch.no_grad()
 def test_a_single_layer_reads_nothing_outside_the_mask() -> None:
     torch.manual_seed(0)
     clip, _ = build_clip(ClipConfig(image_size=32, patch_size=8, width=64, layers=1, head_width=32))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ovseg_ros.core.errors import DatasetError
+from ovseg_ros.core.metrics.overlaps import mask_overlaps, segment_overlaps
 
 
 class MaskRecall:
@@ -27,19 +27,17 @@ class MaskRecall:
         Raises:
             DatasetError: the masks are not at the truth's resolution.
         """
-        if masks.ndim != 3 or masks.shape[1:] != truth_ids.shape:
-            raise DatasetError(f"masks must be (Q, {truth_ids.shape[0]}, {truth_ids.shape[1]}), got {masks.shape}")
-        labelled = truth_ids != 0
-        values, index = np.unique(truth_ids[labelled], return_inverse=True)
-        index = index.reshape(-1)
-        truth_area = np.bincount(index, minlength=len(values))
-        best = np.zeros(len(values))
-        for mask in masks:
-            inside = mask[labelled]
-            intersection = np.bincount(index[inside], minlength=len(values))
-            union = truth_area + np.count_nonzero(inside) - intersection
-            best = np.maximum(best, intersection / np.maximum(union, 1))
-        self._count(best)
+        self.add_best(mask_overlaps(masks, truth_ids).best_iou())
+
+    def add_best(self, best_iou: np.ndarray) -> None:
+        """Add one image by the best IoU (T,) that any mask has with each of its true segments."""
+        self._found.append(int(np.count_nonzero(best_iou >= self._threshold)))
+        self._segments.append(len(best_iou))
+
+    def add_counts(self, found: int, segments: int) -> None:
+        """Add one image by its number of found and of all true segments."""
+        self._found.append(found)
+        self._segments.append(segments)
 
     def add_segments(self, predicted_ids: np.ndarray, truth_ids: np.ndarray) -> None:
         """Add one image with predicted segments, whatever their category.
@@ -51,9 +49,7 @@ class MaskRecall:
         Raises:
             DatasetError: the maps differ in shape.
         """
-        segments = np.unique(predicted_ids)
-        segments = segments[segments != 0]
-        self.add_masks(predicted_ids[None] == segments[:, None, None], truth_ids)
+        self.add_best(segment_overlaps(predicted_ids, truth_ids)[1].best_iou())
 
     def merge(self, other: "MaskRecall") -> None:
         """Append the images of `other`."""
@@ -76,7 +72,3 @@ class MaskRecall:
         tail = 50.0 * (1.0 - level)
         low, high = np.percentile(recall, [tail, 100.0 - tail])
         return float(low), float(high)
-
-    def _count(self, best_iou: np.ndarray) -> None:
-        self._found.append(int(np.count_nonzero(best_iou >= self._threshold)))
-        self._segments.append(len(best_iou))

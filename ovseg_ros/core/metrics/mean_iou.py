@@ -1,7 +1,7 @@
 """Mean intersection over union of a semantic map, accumulated over images."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -45,6 +45,16 @@ class MeanIoU:
             categories, pixels = np.unique(values, return_counts=True)
             counter.update(dict(zip(categories.tolist(), pixels.tolist(), strict=True)))
 
+    def counts(self) -> dict[int, tuple[int, int, int]]:
+        """Pixels of every category met: in both maps, in the prediction, in the truth."""
+        met = sorted(self._truth.keys() | self._predicted.keys())
+        return {k: (self._intersection[k], self._predicted[k], self._truth[k]) for k in met}
+
+    def add_counts(self, counts: Mapping[int, tuple[int, int, int]]) -> None:
+        """Add what `counts` of another one gave."""
+        for counter, place in ((self._intersection, 0), (self._predicted, 1), (self._truth, 2)):
+            counter.update({k: pixels[place] for k, pixels in counts.items() if pixels[place]})
+
     def merge(self, other: "MeanIoU") -> None:
         """Add the counts of `other`."""
         self._intersection.update(other._intersection)
@@ -58,7 +68,17 @@ class MeanIoU:
             for k in sorted(self._truth.keys() | self._predicted.keys())
         }
 
-    def result(self, categories: Collection[int] | None = None) -> float:
-        """Mean over `categories`, or all, that have a true or a predicted pixel, in percent; NaN if none has."""
-        values = [iou for k, iou in self.per_category().items() if categories is None or k in categories]
+    def result(self, categories: Collection[int] | None = None, *, only_in_truth: bool = False) -> float:
+        """Mean over categories in percent; NaN if none is left.
+
+        Args:
+            categories: which; None for all.
+            only_in_truth: leave out categories without a true pixel, as the usual semantic benchmarks do; else only
+                those with neither a true nor a predicted pixel are left out.
+        """
+        values = [
+            iou
+            for k, iou in self.per_category().items()
+            if (categories is None or k in categories) and not (only_in_truth and self._truth[k] == 0)
+        ]
         return float(np.mean(values)) if values else float("nan")

@@ -5,9 +5,12 @@ prediction that the truth leaves void do not count towards the union. Crowd regi
 An unmatched prediction is not a false positive when more than half of it lies on void or on crowd of its own category.
 PQ, SQ and RQ are averaged over the categories that occur in the truth or in the predictions.
 
-panopticapi remembers one crowd region a category and image, which is all that COCO has; here several add up.
+panopticapi remembers one crowd region a category and image, the last in the annotation's order, and so does this.
+
+Sums are exact (`math.fsum`), so figures do not depend on the order in which images or parts of a data set are added.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -88,6 +91,7 @@ class PanopticQuality:
         truth_ids: np.ndarray,
         truth_categories: Mapping[int, int],
         crowd_ids: Collection[int] = frozenset(),
+        truth_areas: Mapping[int, int] | None = None,
     ) -> None:
         """Match one image's segments and add the counts.
 
@@ -95,8 +99,11 @@ class PanopticQuality:
             predicted_ids: (H, W) integer, segment id of every pixel, 0 = void.
             predicted_categories: category of every id in `predicted_ids`, and of no other.
             truth_ids: (H, W) integer, 0 = void.
-            truth_categories: category of every id in `truth_ids`. An id without pixels counts as missed.
+            truth_categories: category of every id in `truth_ids`, in the annotation's order. An id without pixels
+                counts as missed.
             crowd_ids: the keys of `truth_categories` that are crowd regions.
+            truth_areas: pixels of every id as its annotation declares them, which panopticapi takes for the union even
+                where the map has others; None counts them in the map.
 
         Raises:
             DatasetError: the maps differ in shape, are not integer, or disagree with the categories given for them.
@@ -119,6 +126,8 @@ class PanopticQuality:
         shape = (len(truth_segments) + 1, len(predicted_segments) + 1)
         overlap = np.bincount(truth_index * shape[1] + predicted_index, minlength=shape[0] * shape[1]).reshape(shape)
         truth_area = overlap.sum(axis=1)[1:]  # (T,)
+        if truth_areas is not None:
+            truth_area = np.array([truth_areas[int(i)] for i in truth_segments], dtype=np.int64)
         predicted_area = overlap.sum(axis=0)[1:]  # (P,)
         on_void = overlap[0, 1:]  # (P,)
         intersection = overlap[1:, 1:]  # (T, P)
@@ -131,7 +140,9 @@ class PanopticQuality:
         union = truth_area[:, None] + predicted_area[None, :] - intersection - on_void[None, :]
         iou = intersection / np.maximum(union, 1)
         matched = same_category & ~crowd[:, None] & (iou > 0.5)  # at most one a row and a column, since IoU > 0.5
-        on_own_crowd = np.where(same_category & crowd[:, None], intersection, 0).sum(axis=0)
+        last_crowd = {category: i for i, category in truth_categories.items() if i in crowd_ids}
+        forgiving = np.isin(truth_segments, list(last_crowd.values()))  # (T,)
+        on_own_crowd = np.where(same_category & forgiving[:, None], intersection, 0).sum(axis=0)
         ignored = (on_void + on_own_crowd) / predicted_area > 0.5
         missed = ~crowd & ~matched.any(axis=1)
         wrong = ~matched.any(axis=0) & ~ignored
@@ -152,6 +163,13 @@ class PanopticQuality:
         np.add.at(counts[:, _FN], np.searchsorted(categories, invisible_categories).astype(np.intp), 1)
         self._images.append((categories, counts))
 
+    def add_counts(self, counts: Mapping[int, CategoryQuality]) -> None:
+        """Add one image by its counts, as `per_category` gave them where that image alone had been added."""
+        rows = [(c.tp, c.fp, c.fn, c.iou) for c in counts.values()]
+        order = np.argsort(np.array(list(counts), dtype=np.int64))  # `_dense` needs ascending categories
+        categories = np.array(list(counts), dtype=np.int64)[order]
+        self._images.append((categories, np.array(rows, dtype=np.float64).reshape(-1, 4)[order]))
+
     def merge(self, other: "PanopticQuality") -> None:
         """Append the images of `other`, for example from another process."""
         self._images.extend(other._images)
@@ -161,13 +179,13 @@ class PanopticQuality:
         categories, counts = self._dense()
         return {
             int(k): CategoryQuality(int(row[_TP]), int(row[_FP]), int(row[_FN]), float(row[_IOU]))
-            for k, row in zip(categories, counts.sum(axis=0), strict=True)
+            for k, row in zip(categories, _exact_sum(counts), strict=True)
         }
 
     def result(self, categories: Collection[int] | None = None) -> QualityResult:
         """Averages over `categories`, or over all; those that never occurred are left out."""
         _, counts = self._dense(categories)
-        pq, sq, rq, counted = _average(counts.sum(axis=0)[None])
+        pq, sq, rq, counted = _average(_exact_sum(counts)[None])
         return QualityResult(float(pq[0]), float(sq[0]), float(rq[0]), int(counted[0]))
 
     def confidence_interval(
@@ -226,6 +244,14 @@ def _index_segments(ids: np.ndarray, categories: Mapping[int, int], what: str) -
     if values.size and values[0] == VOID:
         return values[1:].astype(np.int64), index
     return values.astype(np.int64), index + 1
+
+
+def _exact_sum(counts: np.ndarray) -> np.ndarray:
+    """(N, K, 4) summed over images to (K, 4); the sums of IoU are correctly rounded, whatever the order."""
+    total = counts.sum(axis=0)
+    for k in range(counts.shape[1]):
+        total[k, _IOU] = math.fsum(counts[:, k, _IOU])
+    return total
 
 
 def _average(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

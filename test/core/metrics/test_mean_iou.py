@@ -42,3 +42,18 @@ def test_no_pixels_is_nan_and_merge_adds():
 def test_different_shapes_are_refused():
     with pytest.raises(DatasetError, match="agree"):
         MeanIoU(VOID).add(row(1, 1), row(1))
+
+
+def test_categories_without_a_true_pixel_count_or_not_as_asked():
+    miou = MeanIoU(VOID)
+    miou.add(row(1, 2), row(1, 1))
+    assert miou.result() == pytest.approx(25.0)
+    assert miou.result(only_in_truth=True) == pytest.approx(50.0)
+
+
+def test_counts_travel():
+    miou, copy = MeanIoU(VOID), MeanIoU(VOID)
+    miou.add(row(1, 1, 2, VOID), row(1, 2, 3, 3))
+    copy.add_counts(miou.counts())
+    assert miou.counts() == copy.counts() == {1: (1, 2, 1), 2: (0, 1, 1), 3: (0, 0, 2)}
+    assert copy.result(only_in_truth=True) == miou.result(only_in_truth=True)

@@ -31,9 +31,12 @@ def literal_counts(predicted, predicted_categories, truth, truth_categories, cro
         if p in matched_prediction:
             continue
         forgiven = truth == 0
-        for t in crowd:
-            if truth_categories[t] == predicted_category:
-                forgiven = forgiven | (truth == t)
+        crowd_of_category = None  # one is remembered: the last
+        for t in truth_categories:
+            if t in crowd and truth_categories[t] == predicted_category:
+                crowd_of_category = t
+        if crowd_of_category is not None:
+            forgiven = forgiven | (truth == crowd_of_category)
         if int((forgiven & (predicted == p)).sum()) / int((predicted == p).sum()) <= 0.5:
             counts[predicted_category][1] += 1
     return counts
@@ -104,6 +107,21 @@ def test_void_and_crowd_add_up_when_a_prediction_is_forgiven():
     assert quality.per_category()[5].fp == 0
 
 
+def test_of_several_crowds_of_a_category_only_the_last_forgives():
+    for order, false_positives in (((1, 2), 0), ((2, 1), 1)):
+        quality = PanopticQuality()
+        quality.add(row(9, 9, 9, 9), {9: 5}, row(1, 2, 2, 2), dict.fromkeys(order, 5), crowd_ids={1, 2})
+        assert quality.per_category()[5].fp == false_positives
+
+
+def test_the_declared_area_of_a_true_segment_counts_in_the_union():
+    for declared, iou in ((2, 1.0), (3, 2 / 3), (4, None)):
+        quality = PanopticQuality()
+        quality.add(row(1, 1), {1: 5}, row(7, 7), {7: 5}, truth_areas={7: declared})
+        expected = (1, 0, 0, iou) if iou else (0, 1, 1, 0.0)
+        assert counts_of(quality) == {5: expected}
+
+
 def test_averages_leave_out_categories_that_never_occur():
     quality = PanopticQuality()
     quality.add(row(1, 1, 2, 0), {1: 1, 2: 2}, row(1, 1, 3, 3), {1: 1, 3: 3})
@@ -171,6 +189,48 @@ def test_random_maps_agree_with_the_literal_rules(seed):
     assert quality.result().pq == pytest.approx(100 * expected_pq)
 
 
+def random_case(generator):
+    """A panoptic map of blobs with void and crowd, and a prediction that errs in shape, category and number."""
+    height, width = generator.integers(8, 40, 2)
+    truth = np.zeros((height, width), dtype=np.int64)
+    for i in range(1, generator.integers(2, 12)):
+        top, left = generator.integers(0, height), generator.integers(0, width)
+        truth[top : top + generator.integers(2, 20), left : left + generator.integers(2, 20)] = i * 7
+    predicted = np.roll(truth, generator.integers(-2, 3, 2), axis=(0, 1))
+    for _ in range(generator.integers(0, 4)):  # merged, invented or erased
+        top, left = generator.integers(0, height), generator.integers(0, width)
+        predicted[top : top + 6, left : left + 9] = generator.choice([0, 7, 14, 500])
+    truth_categories = {int(i): int(generator.integers(1, 6)) for i in generator.permutation(np.unique(truth)) if i}
+    predicted_categories = {
+        int(i): truth_categories.get(int(i), 3) if generator.random() < 0.8 else int(generator.integers(1, 6))
+        for i in np.unique(predicted)
+        if i
+    }
+    crowd = {i for i in truth_categories if generator.random() < 0.25}
+    return predicted, predicted_categories, truth, truth_categories, crowd
+
+
+def test_200_random_panoptic_maps_equal_the_literal_rules_to_1e_9():
+    generator = np.random.default_rng(2024)
+    expected = {k: [0, 0, 0, 0.0] for k in range(1, 6)}
+    quality, with_crowd, with_void = PanopticQuality(), 0, 0
+    for _ in range(200):
+        case = random_case(generator)
+        quality.add(*case)
+        with_crowd, with_void = with_crowd + bool(case[4]), with_void + bool((case[2] == 0).any())
+        for category, values in literal_counts(*case).items():
+            expected[category] = [a + b for a, b in zip(expected[category], values, strict=True)]
+    assert with_crowd > 50 and with_void > 50 and all(min(tp, fp, fn) > 20 for tp, fp, fn, _ in expected.values())
+    for group in (None, {1, 2, 3}, {4, 5}):
+        rows = [counts for k, counts in expected.items() if (group is None or k in group) and sum(counts[:3])]
+        pq = sum(iou / (tp + 0.5 * fp + 0.5 * fn) for tp, fp, fn, iou in rows) / len(rows)
+        sq = sum(iou / tp for tp, _, _, iou in rows) / len(rows)
+        rq = sum(tp / (tp + 0.5 * fp + 0.5 * fn) for tp, fp, fn, _ in rows) / len(rows)
+        result = quality.result(group)
+        assert [result.pq, result.sq, result.rq] == pytest.approx([100 * pq, 100 * sq, 100 * rq], rel=0, abs=1e-9)
+        assert result.categories == len(rows)
+
+
 def noisy_quality(images=40, seed=0):
     generator = np.random.default_rng(seed)
     quality = PanopticQuality()
@@ -202,3 +262,18 @@ def test_merge_equals_adding_in_one_place():
     both.merge(second)
     assert both.images == 12
     assert both.per_category()[1].tp == first.per_category()[1].tp + second.per_category()[1].tp
+
+
+def test_figures_do_not_depend_on_the_order_and_images_travel_as_counts():
+    parts = []
+    for seed in range(30):
+        part = PanopticQuality()
+        part.add(*random_case(np.random.default_rng(seed)))
+        parts.append(part.per_category())
+    results = set()
+    for seed in range(10):
+        quality = PanopticQuality()
+        for number in np.random.default_rng(seed).permutation(30):
+            quality.add_counts(parts[number])
+        results.add((quality.result(), tuple(quality.per_category().items())))
+    assert len(results) == 1

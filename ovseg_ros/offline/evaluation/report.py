@@ -1,0 +1,166 @@
+"""One self-contained HTML page: figures, the table of categories, confusions, and pictures.
+
+Names of categories and images come from files of strangers. All text goes through `html.escape`, and the page forbids
+itself scripts and everything from outside.
+"""
+
+import base64
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import cv2
+import numpy as np
+
+_MOST_CONFUSIONS = 50
+_JPEG_QUALITY = 90
+
+_HEAD = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width"><title>{title}</title>
+<style>
+body {{ font: 15px/1.45 sans-serif; max-width: 1980px; margin: 1.5em auto; padding: 0 1em; color: #1b1b1b }}
+table {{ border-collapse: collapse; margin: .6em 0 1.6em }}
+th, td {{ padding: .18em .8em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }}
+th {{ background: #f3f3f3 }}
+th:first-child, td:first-child, td.text {{ text-align: left; white-space: normal; overflow-wrap: anywhere }}
+figure {{ margin: 0 0 1.6em }} figcaption {{ margin-bottom: .3em; overflow-wrap: anywhere }}
+img {{ max-width: 100%; border: 1px solid #ccc }}
+</style></head><body>
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image of the report.
+
+    Attributes:
+        name: of the image.
+        score: in percent.
+        pixels: uint8 RGB (H, W, 3), see `pictures.comparison`.
+    """
+
+    name: str
+    score: float
+    pixels: np.ndarray
+
+
+def html_report(
+    facts: Mapping[str, Any], figures: Mapping[str, Any], worst: Sequence[Picture], median: Sequence[Picture]
+) -> str:
+    """The page.
+
+    Args:
+        facts: what was run; texts and numbers.
+        figures: from `figures_of`.
+        worst, median: pictures, in the order in which they are shown; none where there are no pictures.
+    """
+    title = f"{facts['preset']} on {facts['data']} {facts['split']}"
+    score = "PQ" if "all" in figures else "mIoU"
+    parts = [_HEAD.format(title=escape(title)), f"<h1>{escape(title)}</h1>", _table(("", ""), facts.items())]
+    if "all" in figures:
+        parts += ["<h2>Panoptic quality</h2>", _quality_table(figures)]
+    parts += ["<h2>Other figures</h2>", _table(("", ""), _other_figures(figures))]
+    parts += _problems(figures)
+    for heading, pictures in ((f"Lowest {score}", worst), (f"Median {score}", median)):
+        if pictures:
+            parts.append(f"<h2>{heading}</h2>")
+            parts += [_figure(picture, score) for picture in pictures]
+    if figures.get("confusion"):
+        parts += [f"<h2>Confusions</h2><p>{escape(_confusion_note(figures))}</p>", _confusion_rows(figures)]
+    parts += ["<h2>Categories</h2>", _category_table(figures), "</body></html>\n"]
+    return "\n".join(parts)
+
+
+def _quality_table(figures: Mapping[str, Any]) -> str:
+    rows = [
+        (name, row["pq"], _interval(row["pq_ci95"]), row["sq"], row["rq"], row["categories"])
+        for name in ("all", "things", "stuff")
+        for row in [figures[name]]
+    ]
+    return _table(("", "PQ", "95 % interval", "SQ", "RQ", "categories"), rows)
+
+
+def _other_figures(figures: Mapping[str, Any]) -> Iterable[Sequence[Any]]:
+    yield "mIoU", figures["miou"]
+    for name, label in (("ap", "AP"), ("ap50", "AP50"), ("ap75", "AP75")):
+        if "ap" in figures:
+            yield label, figures["ap"][name]
+    for percent in (50, 75):
+        if f"mask_recall_{percent}" in figures:
+            yield f"mask recall at IoU 0.{percent}", figures[f"mask_recall_{percent}"]
+    if "mask_accuracy" in figures:
+        yield "true masks named rightly", figures["mask_accuracy"]
+    yield "images", figures["images"]
+
+
+def _problems(figures: Mapping[str, Any]) -> list[str]:
+    parts = []
+    if figures["skipped"]:
+        rows = figures["skipped"].items()
+        parts += [f"<h2>Skipped: {len(rows)} images</h2>", _table(("image", "reason"), rows, text_columns=2)]
+    if figures["void"]:
+        names = ", ".join(figures["void"][:20])
+        parts += [f"<h2>Nothing to find: {len(figures['void'])} images</h2>", f"<p>{escape(names)}</p>"]
+    return parts
+
+
+def _confusion_note(figures: Mapping[str, Any]) -> str:
+    shown, total = min(_MOST_CONFUSIONS, len(figures["confusion"])), len(figures["confusion"])
+    return (
+        f"Segments whose masks match (IoU above 0.5) but whose categories differ; {shown} of {total} pairs. The share "
+        "is of the true category's matched masks."
+    )
+
+
+def _confusion_rows(figures: Mapping[str, Any]) -> str:
+    pairs = figures["confusion"][:_MOST_CONFUSIONS]
+    rows = [(pair["truth"], pair["predicted"], pair["count"], pair["share"]) for pair in pairs]
+    return _table(("truth", "predicted", "masks", "share"), rows, text_columns=2)
+
+
+def _category_table(figures: Mapping[str, Any]) -> str:
+    columns = ("pq", "sq", "rq", "tp", "fp", "fn", "iou", "ap")
+    present = [c for c in columns if any(c in row for row in figures["per_category"].values())]
+    rows = [
+        (name, "thing" if row["is_thing"] else "stuff", *(row.get(column, "") for column in present))
+        for name, row in figures["per_category"].items()
+    ]
+    titles = [c.upper() if c in ("pq", "sq", "rq", "ap", "tp", "fp", "fn") else "IoU" for c in present]
+    return _table(("category", "kind", *titles), rows, text_columns=2)
+
+
+def _figure(picture: Picture, score: str) -> str:
+    encoded, content = cv2.imencode(".jpg", picture.pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    if not encoded:
+        raise ValueError(f"OpenCV cannot encode a picture of {picture.pixels.shape} as JPEG")
+    data = base64.b64encode(content.tobytes()).decode("ascii")
+    caption = escape(f"{picture.name}: {score} {picture.score:.1f}")
+    alt = escape(f"{picture.name}: image, truth and prediction")
+    return f'<figure><figcaption>{caption}</figcaption><img alt="{alt}" src="data:image/jpeg;base64,{data}"></figure>'
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[Any]], *, text_columns: int = 1) -> str:
+    lines = ["<table>"]
+    if any(titles):
+        lines.append("<tr>" + "".join(f"<th>{escape(title)}</th>" for title in titles) + "</tr>")
+    for row in rows:
+        cells = (
+            f"<td{' class=text' if place < text_columns else ''}>{escape(_text(value))}</td>"
+            for place, value in enumerate(row)
+        )
+        lines.append("<tr>" + "".join(cells) + "</tr>")
+    return "\n".join([*lines, "</table>"])
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return "" if any(math.isnan(end) for end in ends) else f"{ends[0]:.1f} to {ends[1]:.1f}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.1f}"
+    return str(value)
