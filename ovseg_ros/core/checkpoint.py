@@ -1,10 +1,11 @@
 """Strict safetensors checkpoints: half precision on disk, every key accounted for."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ovseg_ros.core.errors import CheckpointError
 
@@ -13,7 +14,12 @@ _KEYS_SHOWN = 8
 
 def save_half(module: nn.Module, path: Path) -> None:
     """Write a module's floating-point state in half precision, atomically."""
-    state = {key: value.detach().cpu() for key, value in module.state_dict().items()}
+    save_state_half(module.state_dict(), path)
+
+
+def save_state_half(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors by name, those in floating point in half precision, atomically."""
+    state = {key: value.detach().cpu() for key, value in tensors.items()}
     state = {key: value.half().contiguous() if value.is_floating_point() else value for key, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
@@ -28,15 +34,34 @@ def load_strict(module: nn.Module, path: Path) -> None:
         CheckpointError: if the file is missing or unreadable, or naming the keys that are missing, unexpected or of
             another shape.
     """
+    state = read_state(path)
+    wanted = module.state_dict()
+    check_fit(wanted, state, path)
+    module.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()})
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        CheckpointError: if the file is missing or unreadable.
+    """
     if not path.is_file():
         raise CheckpointError(
             f"the checkpoint {path} does not exist; install the package again, or correct the path in the preset"
         )
     try:
-        state = load_file(path)
+        return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
-    wanted = module.state_dict()
+
+
+def check_fit(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path | str) -> None:
+    """Refuse a checkpoint that differs from a module's state in any key or shape.
+
+    Raises:
+        CheckpointError: naming the keys that are missing, unexpected or of another shape.
+    """
     faults = {
         "missing": [key for key in wanted if key not in state],
         "unexpected": [key for key in state if key not in wanted],
@@ -49,7 +74,6 @@ def load_strict(module: nn.Module, path: Path) -> None:
     if any(faults.values()):
         parts = [f"{len(keys)} {what}: {_shorten(keys)}" for what, keys in faults.items() if keys]
         raise CheckpointError(f"{path} does not fit the architecture of the preset: {'; '.join(parts)}")
-    module.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()})
 
 
 def _shorten(keys: list[str]) -> str:

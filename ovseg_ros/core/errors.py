@@ -24,5 +24,13 @@ class ImageError(OvsegError):
     """An image cannot be decoded or has a shape or type that the segmenter does not take."""
 
 
+class TrainingError(OvsegError):
+    """A training cannot go on; its last good checkpoint is kept."""
+
+
 class DatasetError(OvsegError):
     """A dataset is missing files or its annotations are malformed."""
+
+
+class DepthError(OvsegError):
+    """A depth image or its calibration cannot be used with the image that it should belong to."""

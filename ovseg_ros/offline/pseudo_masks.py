@@ -32,15 +32,17 @@ def propose_masks(
         agrees with the box at all. Where none does, the mask is empty.
     """
     found = []
+    # A generator without parameters runs anywhere.
+    device = next((parameter.device for parameter in generator.parameters()), torch.device("cpu"))
     for start in tqdm(range(0, len(images), _BATCH), desc="pseudo-masks", unit="batch", mininterval=5):
-        pixels = torch.from_numpy(images[start : start + _BATCH]).permute(0, 3, 1, 2).float() / 255
+        pixels = torch.from_numpy(images[start : start + _BATCH]).to(device).permute(0, 3, 1, 2).float() / 255
         proposals = generator(normalize(pixels, IMAGENET_MEAN, IMAGENET_STD))
         if proposals.class_logits is None:
             raise ValueError("pseudo-masks need a generator with class logits, whose last entry is 'no object'")
         likely = proposals.class_logits.softmax(dim=-1)[..., -1] < 1 - MIN_OBJECTNESS  # (B, Q)
-        masks = (proposals.mask_logits > 0).numpy()
+        masks = (proposals.mask_logits > 0).cpu().numpy()
         for index, wanted in enumerate(boxes[start : start + _BATCH]):
-            found.append(_fit(masks[index][likely[index].numpy()], wanted, images.shape[1:3]))
+            found.append(_fit(masks[index][likely[index].cpu().numpy()], wanted, images.shape[1:3]))
     return found
 
 

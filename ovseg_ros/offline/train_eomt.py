@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize
 from ovseg_ros.core.proposals.eomt import EoMT, EoMTConfig, annealed_mask_probabilities
+from ovseg_ros.offline.engine import Engine
 from ovseg_ros.offline.losses import MaskLossConfig, MaskTargets, mask_set_loss
 from ovseg_ros.offline.tabletop_views import TabletopViews, load_or_render
 from ovseg_ros.offline.training_loop import LoopConfig, run_loop
@@ -47,9 +48,17 @@ class EoMTTrainingConfig:
     loss: MaskLossConfig = field(default_factory=MaskLossConfig)
 
 
-def train_eomt(architecture: EoMTConfig, config: EoMTTrainingConfig, data: Path, out: Path) -> EoMT:
+def train_eomt(
+    architecture: EoMTConfig,
+    config: EoMTTrainingConfig,
+    data: Path,
+    out: Path,
+    *,
+    engine: Engine,
+) -> EoMT:
     """Train, resuming from the folder `eomt` in `out`. Returns the model in evaluation mode."""
-    views = load_or_render(data, "train", scenes=config.scenes, views=config.views)
+    with engine.main_first():
+        views = load_or_render(data, "train", scenes=config.scenes, views=config.views)
     torch.manual_seed(config.loop.seed)
     model = EoMT(architecture)
 
@@ -57,10 +66,16 @@ def train_eomt(architecture: EoMTConfig, config: EoMTTrainingConfig, data: Path,
         progress = step / config.loop.steps
         size = next(phase.size for phase in config.phases if progress < phase.until)
         images, targets = sample_batch(views, config.loop, step, size)
+        shown = engine.samples(config.loop.batch_size)
+        images = images[shown.start : shown.stop].to(engine.device)
+        targets = [MaskTargets(t.masks.to(engine.device), t.classes.to(engine.device)) for t in targets]
+        # Every process has the whole batch, so all normalise by its number of masks.
+        count = sum(len(target.classes) for target in targets) * len(shown) / config.loop.batch_size
         probabilities = annealed_mask_probabilities(progress, architecture.joint_blocks)
-        return mask_set_loss(model.forward_masked(images, probabilities), targets, config.loss)
+        predictions = model.forward_masked(images, probabilities)
+        return mask_set_loss(predictions, targets[shown.start : shown.stop], config.loss, count=max(1.0, count))
 
-    run_loop(model, losses_at, config.loop, out / "eomt", name="eomt")
+    run_loop(model, losses_at, config.loop, out / "eomt", name="eomt", engine=engine)
     return model
 
 

@@ -1,0 +1,177 @@
+"""Where a training runs: one process or many, on which device, in which precision. A thin layer over accelerate.
+
+Started by `torchrun` or `accelerate launch`, every process finds its rank in the environment; started plainly, it is
+alone. Nothing else in the package asks how many processes there are.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor, nn
+
+from ovseg_ros.core.errors import ConfigError
+
+PRECISIONS = ("no", "bf16", "fp16")
+_TIMEOUT = timedelta(hours=2)
+"""One process may render data or fill a cache while the others wait."""
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Device, precision and processes of one training run, which may consist of several loops.
+
+    Samples of a batch are numbered from 0 to batch size - 1 over all processes and accumulation parts together, so a
+    batch is the same whatever the number of processes; `samples` says which of them the current call is to compute.
+
+    Args:
+        device: "auto" (the first GPU of this process, else the CPU), "cpu", "cuda" or "cuda:N".
+        mixed_precision: one of `PRECISIONS`; None = what `accelerate launch` was told, else "no".
+
+    Raises:
+        ConfigError: the device is not there, or it cannot compute in that precision.
+    """
+
+    def __init__(self, device: str = "auto", mixed_precision: str | None = None) -> None:
+        use_cpu = _wants_cpu(device)
+        if mixed_precision is not None and mixed_precision not in PRECISIONS:
+            raise ConfigError(f"unknown mixed precision {mixed_precision!r}; expected one of {', '.join(PRECISIONS)}")
+        if mixed_precision == "fp16" and use_cpu:
+            raise ConfigError("mixed precision fp16 needs a GPU; use bf16 or no on a CPU")
+        self._use_cpu, self._mixed_precision = use_cpu, mixed_precision
+        try:
+            self._accelerator = self._make_accelerator()
+        except ValueError as error:
+            raise ConfigError(f"cannot train on {device!r} in mixed precision {mixed_precision!r}: {error}") from error
+        self._part, self._parts = 0, 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process's tensors belong."""
+        return self._accelerator.device
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+        return self._accelerator.process_index
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return self._accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one process that writes files and speaks."""
+        return self._accelerator.is_main_process
+
+    @property
+    def mixed_precision(self) -> str:
+        """One of `PRECISIONS`."""
+        return self._accelerator.mixed_precision
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """Scales fp16 gradients; None in other precisions."""
+        return self._accelerator.scaler
+
+    def samples(self, batch_size: int) -> range:
+        """Which samples of a batch the current call computes.
+
+        Raises:
+            ConfigError: the batch does not divide evenly.
+        """
+        shares = self.world * self._parts
+        if batch_size % shares:
+            raise ConfigError(
+                f"a batch of {batch_size} does not divide over {self.world} processes x {self._parts} accumulation "
+                f"parts; make batch_size a multiple of {shares}"
+            )
+        size, share = batch_size // shares, self._part * self.world + self.rank
+        return range(share * size, (share + 1) * size)
+
+    @property
+    def share(self) -> int:
+        """Number of the current call's share of a batch; 0 in a single process without accumulation."""
+        return self._part * self.world + self.rank
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process does the block before the others, for files that all read and one has to make."""
+        with self._accelerator.main_process_first():
+            yield
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        self._accelerator.wait_for_everyone()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Element-wise mean over the processes; the same shape."""
+        return values if self.world == 1 else self._accelerator.reduce(values, reduction="mean")
+
+    # What follows is for the training loop.
+
+    @contextmanager
+    def prepared(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> Iterator[tuple[nn.Module, torch.optim.Optimizer]]:
+        """`module` as it is called in training, gradients averaged over the processes, and its optimiser."""
+        try:
+            yield self._accelerator.prepare_model(module), self._accelerator.prepare_optimizer(optimizer)
+        finally:
+            # The next loop gets a gradient scaler of its own, and this one's model is let go. Processes stay joined.
+            self._part, self._parts = 0, 1
+            self._accelerator = self._make_accelerator()
+
+    def part(self, module: nn.Module, number: int, parts: int) -> AbstractContextManager[object]:
+        """Context of one accumulation part: gradients are exchanged in the last one only."""
+        self._part, self._parts = number, parts
+        return self._accelerator.no_sync(module) if number + 1 < parts else nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`."""
+        self._accelerator.backward(loss)
+
+    def clip(self, parameters: list[nn.Parameter], limit: float) -> Tensor:
+        """Scale gradients down to a norm of at most `limit`; returns their norm before, a scalar."""
+        return self._accelerator.clip_grad_norm_(parameters, limit)
+
+    def close(self) -> None:
+        """Leave the process group, if there is one."""
+        self._accelerator.end_training()
+
+    def _make_accelerator(self) -> Accelerator:
+        return Accelerator(
+            cpu=self._use_cpu,
+            mixed_precision=self._mixed_precision,
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=_TIMEOUT),
+                # A batch may leave a head without a gradient, as when no image in it has a segment.
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+            ],
+        )
+
+
+def _wants_cpu(device: str) -> bool:
+    """Whether to stay on the CPU; selects the GPU otherwise."""
+    if device == "auto":
+        return not torch.cuda.is_available()
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N") from error
+    if target.type == "cpu":
+        return True
+    if target.type != "cuda" or (target.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {device!r} is not there: PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
+            "devices; use device auto or cpu, or check the driver with nvidia-smi"
+        )
+    if target.index is not None:
+        torch.cuda.set_device(target)
+    return False

@@ -1,0 +1,75 @@
+"""How long, how fast and on what share of a batch at once a training loop learns."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Multiplier:
+    """Parameters whose names begin with `prefix` learn at `factor` times the rate."""
+
+    prefix: str
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSchedule:
+    """How a pretrained ViT inside a model learns, after EoMT's recipe.
+
+    Attributes:
+        prefix: what the names of its parameters begin with; its blocks are `PREFIXblocks.I.`.
+        layer_decay: block i of n learns at layer_decay^(n - 1 - i) times the rate, the embeddings like block 0, the
+            final norm at the full rate.
+        full_rate_blocks: this many last blocks learn at the full rate (DINOv3 recipes: the joint blocks).
+        warmup_steps: its rate is 0 while the rest warms up, then rises over this many steps.
+    """
+
+    prefix: str = "encoder."
+    layer_decay: float = 0.8
+    full_rate_blocks: int = 0
+    warmup_steps: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class LoopConfig:
+    """How long and how fast to learn.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: samples a step, over all processes and accumulation parts together.
+        learning_rate: peak of AdamW's, after a linear warm-up of `warmup_steps`; falls as (1 - t)^0.9.
+        weight_decay: on matrices and convolutions; on biases, norms and embeddings of width one too if `decay_vectors`.
+        betas: of AdamW.
+        gradient_clip: largest gradient norm.
+        gradient_accumulation: parts into which a process splits its share of a batch, to save memory.
+        multipliers: parameters that learn faster or slower.
+        encoder: layer-wise decay and the second stage of warm-up, for a pretrained ViT; None = it learns like the rest.
+        seed: of the initial weights and of every batch.
+        checkpoint_every, log_every, pictures_every: steps between checkpoints, log lines and pictures.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 0.05
+    decay_vectors: bool = False
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup_steps: int = 200
+    gradient_clip: float = 1.0
+    gradient_accumulation: int = 1
+    multipliers: tuple[Multiplier, ...] = ()
+    encoder: EncoderSchedule | None = None
+    seed: int = 0
+    checkpoint_every: int = 100
+    log_every: int = 20
+    pictures_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "gradient_accumulation", "checkpoint_every", "log_every", "pictures_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.learning_rate <= 0 or self.gradient_clip <= 0:
+            raise ValueError(
+                f"learning_rate and gradient_clip must be positive, got {self.learning_rate} and {self.gradient_clip}"
+            )
+        if self.warmup_steps < 0 or self.seed < 0:
+            raise ValueError(f"warmup_steps and seed must not be negative, got {self.warmup_steps} and {self.seed}")
