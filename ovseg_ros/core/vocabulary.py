@@ -22,9 +22,13 @@ import numpy as np
 import yaml
 
 from ovseg_ros.core.errors import VocabularyError
+from ovseg_ros.core.resources import config_dir
 
 MAX_NAME_LENGTH = 100
 """Longest name or synonym, in characters."""
+
+UNKNOWN = "unknown"
+"""Name of the category that takes objects which no other word fits; by what they are not, not by this text."""
 
 MAX_SYNONYMS = 100
 """Most synonyms of one category."""
@@ -130,7 +134,7 @@ class Vocabulary:
         specs: Sequence[CategorySpec],
         *,
         previous: "Vocabulary | None" = None,
-        max_categories: int = 1000,
+        max_categories: int = 2000,
     ) -> "Vocabulary":
         """Checks `specs` and gives every category its id and colour.
 
@@ -184,6 +188,12 @@ class Vocabulary:
         rows = [(category.threshold, category.is_thing, category.negative, category.id) for category in self.categories]
         return np.array(rows, dtype=np.float32).reshape(-1, 4).T.copy()
 
+    @cached_property
+    def unknown_index(self) -> int | None:
+        """Index of the category named `UNKNOWN`, or None."""
+        names = [normalize_name(category.name) for category in self.categories]
+        return names.index(UNKNOWN) if UNKNOWN in names else None
+
     def to_specs(self) -> tuple[CategorySpec, ...]:
         """The categories without ids and colours, ready for `build` or to be edited."""
         return tuple(
@@ -225,23 +235,40 @@ def guess_is_thing(name: str) -> bool:
 def parse_vocabulary(text_or_path: str) -> tuple[CategorySpec, ...]:
     """Reads what a person typed: names separated by commas, or the path of a .yaml, .yml or .txt file.
 
+    A bare file name of which there is no file here, such as "street.yaml", means the file in `config/vocabularies`.
+
     Raises:
         VocabularyError: the text is too long or a name breaks a rule, or the file is refused by `load_vocabulary_file`.
     """
     if not isinstance(text_or_path, str):
         raise VocabularyError(f"the vocabulary is {_show(text_or_path)}; expected names such as 'cup, table' or a file")
-    if len(text_or_path) > MAX_VOCABULARY_BYTES:
-        raise VocabularyError(
-            f"the vocabulary text has {len(text_or_path)} characters; at most {MAX_VOCABULARY_BYTES} are read"
-        )
     text = text_or_path.strip()
-    if text.lower().endswith(_FILE_SUFFIXES):
-        return load_vocabulary_file(Path(text))
+    if len(text) <= MAX_VOCABULARY_BYTES and text.lower().endswith(_FILE_SUFFIXES):
+        return load_vocabulary_file(_bundled_path(text) or Path(text))
+    return parse_names(text_or_path)
+
+
+def _bundled_path(text: str) -> Path | None:
+    """The file of that name in `config/vocabularies`; None if there is none, or if `text` is a file by itself."""
+    bundled = {path.name: path for path in (config_dir() / "vocabularies").glob("*.yaml")}
+    return bundled[text] if text in bundled and not Path(text).exists() else None
+
+
+def parse_names(text: str) -> tuple[CategorySpec, ...]:
+    """Names separated by commas, each with a guess of thing or stuff; never a file.
+
+    Raises:
+        VocabularyError: the text is too long, has no names or a name breaks a rule.
+    """
+    if len(text) > MAX_VOCABULARY_BYTES:
+        raise VocabularyError(
+            f"the vocabulary text has {len(text)} characters; at most {MAX_VOCABULARY_BYTES} are read"
+        )
     names = [name.strip() for name in text.split(",")]
     specs = tuple(_named_spec(name, f"name {index}") for index, name in enumerate(names) if name)
     if not specs:
         raise VocabularyError(
-            f"the vocabulary {_show(text)} has no names; expected names such as 'cup, table' or a file"
+            f"the vocabulary {_show(text.strip())} has no names; expected names such as 'cup, table' or a file"
         )
     return specs
 

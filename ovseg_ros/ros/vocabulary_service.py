@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 from ovseg_ros.core.errors import OvsegError, VocabularyError
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.core.types import TextEmbeddings
-from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, guess_is_thing, load_vocabulary_file
+from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, guess_is_thing, load_vocabulary_file, parse_names
+from ovseg_ros.core.vocabulary_file import is_saved_file, save_vocabulary_file
 from ovseg_ros.ros.conversions import specs_from_messages
 from ovseg_ros.srv import SetVocabulary
 
 if TYPE_CHECKING:
     from ovseg_ros.core.segmenter import PanopticSegmenter
+
+_NAMES_SHOWN = 50
 
 
 class VocabularyService:
@@ -28,6 +31,8 @@ class VocabularyService:
         max_categories: most categories accepted.
         on_change: called with every new vocabulary, the first included, just before frames start to use it, so that
             nobody sees a version in an image that has not been announced.
+        saved_to: file that keeps every change; None keeps none.
+        on_save_error: called when a change could not be saved; it is in force all the same.
 
     Raises:
         VocabularyError: the first vocabulary is refused.
@@ -39,8 +44,11 @@ class VocabularyService:
         specs: Sequence[CategorySpec],
         max_categories: int,
         on_change: Callable[[Vocabulary], None],
+        saved_to: Path | None = None,
+        on_save_error: Callable[[VocabularyError], None] = lambda error: None,
     ) -> None:
         self._segmenter = segmenter
+        self._saved_to, self._on_save_error = saved_to, on_save_error
         self._max_categories = max_categories
         self._on_change = on_change
         self._lock = threading.Lock()
@@ -82,7 +90,7 @@ class VocabularyService:
     def _respond(self, request: SetVocabulary.Request) -> SetVocabulary.Response:
         response = SetVocabulary.Response()
         try:
-            vocabulary = self.change(specs_from_messages(request.categories))
+            vocabulary = self.change(_requested_specs(request))
         except OvsegError as error:
             response.message = str(error)
             response.version = self._current.vocabulary.version
@@ -90,11 +98,39 @@ class VocabularyService:
         response.success = True
         response.version = vocabulary.version
         response.category_ids = [category.id for category in vocabulary.categories]
+        remarks = [_guesses(vocabulary)] if request.text else []
+        try:
+            if self._saved_to:
+                save_vocabulary_file(self._saved_to, vocabulary.to_specs())
+        except VocabularyError as error:
+            remarks.append(str(error))
+            self._on_save_error(error)
+        response.message = "; ".join(remarks)
         return response
 
 
+def _requested_specs(request: SetVocabulary.Request) -> tuple[CategorySpec, ...]:
+    if not request.text:
+        return specs_from_messages(request.categories)
+    if request.categories:
+        raise VocabularyError(
+            f"the request has both text and {len(request.categories)} categories; give one of them, the other empty"
+        )
+    return parse_names(request.text)
+
+
+def _guesses(vocabulary: Vocabulary) -> str:
+    """Which names were taken for things and which for stuff."""
+    parts = []
+    for kind, is_thing in (("things", True), ("stuff", False)):
+        names = [category.name for category in vocabulary.categories if category.is_thing == is_thing]
+        if names:
+            parts.append(f"{kind}: {', '.join(names[:_NAMES_SHOWN])}" + (", ..." if len(names) > _NAMES_SHOWN else ""))
+    return "guessed " + "; ".join(parts)
+
+
 def initial_specs(names: Sequence[str], file: str) -> tuple[CategorySpec, ...]:
-    """The vocabulary at start: `names` where there are any, else the file.
+    """The vocabulary at start: a file that an earlier run saved, else `names` where there are any, else the file.
 
     Args:
         names: blank ones are skipped, because a ROS parameter cannot be an empty list without a type.
@@ -104,18 +140,34 @@ def initial_specs(names: Sequence[str], file: str) -> tuple[CategorySpec, ...]:
         VocabularyError: the file is refused, or neither is given.
         ConfigError: the package's own files are missing.
     """
+    saved = saving_path(file)
+    if saved is not None and is_saved_file(saved):
+        return load_vocabulary_file(saved)
     specs = tuple(CategorySpec(name, is_thing=guess_is_thing(name)) for name in names if name.strip())
     if specs:
         return specs
     if not file:
         raise VocabularyError("no vocabulary is given; set the parameter vocabulary or vocabulary_file")
+    return load_vocabulary_file(_bundled_path(file) if _is_bundled_name(file) else Path(file).expanduser())
+
+
+def saving_path(file: str) -> Path | None:
+    """Where changes are kept: `file` where it is the path of a YAML file; None for a bundled vocabulary's name."""
     path = Path(file).expanduser()
-    if not path.suffix and path.name == file:
-        folder = config_dir() / "vocabularies"
-        path = folder / f"{file}.yaml"
-        if not path.is_file():
-            known = ", ".join(sorted(known.stem for known in folder.glob("*.yaml"))) or "none"
-            raise VocabularyError(
-                f"there is no vocabulary {file!r} in {folder} (it has: {known}); correct vocabulary_file or give a path"
-            )
-    return load_vocabulary_file(path)
+    return path if path.suffix.lower() in (".yaml", ".yml") else None
+
+
+def _is_bundled_name(file: str) -> bool:
+    path = Path(file)
+    return not path.suffix and path.name == file
+
+
+def _bundled_path(name: str) -> Path:
+    folder = config_dir() / "vocabularies"
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(known.stem for known in folder.glob("*.yaml"))) or "none"
+        raise VocabularyError(
+            f"there is no vocabulary {name!r} in {folder} (it has: {known}); correct vocabulary_file or give a path"
+        )
+    return path

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ovseg_ros.core.classification.crop_windows import square_windows
 from ovseg_ros.core.classification.masked_crops import MaskedCropClassifier, MaskedCropConfig
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
@@ -145,6 +146,15 @@ def test_mirrored_reading_does_not_depend_on_left_and_right(red_left_blue_right:
     assert logits[True][0] == pytest.approx(float(logits[True][1]), abs=1e-4)
 
 
+def test_a_category_named_unknown_takes_what_no_word_fits(red_left_blue_right: Tensor) -> None:
+    found = proposals([square_mask(2, 1, 6, 7), square_mask(8, 9, 15, 15)], [0.9, 0.8])
+    words = text(red=[[1, 0, 0]], Unknown=[[0, 0, 1]])  # its text would fit the blue mask, but is not read
+    probabilities = classifier()(red_left_blue_right, found, words).logits.softmax(dim=-1)[0]
+    assert probabilities.argmax(dim=-1).tolist() == [0, 1]
+    blue_is_red = math.exp(-3) / (math.exp(-3) + 1)
+    assert probabilities[1].tolist() == pytest.approx([0.8 * blue_is_red, 0.8 * (1 - blue_is_red), 0.2], rel=1e-3)
+
+
 def test_words_that_fit_badly_win_when_none_is_lowered(red_left_blue_right: Tensor) -> None:
     reader = classifier(none_logit=-6.0)
     logits = reader(red_left_blue_right, proposals([square_mask(2, 1, 6, 7)], [0.9]), text(green=[[0, 1, 0]])).logits
@@ -154,9 +164,8 @@ def test_words_that_fit_badly_win_when_none_is_lowered(red_left_blue_right: Tens
 
 
 def test_windows_stay_square_inside_the_image_and_centred_otherwise() -> None:
-    reader = classifier(context=1.5)
     masks = torch.stack([square_mask(4, 4, 8, 8), square_mask(0, 0, 4, 2), square_mask(0, 0, 16, 16)])
-    windows = reader._windows(masks, (64, 64))
+    windows = square_windows(masks, (64, 64), 1.5)
     assert windows.tolist() == [[12, 12, 36, 36], [0, 0, 24, 24], [0, 0, 64, 64]]
 
 

@@ -5,10 +5,15 @@ import sys
 
 import pytest
 
-from ovseg_ros.offline.commands import dataset
 from ovseg_ros.offline.cli import main
+from ovseg_ros.offline.commands import dataset
 
-COMMANDS = ("segment", "evaluate", "bench", "dataset", "train")
+# fmt: off
+COMMANDS = (
+    "segment", "evaluate", "evaluate-space", "evaluate-tracking", "bench", "dataset", "check-dataset", "train",
+    "vocabulary", "download", "doctor", "ablate", "count",
+)
+# fmt: on
 
 
 def test_help_names_every_command_and_imports_nothing_heavy():

@@ -11,6 +11,7 @@ from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from ovseg_ros.core.classification.crop_windows import square_windows
 from ovseg_ros.core.clip import ImageTower
 from ovseg_ros.core.images import normalize
 from ovseg_ros.core.types import MaskClassification, MaskProposals, TextEmbeddings
@@ -63,7 +64,7 @@ class MaskedCropClassifier(nn.Module):
         image_index, query_index = self._promising(objectness)
         masks = proposals.mask_logits[image_index, query_index]  # (M, h, w)
         height, width = images.shape[-2:]
-        windows = self._windows(masks, (height, width))  # (M, 4)
+        windows = square_windows(masks, (height, width), self._config.context)  # (M, 4)
         embeddings = self._read(images, masks, windows, image_index)  # (M, D)
         words = self._word_logits(embeddings, text).log_softmax(dim=-1)  # (M, K + 1)
 
@@ -81,20 +82,6 @@ class MaskedCropClassifier(nn.Module):
         scores, queries = objectness.topk(count, dim=1)  # (B, count)
         image_index, rank = torch.nonzero(scores >= self._config.min_objectness, as_tuple=True)
         return image_index, queries[image_index, rank]
-
-    def _windows(self, masks: Tensor, size: tuple[int, int]) -> Tensor:
-        """Square windows around the masks, shifted into the image: (M, 4) left, top, right, bottom in image pixels."""
-        height, width = size
-        inside = masks > 0  # (M, h, w)
-        left, right = _extent(inside.any(dim=1))
-        top, bottom = _extent(inside.any(dim=2))
-        across, down = width / masks.shape[2], height / masks.shape[1]
-        left, right, top, bottom = left * across, right * across, top * down, bottom * down
-        side = self._config.context * torch.maximum(right - left, bottom - top)
-        window_width, window_height = side.clamp(max=width), side.clamp(max=height)
-        x = ((left + right - window_width) / 2).clamp(min=0).minimum(width - window_width)
-        y = ((top + bottom - window_height) / 2).clamp(min=0).minimum(height - window_height)
-        return torch.stack([x, y, x + window_width, y + window_height], dim=1)
 
     def _read(self, images: Tensor, masks: Tensor, windows: Tensor, image_index: Tensor) -> Tensor:
         """Unit embeddings (M, D) of masked crops."""
@@ -117,19 +104,13 @@ class MaskedCropClassifier(nn.Module):
         return F.normalize(embeddings + self.tower.encode_masked(crops.flip(-1), inside.flip(-1)), dim=-1)
 
     def _word_logits(self, embeddings: Tensor, text: TextEmbeddings) -> Tensor:
-        """(M, K + 1): the best prompt of every category, then "none of these"."""
+        """(M, K + 1): the best prompt of every category, then "none of these", which a category "unknown" takes over."""
         prompts = self.tower.prompt_logits(embeddings, text.vectors)  # (M, P)
         count = len(text.vocabulary.categories)
         best = prompts.new_full((len(prompts), count), _IMPOSSIBLE)
         best.scatter_reduce_(1, text.category_of_prompt.expand(len(prompts), -1), prompts, reduce="amax")
-        return torch.cat([best, best.new_full((len(best), 1), self._config.none_logit)], dim=1)
-
-
-def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
-    """First occupied index and one past the last, along the last axis of (M, n) bool; the whole axis where none is."""
-    length = occupied.shape[1]
-    positions = torch.arange(length, device=occupied.device)
-    first = torch.where(occupied, positions, length).amin(dim=1)
-    last = torch.where(occupied, positions + 1, 0).amax(dim=1)
-    empty = last == 0
-    return first.masked_fill(empty, 0).float(), last.masked_fill(empty, length).float()
+        logits = torch.cat([best, best.new_full((len(best), 1), self._config.none_logit)], dim=1)
+        unknown = text.vocabulary.unknown_index
+        if unknown is not None:
+            logits[:, unknown], logits[:, -1] = self._config.none_logit, _IMPOSSIBLE
+        return logits

@@ -1,0 +1,143 @@
+"""`ovseg vocabulary` and free-form text against the real node; what the node keeps; the newest frame re-labelled."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ros_support import Camera, Peer, Processes, TestProcess, stamp_of
+
+from ovseg_ros.core.vocabulary import CategorySpec, load_vocabulary_file
+from ovseg_ros.msg import Category, PanopticSegmentation
+from ovseg_ros.srv import GetVocabulary, SetVocabulary
+
+
+def start(processes: Processes, peer: Peer, preset: Path, file: Path, **parameters: object) -> TestProcess:
+    process = processes.start("segment_node", preset=str(preset), vocabulary_file=str(file), **parameters)
+    peer.wait_until_active(process)
+    return process
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("vocabulary") / "words.yaml"
+
+
+@pytest.fixture(scope="module")
+def node(processes: Processes, peer: Peer, tiny_preset: Path, file: Path) -> TestProcess:
+    return start(processes, peer, tiny_preset, file, vocabulary=["cup", "floor"])
+
+
+def ovseg(domain: int, *arguments: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "ovseg_ros.offline.cli", "vocabulary", *arguments]
+    folder = Path(sys.prefix)  # not the source tree, which would hide the built interfaces
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def names_of(peer: Peer) -> list[str]:
+    answer = peer.call(GetVocabulary, "/ovseg/get_vocabulary", GetVocabulary.Request())
+    return [category.name for category in answer.vocabulary.categories]
+
+
+def test_the_command_shows_and_edits_the_vocabulary(node: TestProcess, peer: Peer, domain: int, file: Path) -> None:
+    shown = ovseg(domain, "show")
+    assert shown.returncode == 0, shown.stderr
+    assert "version 1, 2 categories" in shown.stdout and "cup  [thing]" in shown.stdout
+
+    added = ovseg(domain, "add", "red mug, wall")
+    assert added.returncode == 0, added.stderr
+    assert names_of(peer) == ["cup", "floor", "red mug", "wall"]
+    assert "wall  [stuff]" in added.stdout
+
+    assert ovseg(domain, "add", "hand", "--negative").returncode == 0
+    removed = ovseg(domain, "remove", "Cup, floor")
+    assert removed.returncode == 0 and "hand  [thing, negative]" in removed.stdout
+    assert names_of(peer) == ["red mug", "wall", "hand"]
+
+    wrong = ovseg(domain, "remove", "red mugs")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "did you mean 'red mug'" in wrong.stderr
+    emptied = ovseg(domain, "remove", "red mug, wall")
+    assert emptied.returncode == 2 and "negative" in emptied.stderr
+    assert names_of(peer) == ["red mug", "wall", "hand"]
+    assert load_vocabulary_file(file) == (
+        CategorySpec("red mug"),
+        CategorySpec("wall", is_thing=False),
+        CategorySpec("hand", negative=True),
+    )
+
+
+def test_a_node_that_is_not_there_is_named(node: TestProcess, domain: int) -> None:
+    answer = ovseg(domain, "show", "--node", "/nobody", "--timeout", "2")
+    assert answer.returncode == 2
+    assert "no service /nobody/get_vocabulary within 2 s; segmentation nodes now: /ovseg" in answer.stderr
+
+
+def test_free_form_text_is_guessed_and_the_guess_reported(node: TestProcess, peer: Peer) -> None:
+    def ask(**fields: object) -> SetVocabulary.Response:
+        return peer.call(SetVocabulary, "/ovseg/set_vocabulary", SetVocabulary.Request(**fields))
+
+    answer = ask(text="mug, red mug, the door handle, brick wall")
+    assert answer.success and len(answer.category_ids) == 4
+    assert answer.message == "guessed things: mug, red mug, the door handle; stuff: brick wall"
+    before = answer.version
+    for text in (" , ", "mug, Mug", "a\x07b", "x" * 200, "x," * (1 << 20)):
+        refused = ask(text=text)
+        assert not refused.success and refused.version == before and refused.message
+    both = ask(text="mug", categories=[Category(name="cup")])
+    assert not both.success and "both text and 1 categories" in both.message
+    assert names_of(peer) == ["mug", "red mug", "the door handle", "brick wall"]
+    assert ask(text="/etc/hostname.txt").message == "guessed things: /etc/hostname.txt"  # a name; no file is read
+
+
+def test_a_change_relabels_the_newest_frame_at_once(node: TestProcess, peer: Peer) -> None:
+    camera = Camera(peer)
+    with peer.collect(PanopticSegmentation, "/ovseg/segments") as segments:
+        camera.until(lambda: segments, "segments")
+        peer.spin(0.5)  # frames in flight
+        camera.wait_for_subscriber()
+        last = camera.send()
+        peer.wait_until(lambda: stamp_of(segments[-1]) == stamp_of(last), "the last frame")
+        # The camera says nothing more.
+        answer = peer.call(SetVocabulary, "/ovseg/set_vocabulary", SetVocabulary.Request(text="table, ball"))
+        peer.wait_until(lambda: segments[-1].vocabulary_version == answer.version, "the frame under the new words")
+        assert stamp_of(segments[-1]) == stamp_of(last)
+        seen = [(stamp_of(message), message.vocabulary_version) for message in segments]
+        assert len(seen) == len(set(seen))
+    camera.close()
+
+
+def test_what_was_saved_outlives_the_node(
+    node: TestProcess, processes: Processes, peer: Peer, tiny_preset: Path, file: Path
+) -> None:
+    node.kill()
+    saved = load_vocabulary_file(file)
+    assert [spec.name for spec in saved] == names_after_last_change()
+    start(processes, peer, tiny_preset, file, vocabulary=["cup", "floor"])
+    assert names_of(peer) == names_after_last_change()
+
+
+def names_after_last_change() -> list[str]:
+    return ["table", "ball"]
+
+
+def test_a_change_that_cannot_be_saved_holds_and_says_so(
+    processes: Processes, peer: Peer, tiny_preset: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "words.yaml"
+    file.write_text("categories: [cup]\n")
+    (tmp_path / "words.orig.yaml").mkdir()
+    blocked = processes.start(
+        "segment_node",
+        "__node:=blocked",
+        preset=str(tiny_preset),
+        vocabulary_file=str(file / "deeper.yaml"),
+        vocabulary=["cup"],
+    )
+    peer.wait_until_active(blocked, "blocked")
+    answer = peer.call(SetVocabulary, "/blocked/set_vocabulary", SetVocabulary.Request(text="mug"))
+    assert answer.success and "could not be saved to" in answer.message
+    blocked.wait_for_output("could not be saved to")
+    assert file.read_text() == "categories: [cup]\n"
