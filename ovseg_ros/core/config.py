@@ -36,7 +36,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """Make a dataclass of a mapping, recursively.
 
     Args:
-        cls: a dataclass whose fields are numbers, strings, booleans, tuples, dataclasses, or one of these or None.
+        cls: a dataclass whose fields are numbers, strings, booleans, tuples, dataclasses, one of these or None, or a
+            tuple or a string.
         where: what to call this mapping in an error, such as "tabletop.yaml: merge".
 
     Raises:
@@ -68,7 +69,11 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(kind) if option is not type(None)]
-        return None if value is None else _convert(options[0], value, where)
+        if value is None and len(options) < len(typing.get_args(kind)):
+            return None
+        if str in options and isinstance(value, str):
+            return value
+        return _convert(options[0], value, where)
     if origin is tuple:
         return _convert_tuple(typing.get_args(kind), value, where)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):

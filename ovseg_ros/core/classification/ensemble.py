@@ -1,0 +1,110 @@
+"""The mask generator's own classes and CLIP's words, joined as FC-CLIP joins them (Yu et al., NeurIPS 2023, Eq. 7).
+
+Pure functions of probabilities; `training_free.py` puts them together.
+
+Notation: N classes that the generator was trained with, K categories of the vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ovseg_ros.core.vocabulary import Category, normalize_name
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleConfig:
+    """How much CLIP counts beside the mask generator. The defaults are the published ones, not tuned here.
+
+    Attributes:
+        alpha: CLIP's share for categories that the generator was trained with, in [0, 1].
+        beta: CLIP's share for all others.
+        gamma: how far CLIP's confidence lowers the generator's "no object", in [0, 1]; 0 leaves it as it is.
+        synonyms: vocabulary whose categories describe the generator's classes, in their order: a name in
+            config/vocabularies or a path. None leaves each class only the name that its checkpoint gives it.
+        background: words that compete for masks but are never published, beside the vocabulary's own negatives. With
+            few words asked for, every mask would otherwise be one of them. Empty for benchmarks, which forbid it.
+    """
+
+    alpha: float = 0.4
+    beta: float = 0.8
+    gamma: float = 0.5
+    synonyms: str | None = None
+    background: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta", "gamma"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+
+def match_classes(categories: Sequence[Category], class_phrases: Sequence[Sequence[str]]) -> Tensor:
+    """Which classes of the generator are which categories, by any name or synonym that they share.
+
+    Args:
+        categories: K, with their synonyms.
+        class_phrases: N, each the names of one class.
+
+    Returns:
+        (N, K) float32: the share of a class's probability that a category receives. A class that fits several
+        categories is shared equally among them; a class that fits none has a row of zeros. A category is *seen* if its
+        column is not zero.
+    """
+    owners: dict[str, set[int]] = {}
+    for index, category in enumerate(categories):
+        for phrase in (category.name, *category.synonyms):
+            owners.setdefault(normalize_name(phrase), set()).add(index)
+    shares = torch.zeros(len(class_phrases), len(categories))
+    for row, phrases in enumerate(class_phrases):
+        fitting = sorted(set().union(*(owners.get(normalize_name(phrase), set()) for phrase in phrases)))
+        if fitting:
+            shares[row, fitting] = 1 / len(fitting)
+    return shares
+
+
+def in_vocabulary(class_probabilities: Tensor, shares: Tensor) -> Tensor:
+    """The generator's opinion on the vocabulary; what it gives to classes nobody asked for goes to unseen categories.
+
+    Args:
+        class_probabilities: (..., N), without "no object", each row adding up to 1.
+        shares: (N, K) from `match_classes`.
+
+    Returns:
+        (..., K): seen categories their classes' probability, unseen ones the rest in equal parts. Rows add up to 1
+        unless every category is seen.
+    """
+    seen = shares.any(dim=0)  # (K,)
+    matched = class_probabilities @ shares.to(class_probabilities.dtype)  # (..., K)
+    rest = (1 - matched.sum(dim=-1, keepdim=True)).clamp(min=0)
+    return torch.where(seen, matched, rest / (~seen).sum().clamp(min=1))
+
+
+def geometric_ensemble(inside: Tensor, clip: Tensor, seen: Tensor, alpha: float, beta: float) -> Tensor:
+    """p_in^(1 - a) * p_clip^a, with a = alpha for seen categories and beta for others, made a distribution again.
+
+    Args:
+        inside, clip: (..., K) probabilities of the generator and of CLIP.
+        seen: (K,) bool.
+
+    Returns:
+        (..., K), each row adding up to 1.
+    """
+    smallest = torch.finfo(torch.float32).tiny
+    power = torch.where(seen, alpha, beta).to(clip.dtype)
+    logits = (1 - power) * inside.clamp(min=smallest).log() + power * clip.clamp(min=smallest).log()
+    return logits.softmax(dim=-1)
+
+
+def corrected_void(void: Tensor, clip: Tensor, gamma: float) -> Tensor:
+    """COAT's correction: p_void' = p_void * (1 - gamma * max_c p_clip(c)).
+
+    The generator calls "no object" what it was not trained with; the more certain CLIP is of a word, the less that
+    counts.
+
+    Args:
+        void: (...) probability of "no object".
+        clip: (..., K) CLIP's probabilities.
+    """
+    return void * (1 - gamma * clip.amax(dim=-1))

@@ -1,0 +1,73 @@
+"""What CLIP looks at, and which of its patches each mask holds: the whole image, or a crop around each mask."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import roi_align
+
+_BAND_ELEMENTS = 1 << 24
+"""Most mask values upsampled at once: 100 masks at 896 x 896 would be 320 MB."""
+
+
+def view_size(height: int, width: int, longer_side: int, patch: tuple[int, int]) -> tuple[int, int]:
+    """What an image is resized to: its longer side to `longer_side`, each side to the nearest whole patch.
+
+    Nothing is padded or cut, so masks that cover the image cover the view; the aspect ratio changes by at most half a
+    patch.
+    """
+    scale = longer_side / max(height, width)
+    return _whole(height * scale, patch[0]), _whole(width * scale, patch[1])
+
+
+def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, 3, H, W) -> (B, 3, *size)."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    shrinks = size[0] < images.shape[-2] or size[1] < images.shape[-1]
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=shrinks)
+
+
+def crop_images(images: Tensor, windows: Tensor, image_index: Tensor, size: tuple[int, int]) -> Tensor:
+    """Windows (N, 4) of images (B, 3, H, W), in their pixels, each of image `image_index` (N,): (N, 3, *size)."""
+    return roi_align(images, _rois(image_index, windows).to(images), size, sampling_ratio=2, aligned=True)
+
+
+def crop_masks(mask_logits: Tensor, windows: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Window n (of (N, 4), in the image's pixels) of mask n (of (N, h, w)), bilinearly: (N, 1, *size)."""
+    across, down = mask_logits.shape[-1] / image_size[1], mask_logits.shape[-2] / image_size[0]
+    rois = _rois(torch.arange(len(windows), device=windows.device), windows * windows.new_tensor([across, down] * 2))
+    return roi_align(mask_logits[:, None], rois.to(mask_logits), size, sampling_ratio=1, aligned=True)
+
+
+def patches_inside(mask_logits: Tensor, size: tuple[int, int], patch: tuple[int, int]) -> Tensor:
+    """Which patches hold any pixel of a mask, FISA Eq. 5.
+
+    Masks are resized bilinearly to the pixels that CLIP sees, cut at probability 0.5, and max-pooled over patches.
+
+    Args:
+        mask_logits: (N, M, h, w).
+        size: (height, width) of what CLIP sees, multiples of `patch`.
+
+    Returns:
+        (N, M, P) bool, patches row by row. NaN counts as outside.
+    """
+    count, masks = mask_logits.shape[:2]
+    grid = (size[0] // patch[0], size[1] // patch[1])
+    flat = mask_logits.reshape(-1, 1, *mask_logits.shape[2:])  # (N * M, 1, h, w)
+    band = max(1, _BAND_ELEMENTS // (size[0] * size[1]))
+    pooled = [flat.new_zeros((0, 1, *grid))]
+    for part in flat.split(band) if len(flat) else ():
+        if part.shape[-2:] != size:
+            part = F.interpolate(part, size=size, mode="bilinear", align_corners=False)
+        pooled.append(F.max_pool2d((part >= 0).to(part.dtype), patch))
+    return (torch.cat(pooled) > 0).view(count, masks, grid[0] * grid[1])
+
+
+def _whole(length: float, patch: int) -> int:
+    """The nearest positive multiple of a patch."""
+    return max(1, round(length / patch)) * patch
+
+
+def _rois(index: Tensor, windows: Tensor) -> Tensor:
+    """(N, 5): which image, then the window."""
+    return torch.cat([index[:, None].to(windows), windows], dim=1)

