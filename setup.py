@@ -27,6 +27,7 @@ setup(
     package_dir={"ovseg_ros.config": "config", "ovseg_ros.interfaces": "msg", **CONFIG_PACKAGES},
     package_data={
         "ovseg_ros": ["weights/*"],
+        "ovseg_ros.config": ["*.xml"],
         "ovseg_ros.interfaces": ["*.msg"],
         **{package: ["*"] for package in CONFIG_PACKAGES},
     },

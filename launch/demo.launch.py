@@ -52,8 +52,8 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument("rviz", default_value="false", description="Watch in RViz."),
             # The client has finished, or something broke: either way all is over.
             RegisterEventHandler(OnProcessExit(on_exit=[Shutdown(reason="a process of the demonstration ended")])),
+            segmentation,  # first, because it sets the environment of all that follow
             camera,
-            segmentation,
             client,
         ]
     )

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
 
+from ovseg_ros.ros.middleware import shared_memory_profile_unless_chosen
+
 NODES = ("tabletop_camera", "segment_node")
 CLIENT = "demo"
 TIME_LIMIT = 300.0
@@ -55,15 +57,22 @@ def run_processes(out: Path) -> bool:
     parameters = Path(get_package_share_directory("ovseg_ros")) / "config" / "demo.yaml"
     ros_arguments = ["--ros-args", "--params-file", str(parameters)]
     logs = {name: out / "log" / f"{name}.log" for name in NODES}
+    environment = {**os.environ, **shared_memory_profile_unless_chosen()}
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, path in logs.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as log:
                 processes[name] = subprocess.Popen(
-                    [programs / name, *ros_arguments], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                    [programs / name, *ros_arguments],
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env=environment,
                 )
-        client = subprocess.Popen([programs / CLIENT, *ros_arguments, "--param", f"out:={out}"], start_new_session=True)
+        client = subprocess.Popen(
+            [programs / CLIENT, *ros_arguments, "--param", f"out:={out}"], start_new_session=True, env=environment
+        )
         processes[CLIENT] = client
         return watch(client, {name: processes[name] for name in NODES}, logs)
     finally:

@@ -93,6 +93,7 @@ class Segment:
         is_thing: thing (countable) or stuff.
         area: number of pixels.
         box: (x, y, width, height) in pixels, tight around the mask.
+        track_id: identity across frames, 1 or more; 0 where nothing tracks.
     """
 
     id: int
@@ -102,6 +103,7 @@ class Segment:
     is_thing: bool
     area: int
     box: tuple[int, int, int, int]
+    track_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ class PanopticResult:
         confidence: (H, W) uint8, 0 to 255; 0 where void.
         segments: one entry for each id in `segment_ids`, ordered by id.
         vocabulary_version: `Vocabulary.version` that produced it.
+        embeddings: (N, C) float32 unit rows, what the mask generator knows of each of `segments` whatever the words; of
+            stuff, that of one of its masks. None where it was not asked for or there is none.
     """
 
     segment_ids: np.ndarray
@@ -121,6 +125,7 @@ class PanopticResult:
     confidence: np.ndarray
     segments: tuple[Segment, ...]
     vocabulary_version: int
+    embeddings: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         shape = self.segment_ids.shape
@@ -129,4 +134,9 @@ class PanopticResult:
             _require(
                 value.ndim == 2 and value.shape == shape and value.dtype == dtype,
                 f"{name} must be {shape} {np.dtype(dtype).name}, got {value.shape} {value.dtype}",
+            )
+        if self.embeddings is not None:
+            _require(
+                self.embeddings.ndim == 2 and len(self.embeddings) == len(self.segments),
+                f"embeddings must be ({len(self.segments)}, C), got {self.embeddings.shape}",
             )

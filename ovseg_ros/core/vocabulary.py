@@ -150,11 +150,7 @@ class Vocabulary:
             raise VocabularyError(f"specs are {_show(specs)}; expected a list of CategorySpec")
         if not specs:
             raise VocabularyError("the vocabulary has no categories; give at least one name")
-        if len(specs) > max_categories:
-            raise VocabularyError(
-                f"the vocabulary has {len(specs)} categories; at most {max_categories} are accepted; "
-                "remove some or raise max_categories"
-            )
+        _refuse_too_many(len(specs), max_categories)
         checked = [_check_spec(spec, f"category {index}") for index, spec in enumerate(specs)]
         if all(spec.negative for spec in checked):
             raise VocabularyError(
@@ -254,18 +250,19 @@ def _bundled_path(text: str) -> Path | None:
     return bundled[text] if text in bundled and not Path(text).exists() else None
 
 
-def parse_names(text: str) -> tuple[CategorySpec, ...]:
+def parse_names(text: str, *, max_categories: int = MAX_CATEGORY_ID + 1) -> tuple[CategorySpec, ...]:
     """Names separated by commas, each with a guess of thing or stuff; never a file.
 
     Raises:
-        VocabularyError: the text is too long, has no names or a name breaks a rule.
+        VocabularyError: the text is too long, has no names or more than `max_categories`, or a name breaks a rule.
     """
     if len(text) > MAX_VOCABULARY_BYTES:
         raise VocabularyError(
             f"the vocabulary text has {len(text)} characters; at most {MAX_VOCABULARY_BYTES} are read"
         )
-    names = [name.strip() for name in text.split(",")]
-    specs = tuple(_named_spec(name, f"name {index}") for index, name in enumerate(names) if name)
+    names = [(index, name) for index, name in enumerate(map(str.strip, text.split(","))) if name]
+    _refuse_too_many(len(names), max_categories)  # before any is looked at: a mebibyte holds half a million
+    specs = tuple(_named_spec(name, f"name {index}") for index, name in names)
     if not specs:
         raise VocabularyError(
             f"the vocabulary {_show(text.strip())} has no names; expected names such as 'cup, table' or a file"
@@ -350,6 +347,14 @@ def _refuse_shared_names(specs: Sequence[CategorySpec]) -> None:
                     f'category {index} ("{spec.name}"): {_show(phrase)} is already a name or synonym of category '
                     f'{owner} ("{specs[owner].name}") when case and spacing are ignored; keep it in one of them'
                 )
+
+
+def _refuse_too_many(count: int, max_categories: int) -> None:
+    if count > max_categories:
+        raise VocabularyError(
+            f"the vocabulary has {count} categories; at most {max_categories} are accepted; "
+            "remove some or raise max_categories"
+        )
 
 
 def _unused_ids(assigned_ids: Mapping[str, int]) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -48,7 +49,8 @@ def save_vocabulary_file(path: Path, specs: Sequence[CategorySpec]) -> None:
         _keep_original(path)
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # where even the folder is no folder, there is nothing to remove
+            unfinished.unlink()
         raise VocabularyError(
             f"the vocabulary is in force but could not be saved to {path}: {error.strerror or error}; the old file is "
             "as it was; free some space or correct vocabulary_file, then set the vocabulary again"

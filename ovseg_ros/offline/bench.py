@@ -2,11 +2,13 @@
 
 Scopes, never mixed:
 
+- *kernels*: on a GPU, between CUDA events around the model call; elsewhere not measured.
 - *model call*: `PanopticSegmenter.segment`, uint8 image in, result on the host out.
 - *callback to publish*: the real node in this process, from the start of its image callback to the return of the last
   publisher's call; see `bench_node`.
+- *camera stamp to a subscriber in another process*: camera, node and subscriber as processes; see `bench_delivery`.
 
-Frames of all scopes take turns, so that a change of clock rate or load meets them alike.
+Frames of the first three take turns, so that a change of clock rate or load meets them alike.
 """
 
 import os
@@ -26,11 +28,12 @@ from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, parse_vocabulary
+from ovseg_ros.offline.bench_delivery import delivered, soak, stamp_to_subscriber
 from ovseg_ros.offline.files import write_json
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 
 if TYPE_CHECKING:  # needs rclpy
-    from ovseg_ros.ros.bench_node import NodeBench
+    from ovseg_ros.ros.bench_node import NodeBench, RoundTimes
 
 NODE_TIMEOUT = 60.0
 """Seconds after which a frame that the node has not published is given up."""
@@ -45,6 +48,7 @@ def bench(
     vocabulary_text: str | None = None,
     device: str = "auto",
     threads: int | None = None,
+    cameras: int = 1,
     json_path: Path | None = None,
 ) -> int:
     """Measure, print and write the figures; see docs/offline.md for the JSON.
@@ -56,6 +60,7 @@ def bench(
         vocabulary_text: "a,b,c" or a vocabulary file; None takes the tabletop's 100 words.
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: CPU threads for PyTorch; None leaves its own choice.
+        cameras: how many send an image at once to the one node.
         json_path: where the figures go; None for nowhere.
 
     Returns:
@@ -75,15 +80,21 @@ def bench(
         "size": list(size),
         "frames": frames,
         "warmup": warmup,
+        "cameras": cameras,
         "categories": len(specs),
         "machine": describe_machine(segmenter.device, load_average),
-        **measure(segmenter, specs, images, frames=frames, warmup=warmup),
+        **measure(segmenter, specs, images, frames=frames, warmup=warmup, cameras=cameras),
     }
+    if report["node"] is not None:
+        report["stamp_to_subscriber"] = stamp_to_subscriber(
+            node_parameters(preset, device, vocabulary_text),
+            images[0],
+            model_seconds=report["model_call_ms"]["p50"] / 1000,
+            frames=frames,
+            cameras=cameras,
+        )
     print_report(report)
-    if json_path is not None:
-        write_json(json_path, report)
-        print(f"figures written to {json_path}", file=sys.stderr)
-    return 0
+    return _finish(report, json_path)
 
 
 def measure(
@@ -93,8 +104,9 @@ def measure(
     *,
     frames: int,
     warmup: int,
+    cameras: int = 1,
 ) -> dict[str, Any]:
-    """Times in milliseconds of every scope that this machine can run; `node` is None, with a reason, without ROS."""
+    """Times in milliseconds of the scopes within this process; `node` is None, with a reason, without ROS."""
     text = segmenter.encode_vocabulary(Vocabulary.build(specs))
     try:
         from ovseg_ros.ros.bench_node import NodeBench
@@ -104,9 +116,78 @@ def measure(
             "again (rclpy and the built messages are needed)"
         )
         times = [_timed_call(segmenter, text, image) for image in _turns(images, warmup + frames, "model call")]
-        return {"model_call_ms": summary(times[warmup:]), "node": None, "node_reason": reason}
-    with NodeBench(segmenter, specs) as node:
+        return {**_model_report(times[warmup:]), "node": None, "node_reason": reason}
+    with NodeBench(segmenter, specs, cameras) as node:
         return _measure_with_node(segmenter, text, images, node, frames=frames, warmup=warmup)
+
+
+def bench_delivered(
+    *, size: tuple[int, int], frames: int, cameras: int, rate: float, json_path: Path | None = None
+) -> int:
+    """Count the frames that arrive with and without the package's Fast DDS profile; the model is a stand-in.
+
+    Raises:
+        ConfigError: ROS or the built package is missing, or a process failed.
+    """
+    load_average = os.getloadavg()[0]
+    image = scene_images(size, count=1)[0]
+    report: dict[str, Any] = {
+        "size": list(size),
+        "cameras": cameras,
+        "machine": describe_machine(torch.device("cpu"), load_average),
+        # The default first: this process's middleware reads its profile once.
+        "delivered": [delivered(image, rate=rate, frames=frames, cameras=cameras, profile=False)],
+    }
+    report["delivered"].append(delivered(image, rate=rate, frames=frames, cameras=cameras, profile=True))
+    for entry in report["delivered"]:
+        print_delivery(f"{entry['model']}, profile {entry['profile']}", entry)
+    return _finish(report, json_path)
+
+
+def bench_soak(
+    *,
+    preset: str,
+    size: tuple[int, int],
+    minutes: float,
+    vocabulary_text: str | None = None,
+    device: str = "auto",
+    json_path: Path | None = None,
+) -> int:
+    """Watch the node's memory under a camera at ten times the model's rate; see docs/offline.md.
+
+    Returns:
+        The exit code: 0, or 1 where it grew by more than 2 % or a frame was published twice.
+
+    Raises:
+        OvsegError: the preset or the vocabulary is wrong, or a process failed.
+    """
+    load_average = os.getloadavg()[0]
+    specs = TABLETOP_SPECS if vocabulary_text is None else parse_vocabulary(vocabulary_text)
+    segmenter = build_segmenter(preset, device)
+    text = segmenter.encode_vocabulary(Vocabulary.build(specs))
+    image = scene_images(size, count=1)[0]
+    seconds = float(np.median([_timed_call(segmenter, text, image)[0] for _ in range(5)]))
+    figures = soak(node_parameters(preset, device, vocabulary_text), image, model_seconds=seconds, minutes=minutes)
+    report = {"preset": preset, "size": list(size), "machine": describe_machine(segmenter.device, load_average)}
+    for name, value in figures.items():
+        print(f"{name:42}{value}")
+    _finish({**report, "soak": figures}, json_path)
+    return int(figures["growth_percent"] > 2 or figures["published_twice"] > 0)
+
+
+def node_parameters(preset: str, device: str, vocabulary_text: str | None) -> dict[str, Any]:
+    """Of a node with this model and these words."""
+    specs = TABLETOP_SPECS if vocabulary_text is None else parse_vocabulary(vocabulary_text)
+    return {"preset": preset, "device": device, "vocabulary": [spec.name for spec in specs]}
+
+
+def print_delivery(title: str, entry: dict[str, Any]) -> None:
+    """What a subscriber got, on stdout."""
+    latency = entry["latency_ms"]
+    print(
+        f"{title}: {entry['arrived']} of {entry['sent']} frames arrived ({entry['arrived_percent']} %) at "
+        f"{entry['rate']} Hz; stamp to arrival {latency['p50']} ms p50, {latency['p95']} ms p95"
+    )
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
@@ -150,6 +231,10 @@ def print_report(report: dict[str, Any]) -> None:
     if machine["load_average"] > machine["cores"] / 2:
         print(f"warning: the machine was busy before this run (load {machine['load_average']}); the times are too long")
     print(f"{'milliseconds':42}{'p50':>9}{'p95':>9}{'p99':>9}")
+    if report["kernels_ms"] is None:
+        print(f"{'kernels':42}{'not measured: there is no GPU':>27}")
+    else:
+        _print_row("kernels", report["kernels_ms"])
     _print_row("model call", report["model_call_ms"])
     if report["node"] is None:
         print(report["node_reason"])
@@ -158,7 +243,8 @@ def print_report(report: dict[str, Any]) -> None:
         _print_row(f"callback to publish, {name}", entry["callback_to_publish_ms"])
         _print_row("  its own part (less the model in it)", entry["own_ms"])
     for name, entry in report["node"].items():
-        print(f"the node's own cost over the bare model, {name}: {entry['cost_ms']:.2f} ms (median over frames)")
+        print(f"the node's own cost over the bare model, {name}: {entry['cost_ms']:.2f} ms a frame (median)")
+    print_delivery("camera stamp to a subscriber in another process", report["stamp_to_subscriber"])
 
 
 def _measure_with_node(
@@ -170,36 +256,61 @@ def _measure_with_node(
     frames: int,
     warmup: int,
 ) -> dict[str, Any]:
-    bare: list[float] = []
-    passes: dict[str, list[tuple[float, float]]] = {name: [] for name in node.subscriptions}
+    bare: list[tuple[float, float]] = []
+    passes: dict[str, list[RoundTimes]] = {name: [] for name in node.subscriptions}
     for image in _turns(images, warmup + frames, "model call and node"):
         bare.append(_timed_call(segmenter, text, image))
-        for name, pairs in passes.items():
+        for name, rounds in passes.items():
             node.subscribe(name)
-            pairs.append(node.run_frame(image, NODE_TIMEOUT))
-    report: dict[str, Any] = {"model_call_ms": summary(bare[warmup:]), "node": {}}
-    for name, pairs in passes.items():
-        total, model = np.array(pairs[warmup:]).T
+            rounds.append(node.run_round(image, NODE_TIMEOUT))
+    report: dict[str, Any] = {**_model_report(bare[warmup:]), "node": {}}
+    for name, rounds in passes.items():
+        timed = rounds[warmup:]
+        # Round by round in the node, so that the model's own spread cancels.
+        own = [(times.whole - times.model) / len(times.frames) for times in timed]
+        per_frame = [times.whole / len(times.frames) for times in timed]
+        bare_median = np.median([seconds for seconds, _ in bare[warmup:]])
         report["node"][name] = {
             "outputs": sorted(node.subscriptions[name]),
-            "callback_to_publish_ms": summary(total.tolist()),
-            "model_call_in_node_ms": summary(model.tolist()),
-            "own_ms": summary((total - model).tolist()),
-            # Frame by frame in the node, so that the model's own spread cancels.
-            "cost_ms": round(1000 * float(np.median(total - model)), 3),
-            "median_difference_to_bare_ms": round(1000 * float(np.median(total) - np.median(bare[warmup:])), 3),
+            "callback_to_publish_ms": summary([seconds for times in timed for seconds in times.frames]),
+            "model_call_in_node_ms": summary([times.model / len(times.frames) for times in timed]),
+            "own_ms": summary(own),
+            "cost_ms": round(1000 * float(np.median(own)), 3),
+            "median_difference_to_bare_ms": round(1000 * float(np.median(per_frame) - bare_median), 3),
         }
     return report
+
+
+def _finish(report: dict[str, Any], json_path: Path | None) -> int:
+    if json_path is not None:
+        write_json(json_path, report)
+        print(f"figures written to {json_path}", file=sys.stderr)
+    return 0
 
 
 def _turns(images: Sequence[np.ndarray], count: int, title: str) -> "tqdm[np.ndarray]":
     return tqdm([images[index % len(images)] for index in range(count)], desc=f"bench {title}", unit="frame")
 
 
-def _timed_call(segmenter: PanopticSegmenter, text: TextEmbeddings, image: np.ndarray) -> float:
+def _timed_call(segmenter: PanopticSegmenter, text: TextEmbeddings, image: np.ndarray) -> tuple[float, float]:
+    """Seconds of the call, and between the device's events around it; the latter NaN without a GPU."""
+    on_gpu = segmenter.device.type == "cuda"
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else []
     began = time.perf_counter()
+    for event in events[:1]:
+        event.record()
     segmenter.segment(image, text)
-    return time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    if not on_gpu:
+        return seconds, float("nan")
+    events[1].record()
+    torch.cuda.synchronize(segmenter.device)
+    return seconds, events[0].elapsed_time(events[1]) / 1000
+
+
+def _model_report(times: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    calls, kernels = zip(*times, strict=True)
+    return {"kernels_ms": None if np.isnan(kernels).any() else summary(kernels), "model_call_ms": summary(calls)}
 
 
 def _print_row(title: str, row: dict[str, float]) -> None:

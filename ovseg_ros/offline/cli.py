@@ -8,9 +8,37 @@ import sys
 from collections.abc import Sequence
 
 from ovseg_ros.core.errors import OvsegError
-from ovseg_ros.offline.commands import bench, dataset, evaluate, segment, train
+from ovseg_ros.offline.commands import (
+    ablate,
+    bench,
+    check_dataset,
+    count,
+    dataset,
+    doctor,
+    download,
+    evaluate,
+    evaluate_space,
+    evaluate_tracking,
+    segment,
+    train,
+    vocabulary,
+)
 
-_COMMANDS = (segment, evaluate, bench, dataset, train)
+_COMMANDS = (
+    segment,
+    evaluate,
+    evaluate_space,
+    evaluate_tracking,
+    bench,
+    dataset,
+    check_dataset,
+    train,
+    vocabulary,
+    download,
+    doctor,
+    ablate,
+    count,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,6 +28,7 @@ from ovseg_ros.core.clip import ClipConfig, ImageTower, build_clip, encode_sente
 from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.core.images import normalize
 from ovseg_ros.offline.captions import Concept, caption, is_true_of
+from ovseg_ros.offline.engine import Engine
 from ovseg_ros.offline.pseudo_masks import propose_masks
 from ovseg_ros.offline.tabletop_views import TabletopViews, load_or_render
 from ovseg_ros.offline.training_loop import LoopConfig, run_loop
@@ -158,7 +159,13 @@ class Stream:
 
 
 def train_clip(
-    architecture: ClipConfig, config: ClipTrainingConfig, generator: nn.Module, data: Path, out: Path
+    architecture: ClipConfig,
+    config: ClipTrainingConfig,
+    generator: nn.Module,
+    data: Path,
+    out: Path,
+    *,
+    engine: Engine,
 ) -> ImageTower:
     """Train the image tower, the temperature and the bias in two stages; each resumes from its folder in `out`.
 
@@ -170,9 +177,11 @@ def train_clip(
     """
     torch.manual_seed(config.loop.seed)
     clip, tokenizer = build_clip(architecture)
+    clip.text.to(engine.device)
     tower = ImageTower(clip)
-    caption_views = load_or_render(data, "captions", scenes=config.caption_scenes, views=config.views)
-    mask_views = load_or_render(data, "train", scenes=config.mask_scenes, views=config.views)
+    with engine.main_first():
+        caption_views = load_or_render(data, "captions", scenes=config.caption_scenes, views=config.views)
+        mask_views = load_or_render(data, "train", scenes=config.mask_scenes, views=config.views)
     seen = CropSource(mask_views, architecture)
     encoded: dict[str, Tensor] = {}  # the text tower is frozen, so every caption is encoded once
 
@@ -184,17 +193,29 @@ def train_clip(
         new = [sentence for sentence in sentences if sentence not in encoded]
         if new:
             encoded.update(zip(new, encode_sentences(clip, tokenizer, new), strict=True))
-        embeddings = tower.encode_masked(batch.images, batch.patch_masks)
-        logits = tower.prompt_logits(embeddings, torch.stack([encoded[sentence] for sentence in sentences]))
         truth = torch.tensor([[is_true_of(said, seen) for _, said in texts] for seen in batch.concepts])
         withheld = torch.from_numpy(rng.random(len(truth)) < config.null_share)
+        shown = engine.samples(loop.batch_size)
+        images, masks, truth, withheld = (
+            part[shown.start : shown.stop].to(engine.device)
+            for part in (batch.images, batch.patch_masks, truth, withheld)
+        )
+        embeddings = tower.encode_masked(images, masks)
+        logits = tower.prompt_logits(embeddings, torch.stack([encoded[sentence] for sentence in sentences]))
         return {"contrastive": caption_loss(logits, truth, withheld)}
 
     first = (
         Stream(seen, config.masked_share, config.stuff_share, masked=True),
         Stream(CropSource(caption_views, architecture), 1 - config.masked_share, config.stuff_share, masked=False),
     )
-    run_loop(tower, partial(losses_of, first, config.loop), config.loop, out / "clip", name="clip")
+    run_loop(
+        tower,
+        partial(losses_of, first, config.loop),
+        config.loop,
+        out / "clip",
+        name="clip",
+        engine=engine,
+    )
     second = (
         Stream(seen, config.masked_share, config.adaptation_stuff_share, masked=True),
         Stream(CropSource(caption_views, architecture, generator), 1 - config.masked_share, 0.0, masked=True),
@@ -205,6 +226,7 @@ def train_clip(
         config.adaptation,
         out / "clip_adaptation",
         name="clip adaptation",
+        engine=engine,
     )
     return tower
 

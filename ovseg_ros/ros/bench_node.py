@@ -1,8 +1,9 @@
 """The real node inside the benchmark's process, with a clock at its image callback and at its publishers.
 
 Image messages reach the node through the middleware, as in service. A frame's time starts when the node's callback is
-called with the message and ends when the last of its publishers' calls returns. The model call inside is timed too,
-so that the rest is the node's own: decoding, hand-over between threads, making messages and publishing them.
+called with the message and ends when the last of its publishers' calls returns. The model calls inside are timed too,
+so that the rest is the node's own: decoding, hand-over between threads, making messages and publishing them. With
+several cameras all send at once, and the node's own part is shared out among their frames.
 
 Imports rclpy and the built messages: import this module only where they may be missing.
 """
@@ -12,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecyclePublisher, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
@@ -30,8 +33,8 @@ from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import PanopticResult, TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec
 from ovseg_ros.msg import PanopticSegmentation
+from ovseg_ros.ros.camera import Camera
 from ovseg_ros.ros.conversions import image_message
-from ovseg_ros.ros.image_inputs import IncomingFrame
 from ovseg_ros.ros.segment_node import SegmentNode
 
 DATA_OUTPUTS: Mapping[str, type] = {
@@ -41,6 +44,8 @@ DATA_OUTPUTS: Mapping[str, type] = {
     "segments": PanopticSegmentation,
 }
 OVERLAY_OUTPUTS: Mapping[str, type] = {"overlay_image": Image, "overlay_image/compressed": CompressedImage}
+
+TRACKED = "without overlays, with tracking"
 
 _QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
@@ -53,34 +58,69 @@ _SETTLE_TIME = 10.0
 
 
 class FrameClock:
-    """Times of the frame at hand, written by the node's threads, waited for by the benchmark's."""
+    """Times of one round, a frame of each camera; written by the node's threads, waited for by the benchmark's."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._expected = 0
-        self.received = self.published = self.model_seconds = 0.0
+        self._callbacks = self._messages = 0
+        self._received: dict[str, float] = {}
+        self._published: dict[str, float] = {}
+        self._model_seconds = 0.0
 
-    def expect(self, messages: int) -> None:
-        """Start a frame that ends after this many published messages."""
+    def expect(self, callbacks: int, messages: int) -> None:
+        """Start a round that ends after so many image callbacks and published messages."""
         with self._condition:
-            self._expected = messages
+            self._callbacks, self._messages = callbacks, messages
+            self._received, self._published, self._model_seconds = {}, {}, 0.0
 
-    def on_received(self) -> None:
-        """The image callback was entered."""
-        self.received = time.perf_counter()
+    def on_received(self, camera: str, moment: float) -> None:
+        """A camera's image callback was entered."""
+        with self._condition:
+            self._received[camera] = moment
+            self._callbacks -= 1
+            self._condition.notify_all()
 
-    def on_published(self) -> None:
+    def on_model(self, seconds: float) -> None:
+        """The model took so long for one call."""
+        with self._condition:
+            self._model_seconds += seconds
+
+    def on_published(self, camera: str) -> None:
         """A publisher's call returned."""
-        now = time.perf_counter()
+        now = time.monotonic()
         with self._condition:
-            self.published = now
-            self._expected -= 1
+            self._published[camera] = now
+            self._messages -= 1
             self._condition.notify_all()
 
     def wait(self, timeout: float) -> bool:
-        """Whether all expected messages were published within `timeout` seconds."""
+        """Whether all that is expected came within `timeout` seconds."""
         with self._condition:
-            return self._condition.wait_for(lambda: self._expected <= 0, timeout)
+            return self._condition.wait_for(lambda: self._messages <= 0 and self._callbacks <= 0, timeout)
+
+    def times(self) -> "RoundTimes":
+        """Of the round that is over."""
+        with self._condition:
+            return RoundTimes(
+                frames=[self._published[camera] - moment for camera, moment in self._received.items()],
+                whole=max(self._published.values()) - min(self._received.values()),
+                model=self._model_seconds,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTimes:
+    """Seconds.
+
+    Attributes:
+        frames: of each frame, from the start of its callback to the return of its last publisher's call.
+        whole: from the first frame's callback to the last publisher's return.
+        model: of all model calls in between.
+    """
+
+    frames: Sequence[float]
+    whole: float
+    model: float
 
 
 class TimedSegmenter:
@@ -90,12 +130,19 @@ class TimedSegmenter:
         self._segmenter = segmenter
         self._clock = clock
 
-    def segment(self, image: np.ndarray, text: TextEmbeddings, *rest: Any) -> PanopticResult:
+    def segment(self, image: np.ndarray, text: TextEmbeddings) -> PanopticResult:
         """As `PanopticSegmenter.segment`."""
-        began = time.perf_counter()
-        result = self._segmenter.segment(image, text, *rest)
-        self._clock.model_seconds = time.perf_counter() - began
+        began = time.monotonic()
+        result = self._segmenter.segment(image, text)
+        self._clock.on_model(time.monotonic() - began)
         return result
+
+    def segment_batch(self, images: Sequence[np.ndarray], text: TextEmbeddings) -> list[PanopticResult]:
+        """As `PanopticSegmenter.segment_batch`."""
+        began = time.monotonic()
+        results = self._segmenter.segment_batch(images, text)
+        self._clock.on_model(time.monotonic() - began)
+        return results
 
     @property
     def merge(self) -> MergeConfig:
@@ -118,20 +165,24 @@ class _TimedNode(SegmentNode):
         self._timed_publishers: dict[str, LifecyclePublisher] = {}
         super().__init__(lambda preset, device: TimedSegmenter(segmenter, clock))  # type: ignore[arg-type,return-value]
 
-    def _receive(self, frame: IncomingFrame) -> None:
-        self._frame_clock.on_received()
-        super()._receive(frame)
+    def _on_frame(self, camera: Camera) -> None:
+        if camera.latest is not None:
+            self._frame_clock.on_received(camera.name, camera.latest.incoming.received)
+        super()._on_frame(camera)
 
     def create_lifecycle_publisher(self, *args: Any, **options: Any) -> LifecyclePublisher:
         publisher = super().create_lifecycle_publisher(*args, **options)
         publish = publisher.publish
+        output = publisher.topic_name.removeprefix(f"{self.get_fully_qualified_name()}/")
+        first = output.split("/")[0]
+        camera = first if first in self.get_parameter("cameras").value else ""
 
         def timed_publish(message: Any) -> None:
             publish(message)
-            self._frame_clock.on_published()
+            self._frame_clock.on_published(camera)
 
         publisher.publish = timed_publish  # type: ignore[method-assign]
-        self._timed_publishers[publisher.topic_name.removeprefix(f"{self.get_fully_qualified_name()}/")] = publisher
+        self._timed_publishers[output] = publisher
         return publisher
 
     def subscribed_outputs(self) -> set[str]:
@@ -147,6 +198,7 @@ class NodeBench:
     Args:
         segmenter: the model that the node runs.
         specs: the node's vocabulary.
+        cameras: how many.
 
     Raises:
         ConfigError: the node could not be configured or activated; its log says why.
@@ -154,20 +206,25 @@ class NodeBench:
 
     subscriptions: Mapping[str, Mapping[str, type]] = {
         "without overlays": DATA_OUTPUTS,
+        TRACKED: DATA_OUTPUTS,
         "with overlays": {**DATA_OUTPUTS, **OVERLAY_OUTPUTS},
     }
 
-    def __init__(self, segmenter: PanopticSegmenter, specs: Sequence[CategorySpec]) -> None:
+    def __init__(self, segmenter: PanopticSegmenter, specs: Sequence[CategorySpec], cameras: int = 1) -> None:
         self._clock = FrameClock()
+        names_of_cameras = [f"camera_{number}" for number in range(cameras)] if cameras > 1 else []
+        self._prefixes = [f"{name}/" for name in names_of_cameras] or [""]
         self._subscribed: dict[str, Subscription] = {}
         # A namespace of its own, so that no other camera or robot on the network takes part.
         names = json.dumps([spec.name for spec in specs])  # a JSON list is YAML, as parameters on a command line are
         parameters = ["-p", f"vocabulary:={names}", "-p", "image_timeout:=0.0", "-p", "image_transport:=raw"]
+        if names_of_cameras:
+            parameters += ["-p", f"cameras:={json.dumps(names_of_cameras)}"]
         rclpy.init(args=["--ros-args", "-r", f"__ns:=/ovseg_bench_{os.getpid()}", *parameters])
         self._node = _TimedNode(segmenter, self._clock)
         self._camera = rclpy.create_node("bench_camera")
         self._sink = rclpy.create_node("bench_sink")
-        self._publisher = self._camera.create_publisher(Image, "image", _QOS)
+        self._publishers = [self._camera.create_publisher(Image, f"{prefix}image", _QOS) for prefix in self._prefixes]
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._executor.spin, name="bench executor", daemon=True)
@@ -178,7 +235,6 @@ class NodeBench:
             self.close()
             raise ConfigError("the node could not be started; its log above says why")
         self._thread.start()
-        _wait_until(lambda: self._publisher.get_subscription_count() > 0, "the node did not subscribe to the camera")
         return self
 
     def __exit__(
@@ -202,7 +258,10 @@ class NodeBench:
         Raises:
             ConfigError: they did not find each other in time.
         """
-        wanted = self.subscriptions[name]
+        outputs = self.subscriptions[name]
+        # Identities over time are a computation of their own, so they have a row of their own.
+        self._node.set_parameters([Parameter("tracking", value=name == TRACKED)])
+        wanted = {f"{prefix}{output}": kind for prefix in self._prefixes for output, kind in outputs.items()}
         for output in self._subscribed.keys() - wanted.keys():
             self._sink.destroy_subscription(self._subscribed.pop(output))
         for output in wanted.keys() - self._subscribed.keys():
@@ -212,22 +271,25 @@ class NodeBench:
             lambda: self._node.subscribed_outputs() == wanted.keys(),
             f"the node's publishers and the subscribers of {', '.join(wanted)} did not find each other",
         )
+        _wait_until(
+            lambda: all(publisher.get_subscription_count() for publisher in self._publishers),
+            "the node did not subscribe to the cameras",
+        )
 
-    def run_frame(self, image: np.ndarray, timeout: float) -> tuple[float, float]:
-        """Send one uint8 RGB image through the node.
-
-        Returns:
-            Seconds from callback to the last publish, and seconds of the model call within.
+    def run_round(self, image: np.ndarray, timeout: float) -> RoundTimes:
+        """Send one uint8 RGB image from every camera, at once, through the node.
 
         Raises:
             ConfigError: the node did not publish within `timeout` seconds.
         """
-        message = image_message(image, "rgb8", Header(frame_id="bench", stamp=self._camera.get_clock().now().to_msg()))
-        self._clock.expect(len(self._subscribed))
-        self._publisher.publish(message)
+        header = Header(frame_id="bench", stamp=self._camera.get_clock().now().to_msg())
+        message = image_message(image, "rgb8", header)
+        self._clock.expect(len(self._publishers), len(self._subscribed))
+        for publisher in self._publishers:
+            publisher.publish(message)
         if not self._clock.wait(timeout):
             raise ConfigError(f"the node did not publish all of {sorted(self._subscribed)} within {timeout:.0f} s")
-        return self._clock.published - self._clock.received, self._clock.model_seconds
+        return self._clock.times()
 
 
 def _ignore(message: Any) -> None:

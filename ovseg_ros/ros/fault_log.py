@@ -3,6 +3,18 @@
 import threading
 import time
 from collections.abc import Callable, Hashable
+from concurrent.futures import CancelledError
+
+from ovseg_ros.core.errors import OvsegError
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line; ours speak for themselves, others with the name of their type."""
+    if isinstance(error, OvsegError):
+        return str(error)
+    if isinstance(error, CancelledError):
+        return "the node shuts down"
+    return f"{type(error).__name__}: {error}"
 
 
 class FaultLog:

@@ -1,8 +1,11 @@
 """How a node's process lives and ends: SIGINT and SIGTERM end it cleanly, a start that fails exits with 1."""
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Protocol
 
 import rclpy
@@ -11,6 +14,9 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 
 from ovseg_ros.core.errors import OvsegError
+
+END_DEADLINE = 8.0
+"""Seconds to finish what is at hand; then the process ends anyway, before a launch system kills it."""
 
 
 class RunnableNode(Protocol):
@@ -35,7 +41,12 @@ def run_node(make_node: Callable[[], RunnableNode], name: str, args: list[str] |
         args: command line; None takes that of the process.
     """
     node = None
+    ending = _Ending(name)
     try:
+        # Before rclpy's own handlers, which call these after shutting down: both signals break off the loading of a
+        # model, too.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, ending.interrupt)
         rclpy.init(args=args)
         executor = SingleThreadedExecutor()
         node = make_node()
@@ -53,10 +64,37 @@ def run_node(make_node: Callable[[], RunnableNode], name: str, args: list[str] |
             raise
         # Else told to end in the midst of a start, in which ROS's own calls then fail.
     finally:
-        # Ctrl-C reaches a launched process twice; the second one must not interrupt the clean-up.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        ending.begin()
         if node is not None:
             node.close()
             node.destroy_node()
         rclpy.try_shutdown()
+
+
+class _Ending:
+    """From the first signal on: no further ones, and an end by force if the orderly one takes too long."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._timer = threading.Timer(END_DEADLINE, self._force)
+        self._timer.daemon = True
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """The handler of signals."""
+        self.begin()
+        raise KeyboardInterrupt
+
+    def begin(self) -> None:
+        """Starts the time; the second call does nothing."""
+        # Ctrl-C reaches a launched process twice; the second one must not interrupt the clean-up.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if not self._timer.is_alive():
+            self._timer.start()
+
+    def _force(self) -> None:
+        busy = ", ".join(sorted(t.name for t in threading.enumerate() if t is not self._timer))
+        get_logger(self._name).fatal(
+            f"not finished {END_DEADLINE:g} s after being told to end (threads: {busy}); ending by force"
+        )
+        os._exit(1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
-ParameterValue = bool | int | float | str | list[str]
+ParameterValue = bool | int | float | str | list[str] | list[int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,21 +4,34 @@ REP 2003: a consumer of sensor data takes best effort, which matches every camer
 RViz and other tools ask for that by default, and a best-effort subscriber still matches.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import (
     QoSDurabilityPolicy,
     QoSHistoryPolicy,
+    QoSLivelinessPolicy,
     QoSProfile,
     QoSReliabilityPolicy,
     qos_policy_name_from_kind,
 )
+from rclpy.subscription import Subscription
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+
+    HAS_MATCHED_EVENTS = True
 except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+
+    HAS_MATCHED_EVENTS = False
+
+
+_FOREVER = 9_000_000_000 * 10**9
+"""Nanoseconds that mean "for ever"; middlewares write the largest number of their own, which is a little more."""
 
 
 def input_qos() -> QoSProfile:
@@ -53,15 +66,68 @@ def subscription_events(node: Node, topic: str) -> SubscriptionEventCallbacks:
     return SubscriptionEventCallbacks(incompatible_qos=warn)
 
 
-def publisher_events(node: Node, topic: str) -> PublisherEventCallbacks:
-    """Logs that a subscriber of `topic` does not fit our publisher, and why."""
+def publisher_events(node: Node, topic: str, on_matched: Callable[[], None] | None = None) -> PublisherEventCallbacks:
+    """Logs that a subscriber of `topic` does not fit our publisher, and why.
+
+    `on_matched` is called in the executor's thread when a subscriber comes or goes; never on Humble, which cannot tell.
+    """
 
     def warn(event: Any) -> None:
         node.get_logger().warning(
             f"{topic}: a subscriber requests an incompatible {_policy(event)}, so it gets nothing; change its QoS"
         )
 
-    return PublisherEventCallbacks(incompatible_qos=warn)
+    if on_matched is None or not HAS_MATCHED_EVENTS:
+        return PublisherEventCallbacks(incompatible_qos=warn)
+    return PublisherEventCallbacks(incompatible_qos=warn, matched=lambda _: on_matched())
+
+
+def offending_publishers(node: Node, subscription: Subscription) -> list[str]:
+    """Those that are there now and cannot reach `subscription`: node, policy and both sides' values."""
+    return [
+        f"publisher of node {info.node_name}: {reason}"
+        for info in node.get_publishers_info_by_topic(subscription.topic_name)
+        if (reason := incompatibility(info.qos_profile, subscription.qos_profile))
+    ]
+
+
+def offending_subscribers(node: Node, publisher: Publisher) -> list[str]:
+    """Those that are there now and cannot hear `publisher`: node, policy and both sides' values."""
+    return [
+        f"subscriber of node {info.node_name}: {reason}"
+        for info in node.get_subscriptions_info_by_topic(publisher.topic_name)
+        if (reason := incompatibility(publisher.qos_profile, info.qos_profile))
+    ]
+
+
+def incompatibility(offered: QoSProfile, requested: QoSProfile) -> str:
+    """The first policy by which a subscription cannot hear a publisher, with both values; empty where it can.
+
+    Not `qos_check_compatible`: it takes a period that is not set, which one side gives as 0, for a shorter one than the
+    same period as the other side's endpoint gives it, which is infinite.
+    """
+    best_effort, reliable = QoSReliabilityPolicy.BEST_EFFORT, QoSReliabilityPolicy.RELIABLE
+    if (offered.reliability, requested.reliability) == (best_effort, reliable):
+        return "policy RELIABILITY: offered BEST_EFFORT, requested RELIABLE"
+    volatile, transient_local = QoSDurabilityPolicy.VOLATILE, QoSDurabilityPolicy.TRANSIENT_LOCAL
+    if (offered.durability, requested.durability) == (volatile, transient_local):
+        return "policy DURABILITY: offered VOLATILE, requested TRANSIENT_LOCAL"
+    automatic, manual = QoSLivelinessPolicy.AUTOMATIC, QoSLivelinessPolicy.MANUAL_BY_TOPIC
+    if (offered.liveliness, requested.liveliness) == (automatic, manual):
+        return "policy LIVELINESS: offered AUTOMATIC, requested MANUAL_BY_TOPIC"
+    periods = (
+        ("DEADLINE", offered.deadline, requested.deadline),
+        ("LIVELINESS_LEASE_DURATION", offered.liveliness_lease_duration, requested.liveliness_lease_duration),
+    )
+    for name, ours, theirs in periods:
+        if _seconds(ours) > _seconds(theirs):
+            return f"policy {name}: offered {_seconds(ours):g} s, requested {_seconds(theirs):g} s"
+    return ""
+
+
+def _seconds(period: Duration) -> float:
+    """Zero stands for "not set", and so does the largest one."""
+    return period.nanoseconds / 1e9 if 0 < period.nanoseconds < _FOREVER else float("inf")
 
 
 def _policy(event: Any) -> str:

@@ -20,7 +20,9 @@ def phrase_vocabulary(phrase: str) -> Vocabulary:
     Raises:
         VocabularyError: the phrase is empty, too long or holds control characters.
     """
-    return Vocabulary.build([CategorySpec(phrase, is_thing=guess_is_thing(phrase))])
+    # The text's rules come first: guessing normalises all of it, however long it is.
+    name = Vocabulary.build([CategorySpec(phrase)]).categories[0].name
+    return Vocabulary.build([CategorySpec(name, is_thing=guess_is_thing(name))])
 
 
 def query_response(result: PanopticResult, phrase: str, header: Header) -> Query.Response:

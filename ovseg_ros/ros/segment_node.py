@@ -4,7 +4,8 @@ This file is the wiring: lifecycle, services and process. Callbacks only hand th
 """
 
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -17,13 +18,17 @@ from rclpy.task import Future as RosFuture
 from std_srvs.srv import SetBool
 
 from ovseg_ros.core.errors import OvsegError
-from ovseg_ros.ros.image_inputs import ImageInputs, IncomingFrame
+from ovseg_ros.ros.camera import Camera
+from ovseg_ros.ros.diagnostics import Diagnostics, ModelReport
+from ovseg_ros.ros.fault_log import describe
+from ovseg_ros.ros.frame_requests import FrameRequests
+from ovseg_ros.ros.memory import device_memory, give_back, host_memory
 from ovseg_ros.ros.node_process import run_node
 from ovseg_ros.ros.parameter_spec import declare
-from ovseg_ros.ros.parameters import PARAMETERS, merge_parameters, validate
+from ovseg_ros.ros.parameters import PARAMETERS, camera_names, camera_parameters, merge_parameters, validate
 from ovseg_ros.ros.pipeline import Pipeline
 from ovseg_ros.ros.query import phrase_vocabulary, query_response, refused_query
-from ovseg_ros.ros.vocabulary_service import initial_specs
+from ovseg_ros.ros.vocabulary_service import initial_specs, saving_path
 from ovseg_ros.srv import GetVocabulary, Query, SetVocabulary
 
 if TYPE_CHECKING:
@@ -31,9 +36,24 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 SegmenterFactory = Callable[[str, str], "PanopticSegmenter"]
+Transition = Callable[["SegmentNode", LifecycleState], TransitionCallbackReturn]
 _NOT_CONFIGURED = "the node is not configured; configure it first"
-_WATCH_PERIOD = 1.0
-"""Seconds between looks at whether images still come."""
+_UPDATE_PERIOD = 0.2
+"""Seconds between looks at who wants outputs and whether images come; matched events, where they exist, are faster."""
+
+
+def _explained(transition: Transition) -> Transition:
+    """What a transition raises is logged and shown in diagnostics; rclpy alone would swallow it."""
+
+    @wraps(transition)
+    def explained(self: "SegmentNode", state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(self, state)
+        except Exception as error:
+            self.note_fault(f"{transition.__name__} failed: {describe(error)}")
+            return TransitionCallbackReturn.ERROR
+
+    return explained
 
 
 class SegmentNode(LifecycleNode):
@@ -52,10 +72,13 @@ class SegmentNode(LifecycleNode):
         declare(self, PARAMETERS)
         self._make_segmenter = segmenter_factory or _build_segmenter
         self._pipeline: Pipeline | None = None
-        self._inputs: ImageInputs | None = None
-        self._latest: IncomingFrame | None = None
+        self._is_active = False
+        self._doing = ""
+        self._fault = ""
+        self._requests = FrameRequests(lambda: self.executor)
         # By a clock of its own: simulated time may stand still, and that is worth a warning too.
-        self.create_timer(_WATCH_PERIOD, self._watch_inputs, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(_UPDATE_PERIOD, self._update, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._diagnostics = Diagnostics(self, self._model_report, lambda: [camera.report() for camera in self._cameras])
         # A pending answer must not keep images and other requests waiting.
         waiting = ReentrantCallbackGroup()
         self.create_service(SetVocabulary, "~/set_vocabulary", self._set_vocabulary, callback_group=waiting)
@@ -72,48 +95,65 @@ class SegmentNode(LifecycleNode):
         success = TransitionCallbackReturn.SUCCESS
         return self.trigger_configure() == success and self.trigger_activate() == success
 
+    @_explained
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads the model and the vocabulary and runs the model once."""
         preset, device = self._value("preset"), self._value("device")
+        # Nothing else is served until this is done, so it is said before.
+        self._doing = f"loading preset {preset} on device {device}"
+        self._diagnostics.publish()
         try:
-            specs = initial_specs(self._value("vocabulary"), self._value("vocabulary_file"))
-            segmenter = self._make_segmenter(preset, device)
-            declare(self, merge_parameters(segmenter.merge))
-            self._pipeline = Pipeline(self, segmenter, specs)
+            self._pipeline = self._load(preset, device)
         except (OvsegError, ParameterException) as error:
-            return self._refuse(str(error))
+            reason = str(error)
         except Exception as error:  # such as a device that is out of memory
-            return self._refuse(f"preset {preset!r} on device {device!r}: {_describe(error)}")
+            reason = f"preset {preset!r} on device {device!r}: {describe(error)}"
+        else:
+            reason = ""
+        finally:
+            self._doing = ""
+        if self._pipeline is None:
+            give_back()
+            return self._refuse(reason)
+        self._fault = ""
         vocabulary = self._pipeline.vocabulary.current.vocabulary
         self.get_logger().info(
-            f"preset {preset} on {segmenter.device}, vocabulary of {len(vocabulary.categories)} categories"
+            f"preset {preset} on {self._pipeline.device}, vocabulary of {len(vocabulary.categories)} categories"
         )
         return super().on_configure(state)
 
+    @_explained
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Publishes from now on, and subscribes."""
+        """Publishes from now on, and subscribes where somebody wants what it publishes."""
         try:
-            self._inputs = ImageInputs(self, self._value("image_transport"), self._receive)
+            for camera in self._cameras:
+                camera.activate()
         except Exception as error:  # such as a qos_overrides parameter that is no QoS; rclpy would swallow it
-            return self._refuse(f"the image inputs: {_describe(error)}")
-        self.get_logger().info(f"active; images come from {' or '.join(self._inputs.topics)}")
+            self._deactivate()
+            return self._refuse(f"the image inputs: {describe(error)}")
+        self._is_active, self._fault = True, ""
+        self.get_logger().info(f"active; images come from {self._input_topics()}")
         return super().on_activate(state)
 
+    @_explained
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribes; publishes nothing more."""
-        self._unsubscribe()
+        """Unsubscribes; publishes nothing more. The model stays."""
+        self._deactivate()
         return super().on_deactivate(state)
 
+    @_explained
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Frees the model."""
         self.close()
         return super().on_cleanup(state)
 
+    @_explained
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Frees everything, from any state."""
         self.close()
         return super().on_shutdown(state)
 
+    @_explained
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Frees everything, so that the node can be configured again."""
         self.close()
@@ -121,34 +161,75 @@ class SegmentNode(LifecycleNode):
 
     def close(self) -> None:
         """Ends subscriptions, threads and publishers; waits for the frame at hand."""
-        self._unsubscribe()
+        self._deactivate()
         if self._pipeline is not None:
             self._pipeline.close()
             self._pipeline = None
+            give_back()
+
+    def _load(self, preset: str, device: str) -> Pipeline:
+        """The model, the vocabulary and the cameras, as the parameters say."""
+        specs = initial_specs(self._value("vocabulary"), self._value("vocabulary_file"))
+        cameras = camera_names(self._value("cameras"))
+        declare(self, camera_parameters(cameras, self._value("roi")))
+        segmenter = self._make_segmenter(preset, device)
+        declare(self, merge_parameters(segmenter.merge))
+        saved_to = saving_path(self._value("vocabulary_file")) if self._value("save_vocabulary") else None
+        return Pipeline(self, segmenter, specs, cameras, self._on_frame, saved_to)
+
+    def note_fault(self, reason: str) -> None:
+        """A transition failed: in the log now, and in the diagnostics until one succeeds."""
+        self._fault = reason
+        self._diagnostics.publish()
+        if self.context.ok():  # else the process was told to end meanwhile, and that is why
+            self.get_logger().fatal(reason)
 
     def _refuse(self, reason: str) -> TransitionCallbackReturn:
-        if self.context.ok():  # else the process was told to end meanwhile, and that is why
-            self.get_logger().fatal(f"cannot start: {reason}")
+        self.note_fault(f"cannot start: {reason}")
         return TransitionCallbackReturn.FAILURE
 
-    def _unsubscribe(self) -> None:
-        if self._inputs is not None:
-            self._inputs.close()
-            self._inputs = None
-        self._latest = None
-        if self._pipeline is not None:
-            self._pipeline.forget()
+    def _deactivate(self) -> None:
+        self._is_active = False
+        self._requests.forget()
+        for camera in self._cameras:
+            camera.deactivate()
+
+    # Diagnostics
+
+    def _model_report(self) -> ModelReport:
+        pipeline = self._pipeline
+        vocabulary = pipeline.vocabulary.current.vocabulary if pipeline is not None else None
+        resting = "unconfigured" if pipeline is None else "inactive"
+        return ModelReport(
+            state=self._doing or ("active" if self._is_active else resting),
+            preset=self._value("preset"),
+            device=str(pipeline.device) if pipeline is not None else self._value("device"),
+            host_memory=host_memory(),
+            device_memory=device_memory(pipeline.device) if pipeline is not None else None,
+            vocabulary_version=vocabulary.version if vocabulary is not None else 0,
+            categories=len(vocabulary.categories) if vocabulary is not None else 0,
+            fault=self._fault,
+        )
 
     # Images
 
-    def _receive(self, frame: IncomingFrame) -> None:
-        self._latest = frame
-        if self._pipeline is not None and self._value("enabled"):
-            self._pipeline.put(frame)
+    @property
+    def _cameras(self) -> tuple[Camera, ...]:
+        return self._pipeline.cameras if self._pipeline is not None else ()
 
-    def _watch_inputs(self) -> None:
-        if self._inputs is not None and self._value("enabled"):
-            self._inputs.check_timeout(self._value("image_timeout"))
+    def _input_topics(self) -> str:
+        return " or ".join(topic for camera in self._cameras for topic in camera.inputs.topics)
+
+    def _on_frame(self, camera: Camera) -> None:
+        self._requests.arrived(camera)
+
+    def _update(self) -> None:
+        self._requests.expire()
+        if not self._is_active:
+            return
+        for camera in self._cameras:
+            camera.update()
+            camera.warn()
 
     # Services
 
@@ -162,9 +243,11 @@ class SegmentNode(LifecycleNode):
         try:
             response = await self._answer(vocabulary.submit(request))
         except Exception as error:  # the answer carries the reason; the node goes on
-            response.message = f"the vocabulary stays as it was: {_describe(error)}"
+            response.message = f"the vocabulary stays as it was: {describe(error)}"
             response.version = vocabulary.current.vocabulary.version
         if response.success:
+            if self._pipeline is not None:
+                self._pipeline.relabel()
             self.get_logger().info(f"vocabulary {response.version}: {len(response.category_ids)} categories")
         else:
             self.get_logger().warning(f"set_vocabulary refused: {response.message}")
@@ -178,21 +261,24 @@ class SegmentNode(LifecycleNode):
         return response
 
     async def _query(self, request: Query.Request, response: Query.Response) -> Query.Response:
-        if self._pipeline is None or self._inputs is None:
+        if self._pipeline is None or not self._is_active:
             return refused_query("the node is not active; activate it first")
-        if self._latest is None:
-            return refused_query(f"no image has come yet on {' or '.join(self._inputs.topics)}")
-        pipeline, frame = self._pipeline, self._latest
+        pipeline = self._pipeline
         try:
-            text = await self._answer(pipeline.vocabulary.encode(phrase_vocabulary(request.phrase)))
+            vocabulary = phrase_vocabulary(request.phrase)
+            frame = await self._requests.newest(pipeline.cameras)
+            if frame is None:
+                return refused_query(f"no image has come yet on {self._input_topics()}")
+            text = await self._answer(pipeline.vocabulary.encode(vocabulary))
             result = await self._answer(pipeline.query(frame, text))
-            return query_response(result, request.phrase, frame.header)
+            return query_response(result, request.phrase, frame.incoming.header)
         except Exception as error:  # the answer carries the reason; the node goes on
-            return refused_query(_describe(error))
+            return refused_query(describe(error))
 
     def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         result = self.set_parameters([Parameter("enabled", value=request.data)])[0]
         response.success = result.successful
+        self._update()
         response.message = result.reason or ("enabled" if request.data else "disabled")
         return response
 
@@ -219,14 +305,6 @@ def _build_segmenter(preset: str, device: str) -> "PanopticSegmenter":
     from ovseg_ros.core.build import build_segmenter
 
     return build_segmenter(preset, device)
-
-
-def _describe(error: BaseException) -> str:
-    if isinstance(error, OvsegError):
-        return str(error)
-    if isinstance(error, CancelledError):
-        return "the node shuts down"
-    return f"{type(error).__name__}: {error}"
 
 
 def main(args: list[str] | None = None) -> None:

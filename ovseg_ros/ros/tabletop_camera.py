@@ -38,6 +38,13 @@ PARAMETERS = (
     ParameterSpec(
         "scene_period", 0.0, "Seconds until the next scene, of the next seed; 0 = never.", 0.0, 1e6, fixed=True
     ),
+    ParameterSpec(
+        "depth_encoding",
+        "32FC1",
+        "Depth in metres (32FC1) or in millimetres (16UC1), as REP 118 has it.",
+        choices=("32FC1", "16UC1"),
+        fixed=True,
+    ),
     ParameterSpec("reliable", True, "Publish reliable, as camera drivers do; false = best effort.", fixed=True),
 )
 _TYPES = {
@@ -90,7 +97,7 @@ class TabletopCamera(Node):
         make = {
             "image": lambda: image_message(frame.image, "rgb8", header),
             "image/compressed": lambda: jpeg_message(frame.image, header, _JPEG_QUALITY),
-            "depth": lambda: image_message(frame.depth, "32FC1", header),
+            "depth": lambda: depth_message(frame.depth, self._value("depth_encoding"), header),
             "camera_info": lambda: camera_info_message(frame, header),
             "ground_truth/segment_image": lambda: image_message(frame.segment_ids, "16UC1", header),
             "ground_truth/segments": lambda: ground_truth_message(frame, header),
@@ -122,6 +129,14 @@ class TabletopCamera(Node):
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
+
+
+def depth_message(depth: np.ndarray, encoding: str, header: Header) -> Image:
+    """Depth (H, W) float32 in metres as REP 118 has it: 32FC1 in metres, or 16UC1 in millimetres, where 0 is none."""
+    if encoding == "16UC1":
+        millimetres = np.rint(depth * 1000)
+        depth = np.where(millimetres < 2**16, millimetres, 0).astype(np.uint16)
+    return image_message(depth, encoding, header)
 
 
 def camera_info_message(frame: Frame, header: Header) -> CameraInfo:

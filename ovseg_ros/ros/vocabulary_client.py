@@ -7,6 +7,7 @@ from typing import Any
 
 import rclpy
 from rclpy.context import Context
+from rclpy.exceptions import NameValidationException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
@@ -24,10 +25,15 @@ class VocabularyClient:
         node: asks.
         target: fully qualified name of the segmentation node, such as "/ovseg".
         timeout: longest wait for a service and for an answer, seconds.
+
+    Raises:
+        ConfigError: `target` is empty.
     """
 
     def __init__(self, node: Node, target: str, timeout: float) -> None:
         self._node, self._target, self._timeout = node, target.rstrip("/"), timeout
+        if not self._target:
+            raise ConfigError(f"--node {target!r} is no name of a node; give one such as /ovseg")
         self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(node)
 
@@ -35,7 +41,7 @@ class VocabularyClient:
         """The vocabulary in force.
 
         Raises:
-            ConfigError: the node does not answer.
+            ConfigError: the node does not answer, or its name is none.
         """
         vocabulary: Vocabulary = self._call(GetVocabulary, "get_vocabulary", GetVocabulary.Request()).vocabulary
         if not vocabulary.version:
@@ -47,7 +53,7 @@ class VocabularyClient:
 
         Raises:
             VocabularyError: the node refuses it.
-            ConfigError: the node does not answer.
+            ConfigError: the node does not answer, or its name is none.
         """
         request = SetVocabulary.Request(
             categories=[
@@ -68,7 +74,13 @@ class VocabularyClient:
 
     def _call(self, service_type: Any, name: str, request: Any) -> Any:
         service = f"{self._target}/{name}"
-        client = self._node.create_client(service_type, service)
+        try:
+            client = self._node.create_client(service_type, service)
+        except NameValidationException as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"--node {self._target!r} is no name of a node: {reason}; give one such as /ovseg"
+            ) from error
         try:
             if not client.wait_for_service(timeout_sec=self._timeout):
                 raise ConfigError(

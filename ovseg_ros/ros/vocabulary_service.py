@@ -90,7 +90,7 @@ class VocabularyService:
     def _respond(self, request: SetVocabulary.Request) -> SetVocabulary.Response:
         response = SetVocabulary.Response()
         try:
-            vocabulary = self.change(_requested_specs(request))
+            vocabulary = self.change(_requested_specs(request, self._max_categories))
         except OvsegError as error:
             response.message = str(error)
             response.version = self._current.vocabulary.version
@@ -109,14 +109,14 @@ class VocabularyService:
         return response
 
 
-def _requested_specs(request: SetVocabulary.Request) -> tuple[CategorySpec, ...]:
+def _requested_specs(request: SetVocabulary.Request, max_categories: int) -> tuple[CategorySpec, ...]:
     if not request.text:
         return specs_from_messages(request.categories)
     if request.categories:
         raise VocabularyError(
             f"the request has both text and {len(request.categories)} categories; give one of them, the other empty"
         )
-    return parse_names(request.text)
+    return parse_names(request.text, max_categories=max_categories)
 
 
 def _guesses(vocabulary: Vocabulary) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 import numpy as np
@@ -13,6 +13,7 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 import mujoco
 
 from ovseg_ros.sim.scene import CameraPose, Scene, make_scene
+from ovseg_ros.sim.spatial_truth import ObjectPose, body_box, cast_rays, optical_frame
 
 MIN_VISIBLE_AREA = 40
 """A segment with fewer visible pixels at 320x240 (scaled with the resolution) is void: too little to judge."""
@@ -29,6 +30,8 @@ class GroundTruthSegment:
     id: int
     label: str
     is_thing: bool
+    object_index: int = field(default=-1, compare=False)
+    """Place of a thing in `Scene.objects`, the same in every frame; -1 for stuff, and where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,45 @@ class TabletopSimulator:
         segment_ids, segments = self._to_segments(objects)
         return Frame(image, depth, segment_ids, segments, self._camera_matrix(pose.vertical_fov))
 
+    @property
+    def timestep(self) -> float:
+        """Seconds of one step of physics."""
+        return float(self._model.opt.timestep)
+
+    def push(self, object_index: int, velocity: tuple[float, float, float]) -> None:
+        """Give an object a velocity in the world, m/s; `step` then moves it, and friction soon stops it."""
+        joint = self._model.body_jntadr[1 + object_index]
+        start = self._model.jnt_dofadr[joint]
+        self._data.qvel[start : start + 3] = velocity
+
+    def step(self, count: int) -> None:
+        """Let physics run for some steps."""
+        for _ in range(count):
+            mujoco.mj_step(self._model, self._data)
+        mujoco.mj_kinematics(self._model, self._data)
+
+    def object_position(self, object_index: int) -> np.ndarray:
+        """Position (3,) of an object in the world, metres."""
+        return np.array(self._data.xpos[1 + object_index])
+
+    def object_poses(self, pose: CameraPose) -> tuple[ObjectPose, ...]:
+        """Where every object of the scene truly is, visible or not, seen from a pose."""
+        points, geoms = cast_rays(
+            self._model, self._data, pose, self._camera_matrix(pose.vertical_fov), (self.height, self.width)
+        )
+        owner = self._owners[geoms]  # -1 = nothing
+        position, axes = optical_frame(pose)
+        poses = []
+        for index in range(len(self.scene.objects)):
+            body = 1 + index  # after the world, in the scene's order
+            rotation = self._data.xmat[body].reshape(3, 3)
+            middle, size = body_box(self._model, body)
+            centre = self._data.xpos[body] + rotation @ middle
+            hits = points[owner == index]
+            surface = hits.mean(axis=0) if len(hits) else np.full(3, np.nan)
+            poses.append(ObjectPose(index, axes.T @ (centre - position), size, axes.T @ rotation, surface, len(hits)))
+        return tuple(poses)
+
     def _settle(self) -> None:
         """Let everything fall until it rests."""
         for step in range(_MAX_SETTLING_STEPS):
@@ -133,7 +175,10 @@ class TabletopSimulator:
         visible = np.flatnonzero(areas >= least)
         ids = np.zeros(len(self._labels) + 1, dtype=np.uint16)  # the last entry serves owner -1
         ids[visible] = np.arange(1, len(visible) + 1)
-        segments = tuple(GroundTruthSegment(int(ids[index]), *self._labels[index]) for index in visible)
+        segments = tuple(
+            GroundTruthSegment(int(ids[index]), *self._labels[index], int(index) if self._labels[index][1] else -1)
+            for index in visible
+        )
         return ids[owner], segments
 
     def _camera_matrix(self, vertical_fov: float) -> np.ndarray:

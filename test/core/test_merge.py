@@ -345,3 +345,17 @@ def test_many_kept_masks_of_a_large_image_stay_within_the_bound(device: str, mon
     )
     assert len(result.segments) == 40
     assert 0 < largest <= 40 * 512 * 8
+
+
+def test_embeddings_are_those_of_the_published_segments_in_their_order() -> None:
+    """Query 0 is not kept, query 1 covers less than query 2; rows have unit length."""
+    vocabulary = Vocabulary.build([CategorySpec("cup"), CategorySpec("ball")])
+    masks = torch.full((3, 4, 8), -9.0)
+    masks[0], masks[1, :, :2], masks[2, :, 2:] = 9.0, 9.0, 9.0
+    scores = torch.tensor([[-9.0, -9.0, 9.0], [9.0, -9.0, -9.0], [-9.0, 9.0, -9.0]])
+    embeddings = torch.tensor([[1.0, 1.0], [3.0, 4.0], [0.0, 2.0]])
+    config = MergeConfig(min_area=1)
+    result = merge_panoptic(masks, scores, vocabulary, (4, 8), config, query_embeddings=embeddings)
+    assert [segment.label for segment in result.segments] == ["ball", "cup"]
+    np.testing.assert_allclose(result.embeddings, [[0.0, 1.0], [0.6, 0.8]], atol=1e-6)
+    assert merge_panoptic(masks, scores, vocabulary, (4, 8), config).embeddings is None

@@ -73,3 +73,10 @@ def test_segments_compare_by_value() -> None:
 
 def test_no_category_is_no_id() -> None:
     assert NO_CATEGORY > MAX_CATEGORY_ID
+
+
+def test_embeddings_have_a_row_for_every_segment() -> None:
+    maps = (np.zeros((2, 3), np.uint16), np.zeros((2, 3), np.uint16), np.zeros((2, 3), np.uint8))
+    assert PanopticResult(*maps, (), 1, np.zeros((0, 8), np.float32)).embeddings is not None
+    with pytest.raises(ValueError, match="embeddings must be \\(0, C\\), got \\(2, 8\\)"):
+        PanopticResult(*maps, (), 1, np.zeros((2, 8), np.float32))

@@ -25,6 +25,7 @@ from ovseg_ros.core.vocabulary import (
     guess_is_thing,
     load_vocabulary_file,
     normalize_name,
+    parse_names,
     parse_vocabulary,
 )
 from ovseg_ros.sim.categories import TABLETOP_SPECS
@@ -480,3 +481,11 @@ def test_every_bundled_vocabulary_builds() -> None:
 def test_the_bundled_tabletop_vocabulary_is_the_simulators() -> None:
     specs = load_vocabulary_file(EXAMPLES / "tabletop.yaml")
     assert [(spec.name, spec.is_thing) for spec in specs] == [(spec.name, spec.is_thing) for spec in TABLETOP_SPECS]
+
+
+def test_text_of_too_many_names_is_refused_before_they_are_read(monkeypatch):
+    monkeypatch.setattr("ovseg_ros.core.vocabulary._named_spec", lambda *_: pytest.fail("a name was read"))
+    with pytest.raises(VocabularyError, match="has 500000 categories; at most 65535 are accepted"):
+        parse_names("x," * 500_000)
+    with pytest.raises(VocabularyError, match="has 3 categories; at most 2 are accepted"):
+        parse_names("a, ,b,,c,", max_categories=2)

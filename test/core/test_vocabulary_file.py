@@ -74,3 +74,10 @@ def test_a_folder_in_the_way_is_named(tmp_path):
     with pytest.raises(VocabularyError, match=r"words.yaml"):
         save_vocabulary_file(tmp_path / "words.yaml", MUG)
     assert [file.name for file in tmp_path.iterdir()] == ["words.yaml"]
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "folder").write_text("a file")
+    with pytest.raises(VocabularyError, match=r"could not be saved to .*words.yaml: .*; the old file is as it was"):
+        save_vocabulary_file(tmp_path / "folder" / "words.yaml", MUG)
+    assert (tmp_path / "folder").read_text() == "a file"

@@ -1,6 +1,8 @@
 """A tiny segmenter, real but for its random weights and words: pooled colours against hashed vectors."""
 
 import hashlib
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from ovseg_ros.core.proposals.eomt import EoMT, EoMTConfig
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.types import MaskClassification
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules beside the tests
 
 WIDTH = 8
 

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
+from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.vocabulary import CategorySpec
-from ovseg_ros.offline import bench
+from ovseg_ros.offline import bench, bench_delivery
 from ovseg_ros.offline.cli import main
 
 SPECS = (CategorySpec("cup"), CategorySpec("wall", is_thing=False))
@@ -21,6 +22,7 @@ def test_without_ros_the_model_call_is_measured_and_the_reason_is_given(monkeypa
     monkeypatch.delitem(sys.modules, "ovseg_ros.ros.bench_node", raising=False)
     report = bench.measure(tiny_segmenter, SPECS, IMAGES, frames=4, warmup=1)
     assert report["node"] is None and "colcon" in report["node_reason"]
+    assert report["kernels_ms"] is None  # there is no GPU, and nothing is made up
     times = report["model_call_ms"]
     assert 0 < times["min"] <= times["p50"] <= times["p95"] <= times["p99"]
 
@@ -31,9 +33,36 @@ def test_the_real_node_is_measured_with_and_without_overlays(tiny_segmenter):
     without, with_overlays = report["node"]["without overlays"], report["node"]["with overlays"]
     assert without["outputs"] == ["confidence_image", "label_image", "segment_image", "segments"]
     assert set(with_overlays["outputs"]) == {*without["outputs"], "overlay_image", "overlay_image/compressed"}
-    for entry in (without, with_overlays):
+    tracked = report["node"]["without overlays, with tracking"]
+    assert tracked["outputs"] == without["outputs"]
+    for entry in (without, tracked, with_overlays):
         assert 0 < entry["cost_ms"] < entry["callback_to_publish_ms"]["p99"]
         assert entry["model_call_in_node_ms"]["p50"] < entry["callback_to_publish_ms"]["p50"]
+
+
+@pytest.mark.skipif(not HAS_NODE, reason="needs rclpy and the package built by colcon")
+def test_four_cameras_share_the_node(tiny_segmenter):
+    report = bench.measure(tiny_segmenter, SPECS, IMAGES, frames=3, warmup=1, cameras=4)
+    for entry in report["node"].values():
+        assert 0 < entry["cost_ms"] < entry["callback_to_publish_ms"]["p99"]
+        # Frames of one CPU follow one another: the last of four waits for three others.
+        assert entry["callback_to_publish_ms"]["p99"] > 2 * entry["model_call_in_node_ms"]["min"]
+
+
+@pytest.mark.skipif(not HAS_NODE, reason="needs rclpy and the package built by colcon")
+def test_frames_are_counted_through_processes():
+    image = np.full((48, 64, 3), 200, dtype=np.uint8)
+    figures = bench_delivery.delivered(image, rate=20.0, frames=20, cameras=2, profile=False)
+    assert figures["model"].startswith("stand-in")
+    assert 0 < figures["arrived"] <= figures["sent"] and figures["arrived_twice"] == 0
+    assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p95"]
+
+
+def test_processes_need_ros_and_say_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rclpy", None)
+    monkeypatch.delitem(sys.modules, "ovseg_ros.ros.bench_processes", raising=False)
+    with pytest.raises(ConfigError, match="colcon"):
+        bench_delivery.delivered(IMAGES[0], rate=20.0, frames=1, cameras=1, profile=False)
 
 
 def test_the_command_writes_json_and_names_the_machine(tmp_path, monkeypatch, tiny_segmenter, capsys):

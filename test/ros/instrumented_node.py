@@ -1,10 +1,12 @@
 """The node `ovseg` with its real segmenter, made to report, to wait and to fail on demand.
 
-Every `segment` prints a line. A picture whose first pixel is in `FAILURES` raises. Encoding a vocabulary with a name
-that starts with "slow" waits for the file `gate` in the working folder.
+Every `segment` prints a line, and so does the end of the segmenter's life. A picture whose first pixel is in `FAILURES`
+raises; one whose first pixel is `ENDLESS` never ends. A preset whose name begins with "slow" never ends loading.
+Encoding a vocabulary with a name that starts with "slow" waits for the file `gate` in the working folder.
 """
 
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,28 @@ FAILURES: dict[tuple[int, ...], Exception] = {
 }
 
 
+ENDLESS = (0, 255, 0)
+
+
 def make_segmenter(preset: str, device: str) -> PanopticSegmenter:
+    if Path(preset).name.startswith("slow"):
+        print("loading slowly", flush=True)
+        wait_forever()
     segmenter = build_segmenter(preset, device)
-    segment, encode = segmenter.segment, segmenter.encode_vocabulary
+    weakref.finalize(segmenter, print, "segmenter freed", flush=True)
+    segment, segment_batch, encode = segmenter.segment, segmenter.segment_batch, segmenter.encode_vocabulary
 
     def segment_or_fail(image: Any, text: Any) -> Any:
         print("segmenting", flush=True)
-        failure = FAILURES.get(tuple(image[0, 0].tolist()))
-        if failure:
-            raise failure
+        fail_on_demand(image)
         return segment(image, text)
+
+    def segment_batch_or_fail(images: Any, text: Any) -> Any:
+        if len(images) > 1:  # else `segment` called it
+            print(f"segmenting {len(images)} at once", flush=True)
+            for image in images:
+                fail_on_demand(image)
+        return segment_batch(images, text)
 
     def encode_after_gate(vocabulary: Any) -> Any:
         slow = [category.name for category in vocabulary.categories if category.name.startswith("slow")]
@@ -42,7 +56,22 @@ def make_segmenter(preset: str, device: str) -> PanopticSegmenter:
         return encode(vocabulary)
 
     segmenter.segment, segmenter.encode_vocabulary = segment_or_fail, encode_after_gate  # type: ignore[method-assign]
+    segmenter.segment_batch = segment_batch_or_fail  # type: ignore[method-assign]
     return segmenter
+
+
+def fail_on_demand(image: Any) -> None:
+    pixel = tuple(image[0, 0].tolist())
+    if pixel in FAILURES:
+        raise FAILURES[pixel]
+    if pixel == ENDLESS:
+        print("segmenting without end", flush=True)
+        wait_forever()
+
+
+def wait_forever() -> None:
+    while True:
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":

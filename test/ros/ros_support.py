@@ -61,8 +61,18 @@ class TestProcess:
         return self._log.read_text(errors="replace")
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of the process."""
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def wait_for_output(self, text: str, count: int = 1) -> None:
         """Waits until `text` was written `count` times; fails if the process ends first."""
@@ -91,10 +101,10 @@ class TestProcess:
 
 
 class Processes:
-    """Starts executables of the package on one domain; kills them all at the end."""
+    """Starts executables of the package on one domain, with further environment variables; kills them at the end."""
 
-    def __init__(self, domain: int, folder: Path) -> None:
-        own = {"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    def __init__(self, domain: int, folder: Path, **environment: str) -> None:
+        own = {"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
         self._environment = {**os.environ, **own}
         self._environment.setdefault("MUJOCO_GL", "egl")
         self._folder = folder
@@ -194,7 +204,6 @@ class Camera:
         self._peer = peer
         self.publisher = peer.node.create_publisher(message_type, topic, VOLATILE)
         self._stamps = itertools.count(1)
-        peer.wait_until(self.publisher.get_subscription_count, f"a subscriber of {topic}")
 
     def header(self) -> Header:
         """A stamp that was not used before."""
@@ -220,6 +229,10 @@ class Camera:
             self._peer.spin(0.02)
 
         wait_until(condition, what, None, poll)
+
+    def wait_for_subscriber(self) -> None:
+        """Waits until the node listens, which it does while somebody listens to it."""
+        self._peer.wait_until(self.publisher.get_subscription_count, f"a subscriber of {self.publisher.topic_name}")
 
     def close(self) -> None:
         self._peer.node.destroy_publisher(self.publisher)

@@ -56,8 +56,10 @@ class Recorder:
         self.arrived = threading.Semaphore(0)
         self.release = threading.Semaphore(0)
         self.worker: Worker[int] = Worker(self.process, self.errors.append, lambda: min_period)
+        self.frames = self.worker.mailboxes[0]
 
-    def process(self, frame: int) -> None:
+    def process(self, frames: list[int]) -> None:
+        (frame,) = frames
         self.times.append(time.monotonic())
         self.started.append(frame)
         self.arrived.release()
@@ -72,27 +74,27 @@ class Recorder:
 def test_worker_skips_stale_frames_and_runs_jobs_first() -> None:
     recorder = Recorder()
     worker = recorder.worker
-    worker.frames.put(1)
+    recorder.frames.put(1)
     recorder.wait()
-    worker.frames.put(2)
-    worker.frames.put(3)
+    recorder.frames.put(2)
+    recorder.frames.put(3)
     job = worker.submit(lambda: list(recorder.started))
     recorder.release.release(2)
     assert job.result(DEADLINE) == [1]
     recorder.wait()
     worker.close()
     assert recorder.started == [1, 3]
-    assert worker.frames.dropped == 1
+    assert recorder.frames.dropped == 1
 
 
 def test_worker_survives_what_a_frame_or_a_job_raises() -> None:
     recorder = Recorder()
     recorder.release.release(2)
-    recorder.worker.frames.put(-1)
+    recorder.frames.put(-1)
     recorder.wait()
     with pytest.raises(ZeroDivisionError):
         recorder.worker.submit(lambda: 1 // 0).result(DEADLINE)
-    recorder.worker.frames.put(1)
+    recorder.frames.put(1)
     recorder.wait()
     recorder.worker.close()
     assert [str(error) for error in recorder.errors] == ["frame -1"]
@@ -102,19 +104,72 @@ def test_worker_survives_what_a_frame_or_a_job_raises() -> None:
 def test_worker_keeps_the_least_period_and_then_takes_the_newest() -> None:
     recorder = Recorder(min_period=0.3)
     recorder.release.release(2)
-    recorder.worker.frames.put(1)
+    recorder.frames.put(1)
     recorder.wait()
-    recorder.worker.frames.put(2)
-    recorder.worker.frames.put(3)
+    recorder.frames.put(2)
+    recorder.frames.put(3)
     recorder.wait()
     recorder.worker.close()
     assert recorder.started == [1, 3]
     assert recorder.times[1] - recorder.times[0] >= 0.3
 
 
+@pytest.mark.parametrize(
+    ("max_batch", "expected"),
+    [
+        (1, [["0"], ["1 newest"], ["2"], ["0 again"]]),
+        (2, [["0"], ["1 newest", "2"], ["0 again"]]),
+        (8, [["0"], ["1 newest", "2", "0 again"]]),
+    ],
+)
+def test_mailboxes_take_turns_and_may_go_together(max_batch: int, expected: list[list[str]]) -> None:
+    taken: list[list[str]] = []
+    started, release = threading.Semaphore(0), threading.Semaphore(0)
+
+    def process(frames: list[str]) -> None:
+        taken.append(frames)
+        started.release()
+        assert release.acquire(timeout=DEADLINE)
+
+    worker: Worker[str] = Worker(process, lambda error: None, mailboxes=3, max_batch=max_batch)
+    first, second, third = worker.mailboxes
+    first.put("0")
+    assert started.acquire(timeout=DEADLINE)
+    # Now the first camera floods, and the others have one frame each.
+    for number in range(5):
+        first.put(f"0 number {number}")
+    first.put("0 again")
+    second.put("1")
+    second.put("1 newest")
+    third.put("2")
+    release.release(len(expected))
+    for _ in expected[1:]:
+        assert started.acquire(timeout=DEADLINE)
+    worker.close()
+    assert taken == expected
+    assert [mailbox.dropped for mailbox in worker.mailboxes] == [5, 1, 0]
+
+
+def test_each_mailbox_has_a_least_period_of_its_own() -> None:
+    taken: list[int] = []
+    arrived = threading.Semaphore(0)
+
+    def process(frames: list[int]) -> None:
+        taken.extend(frames)
+        arrived.release()
+
+    worker: Worker[int] = Worker(process, lambda error: None, lambda: DEADLINE, mailboxes=2)
+    for number, mailbox in enumerate((*worker.mailboxes, *worker.mailboxes)):
+        mailbox.put(number)
+        if number < 2:
+            assert arrived.acquire(timeout=DEADLINE)
+    worker.close()
+    assert taken == [0, 1]  # the others' turn would come a whole period later
+
+
 def test_closing_cancels_jobs_that_wait() -> None:
     recorder = Recorder()
-    recorder.worker.frames.put(1)
+    recorder.frames.put(1)
     recorder.wait()
     waiting = recorder.worker.submit(lambda: 1)
     closing = threading.Thread(target=recorder.worker.close)

@@ -20,6 +20,7 @@ FAILURES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "bad vocabulary": ({"vocabulary_file": "FOLDER/bad.yaml"}, ["bad.yaml", "categories[1]", "threshold"]),
     "wrong type": ({"max_rate": "fast"}, ["max_rate", "fast"]),
     "wrong QoS": ({"qos_overrides./image.subscription.reliability": "sometimes"}, ["image inputs", "sometimes"]),
+    "wrong camera": ({"cameras": ["front", "front"]}, ["cameras", "different names"]),
     "wrong choice": ({"image_transport": "theora"}, ["image_transport", "theora", "compressed"]),
 }
 
@@ -104,6 +105,7 @@ def test_lifecycle_and_timeout_warning(peer: Peer, processes: Processes, tiny_pr
 
 
 def test_ending_while_the_model_loads_is_clean(peer: Peer, processes: Processes, tiny_preset: Path) -> None:
+    peer.wait_until(lambda: "ovseg" not in peer.node.get_node_names(), "the end of other tests' nodes")
     node = processes.start("segment_node", preset=str(tiny_preset), vocabulary=["cup"])
     peer.wait_until(lambda: "ovseg" in peer.node.get_node_names(), "the node", node)
     assert node.interrupt(signal.SIGTERM) == 0, node.output

@@ -184,6 +184,10 @@ def test_query_refuses_bad_phrases(peer: Peer, camera: Camera, phrase: str, reas
         ("preset", "other", "read-only"),
         ("vocabulary", ["cup"], "read-only"),
         ("image_transport", "theora", "read-only"),
+        ("roi", [0, 0, 5], "width and height"),
+        ("roi", [0, 0, 5, -1], "0 or more"),
+        ("roi", 5, "type"),
+        ("cameras", ["front"], "read-only"),
         ("no_such_parameter", 1, "undeclared"),
     ],
 )

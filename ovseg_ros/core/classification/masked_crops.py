@@ -104,7 +104,7 @@ class MaskedCropClassifier(nn.Module):
         return F.normalize(embeddings + self.tower.encode_masked(crops.flip(-1), inside.flip(-1)), dim=-1)
 
     def _word_logits(self, embeddings: Tensor, text: TextEmbeddings) -> Tensor:
-        """(M, K + 1): the best prompt of every category, then "none of these", which a category "unknown" takes over."""
+        """(M, K + 1): the best prompt of each category, then "none of these", which a category "unknown" takes over."""
         prompts = self.tower.prompt_logits(embeddings, text.vectors)  # (M, P)
         count = len(text.vocabulary.categories)
         best = prompts.new_full((len(prompts), count), _IMPOSSIBLE)

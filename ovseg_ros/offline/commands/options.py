@@ -5,12 +5,23 @@ import argparse
 DEVICE_HELP = "auto (the first GPU, else the CPU), cpu, cuda or cuda:N"
 PRESET_HELP = "name of a preset in config/models, or the path of a preset's YAML file"
 
+MAX_SECONDS = 86400.0
+"""Longest wait that can be asked for."""
+
 
 def positive(text: str) -> int:
     """An integer of 1 or more."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A time that is over some day, more than 0."""
+    value = float(text)
+    if not 0 < value <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text} is not more than 0 and at most {MAX_SECONDS:g}")
     return value
 
 

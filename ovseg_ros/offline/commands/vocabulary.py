@@ -1,9 +1,13 @@
 """`ovseg vocabulary`: show or change the vocabulary of a running node."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from ovseg_ros.core.errors import VocabularyError
+from ovseg_ros.offline.commands.options import seconds
 
 if TYPE_CHECKING:
     from ovseg_ros.core.vocabulary import CategorySpec
@@ -16,7 +20,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     actions = parser.add_subparsers(dest="action", metavar="show|set|add|remove", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--node", default="/ovseg", help="name of the segmentation node (default: /ovseg)")
-    common.add_argument("--timeout", type=float, default=30.0, metavar="S", help="longest wait, seconds (default: 30)")
+    common.add_argument(
+        "--timeout", type=seconds, default=30.0, metavar="S", help="longest wait, seconds (default: 30)"
+    )
     kind = argparse.ArgumentParser(add_help=False)
     kind.add_argument("words", metavar='FILE|"a,b,c"', help="names, or a vocabulary file with synonyms and more")
     kind.add_argument("--negative", action="store_true", help="they compete with the others but are not published")
@@ -37,14 +43,14 @@ def run(options: argparse.Namespace) -> int:
     from ovseg_ros.ros.vocabulary_client import connect, specs_of
 
     wanted = _wanted(options) if options.action in ("set", "add") else ()  # refused before anything is asked
+    unwanted = _unwanted(options.words) if options.action == "remove" else ()
     with connect(options.node, options.timeout) as client:
         if options.action == "set":
             _apply(client, wanted)
         elif options.action == "add":
             _apply(client, with_added(specs_of(client.get()), wanted))
         elif options.action == "remove":
-            names = [name.strip() for name in options.words.split(",") if name.strip()]
-            _apply(client, without(specs_of(client.get()), names))
+            _apply(client, without(specs_of(client.get()), unwanted))
         _show(client)
     return 0
 
@@ -58,10 +64,17 @@ def _wanted(options: argparse.Namespace) -> "tuple[CategorySpec, ...]":
     return tuple(replace(spec, negative=True) for spec in specs) if options.negative else specs
 
 
+def _unwanted(words: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in words.split(",") if name.strip())
+    if not names:
+        raise VocabularyError(f"there are no names to remove in {words[:100]!r}; give names such as 'cup, table'")
+    return names
+
+
 def _apply(client: "VocabularyClient", specs: "Sequence[CategorySpec]") -> None:
     message = client.set(specs).message
     if message:
-        print(message)
+        _print(message)
 
 
 def _show(client: "VocabularyClient") -> None:
@@ -72,4 +85,10 @@ def _show(client: "VocabularyClient") -> None:
         notes += ["negative"] if category.negative else []
         notes += [f"threshold {round(category.threshold, 6):g}"] if category.threshold else []
         synonyms = f" ({', '.join(category.synonyms)})" if category.synonyms else ""
-        print(f"{category.id:5d}  {category.name}{synonyms}  [{', '.join(notes)}]")
+        _print(f"{category.id:5d}  {category.name}{synonyms}  [{', '.join(notes)}]")
+
+
+def _print(line: str) -> None:
+    """Prints words of any script on a terminal of any encoding."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding))

@@ -1,0 +1,78 @@
+"""What a FISA is made of, and which of its parts train."""
+
+from dataclasses import dataclass
+
+VIEWS = ("image", "crops")
+CLIP_TRAINING = ("frozen", "full", "lora")
+NONE_SOURCES = ("generator", "bias", "embedding")
+
+
+@dataclass(frozen=True, slots=True)
+class FisaConfig:
+    """FISA (Chng et al., "Adapting Vision-Language Model with Fine-grained Semantics"), with its ablation's switches.
+
+    Defaults are the paper's, and for what it leaves open: a residual around SEVE whose output projection starts at
+    zero, one SEVE of width 256 shared by all layers, and separate query projections in all layers, which makes the 26 M
+    trained parameters that the paper reports for ViT-L/14.
+
+    Attributes:
+        view: what CLIP looks at: "image", the whole image once, or "crops", a square around each mask. The second is
+            for a CLIP that is too small to read a whole scene; its cost grows with the masks.
+        input_size: pixels along the longer side of the image, or along a crop's side. Position embeddings are
+            interpolated where this is not the size that CLIP was made for.
+        crop_context: side of a crop over the longer side of the mask's box.
+        mirrored: read every view as it is and mirrored, and average the embeddings; twice the work.
+        seve_layers: layers, from 0, before whose attention mask tokens attend the text; null = all, [] = none.
+        seve_width, seve_heads: of that attention.
+        seve_tied: one set of SEVE weights for all layers, rather than one each.
+        query_layers: layers where mask tokens have their own trained query projection; null = all, [] = none.
+        clip_training: what else trains: "frozen" nothing (SIMO), "full" the whole image tower, "lora" low-rank updates
+            of its query and value projections. Only "frozen" leaves the image path as CLIP has it.
+        lora_rank: of those updates.
+        adapter_convolutions: 3x3 convolutions of the distribution adapter, 0 to 3; 0 = no adapter.
+        adapter_width: its hidden channels.
+        temperature: of the softmax over words; null = CLIP's own learned one.
+        none: what speaks for "none of these words": "generator", nothing but the mask generator's own "no object";
+            "bias", a constant logit beside words shifted by CLIP's learned bias (sigmoid-trained CLIPs);
+            "embedding", a trained vector beside the words'. The generator's verdict counts in all three.
+        none_logit: that constant logit; lower lets words win that fit less well.
+        max_masks: most masks read in one image, the likeliest first.
+        min_objectness: masks below this probability of being any segment are not read, in [0, 1].
+    """
+
+    view: str = "image"
+    input_size: int = 896
+    crop_context: float = 1.25
+    mirrored: bool = False
+    seve_layers: tuple[int, ...] | None = None
+    seve_width: int = 256
+    seve_heads: int = 16
+    seve_tied: bool = True
+    query_layers: tuple[int, ...] | None = None
+    clip_training: str = "frozen"
+    lora_rank: int = 8
+    adapter_convolutions: int = 2
+    adapter_width: int = 32
+    temperature: float | None = None
+    none: str = "generator"
+    none_logit: float = 0.0
+    max_masks: int = 100
+    min_objectness: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("view", VIEWS), ("clip_training", CLIP_TRAINING), ("none", NONE_SOURCES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
+        for name in ("input_size", "crop_context", "seve_width", "seve_heads", "lora_rank", "adapter_width"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.seve_width % self.seve_heads:
+            raise ValueError(f"seve_width {self.seve_width} must be a multiple of seve_heads {self.seve_heads}")
+        if not 0 <= self.adapter_convolutions <= 3:
+            raise ValueError(f"adapter_convolutions must be 0 to 3, got {self.adapter_convolutions}")
+        if self.temperature is not None and self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if self.max_masks < 1 or not 0 <= self.min_objectness <= 1:
+            raise ValueError(
+                f"max_masks must be 1 or more and min_objectness in [0, 1], got {self.max_masks}, {self.min_objectness}"
+            )

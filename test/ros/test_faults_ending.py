@@ -1,0 +1,57 @@
+"""SIGTERM at bad moments: the process ends in bounded time, and says so where it has to use force."""
+
+import signal
+from pathlib import Path
+
+from ros_support import Camera, Peer, Processes, picture
+from sensor_msgs.msg import Image
+
+from ovseg_ros.msg import PanopticSegmentation
+from ovseg_ros.ros.conversions import image_message
+
+NODE = Path(__file__).parent / "instrumented_node.py"
+WORDS = ["cup", "floor"]
+
+
+def test_sigterm_breaks_off_the_loading_of_a_model(processes: Processes, peer: Peer) -> None:
+    node = processes.start(NODE, preset="slow", vocabulary=WORDS)
+    node.wait_for_output("loading slowly")
+    assert node.interrupt(signal.SIGTERM) == 0, node.output
+    assert "Traceback" not in node.output and "by force" not in node.output
+
+
+def test_sigterm_while_frames_are_segmented_and_published(processes: Processes, peer: Peer, tiny_preset: Path) -> None:
+    node = processes.start("segment_node", preset=str(tiny_preset), vocabulary=WORDS)
+    peer.wait_until_active(node)
+    camera = Camera(peer)
+    with (
+        peer.collect(PanopticSegmentation, "/ovseg/segments") as segments,
+        peer.collect(Image, "/ovseg/overlay_image"),
+    ):
+        camera.until(lambda: segments, "segments")
+        for _ in range(20):
+            camera.send(image_message(picture(480, 640), "rgb8", camera.header()))
+            peer.spin(0.005)
+        assert node.interrupt(signal.SIGTERM) == 0, node.output
+    assert "Traceback" not in node.output and "by force" not in node.output
+    assert "FATAL" not in node.output and "ERROR" not in node.output
+    camera.close()
+
+
+def test_a_model_that_never_returns_cannot_keep_the_process(
+    processes: Processes, peer: Peer, tiny_preset: Path
+) -> None:
+    node = processes.start(NODE, preset=str(tiny_preset), vocabulary=WORDS)
+    peer.wait_until_active(node)
+    camera = Camera(peer)
+    endless = picture()
+    endless[0, 0] = (0, 255, 0)
+    with peer.collect(PanopticSegmentation, "/ovseg/segments"):
+        camera.until(
+            lambda: "segmenting without end" in node.output,
+            "the endless frame in the model",
+            lambda: image_message(endless, "rgb8", camera.header()),
+        )
+        assert node.interrupt(signal.SIGTERM) == 1, node.output
+    assert "ending by force" in node.output and "segmenter" in node.output
+    camera.close()
