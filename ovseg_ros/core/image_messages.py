@@ -112,7 +112,11 @@ def image_from_compressed_message(message: CompressedImageMessage, topic: str) -
         ImageFieldError: the data are empty, truncated or no picture.
     """
     if "compressedDepth" in message.format:
-        raise ImageFieldError(topic, "format", f"is {message.format!r}, a depth image; choose a colour camera")
+        raise ImageFieldError(
+            topic,
+            "format",
+            f"is {message.format!r}, a depth image; choose (or remap image/compressed to) a colour camera",
+        )
     data = np.frombuffer(message.data, dtype=np.uint8)
     if not data.size:
         raise ImageFieldError(topic, "data", "is empty; check the camera driver")
@@ -218,7 +222,7 @@ def _unknown_encoding(message: ImageMessage, topic: str) -> ImageFieldError:
             topic,
             "encoding",
             f"is {_show(message.encoding)}, which holds depth or other measurements; "
-            f"choose a colour camera ({supported})",
+            f"choose (or remap image to) the topic of a colour camera ({supported})",
         )
     return ImageFieldError(topic, "encoding", f"is {_show(message.encoding)}; expected one of {supported}")
 
