@@ -13,10 +13,10 @@ VENV := .venv/requirements.stamp
 BUILD := install/build.stamp
 PACKAGE_FILES := $(shell find msg srv launch config ovseg_ros scripts -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help setup demo test lint bench clean distclean
+.PHONY: help setup demo test test-gpu lint bench clean distclean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 setup: $(BUILD) ## Make .venv and build the package with colcon; quick when nothing changed
 
@@ -25,6 +25,10 @@ demo: $(BUILD) ## Simulated camera, node and demo client over DDS; pictures and 
 
 test: $(BUILD) ## Run all tests, the ROS ones included
 	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) OMP_NUM_THREADS=1 pytest test
+
+test-gpu: $(BUILD) ## Run the tests that need a CUDA device; never part of make test's verdict
+	@$(IN_ENVIRONMENT) pytest -m gpu test
+	@$(IN_ENVIRONMENT) pytest test/core/test_merge.py
 
 lint: $(VENV) ## Check formatting, style and types
 	.venv/bin/ruff format --check .

@@ -32,6 +32,7 @@ from ovseg_ros.offline.tabletop_views import TabletopViews, load_or_render
 from ovseg_ros.offline.train import load_recipe
 from ovseg_ros.offline.train_fisa import FisaTrainingConfig, collect, train_fisa
 from ovseg_ros.sim.categories import SEEN, TABLETOP_SPECS, UNSEEN
+from ovseg_ros.sim.scene import SPLITS
 
 NOTHING: tuple[int, ...] = ()
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -83,6 +84,8 @@ class AblationConfig:
         unknown = sorted(set(self.systems) - {*SYSTEMS, "seve_lora"})
         if unknown:
             raise ConfigError(f"unknown systems {', '.join(unknown)}; choose of {', '.join(SYSTEMS)}, seve_lora")
+        if self.split not in SPLITS:
+            raise ConfigError(f"unknown split {self.split!r}; expected one of {', '.join(SPLITS)}")
 
 
 @dataclass(frozen=True, slots=True)

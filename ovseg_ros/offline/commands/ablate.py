@@ -16,7 +16,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="trainings of each system (default: 3)")
     parser.add_argument("--systems", nargs="+", metavar="NAME", help="only these systems (default: all)")
     parser.add_argument(
-        "--convolutions", nargs="+", type=int, metavar="N", help="only these depths of the adapter (default: 2 0 1 3)"
+        "--convolutions",
+        nargs="+",
+        type=int,
+        choices=range(4),
+        metavar="N",
+        help="only these depths of the adapter (default: 2 0 1 3)",
     )
     parser.add_argument("--ranks", nargs="+", type=positive, metavar="R", help="ranks of LoRA (default: 4 16 64)")
     parser.add_argument("--split", default="test", help="evaluate on this split (default: test)")

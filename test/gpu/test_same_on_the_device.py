@@ -1,0 +1,97 @@
+"""On a GPU the pipeline says what it says on the CPU: `make test-gpu`, on a machine that has one.
+
+float32 convolutions may run in TF32 there, so logits agree to a few hundredths and not to the last digit.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
+from ovseg_ros.core.proposals.eomt import EoMT, EoMTConfig
+from ovseg_ros.core.segmenter import PanopticSegmenter
+from ovseg_ros.core.vocabulary import Vocabulary
+from ovseg_ros.offline.engine import Engine
+from ovseg_ros.offline.training_loop import LoopConfig, run_loop
+from ovseg_ros.sim.categories import TABLETOP_SPECS
+from ovseg_ros.sim.simulator import TabletopSimulator
+
+DEVICE = "cuda"
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")]
+VOCABULARY = Vocabulary.build(TABLETOP_SPECS)
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    with TabletopSimulator(0, split="val") as simulator:
+        return simulator.render().image
+
+
+@pytest.fixture(scope="module", params=["tabletop", "tabletop_fisa"])
+def pair(request: pytest.FixtureRequest) -> tuple[PanopticSegmenter, PanopticSegmenter]:
+    return build_segmenter(request.param, "cpu"), build_segmenter(request.param, DEVICE)
+
+
+def test_masks_agree(pair: tuple[PanopticSegmenter, PanopticSegmenter], image: np.ndarray) -> None:
+    expected, found = (segmenter.propose(image).mask_logits.cpu() for segmenter in pair)
+    assert (found - expected).abs().max() <= 0.02 * expected.abs().max()
+
+
+def test_pixels_get_the_same_words(pair: tuple[PanopticSegmenter, PanopticSegmenter], image: np.ndarray) -> None:
+    expected, found = (segmenter.segment(image, segmenter.encode_vocabulary(VOCABULARY)) for segmenter in pair)
+    assert expected.segments
+    assert (expected.category_ids == found.category_ids).mean() >= 0.99
+
+
+def test_a_batch_is_its_images_one_by_one(pair: tuple[PanopticSegmenter, PanopticSegmenter], image: np.ndarray) -> None:
+    segmenter = pair[1]
+    text = segmenter.encode_vocabulary(VOCABULARY)
+    images = [image, image[:, ::-1].copy(), np.zeros_like(image)]
+    for together, one in zip(segmenter.segment_batch(images, text), images, strict=True):
+        alone = segmenter.segment(one, text)
+        assert (together.category_ids == alone.category_ids).mean() >= 0.99
+
+
+def test_no_mask_and_a_tiny_image(pair: tuple[PanopticSegmenter, PanopticSegmenter]) -> None:
+    segmenter = pair[1]
+    text = segmenter.encode_vocabulary(VOCABULARY)
+    for shape in ((1, 1, 3), (7, 900, 3)):
+        assert segmenter.segment(np.zeros(shape, np.uint8), text).segment_ids.shape == shape[:2]
+
+
+def test_bfloat16_masks_overlap_those_of_float32(image: np.ndarray) -> None:
+    segmenter = build_segmenter("tabletop", DEVICE)
+    expected = segmenter.propose(image).mask_logits > 0
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        found = segmenter.propose(image).mask_logits > 0
+    likely = segmenter.propose(image).class_logits.softmax(dim=-1)[..., -1] < 0.5
+    both, either = (expected & found)[likely].sum(), (expected | found)[likely].sum()
+    assert both / either >= 0.95
+
+
+def test_training_lowers_the_loss_and_resumes(image: np.ndarray, tmp_path) -> None:
+    engine = Engine(DEVICE)
+    pixels = normalize(to_tensor(image, engine.device), IMAGENET_MEAN, IMAGENET_STD)[..., :64, :64]
+    seen: list[float] = []
+
+    def make() -> EoMT:
+        torch.manual_seed(0)
+        return EoMT(EoMTConfig((64, 64), width=32, depth=2, heads=2, num_queries=4, num_classes=2, joint_blocks=1))
+
+    def train(steps: int) -> EoMT:
+        model = make().to(engine.device)
+
+        def losses_at(step: int) -> dict[str, torch.Tensor]:
+            loss = (model(pixels).mask_logits - 1).square().mean()
+            seen.append(float(loss.detach()))
+            return {"square": loss}
+
+        config = LoopConfig(steps=steps, batch_size=1, learning_rate=1e-2, warmup_steps=2, checkpoint_every=10)
+        run_loop(model, losses_at, config, tmp_path, name="test", engine=engine)
+        return model
+
+    train(20)
+    train(40)
+    assert len(seen) == 40  # the second run went on where the first had ended
+    assert seen[-1] < 0.5 * seen[0]
