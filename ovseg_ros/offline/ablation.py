@@ -290,10 +290,12 @@ def _markdown(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
         low, high = row["unseen_ci95_of_first_seed"]
         spread = f"{min(row['unseen_over_seeds']):.1f} to {max(row['unseen_over_seeds']):.1f}"
         title = DESCRIPTIONS[row["system"]] + (f", rank {row['rank']}" if row["rank"] else "")
-        depth = "" if row["system"] in ("first", "oracle") else row["convolutions"]
+        is_reference = row["system"] in ("first", "oracle")  # nothing of them trains here
+        depth = "" if is_reference else row["convolutions"]
+        trained = "" if is_reference else f"{row['trained_parameters']:,}"
         title += ", mirrored too" if row["mirrored"] else ""
         lines.append(
-            f"| {title} | {depth} | {row['trained_parameters']:,} | {row['seeds']} "
+            f"| {title} | {depth} | {trained} | {row['seeds']} "
             f"| {row['seen']:.1f} | {row['unseen']:.1f} | {spread} | {low:.1f} to {high:.1f} |"
         )
     note = (
