@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg_ros.offline.losses import bce_and_dice
+
 
 @dataclass(frozen=True, slots=True)
 class FisaLossConfig:
@@ -71,11 +73,7 @@ def fisa_losses(
     cross_entropy = F.cross_entropy(word_logits.float(), categories, weights, reduction="sum") / total
     fits = categories < count
     logits, masks = adapted[fits].flatten(1).float(), truth[fits].flatten(1).float()  # (M, h * w)
-    matched = max(1, len(logits))
-    bce = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean(dim=1).sum() / matched
-    probabilities = logits.sigmoid()
-    shared = 2 * (probabilities * masks).sum(dim=1) + 1
-    dice = (1 - shared / (probabilities.sum(dim=1) + masks.sum(dim=1) + 1)).sum() / matched
+    bce, dice = bce_and_dice(logits, masks, max(1, len(logits)))
     return {
         "class": config.class_weight * cross_entropy,
         "bce": config.bce_weight * bce,

@@ -28,8 +28,7 @@ IMAGE_SUFFIXES = frozenset(
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
-# Pillow's decoders report damage in whatever exception their parser meets first.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -40,6 +39,7 @@ _DAMAGE = (
     struct.error,
     zlib.error,
 )
+"""What Pillow's decoders raise for a damaged file, whichever of their parsers meets the damage first."""
 
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
@@ -92,7 +92,7 @@ def load_image(path: Path) -> np.ndarray:
         ) from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large to decode: {error}; scale it down first") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ImageError(f"{path} cannot be decoded: {error}; the file may be truncated or damaged") from error
 
 

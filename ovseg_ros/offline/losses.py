@@ -111,15 +111,25 @@ def _prediction_loss(
     weights = torch.ones(classes, device=logits.device)
     weights[no_object] = config.no_object_weight
     cross_entropy = F.cross_entropy(prediction.class_logits.flatten(0, 1), wanted_classes.flatten(), weights)
-    bce = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean(dim=1).sum() / count
-    probabilities = logits.sigmoid()
-    overlap = 2 * (probabilities * masks).sum(dim=1) + 1
-    dice = (1 - overlap / (probabilities.sum(dim=1) + masks.sum(dim=1) + 1)).sum() / count
+    bce, dice = bce_and_dice(logits, masks, count)
     return {
         "class": config.class_weight * cross_entropy,
         "bce": config.bce_weight * bce,
         "dice": config.dice_weight * dice,
     }
+
+
+def bce_and_dice(logits: Tensor, masks: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy and dice loss of matched masks, summed over them and divided by `count`.
+
+    Args:
+        logits, masks: (M, pixels or points); masks in [0, 1].
+    """
+    bce = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean(dim=1).sum() / count
+    probabilities = logits.sigmoid()
+    overlap = 2 * (probabilities * masks).sum(dim=1) + 1
+    dice = (1 - overlap / (probabilities.sum(dim=1) + masks.sum(dim=1) + 1)).sum() / count
+    return bce, dice
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:

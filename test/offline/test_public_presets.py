@@ -23,6 +23,7 @@ from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.offline.cli import main
 
 PUBLIC = [name for name in preset_names() if "eomt_hub" in yaml.safe_load(preset_path(name).read_text())]
+ENSEMBLES = [name for name in PUBLIC if "ensemble" in yaml.safe_load(preset_path(name).read_text())]
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 VIT = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
 CONVNEXT = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "mlp", "image_size": 64}
@@ -120,10 +121,9 @@ def test_padding_is_black_as_the_published_eomts_saw_it(tiny: Path) -> None:
     torch.testing.assert_close(masks, segmenter.propose(square).mask_logits[..., : masks.shape[-2], :])
 
 
+@pytest.mark.parametrize("tiny", ENSEMBLES, indirect=True)
 def test_synonyms_for_other_classes_are_refused(tiny: Path, tmp_path: Path) -> None:
     values = yaml.safe_load(tiny.read_text())
-    if "ensemble" not in values:
-        pytest.skip("names masks without the mask generator's own classes")
     for key in ("eomt_hub", "open_clip"):
         values[key]["checkpoint"] = str(tiny.parent)
     values["open_clip"]["architecture"] = str(tiny.parent / "clip.json")

@@ -17,12 +17,10 @@ from ovseg_ros.core.classification.lora import add_low_rank
 from ovseg_ros.core.classification.mask_tokens import MaskTokenStream
 from ovseg_ros.core.classification.mask_views import crop_images, crop_masks, patches_inside, resize_images, view_size
 from ovseg_ros.core.classification.seve import TextMemory
+from ovseg_ros.core.classification.word_logits import IMPOSSIBLE, best_prompts, joined_with_objectness, with_none
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import normalize
 from ovseg_ros.core.types import MaskClassification, MaskProposals, TextEmbeddings
-
-_IMPOSSIBLE = -1e4
-"""Logit of what cannot be; finite, so that a softmax over a row of them stays a number."""
 
 _REMEMBERED_VOCABULARIES = 4
 """Vocabularies whose text keys and values are kept: the one in use, the next one, and those of queries."""
@@ -112,14 +110,10 @@ class FisaClassifier(nn.Module):
 
         A mask is nothing if the generator says so, or else if no word fits it.
         """
-        words = self.word_logits(embeddings, text).log_softmax(dim=-1)  # (B, M, K + 1)
         objectness = _objectness(proposals)  # (B, Q)
         rows = torch.arange(len(queries), device=queries.device)[:, None]
-        likelihood = objectness[rows, queries][..., None].to(words).clamp(1e-6, 1 - 1e-6)
-        named = words[..., :-1] + likelihood.log()
-        nothing = (1 - likelihood * (1 - words[..., -1:].exp())).log()
-        known = torch.cat([named, nothing], dim=-1)
-        unread = known.new_full((known.shape[-1],), _IMPOSSIBLE)
+        known = joined_with_objectness(self.word_logits(embeddings, text), objectness[rows, queries])  # (B, M, K + 1)
+        unread = known.new_full((known.shape[-1],), IMPOSSIBLE)
         unread[-1] = 0.0
         logits = unread.repeat(*objectness.shape, 1)  # (B, Q, K + 1)
         logits[rows, queries] = torch.where(is_read[..., None], known, unread)
@@ -200,17 +194,13 @@ class FisaClassifier(nn.Module):
         """
         scale = self.logit_scale.exp().float()
         prompts = scale * embeddings @ text.vectors.to(embeddings).T + self.logit_bias  # (..., P)
-        shape = prompts.shape[:-1]
-        best = prompts.new_full((*shape, len(text.vocabulary.categories)), _IMPOSSIBLE)
-        best = best.scatter_reduce(-1, text.category_of_prompt.expand_as(prompts), prompts, reduce="amax")
+        best = best_prompts(prompts, text.category_of_prompt, len(text.vocabulary.categories))
         if self.config.none == "embedding":
             none = scale * embeddings @ F.normalize(self.none_embedding.float(), dim=-1) + self.logit_bias
         else:
-            none = best.new_full(shape, self.config.none_logit if self.config.none == "bias" else _IMPOSSIBLE)
-        unknown = text.vocabulary.unknown_index
-        if unknown is not None:
-            best[..., unknown], none = none, torch.full_like(none, _IMPOSSIBLE)
-        return torch.cat([best, none[..., None]], dim=-1)
+            none_logit = self.config.none_logit if self.config.none == "bias" else IMPOSSIBLE
+            none = best.new_full(best.shape[:-1], none_logit)
+        return with_none(best, none, text.vocabulary)
 
     def trained_state_dict(self) -> dict[str, Tensor]:
         """Everything that trains, and nothing else: what a FISA checkpoint holds."""

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from ovseg_ros.core.classification.crop_windows import square_windows
+from ovseg_ros.core.classification.word_logits import IMPOSSIBLE, best_prompts, joined_with_objectness, with_none
 from ovseg_ros.core.clip import ImageTower
 from ovseg_ros.core.images import normalize
 from ovseg_ros.core.types import MaskClassification, MaskProposals, TextEmbeddings
-
-_IMPOSSIBLE = -1e4
-"""Logit of what cannot be; finite, so that a softmax over a row of them stays a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +64,11 @@ class MaskedCropClassifier(nn.Module):
         height, width = images.shape[-2:]
         windows = square_windows(masks, (height, width), self._config.context)  # (M, 4)
         embeddings = self._read(images, masks, windows, image_index)  # (M, D)
-        words = self._word_logits(embeddings, text).log_softmax(dim=-1)  # (M, K + 1)
-
-        likelihood = objectness[image_index, query_index].clamp(1e-6, 1 - 1e-6)[:, None]
-        named = words[:, :-1] + likelihood.log()
-        nothing = (1 - likelihood * (1 - words[:, -1:].exp())).log()  # neither the generator's nor CLIP's "none"
-        logits = named.new_full((*objectness.shape, named.shape[1] + 1), _IMPOSSIBLE)
+        likelihood = objectness[image_index, query_index]  # (M,)
+        known = joined_with_objectness(self._word_logits(embeddings, text), likelihood)  # (M, K + 1)
+        logits = known.new_full((*objectness.shape, known.shape[1]), IMPOSSIBLE)
         logits[..., -1] = 0.0
-        logits[image_index, query_index] = torch.cat([named, nothing], dim=-1)
+        logits[image_index, query_index] = known
         return MaskClassification(logits)
 
     def _promising(self, objectness: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,11 +101,5 @@ class MaskedCropClassifier(nn.Module):
     def _word_logits(self, embeddings: Tensor, text: TextEmbeddings) -> Tensor:
         """(M, K + 1): the best prompt of each category, then "none of these", which a category "unknown" takes over."""
         prompts = self.tower.prompt_logits(embeddings, text.vectors)  # (M, P)
-        count = len(text.vocabulary.categories)
-        best = prompts.new_full((len(prompts), count), _IMPOSSIBLE)
-        best.scatter_reduce_(1, text.category_of_prompt.expand(len(prompts), -1), prompts, reduce="amax")
-        logits = torch.cat([best, best.new_full((len(best), 1), self._config.none_logit)], dim=1)
-        unknown = text.vocabulary.unknown_index
-        if unknown is not None:
-            logits[:, unknown], logits[:, -1] = self._config.none_logit, _IMPOSSIBLE
-        return logits
+        best = best_prompts(prompts, text.category_of_prompt, len(text.vocabulary.categories))
+        return with_none(best, best.new_full((len(best),), self._config.none_logit), text.vocabulary)

@@ -14,11 +14,9 @@ from ovseg_ros.core.classification.ensemble import (
     match_classes,
 )
 from ovseg_ros.core.classification.pooling import MaskPooling
+from ovseg_ros.core.classification.word_logits import IMPOSSIBLE, best_prompts
 from ovseg_ros.core.types import MaskClassification, MaskProposals, TextEmbeddings
 from ovseg_ros.core.vocabulary import Category, normalize_name
-
-_IMPOSSIBLE = -1e4
-"""Logit of what cannot be; finite, so that a softmax over a row of them stays a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +96,13 @@ class TrainingFreeClassifier(nn.Module):
         named = likelihood[..., :count]
         logits = torch.cat([named, nothing], dim=-1).clamp(min=torch.finfo(torch.float32).tiny).log()
         is_nothing = nothing >= named.amax(dim=-1, keepdim=True)
-        logits[..., :-1].masked_fill_(is_nothing, _IMPOSSIBLE)
+        logits[..., :-1].masked_fill_(is_nothing, IMPOSSIBLE)
         return MaskClassification(logits)
 
     def _clip_probabilities(self, embeddings: Tensor, words: _Words) -> Tensor:
         """Softmax over categories of each one's best prompt: (B, Q, K + L)."""
         prompts = self._logit_scale * embeddings @ words.vectors.T  # (B, Q, P')
-        best = prompts.new_full((*prompts.shape[:2], words.count), _IMPOSSIBLE)
-        best.scatter_reduce_(2, words.owner.expand(prompts.shape), prompts, reduce="amax")
-        return best.softmax(dim=-1)
+        return best_prompts(prompts, words.owner, words.count).softmax(dim=-1)
 
     def _prepare(self, text: TextEmbeddings) -> _Words:
         """Work for each vocabulary, not for each frame: kept until another one comes."""

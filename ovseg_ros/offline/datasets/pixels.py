@@ -1,7 +1,5 @@
 """Pixels of a data set's files, with kind, bit depth and size checked."""
 
-import struct
-import zlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,7 +8,7 @@ from PIL import Image
 
 from ovseg_ros.core.errors import DatasetError, ImageError
 from ovseg_ros.offline.coco_panoptic import rgb_to_ids
-from ovseg_ros.offline.images import load_image
+from ovseg_ros.offline.images import DAMAGE, load_image
 
 _GREY_16_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
 MODE_NAMES = {
@@ -24,20 +22,6 @@ MODE_NAMES = {
     "F": "floating-point",
     **dict.fromkeys(_GREY_16_MODES, "16-bit grey"),
 }
-
-# What Pillow's decoders raise for a damaged file, whichever of their parsers meets the damage first.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -97,7 +81,7 @@ def _decode(path: Path, modes: Collection[str], expected: str) -> np.ndarray:
             mode = file.mode
             # Decoding first would spend time on a file of the wrong kind.
             pixels = np.asarray(file) if mode in modes else None
-    except _DAMAGE as error:
+    except (*DAMAGE, Image.DecompressionBombError) as error:
         raise DatasetError(f"the annotation {path} cannot be decoded: {error}; it may be truncated") from error
     if pixels is None:
         raise DatasetError(f"the annotation {path} is {MODE_NAMES.get(mode, mode)}; expected {expected}")
