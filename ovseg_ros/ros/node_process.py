@@ -22,6 +22,10 @@ END_DEADLINE = 8.0
 class RunnableNode(Protocol):
     """What `run_node` needs beyond a node's own methods."""
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether this thread is in a long call of the node's own, which a signal may break off at any point."""
+
     def start(self) -> bool:
         """Called before spinning. False, with the reason already logged, ends the process with 1."""
 
@@ -53,6 +57,7 @@ def run_node(make_node: Callable[[], RunnableNode], name: str, args: list[str] |
         executor.add_node(node)
         if not node.start() and rclpy.ok():
             sys.exit(1)
+        ending.spinning = node
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass  # the ordinary ways to end
@@ -75,6 +80,8 @@ class _Ending:
     """From the first signal on: no further ones, and an end by force if the orderly one takes too long."""
 
     def __init__(self, name: str) -> None:
+        self.spinning: RunnableNode | None = None
+        """The node whose callbacks are served; None before that."""
         self._name = name
         self._timer = threading.Timer(END_DEADLINE, self._force)
         self._timer.daemon = True
@@ -82,7 +89,9 @@ class _Ending:
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """The handler of signals."""
         self.begin()
-        raise KeyboardInterrupt
+        # An exception out of nowhere would leave half-made objects behind in the executor, which rclpy ends anyway.
+        if self.spinning is None or self.spinning.is_loading:
+            raise KeyboardInterrupt
 
     def begin(self) -> None:
         """Starts the time; the second call does nothing."""

@@ -88,6 +88,11 @@ class SegmentNode(LifecycleNode):
 
     # Lifecycle
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether `on_configure` is at work, which a signal may break off."""
+        return bool(self._doing)
+
     def start(self) -> bool:
         """Configures and activates, unless the parameter autostart leaves that to a lifecycle manager."""
         if not self._value("autostart"):

@@ -80,6 +80,11 @@ class TabletopCamera(Node):
         # By a clock of its own: a camera goes on where simulated time stands still.
         self.create_timer(1.0 / self._value("rate"), self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
+    @property
+    def is_loading(self) -> bool:
+        """Never: no callback takes long."""
+        return False
+
     def start(self) -> bool:
         """Nothing more to do."""
         return True

@@ -3,6 +3,8 @@
 import signal
 from pathlib import Path
 
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from ros_support import Camera, Peer, Processes, picture
 from sensor_msgs.msg import Image
 
@@ -10,6 +12,7 @@ from ovseg_ros.msg import PanopticSegmentation
 from ovseg_ros.ros.conversions import image_message
 
 NODE = Path(__file__).parent / "instrumented_node.py"
+TORN = Path(__file__).parent / "torn_node.py"
 WORDS = ["cup", "floor"]
 
 
@@ -18,6 +21,24 @@ def test_sigterm_breaks_off_the_loading_of_a_model(processes: Processes, peer: P
     node.wait_for_output("loading slowly")
     assert node.interrupt(signal.SIGTERM) == 0, node.output
     assert "Traceback" not in node.output and "by force" not in node.output
+
+
+def test_sigterm_breaks_off_a_loading_that_a_lifecycle_manager_asked_for(processes: Processes, peer: Peer) -> None:
+    node = processes.start(NODE, preset="slow", vocabulary=WORDS, autostart=False)
+    client = peer.node.create_client(ChangeState, "/ovseg/change_state")
+    peer.wait_until(client.service_is_ready, "the service change_state", node)
+    client.call_async(ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE)))
+    peer.wait_until(lambda: "loading slowly" in node.output, "the loading", node)
+    assert node.interrupt(signal.SIGTERM) == 0, node.output
+    assert "Traceback" not in node.output and "by force" not in node.output
+    peer.node.destroy_client(client)
+
+
+def test_sigterm_tears_nothing_that_a_callback_is_making(processes: Processes) -> None:
+    node = processes.start(TORN)
+    assert node.wait() == 0, node.output
+    assert "the callback went on to its end" in node.output
+    assert "torn" not in node.output and "Traceback" not in node.output
 
 
 def test_sigterm_while_frames_are_segmented_and_published(processes: Processes, peer: Peer, tiny_preset: Path) -> None:
