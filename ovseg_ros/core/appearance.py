@@ -3,11 +3,15 @@
 import cv2
 import numpy as np
 
+from ovseg_ros.core.thinning import thinned_ids, thinned_image
 from ovseg_ros.core.types import PanopticResult
 
 _BINS = 64
-_PIXELS = 40_000
-"""About this many pixels are looked at."""
+_PIXELS = 10_000
+"""Of an image, about so many are looked at."""
+_UPPER_BITS = 0xC0
+_BIN = np.array([[1 / 4, 1 / 16, 1 / 64]], np.float32)
+"""Puts the two upper bits of each channel side by side."""
 
 
 def segment_appearance(image: np.ndarray, result: PanopticResult) -> np.ndarray:
@@ -26,20 +30,12 @@ def segment_appearance(image: np.ndarray, result: PanopticResult) -> np.ndarray:
     """
     if image.shape[:2] != result.segment_ids.shape:
         raise ValueError(f"the image is {image.shape[:2]} and its segments are {result.segment_ids.shape}")
-    rows = np.zeros(int(result.segment_ids.max(initial=0)) + 1, np.intp)  # row 0 is void
-    rows[[segment.id for segment in result.segments]] = np.arange(1, len(result.segments) + 1)
-    # Thinned where there are many pixels; a histogram does not need each. OpenCV picks single pixels much faster than
-    # a strided copy of three channels.
-    stride = max(1, round(np.sqrt(result.segment_ids.size / _PIXELS)))
-    height, width = result.segment_ids.shape
-    size = (max(1, width // stride), max(1, height // stride))
-    ids: np.ndarray = cv2.resize(result.segment_ids, size, interpolation=cv2.INTER_NEAREST)
-    row = rows.take(ids)  # (h, w)
-    pixels = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)
-    levels = np.bitwise_and(pixels, 0xC0, dtype=np.uint8)  # (h, w, 3), the two upper bits of each channel
-    color = (levels[..., 0] >> 2) | (levels[..., 1] >> 4) | (levels[..., 2] >> 6)
-    count = (len(result.segments) + 1) * _BINS
-    histogram = np.bincount((row * _BINS + color).ravel(), minlength=count).reshape(-1, _BINS)[1:]
+    own = [segment.id for segment in result.segments]
+    count = 1 + max(own, default=0)  # with void
+    bins = cv2.transform(np.bitwise_and(thinned_image(image, _PIXELS), _UPPER_BITS, dtype=np.uint8), _BIN)  # (h, w)
+    ids = thinned_ids(result.segment_ids, count, _PIXELS)
+    pair = [ids, bins.astype(ids.dtype, copy=False)]
+    histogram = cv2.calcHist(pair, [0, 1], None, [count, _BINS], [0, count, 0, _BINS])[own]
     colors = np.sqrt(histogram / np.maximum(histogram.sum(axis=1, keepdims=True), 1)).astype(np.float32)
     if result.embeddings is None:
         return colors

@@ -5,15 +5,17 @@ a pause between frames. Times are the frames' stamps, so the rate of the frames 
 either, so a change of the vocabulary leaves identities alone.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from ovseg_ros.core.thinning import thinned_ids
 from ovseg_ros.core.types import PanopticResult, Segment
 
-_OVERLAP_PIXELS = 40_000
+_PIXELS = 40_000
 """Masks are compared on about this many pixels at most."""
 
 _IMPOSSIBLE = 0.0
@@ -43,32 +45,19 @@ class TrackingConfig:
     memory: float = 0.5
 
 
-@dataclass(slots=True)
-class _Track:
-    """What is known of an object. Places are in units of the image: (x / width, y / height)."""
-
-    track_id: int
-    place: np.ndarray
-    velocity: np.ndarray
-    area: float
-    appearance: np.ndarray | None
-    seen: float
-
-
 class Tracker:
     """Follows the things of one camera. Not for two threads at once."""
 
     def __init__(self, config: TrackingConfig | None = None) -> None:
         self._config = config or TrackingConfig()
-        self._tracks: list[_Track] = []
         self._next_id = 1
-        self._stamp = float("-inf")
-        self._ids = np.zeros((1, 1), np.intp)  # the thinned segment image before...
-        self._track_of_id: dict[int, int] = {}  # ... and the place in `_tracks` of its segments
+        self.reset()
 
     def reset(self) -> None:
         """Forgets all objects. Their numbers are not given again."""
-        self._tracks, self._track_of_id = [], {}
+        self._objects = _objects(0, 0)
+        # The newest frame's segment image, thinned, and the least number above its ids.
+        self._ids, self._count = np.zeros((1, 1), np.uint8), 1
         self._stamp = float("-inf")
 
     def update(self, result: PanopticResult, stamp: float, appearance: np.ndarray | None = None) -> PanopticResult:
@@ -91,119 +80,107 @@ class Tracker:
         if stamp < self._stamp:
             self.reset()
         self._stamp = stamp
+        known = self._objects[stamp - self._objects["seen"] <= self._config.max_age]
         things = [index for index, segment in enumerate(result.segments) if segment.is_thing]
-        segments = [result.segments[index] for index in things]
-        looks = None if appearance is None else np.asarray(appearance)[things]
-        places = _places(result.segment_ids, segments)
-        areas = np.array([segment.area for segment in segments]) / result.segment_ids.size
-        fresh = [t for t, track in enumerate(self._tracks) if stamp - track.seen <= self._config.max_age]
-        ids = _thinned(result.segment_ids)
-        scores = self._scores(ids, segments, places, areas, looks, stamp)[fresh]
+        looks = None if appearance is None else appearance[things]
+        if looks is not None and looks.shape[1] != known["appearance"].shape[1]:
+            known = _without_appearance(known, looks.shape[1])  # another model's: they cannot be compared
+        now = self._sighted([result.segments[index] for index in things], result.segment_ids.shape, looks, known.dtype)
+        count = 1 + max((segment.id for segment in result.segments), default=0)
+        ids = thinned_ids(result.segment_ids, count, _PIXELS)
+
+        scores = self._scores(known, now, self._overlaps(known, now, ids, count))
         rows, columns = linear_sum_assignment(scores, maximize=True)
-        found = {int(c): fresh[r] for r, c in zip(rows, columns, strict=True) if scores[r, c] > _IMPOSSIBLE}
+        is_pair = scores[rows, columns] > _IMPOSSIBLE
+        rows, columns = rows[is_pair], columns[is_pair]
+        known["segment_id"] = 0
+        known[rows] = self._seen_again(known[rows], now[columns])
+        now["track_id"][columns] = known["track_id"][rows]
+        is_new = now["track_id"] == 0
+        first, self._next_id = self._next_id, self._next_id + int(is_new.sum())
+        now["track_id"][is_new] = np.arange(first, self._next_id)
+        self._objects, self._ids, self._count = np.concatenate([known, now[is_new]]), ids, count
 
-        track_of_segment = []
-        for index, segment in enumerate(segments):
-            look = None if looks is None else looks[index]
-            if index in found:
-                self._see(self._tracks[found[index]], places[index], areas[index], look, stamp)
-                track_of_segment.append(found[index])
-            else:
-                track_of_segment.append(len(self._tracks))
-                self._tracks.append(_Track(self._next_id, places[index], np.zeros(2), areas[index], look, stamp))
-                self._next_id += 1
-            track_id = self._tracks[track_of_segment[-1]].track_id
-            segments[index] = replace(segment, track_id=track_id)
-        self._remember(ids, segments, track_of_segment)
-        tracked = dict(zip(things, segments, strict=True))
-        return replace(result, segments=tuple(tracked.get(i, s) for i, s in enumerate(result.segments)))
+        segments = list(result.segments)
+        for index, track_id in zip(things, now["track_id"].tolist(), strict=True):
+            segments[index] = replace(segments[index], track_id=track_id)
+        return replace(result, segments=tuple(segments))
 
-    def _scores(
-        self,
-        ids: np.ndarray,
-        segments: list[Segment],
-        places: np.ndarray,
-        areas: np.ndarray,
-        looks: np.ndarray | None,
-        stamp: float,
-    ) -> np.ndarray:
-        """How well each track (T,) and each segment (N,) go together: (T, N), `_IMPOSSIBLE` where they cannot."""
-        config, shape = self._config, (len(self._tracks), len(segments))
-        if 0 in shape:
-            return np.zeros(shape)
-        overlap = self._overlaps(ids, segments)
-        age = stamp - np.array([track.seen for track in self._tracks])
-        velocity = np.stack([track.velocity for track in self._tracks])
+    def _scores(self, known: np.ndarray, now: np.ndarray, overlap: np.ndarray) -> np.ndarray:
+        """How well each known object (T,) and each one in sight (N,) go together: (T, N), or `_IMPOSSIBLE`."""
+        config = self._config
+        if not len(known) or not len(now):
+            return np.zeros(overlap.shape)
+        age = self._stamp - known["seen"]
         # A velocity is worth less the older it is.
-        ahead = np.stack([track.place for track in self._tracks]) + velocity * np.minimum(age, 0.5)[:, None]
-        distance = np.linalg.norm(ahead[:, None] - places[None], axis=2) / np.sqrt(2)  # (T, N), diagonals
+        ahead = known["place"] + known["velocity"] * np.minimum(age, 0.5)[:, None]
+        away = ahead[:, None] - now["place"][None]  # (T, N, 2)
+        distance = np.hypot(away[..., 0], away[..., 1]) / np.sqrt(2)  # diagonals
         reach = (config.slack + config.max_speed * age)[:, None]
-        growth = np.abs(np.log(np.array([track.area for track in self._tracks])[:, None] / areas[None]))
-        similarity = self._similarities(looks, shape)
+        growth = np.abs(np.log(known["area"][:, None] / now["area"][None]))
+        similarity = np.maximum(known["appearance"] @ now["appearance"].T, 0.0)
         is_possible = (overlap >= config.min_overlap) | (
             (distance <= reach) & (growth <= np.log(config.max_growth)) & (similarity >= config.min_similarity)
         )
         return np.where(is_possible, 2 * overlap + similarity + 0.5 * (1 - distance / (reach + distance)), _IMPOSSIBLE)
 
-    def _overlaps(self, ids: np.ndarray, segments: list[Segment]) -> np.ndarray:
-        """IoU (T, N) of the masks of the frame before, where a track was seen in it, with those of this one."""
-        before = self._ids
+    def _overlaps(self, known: np.ndarray, now: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
+        """IoU (T, N) of the masks of the frame before with those of this one; 0 for who was not in it."""
+        before: np.ndarray = self._ids
         if before.shape != ids.shape:
-            rows, columns = (np.arange(now) * then // now for then, now in zip(before.shape, ids.shape, strict=True))
-            before = before[rows[:, None], columns]
-        old, new = int(before.max(initial=0)) + 1, int(ids.max(initial=0)) + 1
-        joint = np.bincount((before * new + ids).ravel(), minlength=old * new).reshape(old, new)
+            before = cv2.resize(before, ids.shape[::-1], interpolation=cv2.INTER_NEAREST)
+        kind = max(before.dtype, ids.dtype)
+        pair = [before.astype(kind, copy=False), ids.astype(kind, copy=False)]
+        joint = cv2.calcHist(pair, [0, 1], None, [self._count, count], [0, self._count, 0, count])
         union = joint.sum(axis=1)[:, None] + joint.sum(axis=0)[None] - joint
         iou = joint / np.maximum(union, 1)
-        overlap = np.zeros((len(self._tracks), len(segments)))
-        own = np.array([segment.id for segment in segments])
-        for segment_id, track in self._track_of_id.items():
-            if segment_id < old:  # a small one may lie between the compared pixels
-                overlap[track] = iou[segment_id, np.minimum(own, new - 1)] * (own < new)
-        return overlap
+        iou[0] = 0.0  # void, and whoever was not there
+        return iou[known["segment_id"][:, None], now["segment_id"]]
 
-    def _similarities(self, looks: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
-        """Cosines (T, N), negative ones as 0; 0 where a track or this frame has no appearance."""
-        similarity = np.zeros(shape)
-        if looks is not None:
-            known = {
-                row: track.appearance
-                for row, track in enumerate(self._tracks)
-                if track.appearance is not None and len(track.appearance) == looks.shape[1]
-            }
-            if known:
-                similarity[list(known)] = np.maximum(np.stack(list(known.values())) @ looks.T, 0.0)
-        return similarity
+    def _seen_again(self, known: np.ndarray, now: np.ndarray) -> np.ndarray:
+        """Known objects (P,) with what was seen of them now (P,); what old values count depends on time, not frames."""
+        passed = (self._stamp - known["seen"])[:, None]
+        share = 1 - np.exp(-passed / self._config.memory)  # 0 under an equal stamp
+        moved = (now["place"] - known["place"]) / np.maximum(passed, 1e-9)
+        old = known["appearance"]
+        mixed = old + np.where(old.any(axis=1, keepdims=True), share, 1.0) * (now["appearance"] - old)
+        now["appearance"] = mixed / np.maximum(np.sqrt((mixed * mixed).sum(axis=1, keepdims=True)), 1e-12)
+        now["velocity"] = known["velocity"] + share * (moved - known["velocity"])
+        now["track_id"] = known["track_id"]
+        return now
 
-    def _see(self, track: _Track, place: np.ndarray, area: float, look: np.ndarray | None, stamp: float) -> None:
-        """Updates a track with what was seen of it. How much old values count depends on time, not on frames."""
-        passed = stamp - track.seen
-        if passed > 0:
-            share = 1 - math.exp(-passed / self._config.memory)
-            track.velocity = track.velocity + share * ((place - track.place) / passed - track.velocity)
-            if look is not None and track.appearance is not None and len(look) == len(track.appearance):
-                mixed = track.appearance + share * (look - track.appearance)
-                look = mixed / max(math.sqrt(mixed @ mixed), 1e-12)
-        track.place, track.area, track.seen = place, area, stamp
-        track.appearance = look if look is not None else track.appearance
-
-    def _remember(self, ids: np.ndarray, segments: list[Segment], track_of_segment: list[int]) -> None:
-        """Keeps the frame for the next one and drops tracks that are too old to come back."""
-        kept = [t for t, track in enumerate(self._tracks) if self._stamp - track.seen <= self._config.max_age]
-        place = {track: index for index, track in enumerate(kept)}
-        self._tracks = [self._tracks[t] for t in kept]
-        self._ids = ids
-        self._track_of_id = {s.id: place[t] for s, t in zip(segments, track_of_segment, strict=True)}
+    def _sighted(
+        self, segments: Sequence[Segment], shape: tuple[int, ...], looks: np.ndarray | None, kind: np.dtype
+    ) -> np.ndarray:
+        """The segments of an image of this shape, as objects without a number and a velocity."""
+        height, width = shape
+        boxes = np.array([segment.box for segment in segments], dtype=np.float64).reshape(-1, 4)
+        objects = np.zeros(len(segments), kind)
+        objects["segment_id"] = [segment.id for segment in segments]
+        objects["place"] = (boxes[:, :2] + boxes[:, 2:] / 2) / [width, height]
+        objects["area"] = [segment.area / (height * width) for segment in segments]
+        objects["appearance"] = 0.0 if looks is None else looks
+        objects["seen"] = self._stamp
+        return objects
 
 
-def _thinned(ids: np.ndarray) -> np.ndarray:
-    """Every few pixels of a segment image, (h, w) intp."""
-    stride = max(1, round(np.sqrt(ids.size / _OVERLAP_PIXELS)))
-    return ids[::stride, ::stride].astype(np.intp)
+def _objects(count: int, channels: int) -> np.ndarray:
+    """What is known of T objects: (T,), all zero. Places are in units of the image: (x / width, y / height)."""
+    fields = [
+        ("track_id", np.intp),  # 0 while not given
+        ("segment_id", np.intp),  # in the newest frame; 0 for those that are not in it
+        ("place", np.float64, 2),
+        ("velocity", np.float64, 2),  # per second
+        ("area", np.float64),  # of the image's
+        ("appearance", np.float32, (channels,)),  # of unit length, or zeros where it is not known
+        ("seen", np.float64),  # when last, seconds
+    ]
+    return np.zeros(count, np.dtype(fields))
 
 
-def _places(ids: np.ndarray, segments: list[Segment]) -> np.ndarray:
-    """Centres of the segments' boxes (N, 2), in units of the image."""
-    height, width = ids.shape
-    boxes = np.array([segment.box for segment in segments], dtype=np.float64).reshape(-1, 4)
-    return (boxes[:, :2] + boxes[:, 2:] / 2) / [width, height]
+def _without_appearance(objects: np.ndarray, channels: int) -> np.ndarray:
+    """The same objects with room for other appearances."""
+    fresh = _objects(len(objects), channels)
+    for name in ("track_id", "segment_id", "place", "velocity", "area", "seen"):
+        fresh[name] = objects[name]
+    return fresh

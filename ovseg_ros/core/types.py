@@ -131,10 +131,8 @@ class PanopticResult:
         shape = self.segment_ids.shape
         for name, dtype in (("segment_ids", np.uint16), ("category_ids", np.uint16), ("confidence", np.uint8)):
             value = getattr(self, name)
-            _require(
-                value.ndim == 2 and value.shape == shape and value.dtype == dtype,
-                f"{name} must be {shape} {np.dtype(dtype).name}, got {value.shape} {value.dtype}",
-            )
+            if value.ndim != 2 or value.shape != shape or value.dtype != dtype:  # several times a frame: no message yet
+                raise ValueError(f"{name} must be {shape} {np.dtype(dtype).name}, got {value.shape} {value.dtype}")
         if self.embeddings is not None:
             _require(
                 self.embeddings.ndim == 2 and len(self.embeddings) == len(self.segments),

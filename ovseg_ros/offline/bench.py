@@ -16,6 +16,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.core.own_thread import in_own_thread
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, parse_vocabulary
@@ -73,7 +75,7 @@ def bench(
         torch.set_num_threads(threads)
     specs = TABLETOP_SPECS if vocabulary_text is None else parse_vocabulary(vocabulary_text)
     load_average = os.getloadavg()[0]  # of the last minute, before this run adds to it
-    segmenter = build_segmenter(preset, device)
+    segmenter = in_own_thread("loading", lambda: build_segmenter(preset, device))
     images = scene_images(size, count=4)
     report: dict[str, Any] = {
         "preset": preset,
@@ -107,7 +109,7 @@ def measure(
     cameras: int = 1,
 ) -> dict[str, Any]:
     """Times in milliseconds of the scopes within this process; `node` is None, with a reason, without ROS."""
-    text = segmenter.encode_vocabulary(Vocabulary.build(specs))
+    text = in_own_thread("text", lambda: segmenter.encode_vocabulary(Vocabulary.build(specs)))
     try:
         from ovseg_ros.ros.bench_node import NodeBench
     except ImportError as error:
@@ -259,7 +261,7 @@ def _measure_with_node(
     bare: list[tuple[float, float]] = []
     passes: dict[str, list[RoundTimes]] = {name: [] for name in node.subscriptions}
     for image in _turns(images, warmup + frames, "model call and node"):
-        bare.append(_timed_call(segmenter, text, image))
+        bare.append(node.call(partial(_timed_call, segmenter, text, image)))
         for name, rounds in passes.items():
             node.subscribe(name)
             rounds.append(node.run_round(image, NODE_TIMEOUT))

@@ -10,12 +10,13 @@ Imports rclpy and the built messages: import this module only where they may be 
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import rclpy
@@ -35,6 +36,7 @@ from ovseg_ros.core.vocabulary import CategorySpec
 from ovseg_ros.msg import PanopticSegmentation
 from ovseg_ros.ros.camera import Camera
 from ovseg_ros.ros.conversions import image_message
+from ovseg_ros.ros.node_process import SWITCH_INTERVAL
 from ovseg_ros.ros.segment_node import SegmentNode
 
 DATA_OUTPUTS: Mapping[str, type] = {
@@ -44,6 +46,8 @@ DATA_OUTPUTS: Mapping[str, type] = {
     "segments": PanopticSegmentation,
 }
 OVERLAY_OUTPUTS: Mapping[str, type] = {"overlay_image": Image, "overlay_image/compressed": CompressedImage}
+
+Answer = TypeVar("Answer")
 
 TRACKED = "without overlays, with tracking"
 
@@ -185,6 +189,11 @@ class _TimedNode(SegmentNode):
         self._timed_publishers[output] = publisher
         return publisher
 
+    def in_model_thread(self, job: Callable[[], Answer]) -> Answer:
+        """What `job` returns; PyTorch's threads wait for those of another one, so no other may compute here."""
+        assert self._pipeline is not None
+        return self._pipeline.submit(job).result()
+
     def subscribed_outputs(self) -> set[str]:
         """The outputs whose publishers know of a subscriber."""
         return {name for name, publisher in self._timed_publishers.items() if publisher.get_subscription_count()}
@@ -220,6 +229,8 @@ class NodeBench:
         parameters = ["-p", f"vocabulary:={names}", "-p", "image_timeout:=0.0", "-p", "image_transport:=raw"]
         if names_of_cameras:
             parameters += ["-p", f"cameras:={json.dumps(names_of_cameras)}"]
+        self._switch_interval = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_INTERVAL)  # as in the node's own process
         rclpy.init(args=["--ros-args", "-r", f"__ns:=/ovseg_bench_{os.getpid()}", *parameters])
         self._node = _TimedNode(segmenter, self._clock)
         self._camera = rclpy.create_node("bench_camera")
@@ -251,6 +262,7 @@ class NodeBench:
         for node in (self._node, self._camera, self._sink):
             node.destroy_node()
         rclpy.try_shutdown()
+        sys.setswitchinterval(self._switch_interval)
 
     def subscribe(self, name: str) -> None:
         """Have exactly the outputs of `subscriptions[name]` subscribed, and wait until the node's publishers know.
@@ -275,6 +287,10 @@ class NodeBench:
             lambda: all(publisher.get_subscription_count() for publisher in self._publishers),
             "the node did not subscribe to the cameras",
         )
+
+    def call(self, job: Callable[[], Answer]) -> Answer:
+        """Runs `job` where the node runs the model, between two frames."""
+        return self._node.in_model_thread(job)
 
     def run_round(self, image: np.ndarray, timeout: float) -> RoundTimes:
         """Send one uint8 RGB image from every camera, at once, through the node.

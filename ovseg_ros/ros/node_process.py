@@ -18,6 +18,12 @@ from ovseg_ros.core.errors import OvsegError
 END_DEADLINE = 8.0
 """Seconds to finish what is at hand; then the process ends anyway, before a launch system kills it."""
 
+SWITCH_INTERVAL = 1e-4
+"""Seconds after which a thread that wants Python's interpreter gets it from another one that computes.
+
+By Python's own 5 ms a new frame waited half a millisecond for the bookkeeping of rclpy's executor.
+"""
+
 
 class RunnableNode(Protocol):
     """What `run_node` needs beyond a node's own methods."""
@@ -45,12 +51,14 @@ def run_node(make_node: Callable[[], RunnableNode], name: str, args: list[str] |
         args: command line; None takes that of the process.
     """
     node = None
+    told_to_end = False
     ending = _Ending(name)
     try:
         # Before rclpy's own handlers, which call these after shutting down: both signals break off the loading of a
         # model, too.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, ending.interrupt)
+        sys.setswitchinterval(SWITCH_INTERVAL)
         rclpy.init(args=args)
         executor = SingleThreadedExecutor()
         node = make_node()
@@ -60,20 +68,22 @@ def run_node(make_node: Callable[[], RunnableNode], name: str, args: list[str] |
         ending.spinning = node
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # the ordinary ways to end
+        told_to_end = True  # the ordinary ways
     except (OvsegError, ParameterException) as error:
         get_logger(name).fatal(f"cannot start: {error}")
         sys.exit(1)
     except Exception:
         if rclpy.ok():
             raise
-        # Else told to end in the midst of a start, in which ROS's own calls then fail.
+        told_to_end = True  # in the midst of a start, in which ROS's own calls then fail
     finally:
         ending.begin()
         if node is not None:
             node.close()
             node.destroy_node()
         rclpy.try_shutdown()
+        if told_to_end:
+            ending.leave_unfinished()
 
 
 class _Ending:
@@ -100,6 +110,15 @@ class _Ending:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if not self._timer.is_alive():
             self._timer.start()
+
+    def leave_unfinished(self) -> None:
+        """Ends the process at once where a thread still computes, such as one that loads a model."""
+        others = {*threading.enumerate()} - {threading.main_thread(), self._timer}
+        if any(thread.daemon for thread in others):
+            # Python would pull the ground from under its feet.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
 
     def _force(self) -> None:
         busy = ", ".join(sorted(t.name for t in threading.enumerate() if t is not self._timer))

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import torch
 
     from ovseg_ros.core.segmenter import PanopticSegmenter
+
+Answer = TypeVar("Answer")
 
 _WARM_UP_SHAPE = (480, 640, 3)
 
@@ -101,7 +103,7 @@ class Pipeline:
                 Camera(node, name, frames, on_frame)
                 for name, frames in zip(cameras, self._worker.mailboxes, strict=True)
             )
-            self._worker.submit(self._warm_up).result()
+            self.submit(self._warm_up).result()
             self._ending = undo.pop_all()
 
     @property
@@ -123,7 +125,11 @@ class Pipeline:
             result = self._segment(settings.region.crop(image), text, settings.merge)
             return settings.region.place(result, image.shape[:2])
 
-        return self._worker.submit(segment)
+        return self.submit(segment)
+
+    def submit(self, job: Callable[[], Answer]) -> "Future[Answer]":
+        """Runs `job` in the model's thread, before the next frame."""
+        return self._worker.submit(job)
 
     def relabel(self) -> None:
         """Publishes every camera's newest frame under the vocabulary now in force, unless that happens anyway.
@@ -131,7 +137,7 @@ class Pipeline:
         Belongs to the executor's thread, as do the cameras.
         """
         for frame in [camera.latest for camera in self.cameras if camera.latest is not None]:
-            self._worker.submit(partial(self._relabel, frame))
+            self.submit(partial(self._relabel, frame))
 
     def close(self) -> None:
         """Finishes the frame at hand and frees everything."""

@@ -18,6 +18,7 @@ from rclpy.task import Future as RosFuture
 from std_srvs.srv import SetBool
 
 from ovseg_ros.core.errors import OvsegError
+from ovseg_ros.core.own_thread import in_own_thread
 from ovseg_ros.ros.camera import Camera
 from ovseg_ros.ros.diagnostics import Diagnostics, ModelReport
 from ovseg_ros.ros.fault_log import describe
@@ -177,7 +178,7 @@ class SegmentNode(LifecycleNode):
         specs = initial_specs(self._value("vocabulary"), self._value("vocabulary_file"))
         cameras = camera_names(self._value("cameras"))
         declare(self, camera_parameters(cameras, self._value("roi")))
-        segmenter = self._make_segmenter(preset, device)
+        segmenter = in_own_thread("loading", lambda: self._make_segmenter(preset, device))
         declare(self, merge_parameters(segmenter.merge))
         saved_to = saving_path(self._value("vocabulary_file")) if self._value("save_vocabulary") else None
         return Pipeline(self, segmenter, specs, cameras, self._on_frame, saved_to)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovseg_ros.core.errors import OvsegError, VocabularyError
+from ovseg_ros.core.own_thread import in_own_thread
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, guess_is_thing, load_vocabulary_file, parse_names
@@ -53,7 +54,7 @@ class VocabularyService:
         self._on_change = on_change
         self._lock = threading.Lock()
         vocabulary = Vocabulary.build(specs, max_categories=max_categories)
-        self._current = segmenter.encode_vocabulary(vocabulary)
+        self._current = self._encode(vocabulary)
         on_change(vocabulary)
         self._changes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vocabulary")
 
@@ -70,7 +71,7 @@ class VocabularyService:
         """
         with self._lock:
             vocabulary = Vocabulary.build(specs, previous=self._current.vocabulary, max_categories=self._max_categories)
-            embeddings = self._segmenter.encode_vocabulary(vocabulary)
+            embeddings = self._encode(vocabulary)
             self._on_change(vocabulary)
             self._current = embeddings
             return vocabulary
@@ -81,11 +82,14 @@ class VocabularyService:
 
     def encode(self, vocabulary: Vocabulary) -> "Future[TextEmbeddings]":
         """Embeds another vocabulary in the background; the one in force stays."""
-        return self._changes.submit(self._segmenter.encode_vocabulary, vocabulary)
+        return self._changes.submit(self._encode, vocabulary)
 
     def close(self) -> None:
         """Finishes the change at hand and drops those that wait."""
         self._changes.shutdown(wait=True, cancel_futures=True)
+
+    def _encode(self, vocabulary: Vocabulary) -> TextEmbeddings:
+        return in_own_thread("text", lambda: self._segmenter.encode_vocabulary(vocabulary))
 
     def _respond(self, request: SetVocabulary.Request) -> SetVocabulary.Response:
         response = SetVocabulary.Response()
