@@ -71,7 +71,13 @@ def load_eomt(
             model = EoMT(config)
     except ValueError as error:
         raise CheckpointError(f"{where}: {error}; the file or its config.json is not an EoMT's") from error
-    weights = _weights(model, layout, state, where)
+    parts = _parts(model, layout, state, where)
+    weights = {key: torch.cat(tensors) for key, tensors in parts.items() if len(tensors) > 1}
+    if weights:
+        # What was read to be joined stays in memory as long as its mapping does: the rest comes from a fresh one.
+        del state, parts
+        parts = _parts(model, layout, read_weights(files), where)
+    weights |= {key: tensors[0] for key, tensors in parts.items() if len(tensors) == 1}
     if image_size is not None:
         config, model, weights = _resized(config, weights, image_size)
     model.load_state_dict({key: value.to(dtype or value.dtype) for key, value in weights.items()}, assign=True)
@@ -91,8 +97,8 @@ def _check_settings(settings: Mapping[str, object], where: str) -> None:
             )
 
 
-def _weights(model: EoMT, layout: EoMTLayout, state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The file's tensors under the model's keys, every one of either side accounted for. Empties `state`."""
+def _parts(model: EoMT, layout: EoMTLayout, state: Mapping[str, Tensor], where: str) -> dict[str, list[Tensor]]:
+    """The file's tensors by the model's keys, several where they are to be joined; all of both sides accounted for."""
     keys = layout.keys(model.config)
     wanted = {key: value.shape for key, value in model.state_dict().items()}
     in_file = {name for names in keys.values() for name in names}
@@ -102,11 +108,11 @@ def _weights(model: EoMT, layout: EoMTLayout, state: dict[str, Tensor], where: s
         "of another shape": [],
     }
     _check_normalisation(state, where)
-    weights = {}
+    found = {}
     for key, names in keys.items():
         if not all(name in state for name in names):
             continue
-        parts = [state.pop(name) for name in names]
+        parts = [state[name] for name in names]
         if key == "encoder.pos_embed" and parts[0].ndim == 2:
             parts = [parts[0][None]]  # (P, C) of transformers -> (1, P, C)
         # As many rows each, checked before they are joined.
@@ -119,14 +125,14 @@ def _weights(model: EoMT, layout: EoMTLayout, state: dict[str, Tensor], where: s
         ]
         faults["of another shape"] += wrong
         if not wrong:
-            weights[key] = torch.cat(parts) if len(parts) > 1 else parts[0]
+            found[key] = parts
     if any(faults.values()):
         listed = "; ".join(f"{len(names)} {fault}: {_shorten(names)}" for fault, names in faults.items() if names)
         raise CheckpointError(
             f"{where} does not fit the EoMT that its tensors imply (ViT {model.config.depth} x {model.config.width}, "
             f"layout of {layout.name}): {listed}; download it again"
         )
-    return weights
+    return found
 
 
 def _check_normalisation(state: Mapping[str, Tensor], where: str) -> None:

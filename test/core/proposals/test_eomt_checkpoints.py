@@ -2,6 +2,7 @@
 
 import json
 import math
+import mmap
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -273,7 +274,10 @@ def test_half_weights_stay_half_unless_another_type_is_asked_for(tmp_path, small
 
 
 def test_the_weights_stay_in_the_file(tmp_path, small_reference):
-    """Parameters that are taken as they are share the file's mapping; only joined ones (here q, k, v) are copies."""
+    """Parameters that are taken as they are share the file's mapping; only joined ones (here q, k, v) are copies.
+
+    The mapping from which those were read is gone, and its pages with it.
+    """
     file = small_reference.write(tmp_path, "transformers")
     maps = Path("/proc/self/maps")
     if not maps.exists():
@@ -290,6 +294,7 @@ def test_the_weights_stay_in_the_file(tmp_path, small_reference):
         if not any(low <= parameter.data_ptr() < high for low, high in ranges)
     }
     assert copied == {"attn.qkv.weight", "attn.qkv.bias"}
+    assert sum(high - low for low, high in ranges) < file.stat().st_size + mmap.PAGESIZE
 
 
 def test_input_sizes_that_do_not_fit_the_patches_are_refused(tmp_path, small_reference):
