@@ -139,6 +139,10 @@ class Pipeline:
         for frame in [camera.latest for camera in self.cameras if camera.latest is not None]:
             self.submit(partial(self._relabel, frame))
 
+    def update(self) -> None:
+        """Publishes what follows from parameters that changed meanwhile. Called now and then."""
+        self._vision.follow(self._object_threshold(), self._node.get_clock().now().to_msg())
+
     def close(self) -> None:
         """Finishes the frame at hand and frees everything."""
         self._ending.close()
@@ -254,8 +258,11 @@ class Pipeline:
     def _announce(self, vocabulary: Vocabulary) -> None:
         self._announced = vocabulary_message(vocabulary, self._node.get_clock().now().to_msg())
         self._announcer.publish(self._announced)
-        threshold = self._node.get_parameter("object_threshold").value
-        self._vision.announce(vocabulary, threshold, self._announced.header.stamp)
+        self._vision.announce(vocabulary, self._object_threshold(), self._announced.header.stamp)
+
+    def _object_threshold(self) -> float:
+        threshold: float = self._node.get_parameter("object_threshold").value
+        return threshold
 
     def _report_unsaved(self, error: VocabularyError) -> None:
         self._faults.report("unsaved", str(error))

@@ -231,6 +231,8 @@ class SegmentNode(LifecycleNode):
 
     def _update(self) -> None:
         self._requests.expire()
+        if self._pipeline is not None:
+            self._pipeline.update()
         if not self._is_active:
             return
         for camera in self._cameras:

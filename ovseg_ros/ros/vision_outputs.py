@@ -3,6 +3,7 @@
 This is the only place that imports vision_msgs.
 """
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from builtin_interfaces.msg import Time
@@ -47,6 +48,8 @@ class VisionAnnouncer:
         self._node = node
         self._method = method
         self._publishers: list[Any] = []
+        self._lock = threading.Lock()
+        self._announced: tuple[Vocabulary, float] | None = None
         if MISSING:
             node.get_logger().info(MISSING)
             return
@@ -57,12 +60,22 @@ class VisionAnnouncer:
             )
 
     def announce(self, vocabulary: Vocabulary, threshold: float, stamp: Time) -> None:
-        """The vocabulary changed at `stamp`."""
-        if self._publishers:
-            label_info, vision_info = self._publishers
-            location = self._node.resolve_topic_name("~/vocabulary")
-            label_info.publish(label_info_message(vocabulary, threshold, stamp))
-            vision_info.publish(vision_info_message(self._method, location, vocabulary.version, stamp))
+        """The vocabulary changed at `stamp`. From any thread."""
+        with self._lock:
+            self._announced = (vocabulary, threshold)
+            if self._publishers:
+                label_info, vision_info = self._publishers
+                location = self._node.resolve_topic_name("~/vocabulary")
+                label_info.publish(label_info_message(vocabulary, threshold, stamp))
+                vision_info.publish(vision_info_message(self._method, location, vocabulary.version, stamp))
+
+    def follow(self, threshold: float, stamp: Time) -> None:
+        """Publishes the label info again if the threshold is another one by now. From any thread."""
+        with self._lock:
+            if not self._publishers or self._announced is None or self._announced[1] == threshold:
+                return
+            self._announced = (self._announced[0], threshold)
+            self._publishers[0].publish(label_info_message(*self._announced, stamp))
 
     def close(self) -> None:
         """Destroys the publishers."""

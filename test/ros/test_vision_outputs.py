@@ -62,11 +62,13 @@ def test_with_vision_msgs(with_vision_msgs: Processes, tiny_preset: Path) -> Non
     assert client.wait() == 0, client.output
     report = json.loads(client.output.splitlines()[-1])
 
-    first, second = report["label_info"][0], report["label_info"][-1]
+    first, second, third = report["label_info"]
     assert first["classes"] == {"0": "cup", "1": "floor", "2": "red ball"}
     assert first["threshold"] == pytest.approx(0.01) and first["stamp"] > 0
     # "cup" keeps its id; the negative is never published, so it has no place here.
     assert second["classes"] == {"0": "cup", "3": "spoon"}
+    assert second["threshold"] == pytest.approx(0.01)
+    assert third == {**second, "threshold": pytest.approx(0.25), "stamp": third["stamp"]}
     assert [entry[1:] for entry in report["vision_info"]] == [["/ovseg/vocabulary", 1], ["/ovseg/vocabulary", 2]]
     assert report["vision_info"][0][0].startswith("ovseg_ros ")
     assert report["frame_id"] == "test_camera"

@@ -1,7 +1,7 @@
 """A program for test_vision_outputs.py, for an environment that has vision_msgs: prints what it received as JSON.
 
-It publishes pictures until label info, vision info and detections have come, then sets another vocabulary and waits for
-the label info of that one.
+It publishes pictures until label info, vision info and detections have come, then sets another vocabulary and then
+another threshold, and waits for the label info of each.
 """
 
 import json
@@ -9,6 +9,8 @@ import time
 
 import numpy as np
 import rclpy
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -67,6 +69,13 @@ def main() -> None:
     future = client.call_async(SetVocabulary.Request(categories=categories))
     while not (future.done() and len(received["label_info"]) > 1 and len(received["vision_info"]) > 1):
         assert time.monotonic() < end + DEADLINE
+        rclpy.spin_once(node, timeout_sec=0.1)
+    parameters = node.create_client(SetParameters, "/ovseg/set_parameters")
+    assert parameters.wait_for_service(DEADLINE)
+    threshold = Parameter("object_threshold", value=0.25).to_parameter_msg()
+    future, before = parameters.call_async(SetParameters.Request(parameters=[threshold])), len(received["label_info"])
+    while not (future.done() and len(received["label_info"]) > before):
+        assert time.monotonic() < end + 2 * DEADLINE
         rclpy.spin_once(node, timeout_sec=0.1)
     print(
         json.dumps(
