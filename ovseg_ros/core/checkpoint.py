@@ -13,18 +13,33 @@ _KEYS_SHOWN = 8
 
 
 def save_half(module: nn.Module, path: Path) -> None:
-    """Write a module's floating-point state in half precision, atomically."""
+    """Write a module's floating-point state in half precision, atomically.
+
+    Raises:
+        CheckpointError: it cannot be written, as on a full disk; what was there before is kept.
+    """
     save_state_half(module.state_dict(), path)
 
 
 def save_state_half(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors by name, those in floating point in half precision, atomically."""
+    """Write tensors by name, those in floating point in half precision, atomically.
+
+    Raises:
+        CheckpointError: it cannot be written, as on a full disk; what was there before is kept.
+    """
     state = {key: value.detach().cpu() for key, value in tensors.items()}
     state = {key: value.half().contiguous() if value.is_floating_point() else value for key, value in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
-    save_file(state, unfinished)
-    unfinished.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(state, unfinished)
+        unfinished.replace(path)
+    except (OSError, SafetensorError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"cannot write the checkpoint {path}: {error}; what was there before is kept. Free some space or choose "
+            "another folder, and run the same command again: it goes on from the last state"
+        ) from error
 
 
 def load_strict(module: nn.Module, path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ovseg_ros.core.checkpoint import save_state_half
 from ovseg_ros.core.classification.fisa import FisaClassifier
+from ovseg_ros.core.classification.mask_views import crop_masks
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.types import TextEmbeddings
@@ -21,7 +22,12 @@ from ovseg_ros.offline.fisa_samples import TrainingSamples, remember, training_s
 from ovseg_ros.offline.loop_config import LoopConfig
 from ovseg_ros.offline.tabletop_views import load_or_render
 from ovseg_ros.offline.training_loop import run_loop
+from ovseg_ros.offline.training_pictures import NONE_OF_THESE, compare_names
 from ovseg_ros.sim import categories
+
+_CROPS_SHOWN = 6
+_CROP_SCALE = 3
+"""How much pictures enlarge crops, so that names are legible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +107,41 @@ def train_fisa(
     words = SeenWords(text_encoder, config.synonyms)
     wanted = torch.tensor([words.index_of(name) for name in samples.categories])
 
-    def losses_at(step: int) -> dict[str, Tensor]:
+    def drawn_at(step: int) -> tuple[Tensor, TextEmbeddings]:
+        """Which masks (N,) this process shows in a step, and the words of all."""
         rng = np.random.default_rng([config.loop.seed, step])
         drawn = torch.from_numpy(rng.integers(len(masks), size=config.loop.batch_size))
-        text = words.draw(rng)
         shown = engine.samples(config.loop.batch_size)
-        chosen = drawn[shown.start : shown.stop]
-        adapted = classifier.adapter(masks.mask_logits[chosen].float()[None])[0]  # (N, h, w)
+        return drawn[shown.start : shown.stop], words.draw(rng)
+
+    def classify(chosen: Tensor, text: TextEmbeddings) -> tuple[Tensor, Tensor]:
+        """Word logits (N, K + 1) and adapted masks (N, h, w)."""
+        adapted = classifier.adapter(masks.mask_logits[chosen].float()[None])[0]
         inside = classifier.inside_crops(adapted.detach(), masks.windows[chosen], masks.image_size)
         memory = masks.read(classifier, chosen)
         embeddings = classifier.read(memory, inside, classifier.remember_text(text))[:, 0]  # (N, D)
-        logits = classifier.word_logits(embeddings, text)
+        return classifier.word_logits(embeddings, text), adapted
+
+    def losses_at(step: int) -> dict[str, Tensor]:
+        chosen, text = drawn_at(step)
+        logits, adapted = classify(chosen, text)
         return fisa_losses(logits, wanted[chosen], adapted, samples.truth[chosen], config.loss)
 
-    run_loop(classifier, losses_at, config.loop, folder, name=folder.name, engine=engine)
+    def pictures_at(step: int) -> dict[str, np.ndarray]:
+        chosen, text = drawn_at(step)
+        chosen = chosen[:_CROPS_SHOWN]
+        logits, adapted = classify(chosen, text)
+        cropped = crop_masks(adapted, masks.windows[chosen], masks.image_size, classifier.crop_size)  # (N, 1, s, s)
+        names = [*(category.name for category in text.vocabulary.categories), NONE_OF_THESE]
+        rows = [
+            compare_names((crop * 255).byte(), mask, [names[right]], [names[given]], scale=_CROP_SCALE)
+            for crop, mask, right, given in zip(
+                masks.crops[chosen].float(), cropped, wanted[chosen], logits.argmax(dim=-1), strict=True
+            )
+        ]
+        return {"names": np.concatenate(rows)}
+
+    run_loop(classifier, losses_at, config.loop, folder, name=folder.name, engine=engine, pictures_at=pictures_at)
 
 
 class SeenWords:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +24,7 @@ from ovseg_ros.offline.panoptic_stream import PanopticDataConfig, PanopticStream
 from ovseg_ros.offline.proposal_cache import CacheKey, ProposalCache, weights_hash
 from ovseg_ros.offline.train_coco import open_panoptic, segmented_view
 from ovseg_ros.offline.training_loop import run_loop
+from ovseg_ros.offline.training_pictures import NONE_OF_THESE, compare_names
 
 _MASK_STRIDE = 4
 
@@ -137,24 +139,35 @@ def train_fisa_panoptic(config: FisaPanopticConfig, data: Path | None, out: Path
 
     stream = PanopticStream(dataset, config.data, config.loop, prepare)
 
-    def losses_at(step: int) -> dict[str, Tensor]:
-        views = stream.batch(step, engine.samples(config.loop.batch_size))
+    def views_at(step: int) -> list[ProposedView]:
+        return stream.batch(step, engine.samples(config.loop.batch_size))
+
+    def classify(views: list[ProposedView]) -> tuple[Tensor, Tensor]:
+        """Word logits (N, K + 1) and adapted masks (N, h, w) of all N masks of some views."""
         images = torch.stack([view.image for view in views]).to(engine.device).float() / 255
         masks, is_mask = pad_masks([view.mask_logits for view in views])
         masks, is_mask = masks.to(engine.device), is_mask.to(engine.device)
         adapted = classifier.adapter(masks)  # (B, M, h, w)
         embeddings = classifier.embed_adapted(images, masks, adapted, text)[is_mask]  # (N, D)
-        truth, categories = (torch.cat([getattr(view, name) for view in views]) for name in ("truth", "categories"))
-        return fisa_losses(
-            classifier.word_logits(embeddings, text),
-            categories.to(engine.device),
-            adapted[is_mask],
-            truth.to(engine.device),
-            config.loss,
+        return classifier.word_logits(embeddings, text), adapted[is_mask]
+
+    def losses_at(step: int) -> dict[str, Tensor]:
+        views = views_at(step)
+        logits, adapted = classify(views)
+        truth, categories = (
+            torch.cat([getattr(view, name) for view in views]).to(engine.device) for name in ("truth", "categories")
         )
+        return fisa_losses(logits, categories, adapted, truth, config.loss)
+
+    def pictures_at(step: int) -> dict[str, np.ndarray]:
+        view = views_at(step)[0]
+        logits, adapted = classify([view])
+        names = [*(category.name for category in text.vocabulary.categories), NONE_OF_THESE]
+        wanted, found = ([names[index] for index in chosen] for chosen in (view.categories, logits.argmax(dim=-1)))
+        return {"names": compare_names(view.image, adapted, wanted, found)}
 
     try:
-        run_loop(classifier, losses_at, config.loop, out / "fisa", name="fisa", engine=engine)
+        run_loop(classifier, losses_at, config.loop, out / "fisa", name="fisa", engine=engine, pictures_at=pictures_at)
     finally:
         stream.close()
     if engine.is_main:

@@ -1,5 +1,7 @@
 """Pictures of a training: what the model finds, beside what it should."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,9 @@ from ovseg_ros.core.draw import draw_segments
 from ovseg_ros.offline.datasets.types import VOID
 
 _MIN_PROBABILITY = 0.5
+
+NONE_OF_THESE = "none of these"
+"""What pictures call the place after the last category."""
 
 
 def label_map(mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -52,4 +57,29 @@ def compare_segments(image: Tensor, wanted: Tensor, found: Tensor) -> np.ndarray
         shown = (places.reshape(ids.shape) + 1).astype(np.uint16)
         labels = {place: str(number) for place, number in enumerate(numbers, start=1) if number != VOID}
         drawn.append(draw_segments(pixels, shown, labels, show_labels=False))
+    return np.concatenate(drawn, axis=1)
+
+
+def compare_names(
+    image: Tensor, mask_logits: Tensor, wanted: Sequence[str], found: Sequence[str], *, scale: int = 1
+) -> np.ndarray:
+    """An image with its masks under the names that they should have, beside those that they get.
+
+    Args:
+        image: uint8 (3, H, W).
+        mask_logits: (N, h, w), covering the image; where several overlap the smallest is seen. N may be 0.
+        wanted, found: N names each.
+        scale: enlarges the picture.
+
+    Returns:
+        uint8 RGB (H * scale, 2 W * scale, 3).
+    """
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+    ids = np.zeros(pixels.shape[:2], np.uint16)
+    if len(mask_logits):
+        logits = F.interpolate(mask_logits.float()[None], size=ids.shape, mode="bilinear", align_corners=False)[0]
+        inside = (logits >= 0).cpu().numpy()  # (N, H, W)
+        for index in np.argsort(-inside.sum(axis=(1, 2)), kind="stable"):
+            ids[inside[index]] = index + 1
+    drawn = [draw_segments(pixels, ids, dict(enumerate(names, start=1)), scale=scale) for names in (wanted, found)]
     return np.concatenate(drawn, axis=1)

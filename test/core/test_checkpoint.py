@@ -39,3 +39,15 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     broken.write_bytes(b"not safetensors")
     with pytest.raises(CheckpointError, match=r"broken.safetensors is not a readable"):
         load_strict(nn.Linear(1, 1), broken)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a file on a disk that is always full")
+def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_half(nn.Linear(2, 3), path)
+    before = path.read_bytes()
+    (tmp_path / "a.tmp").symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match=r"cannot write .*a.safetensors.*No space left.*what was there before"):
+        save_half(nn.Linear(2, 3), path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]

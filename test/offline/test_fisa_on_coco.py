@@ -12,7 +12,7 @@ from ovseg_ros.offline.augmentation import View
 from ovseg_ros.offline.datasets.types import PanopticSample, SegmentLabel
 from ovseg_ros.offline.fisa_losses import FisaLossConfig
 from ovseg_ros.offline.train_fisa_coco import pad_masks, proposed_view
-from ovseg_ros.offline.training_pictures import compare_segments, label_map
+from ovseg_ros.offline.training_pictures import compare_names, compare_segments, label_map
 
 NO_CATEGORY = 19
 SAME = View((32, 48), 0, 0, (32, 48), flipped=False)
@@ -103,3 +103,15 @@ def test_pictures_take_ids_of_any_size() -> None:
     picture = compare_segments(image, wanted, torch.zeros(4, 5, dtype=torch.int32))
     assert picture.shape == (4, 15, 3) and picture.dtype == np.uint8
     assert (picture[:, :5] == 100).all() and (picture[:, 10:] == 100).all() and (picture[:, 5:10] != 100).any()
+
+
+def test_pictures_of_names_show_the_smaller_mask_on_top() -> None:
+    image = torch.full((3, 4, 6), 100, dtype=torch.uint8)
+    masks = torch.full((2, 4, 6), -9.0)
+    masks[0, :, :4], masks[1, :, :2] = 9.0, 9.0
+    picture = compare_names(image, masks, ["cup", "floor"], ["cup", "cup"], scale=2)
+    assert picture.shape == (8, 24, 3) and picture.dtype == np.uint8
+    assert (picture[:, 8:12] == 100).all()  # no mask, no colour
+    wanted, found = picture[:, :12], picture[:, 12:]
+    assert (wanted[:, 5:8] == found[:, 5:8]).all() and (wanted[:, :3] != found[:, :3]).any()
+    assert (compare_names(image, masks[:0], [], []) == 100).all()

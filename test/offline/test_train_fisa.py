@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fisa_scenes import Proposer, coloured_views
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.classification.fisa import FisaClassifier
@@ -24,7 +25,7 @@ from ovseg_ros.offline.train import load_recipe, train
 from ovseg_ros.offline.train_fisa import FisaTrainingConfig, SeenWords, train_fisa
 from ovseg_ros.sim import categories
 
-LOOP = LoopConfig(steps=3, batch_size=4, learning_rate=1e-3, warmup_steps=1)
+LOOP = LoopConfig(steps=3, batch_size=4, learning_rate=1e-3, warmup_steps=1, pictures_every=2)
 CONFIG = FisaTrainingConfig(LOOP, scenes=1, views=1)
 
 
@@ -142,6 +143,15 @@ def test_training_moves_what_trains_and_nothing_else(
 def test_the_same_seed_gives_the_same_training(parts: FisaParts, tmp_path: Path) -> None:
     first, second = (trained(parts, tmp_path / name).trained_state_dict() for name in ("a", "b"))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_tensorboard_shows_crops_under_both_names(parts: FisaParts, tmp_path: Path) -> None:
+    trained(parts, tmp_path / "fisa")
+    events = EventAccumulator(str(tmp_path / "fisa" / "tensorboard")).Reload()
+    side = parts.classifier().crop_size[0]
+    assert [(image.step, image.width, image.height) for image in events.Images("names")] == [
+        (2, 2 * 3 * side, LOOP.batch_size * 3 * side)
+    ]
 
 
 def test_nothing_to_train_is_left_as_it_is(parts: FisaParts, tmp_path: Path) -> None:

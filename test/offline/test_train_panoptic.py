@@ -57,7 +57,7 @@ fisa_panoptic:
   checkpoint: tiny_fisa.safetensors
   data: {dataset: tabletop, split: train, jitter: {size: [64, 64], scale: [0.8, 1.5]}, workers: 2}
   loop:
-    {steps: 3, batch_size: 2, learning_rate: 1.0e-2, warmup_steps: 1, log_every: 1,
+    {steps: 3, batch_size: 2, learning_rate: 1.0e-2, warmup_steps: 1, log_every: 1, pictures_every: 2,
      multipliers: [{prefix: stream.queries., factor: 0.1}]}
   loss: {min_iou: 0.0}
 """
@@ -118,6 +118,8 @@ def test_fisa_trains_on_the_proposals_of_that_eomt(eomt: Path, data: Path, tmp_p
     kept = torch.load(tmp_path / "fisa" / "last.pt", weights_only=True)["model"]
     assert {name.split(".")[0] for name in kept} == {"stream", "adapter"}  # neither CLIP nor the generator
     assert build_segmenter(str(preset), "cpu")  # reads what was written
+    events = EventAccumulator(str(tmp_path / "fisa" / "tensorboard")).Reload()
+    assert [(image.step, image.width, image.height) for image in events.Images("names")] == [(2, 128, 64)]
 
     # The same again from the cache alone gives the same, and other steps go on from there.
     for name in ("last.pt", "log.jsonl"):
