@@ -6,6 +6,7 @@ queries are kept, and then once for each output.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +20,13 @@ MAX_QUERIES = 65535
 """Segment ids fit uint16, and 0 is void."""
 
 # Most mask values (queries x pixels) upsampled at once. On a CPU a band of 1 MiB stays in its cache, which was twice as
-# fast as a whole image; elsewhere 64 MiB keeps the device busy, and a float32 can still count that many exactly.
+# fast as a whole image, and few masks reach into it, which was twice as fast again; elsewhere 64 MiB keeps the device
+# busy, and a float32 can still count that many exactly.
 _BAND_ELEMENTS_CPU = 1 << 18
 _BAND_ELEMENTS = 1 << 24
 
+_SURELY_BELOW_ONE = 15.0  # The sigmoid of higher logits may be rounded to 1.
+_ROUNDING = 1e-3  # More than interpolation can add to a logit.
 _LARGEST_LOGIT = 1e4  # Keeps infinities out of the interpolation, where infinity times zero is not a number.
 
 
@@ -169,20 +173,26 @@ def _assign_pixels(
     columns = torch.arange(width, device=device)
     # Highest for the first query, so that the first of equals wins on every device.
     precedence = torch.arange(count, 0, -1, dtype=torch.float32, device=device)[:, None, None]
+    # Most masks are small. On a CPU each band does without those that can win nothing in it; a GPU would have to wait.
+    least = _least_logits(scores, mask_threshold) if device.type == "cpu" else None
 
     band_height = max(1, band_elements // (count * width))
-    for top, logits in upsampled_bands(mask_logits, size, band_height):
+    for top, members, logits in upsampled_bands(mask_logits, size, band_height, least=least):
         rows = logits.shape[1]
         band = slice(top, top + rows)
-        probabilities = logits.sigmoid_()  # (N, rows, W)
+        if len(members) == 0:
+            owner[band], confidence[band], row_counts[:, band] = count, 0, 0
+            continue
+        probabilities = logits.sigmoid_()  # (M, rows, W)
         is_inside = probabilities >= mask_threshold
-        mask_areas += is_inside.float().sum(dim=(1, 2))
-        weighted = probabilities.mul_(scores[:, None, None])
+        mask_areas[members] += is_inside.float().sum(dim=(1, 2))
+        weighted = probabilities.mul_(scores[members, None, None])
         best = weighted.amax(dim=0)  # (rows, W)
         # The index of the maximum; `max(dim=0)` gives it too, but is several times slower on a CPU.
-        winner = count - torch.where(weighted == best, precedence, 0.0).amax(dim=0).long()
+        first = precedence[-len(members) :]
+        winner = len(members) - torch.where(weighted == best, first, 0.0).amax(dim=0).long()
         won = is_inside.gather(0, winner[None])[0]
-        band_owner = torch.where(won, winner, count)
+        band_owner = torch.where(won, members[winner], count)
         owner[band] = band_owner
         confidence[band] = (best * 255).round_().to(torch.uint8)
         row_counts[:, band] = _histogram(
@@ -192,16 +202,47 @@ def _assign_pixels(
     return _Winners(owner, confidence, mask_areas, row_counts, column_counts)
 
 
-def upsampled_bands(mask_logits: Tensor, size: tuple[int, int], band_height: int) -> Iterator[tuple[int, Tensor]]:
-    """Resizes (N, h, w) to `size` in bands of rows: yields (top row, float32 (N, rows, W)).
+def _least_logits(scores: Tensor, mask_threshold: float) -> Tensor:
+    """Logits (N,) below which a query can neither reach `mask_threshold` nor win a pixel from one that does.
+
+    Such a rival's score x probability is at least the lowest score x `mask_threshold`.
+    """
+    least = torch.logit(mask_threshold * scores.min() / scores).clamp(max=_SURELY_BELOW_ONE)
+    return least - _ROUNDING
+
+
+class Band(NamedTuple):
+    """Some rows of masks that were resized.
+
+    Attributes:
+        top: the first row.
+        members: (M,) int64, which masks.
+        logits: (M, rows, W) float32.
+    """
+
+    top: int
+    members: Tensor
+    logits: Tensor
+
+
+def upsampled_bands(
+    mask_logits: Tensor, size: tuple[int, int], band_height: int, *, least: Tensor | None = None
+) -> Iterator[Band]:
+    """Resizes (N, h, w) to `size` in bands of rows.
 
     Equal to `F.interpolate(mode="bilinear", align_corners=False)` of the whole, up to rounding. Columns are resized
     first and only for the source rows that the band touches, so each output pixel is computed in the same way however
     the image is cut.
+
+    Args:
+        least: (N,), masks that stay below this everywhere in a band are left out of it; None keeps all, and does not
+            make the host wait for the device.
     """
     height, width = size
     source_height = mask_logits.shape[1]
     logits = mask_logits.float().nan_to_num(nan=-_LARGEST_LOGIT).clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+    highest = logits.amax(dim=2)  # (N, h)
+    everyone = torch.arange(len(logits), device=logits.device)
     # Pixel centres, in float64 on the host: no wait for the device to learn which source rows a band needs.
     position = ((np.arange(height) + 0.5) * (source_height / height) - 0.5).clip(0, source_height - 1)
     above = position.astype(np.int64)
@@ -209,14 +250,19 @@ def upsampled_bands(mask_logits: Tensor, size: tuple[int, int], band_height: int
     fraction = (position - above).astype(np.float32)
     for top in range(0, height, band_height):
         band = slice(top, min(top + band_height, height))
-        first, last = int(above[band][0]), int(below[band][-1])
-        source = logits[None, :, first : last + 1]
-        source = F.interpolate(source, size=(last + 1 - first, width), mode="bilinear", align_corners=False)[0]
+        rows = slice(int(above[band][0]), int(below[band][-1]) + 1)
+        members = everyone if least is None else everyone[highest[:, rows].amax(dim=1) >= least]
+        source = logits[None, :, rows] if least is None else logits[None, members, rows]
+        if len(members):
+            shape = (source.shape[2], width)
+            source = F.interpolate(source, size=shape, mode="bilinear", align_corners=False)[0]
+        else:
+            source = source.new_empty(0, source.shape[2], width)
         upper, lower, weight = (
             torch.from_numpy(values).to(mask_logits.device)
-            for values in (above[band] - first, below[band] - first, fraction[band])
+            for values in (above[band] - rows.start, below[band] - rows.start, fraction[band])
         )
-        yield top, torch.lerp(source[:, upper], source[:, lower], weight[None, :, None])
+        yield Band(top, members, torch.lerp(source[:, upper], source[:, lower], weight[None, :, None]))
 
 
 def _histogram(indices: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -116,6 +116,16 @@ def test_higher_product_wins_the_pixel() -> None:
     assert drawn(merge(mask_logits, scores)) == "1100 1100 1100 1100"
 
 
+def test_a_rival_outside_its_own_mask_wins_the_pixel_for_nobody() -> None:
+    # Below, the mask of the cup has only 0.45, but 0.9 x 0.45 beats 0.5 x 0.6: the plate loses these pixels to void.
+    mask_logits = torch.cat([masks("#### #### .... ....", on=0.55), masks(".... .... #### ####", on=0.6)])
+    result = merge(mask_logits, classes((CUP, 0.9), (PLATE, 0.5)))
+    assert drawn(result) == "1111 1111 0000 0000"
+    # 0.9 x 0.1 does not.
+    mask_logits = torch.cat([masks("#### #### .... ....", on=0.9), masks(".... .... #### ####", on=0.6)])
+    assert drawn(merge(mask_logits, classes((CUP, 0.9), (PLATE, 0.5)))) == "1111 1111 2222 2222"
+
+
 def test_overlap_threshold_is_inclusive() -> None:
     # The plate keeps 2 of 4 pixels of its mask.
     mask_logits = masks("##.. .... .... ....", "#### .... .... ....")
@@ -287,6 +297,22 @@ def test_outputs_agree_with_each_other(
     assert not result.confidence[void].any()
     stuff = [segment.category_id for segment in result.segments if not segment.is_thing]
     assert len(stuff) == len(set(stuff))
+
+
+@settings(deadline=None, max_examples=100)
+@given(cases(), st.integers(1, 500))
+def test_masks_left_out_of_a_band_could_have_won_nothing_there(
+    case: tuple[torch.Tensor, torch.Tensor, tuple[int, int], MergeConfig], band_elements: int
+) -> None:
+    mask_logits, classification_logits, size, config = case
+    mask_logits = mask_logits * 2 - 4  # mostly outside
+    left_out = merge_panoptic(mask_logits, classification_logits, VOCABULARY, size, config, band_elements=band_elements)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ovseg_ros.core.merge._least_logits", lambda scores, _: torch.full_like(scores, -math.inf))
+        all_in = merge_panoptic(mask_logits, classification_logits, VOCABULARY, size, config)
+    assert left_out.segments == all_in.segments
+    for name in ("segment_ids", "category_ids", "confidence"):
+        np.testing.assert_array_equal(getattr(left_out, name), getattr(all_in, name))
 
 
 @settings(deadline=None, max_examples=40)

@@ -41,7 +41,7 @@ def semantic_map(
     ids = [NO_CATEGORY if category.negative else category.id for category in vocabulary.categories]
     id_of_index = np.array(ids, dtype=np.uint16)
     rows = max(1, _BAND_ELEMENTS // (max(probabilities.shape) * size[1]))
-    for top, logits in upsampled_bands(mask_logits, size, rows):
+    for top, _, logits in upsampled_bands(mask_logits, size, rows):
         scores = torch.einsum("qk,qrw->krw", probabilities, logits.sigmoid_())  # (K, rows, W)
         best, index = scores.max(dim=0)
         band = id_of_index[index.cpu().numpy()]
