@@ -82,7 +82,7 @@ class FrameClock:
         with self._condition:
             self._received[camera] = moment
             self._callbacks -= 1
-            self._condition.notify_all()
+            self._tell()
 
     def on_model(self, seconds: float) -> None:
         """The model took so long for one call."""
@@ -95,12 +95,20 @@ class FrameClock:
         with self._condition:
             self._published[camera] = now
             self._messages -= 1
-            self._condition.notify_all()
+            self._tell()
 
     def wait(self, timeout: float) -> bool:
         """Whether all that is expected came within `timeout` seconds."""
         with self._condition:
-            return self._condition.wait_for(lambda: self._messages <= 0 and self._callbacks <= 0, timeout)
+            return self._condition.wait_for(lambda: self._is_over, timeout)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._messages <= 0 and self._callbacks <= 0
+
+    def _tell(self) -> None:
+        if self._is_over:  # before that, whoever waits would only take the interpreter from the node
+            self._condition.notify_all()
 
     def times(self) -> "RoundTimes":
         """Of the round that is over."""
