@@ -22,6 +22,11 @@ def load_pretrained_vit(encoder: VisionTransformer, source: str) -> None:
     Raises:
         CheckpointError: if the file is missing or unreadable, or naming the keys that do not fit.
     """
+    if encoder.pos_embed is None:
+        raise CheckpointError(
+            f"{source} was to fill a ViT without position embeddings (dinov3), which takes no weights in timm's "
+            f"format; leave dinov3 or the pretrained weights out"
+        )
     path = find_file(source, ["model.safetensors"])
     state = _read(path)
     if {"patch_embed.proj.weight", "pos_embed"} - state.keys():

@@ -73,3 +73,10 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         load_pretrained_vit(make_encoder(64), str(tmp_path / "torn.safetensors"))
     with pytest.raises(CheckpointError, match="missing"):
         load_pretrained_vit(make_encoder(64), "nobody/nothing-at-all")
+
+
+def test_a_dinov3_takes_none_of_timms(tmp_path: Path) -> None:
+    save_file(make_vit(patch=16, size=64).state_dict(), tmp_path / "model.safetensors")
+    encoder = EoMT(EoMTConfig((64, 64), width=32, depth=2, heads=2, dinov3=True, joint_blocks=1)).encoder
+    with pytest.raises(CheckpointError, match="without position embeddings"):
+        load_pretrained_vit(encoder, str(tmp_path))

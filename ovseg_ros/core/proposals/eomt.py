@@ -5,14 +5,18 @@ dot product of a query, through a small MLP, with the patch features upscaled to
 """
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import LayerNorm2d, SwiGLUPacked, resample_abs_pos_embed
+from timm.layers import LayerNorm, LayerNorm2d, SwiGLUPacked, resample_abs_pos_embed
+from timm.models.eva import EvaBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ovseg_ros.core.proposals.rotary import rotary_table
 from ovseg_ros.core.types import MaskProposals
 
 
@@ -22,6 +26,7 @@ class EoMTConfig:
 
     Attributes:
         image_size: (height, width) in pixels that the position embedding is made for; other sizes are interpolated.
+            With rotary positions, which fit every size, only what the weights were trained with.
         patch_size: pixels along a patch's side.
         width, depth, heads: of the ViT.
         register_tokens: extra tokens beside the class token.
@@ -29,6 +34,8 @@ class EoMTConfig:
         convolutional_stem: embed patches by stacked 3x3 convolutions (Xiao et al., 2021) instead of one projection;
             a small ViT trains much faster from scratch with it.
         swiglu: gated MLPs of two thirds the hidden width, as DINOv2's giant has, instead of GELU MLPs.
+        dinov3: a ViT as DINOv3's S, B and L are: rotary positions instead of learned ones, queries, keys and values
+            from a matrix each, of which the keys' has no bias, and 1e-5 in the normalisations instead of 1e-6.
         num_queries: most masks in an image.
         num_classes: closed-set classes, without "no object".
         joint_blocks: L2, the blocks that queries pass through.
@@ -44,6 +51,7 @@ class EoMTConfig:
     layer_scale: float | None = 1.0
     convolutional_stem: bool = False
     swiglu: bool = False
+    dinov3: bool = False
     num_queries: int = 200
     num_classes: int = 133
     joint_blocks: int = 3
@@ -90,8 +98,18 @@ def _gated_mlp_ratio(width: int) -> float:
     return (2 * hidden + 0.5) / width  # timm rounds the product down
 
 
+def _block_settings(config: EoMTConfig) -> dict[str, Any]:
+    """What of timm's ViT differs from the plain one."""
+    if config.swiglu:
+        return {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU, "mlp_ratio": _gated_mlp_ratio(config.width)}
+    if config.dinov3:
+        # All tokens are turned alike: the table leaves queries, class and register tokens as they are.
+        block = partial(EvaBlock, qkv_fused=False, rotate_half=True, num_prefix_tokens=0)
+        return {"block_fn": block, "pos_embed": "none", "norm_layer": partial(LayerNorm, eps=1e-5)}
+    return {}
+
+
 def _build_encoder(config: EoMTConfig) -> VisionTransformer:
-    gated = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU, "mlp_ratio": _gated_mlp_ratio(config.width)}
     encoder = VisionTransformer(
         img_size=config.image_size,
         patch_size=config.patch_size,
@@ -105,7 +123,7 @@ def _build_encoder(config: EoMTConfig) -> VisionTransformer:
         reg_tokens=config.register_tokens,
         no_embed_class=True,
         dynamic_img_size=True,
-        **(gated if config.swiglu else {}),
+        **_block_settings(config),
     )
     if config.convolutional_stem:
         encoder.patch_embed.proj = _convolutional_stem(config.width, config.patch_size)
@@ -119,6 +137,13 @@ class EoMT(nn.Module):
         super().__init__()
         if not 0 < config.joint_blocks <= config.depth:
             raise ValueError(f"joint_blocks must be 1 to depth = {config.depth}, got {config.joint_blocks}")
+        if config.dinov3 and config.swiglu:
+            raise ValueError("swiglu is DINOv2's; DINOv3's S, B and L have none, so leave either swiglu or dinov3 out")
+        if config.dinov3 and config.width % (4 * config.heads):
+            raise ValueError(
+                f"rotary positions turn 4 channels of a head together; {config.heads} heads do not share a width of "
+                f"{config.width} in multiples of 4"
+            )
         self.config = config
         self.encoder = _build_encoder(config)
         self.queries = nn.Embedding(config.num_queries, config.width)
@@ -143,11 +168,12 @@ class EoMT(nn.Module):
             `mask_logits` (B, Q, H / 4, W / 4) for 16-pixel patches and two upscale blocks.
         """
         tokens, grid = self._embed(images)
+        rotation = self._rotation(grid, tokens.device)
         first_joint = self.config.depth - self.config.joint_blocks
         for index, block in enumerate(self.encoder.blocks):
             if index == first_joint:
                 tokens = self._prepend_queries(tokens)
-            tokens = block(tokens)
+            tokens = _pass(block, tokens, rotation)
         normalised = self.encoder.norm(tokens)
         prediction = self._predict(normalised, grid)
         return MaskProposals(
@@ -170,6 +196,7 @@ class EoMT(nn.Module):
             L2 + 1 predictions, the final one last.
         """
         tokens, grid = self._embed(images)
+        rotation = self._rotation(grid, tokens.device)
         first_joint = self.config.depth - self.config.joint_blocks
         predictions = []
         for index, block in enumerate(self.encoder.blocks):
@@ -181,7 +208,7 @@ class EoMT(nn.Module):
                 predictions.append(prediction)
                 probability = mask_probabilities[index - first_joint]
                 attention_mask = self._attention_mask(prediction.mask_logits, grid, tokens.shape[1], probability)
-            tokens = block(tokens, attn_mask=attention_mask)
+            tokens = _pass(block, tokens, rotation, attention_mask)
         predictions.append(self._predict(self.encoder.norm(tokens), grid))
         return predictions
 
@@ -190,14 +217,22 @@ class EoMT(nn.Module):
         encoder = self.encoder
         features = encoder.patch_embed(images.to(encoder.cls_token.dtype))  # (B, rows, columns, C)
         batch, rows, columns, width = features.shape
-        positions = resample_abs_pos_embed(
-            encoder.pos_embed, new_size=[rows, columns], old_size=encoder.patch_embed.grid_size, num_prefix_tokens=0
-        )
-        patches = features.reshape(batch, rows * columns, width) + positions
+        patches = features.reshape(batch, rows * columns, width)
+        if encoder.pos_embed is not None:
+            patches = patches + resample_abs_pos_embed(
+                encoder.pos_embed, new_size=[rows, columns], old_size=encoder.patch_embed.grid_size, num_prefix_tokens=0
+            )
         prefix = [encoder.cls_token.expand(batch, -1, -1)]
         if encoder.reg_token is not None:
             prefix.append(encoder.reg_token.expand(batch, -1, -1))
         return torch.cat([*prefix, patches], dim=1), (rows, columns)
+
+    def _rotation(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
+        """(Q + prefix + patches, 2 D) for heads of width D; None with learned positions."""
+        if not self.config.dinov3:
+            return None
+        unturned = self.config.num_queries + self.encoder.num_prefix_tokens
+        return rotary_table(grid, self.config.width // self.config.heads, unturned, device)
 
     def _prepend_queries(self, tokens: Tensor) -> Tensor:
         """(B, N, C) -> (B, Q + N, C)."""
@@ -227,6 +262,13 @@ class EoMT(nn.Module):
         allowed = inside.new_ones(batch, 1, num_tokens, num_tokens)
         allowed[:, 0, :queries, num_tokens - inside.shape[2] :] = inside | unmasked
         return allowed
+
+
+def _pass(block: nn.Module, tokens: Tensor, rotation: Tensor | None, attention_mask: Tensor | None = None) -> Tensor:
+    """One block: (B, N, C) -> (B, N, C); `rotation` has a row for every token, and for queries that have not joined."""
+    if rotation is None:
+        return block(tokens, attn_mask=attention_mask)
+    return block(tokens, rope=rotation[-tokens.shape[1] :], attn_mask=attention_mask)
 
 
 def annealed_mask_probabilities(progress: float, num_blocks: int) -> Tensor:
