@@ -10,19 +10,21 @@ from ovseg_ros.core.proposals.eomt import EoMTConfig
 
 @dataclass(frozen=True, slots=True)
 class PublishedEoMT:
-    """One EoMT on DINOv2.
+    """One EoMT.
 
     Attributes:
         hub_name: what `load_eomt` takes.
         task: "panoptic", "instance" or "semantic".
         dataset: what it was trained with, in words.
         config: its architecture.
+        base: for the differences to DINOv3's weights: the repository that has those.
     """
 
     hub_name: str
     task: str
     dataset: str
     config: EoMTConfig
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,22 @@ _BASE = replace(_SMALL, width=768, heads=12)
 _LARGE = replace(_SMALL, width=1024, depth=24, heads=16, joint_blocks=4)
 _GIANT = replace(_SMALL, width=1536, depth=40, heads=24, joint_blocks=5, swiglu=True)
 
+_SMALL_3, _BASE_3, _LARGE_3 = (replace(config, dinov3=True) for config in (_SMALL, _BASE, _LARGE))
+
+DINOV3_BASES = {
+    384: "facebook/dinov3-vits16-pretrain-lvd1689m",
+    768: "facebook/dinov3-vitb16-pretrain-lvd1689m",
+    1024: "facebook/dinov3-vitl16-pretrain-lvd1689m",
+}
+"""By the ViT's width: what the published EoMTs on DINOv3 were trained from."""
+
 
 def _at(config: EoMTConfig, side: int, num_classes: int = 133, num_queries: int = 200) -> EoMTConfig:
     return replace(config, image_size=(side, side), num_classes=num_classes, num_queries=num_queries)
+
+
+def _on_dinov3(hub_name: str, task: str, dataset: str, config: EoMTConfig) -> PublishedEoMT:
+    return PublishedEoMT(hub_name, task, dataset, config, base=DINOV3_BASES[config.width])
 
 
 PUBLISHED_EOMT = (
@@ -62,6 +77,13 @@ PUBLISHED_EOMT = (
     PublishedEoMT("tue-mps/coco_instance_eomt_large_640", "instance", "COCO", _at(_LARGE, 640, 80)),
     PublishedEoMT("tue-mps/coco_instance_eomt_large_1280", "instance", "COCO", _at(_LARGE, 1280, 80)),
     PublishedEoMT("tue-mps/ade20k_semantic_eomt_large_512", "semantic", "ADE20K", _at(_LARGE, 512, 150, 100)),
+    _on_dinov3("tue-mps/coco_panoptic_eomt_small_640_dinov3", "panoptic", "COCO", _at(_SMALL_3, 640)),
+    _on_dinov3("tue-mps/coco_panoptic_eomt_base_640_dinov3", "panoptic", "COCO", _at(_BASE_3, 640)),
+    _on_dinov3("tue-mps/coco_panoptic_eomt_large_640_dinov3", "panoptic", "COCO", _at(_LARGE_3, 640)),
+    _on_dinov3("tue-mps/coco_panoptic_eomt_large_1280_dinov3", "panoptic", "COCO", _at(_LARGE_3, 1280)),
+    _on_dinov3("tue-mps/coco_instance_eomt_large_640_dinov3", "instance", "COCO", _at(_LARGE_3, 640, 80)),
+    _on_dinov3("tue-mps/coco_instance_eomt_large_1280_dinov3", "instance", "COCO", _at(_LARGE_3, 1280, 80)),
+    _on_dinov3("tue-mps/ade_semantic_eomt_large_512_dinov3", "semantic", "ADE20K", _at(_LARGE_3, 512, 150, 100)),
 )
 """Never measure zero-shot quality on ADE20K with the checkpoints that were trained on it."""
 
@@ -69,3 +91,8 @@ PUBLISHED_MASK2FORMER = (
     PublishedMask2Former("facebook/mask2former-swin-tiny-coco-panoptic", "Swin-T"),
     PublishedMask2Former("facebook/mask2former-swin-base-coco-panoptic", "Swin-B"),
 )
+
+
+def published_base(hub_name: str) -> str | None:
+    """The repository of the weights to which a published EoMT holds differences; None where it holds whole weights."""
+    return next((entry.base for entry in PUBLISHED_EOMT if entry.hub_name == hub_name), None)

@@ -64,13 +64,29 @@ def find_weights(source: str) -> WeightFiles:
     elif path.is_file():
         file = path
     elif _HUB_NAME.fullmatch(source):
-        file = _cached(source)
+        cached = cached_weights(source)
+        if cached is None:
+            raise CheckpointError(
+                f"the weights of {source} ({_FILE_NAMES[0]} or {_FILE_NAMES[2]}) are not on this machine: there is no "
+                f"folder {source}, and the hub cache {constants.HF_HUB_CACHE} has none; fetch them with "
+                f"'hf download {source}'"
+            )
+        file = cached
     else:
         raise CheckpointError(
             f"the checkpoint {source!r} is not there: expected a file, a folder or a hub name such as "
             f"tue-mps/coco_panoptic_eomt_large_640; correct the path"
         )
     return WeightFiles(source, _shards(file), _settings(file.parent / "config.json"))
+
+
+def cached_weights(hub_name: str) -> Path | None:
+    """A hub repository's weight file, or the index of its shards, in the local cache; None if it was not fetched."""
+    for name in _FILE_NAMES:
+        found = try_to_load_from_cache(hub_name, name)
+        if isinstance(found, str):
+            return Path(found)
+    return None
 
 
 def read_weights(files: WeightFiles) -> dict[str, Tensor]:
@@ -104,17 +120,6 @@ def _weights_in(folder: Path) -> Path:
             f"{', '.join(sorted(_SUFFIXES))}; found {found}; name the file itself"
         )
     return others[0]
-
-
-def _cached(hub_name: str) -> Path:
-    for name in _FILE_NAMES:
-        found = try_to_load_from_cache(hub_name, name)
-        if isinstance(found, str):
-            return Path(found)
-    raise CheckpointError(
-        f"the weights of {hub_name} ({_FILE_NAMES[0]} or {_FILE_NAMES[2]}) are not on this machine: there is no folder "
-        f"{hub_name}, and the hub cache {constants.HF_HUB_CACHE} has none; fetch them with 'hf download {hub_name}'"
-    )
 
 
 def _shards(file: Path) -> tuple[Path, ...]:

@@ -192,18 +192,6 @@ def test_what_is_no_eomt_is_refused_with_what_was_expected(tmp_path):
         load_eomt(str(tmp_path / "empty"))
 
 
-@pytest.mark.parametrize("key", ["network.encoder.backbone.patch_embed.cls_token", "layers.0.attention.o_proj.weight"])
-def test_dinov3_is_recognised_and_says_what_to_do(tmp_path, key):
-    torch.save({key: torch.zeros(1, 1, 8)}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="DINOv3.*gated.*without '_dinov3'"):
-        load_eomt(str(tmp_path))
-
-
-def test_a_dinov3_name_is_refused_before_anyone_downloads_it():
-    with pytest.raises(CheckpointError, match=r"_dinov3 is an EoMT on DINOv3.*gated.*open"):
-        load_eomt("tue-mps/coco_panoptic_eomt_large_640_dinov3")
-
-
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 @pytest.mark.parametrize("damage", ["half", "empty", "text", "list"])
 def test_damaged_files_are_refused_by_name(tmp_path, small_reference, suffix, damage):
