@@ -124,7 +124,8 @@ def _build_proposer(preset: str, config: PresetConfig) -> tuple[nn.Module, tuple
         return eomt, ()
     if config.eomt_hub is not None:
         source = published_source(preset, config.eomt_hub.checkpoint)
-        loaded = load_eomt(source, image_size=config.input_size, dtype=torch.float32)
+        base = config.eomt_hub.base and published_source(preset, config.eomt_hub.base)
+        loaded = load_eomt(source, image_size=config.input_size, dtype=torch.float32, base=base)
         return loaded.model, loaded.closed_set.names
     from ovseg_ros.core.proposals.mask2former import load_mask2former  # seconds of transformers' imports
 

@@ -14,6 +14,7 @@ from ovseg_ros.core.hub_files import cached_file, find_file, is_repository, repo
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.open_clip_model import CHECKPOINT_NAMES, OpenClipConfig
 from ovseg_ros.core.proposals.eomt import EoMTConfig
+from ovseg_ros.core.proposals.published import published_base
 from ovseg_ros.core.proposals.weight_files import find_weights
 from ovseg_ros.core.resources import config_dir, weights_dir
 from ovseg_ros.core.templates import prompt_templates
@@ -29,9 +30,17 @@ class PublishedCheckpoint:
 
     Attributes:
         checkpoint: hub repository ("owner/name"), folder or file. Its architecture is read from its tensors.
+        base: of an EoMT on DINOv3, the DINOv3 weights to which it holds differences, named likewise; None takes the
+            repository that the published one was trained from.
     """
 
     checkpoint: str
+    base: str | None = None
+
+    @property
+    def base_weights(self) -> str | None:
+        """`base`, else what the published checkpoint was trained from; None where it needs no other weights."""
+        return self.base or published_base(self.checkpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +132,8 @@ class PresetConfig:
         ):
             if getattr(self, section) is not None and getattr(self, needed) is None:
                 raise ValueError(f"{section} needs {needed}, which is missing")
+        if self.mask2former is not None and self.mask2former.base is not None:
+            raise ValueError(f"mask2former has no base weights, got {self.mask2former.base}; leave base out")
         prompt_templates(self.templates)
 
     def _require_one(self, names: tuple[str, ...], what: str) -> None:
@@ -194,6 +205,8 @@ def checkpoint_paths(preset: str) -> tuple[Path, ...]:
     for published in (config.eomt_hub, config.mask2former):
         if published is not None:
             paths += find_weights(published_source(preset, published.checkpoint)).shards
+            if published.base_weights is not None:
+                paths += find_weights(published_source(preset, published.base_weights)).shards
     if config.open_clip is not None:
         paths.append(find_file(published_source(preset, config.open_clip.checkpoint), CHECKPOINT_NAMES))
     return tuple(paths)
@@ -212,6 +225,8 @@ def require_weights(preset: str, config: PresetConfig) -> None:
     """
     sections = (config.eomt_hub, config.mask2former, config.open_clip)
     used = {section.checkpoint for section in sections if section is not None}
+    if config.eomt_hub is not None and config.eomt_hub.base_weights is not None:
+        used.add(config.eomt_hub.base_weights)
     used = {source for source in used if is_repository(published_source(preset, source))}
     missing = [weights for weights in missing_weights(config) if weights.repo in used]
     if missing:

@@ -49,6 +49,7 @@ def test_the_public_presets_say_what_they_need() -> None:
         ({"pooling": None, "classifier": {}}, "classifier needs clip"),
         ({"templates": "vil"}, "templates is 'vil'; expected vild or imagenet"),
         ({"poolin": {}}, "did you mean 'pooling'"),
+        ({"eomt_hub": None, "mask2former": {"checkpoint": "a/b", "base": "c/d"}}, "mask2former has no base weights"),
     ],
 )
 def test_sections_that_do_not_go_together_are_named(change: dict, message: str) -> None:
@@ -81,6 +82,21 @@ def test_missing_weights_are_one_sentence(name: str, tmp_path: Path, monkeypatch
         assert str(tmp_path / f"models--{preset.weights[0].repo.replace('/', '--')}") in message
         assert f"fetch it with: ovseg download {name}" in message
         assert "\n" not in message
+
+
+def test_dinov3_names_its_gated_base_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    values = yaml.safe_load(preset_path("eomt_s_convnext").read_text())
+    values["eomt_hub"]["checkpoint"] = "tue-mps/coco_panoptic_eomt_small_640_dinov3"
+    base = {"repo": "facebook/dinov3-vits16-pretrain-lvd1689m", "file": "model.safetensors", "bytes": 86000000}
+    values["weights"] = [{**base, "licence": "DINOv3 License, gated"}]
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(CheckpointError, match=r"model.safetensors of facebook/dinov3-vits16\S* is not on this machine"):
+        build_segmenter(str(path), "cpu")
+    path.write_text(yaml.safe_dump(values | {"weights": []}))
+    with pytest.raises(CheckpointError, match="hf download facebook/dinov3-vits16-pretrain-lvd1689m"):
+        build_segmenter(str(path), "cpu")
 
 
 def test_weights_of_sections_that_were_replaced_are_not_asked_for(

@@ -10,6 +10,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 from transformers import (
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     EomtConfig,
     EomtForUniversalSegmentation,
     Mask2FormerConfig,
@@ -19,6 +21,9 @@ from transformers import (
 
 from ovseg_ros.core.build import build_segmenter, checkpoint_paths, preset_names, preset_path
 from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD
+from ovseg_ros.core.proposals.eomt import EoMT, EoMTConfig
+from ovseg_ros.core.proposals.eomt_layouts import TUE_MPS_DINOV3, dinov3_base_keys
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.offline.cli import main
 
@@ -132,6 +137,44 @@ def test_synonyms_for_other_classes_are_refused(tiny: Path, tmp_path: Path) -> N
     other.write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError, match=r"ade20k_150.yaml does not describe the mask generator's 133 classes"):
         build_segmenter(str(other), "cpu")
+
+
+def test_dinov3_takes_the_place_of_dinov2(tmp_path: Path) -> None:
+    """Differences and base beside the preset, the base given by its folder."""
+    torch.manual_seed(0)
+    vit = DINOv3ViTModel(
+        DINOv3ViTConfig(
+            hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=1, num_register_tokens=4
+        )
+    )
+    vit.save_pretrained(tmp_path / "base")
+    eomt = EoMT(EoMTConfig((64, 64), width=64, depth=2, heads=1, dinov3=True, num_queries=12, joint_blocks=1))
+    keys = TUE_MPS_DINOV3.keys(eomt.config)
+    state = {keys[key][0]: value for key, value in eomt.state_dict().items()}
+    in_base = vit.state_dict()
+    for key, [name] in dinov3_base_keys(eomt.config).items():
+        state[keys[key][0]] = state[keys[key][0]] - in_base[name]
+    (tmp_path / "differences").mkdir()
+    state["network.attn_mask_probs"] = torch.zeros(1)
+    torch.save(state, tmp_path / "differences" / "pytorch_model.bin")
+    write_clip(tmp_path, CONVNEXT)
+    values = {
+        "description": "For tests.",
+        "input_size": [64, 96],
+        "eomt_hub": {"checkpoint": "differences", "base": "base"},
+        "open_clip": {"architecture": "clip.json", "checkpoint": "."},
+        "pooling": {"short_side": 64, "long_side": 107},
+        "merge": {"object_threshold": 0.0, "overlap_threshold": 0.0, "mask_threshold": 0.0, "min_area": 1},
+    }
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    segmenter = build_segmenter(str(path), "cpu")
+    image = torch.randint(0, 255, (64, 96, 3), dtype=torch.uint8).numpy()
+    normalised = (torch.from_numpy(image).float() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    with torch.inference_mode():
+        expected = eomt.eval()(normalised.permute(2, 0, 1)[None]).mask_logits[0]
+    torch.testing.assert_close(segmenter.propose(image).mask_logits.squeeze(0), expected, atol=1e-4, rtol=1e-4)
+    assert [file.parent.name for file in checkpoint_paths(str(path))] == ["differences", "base", tmp_path.name]
 
 
 def test_mask2former_takes_the_place_of_eomt(tmp_path: Path) -> None:
