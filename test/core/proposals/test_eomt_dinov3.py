@@ -16,9 +16,11 @@ from transformers.models.eomt.modeling_eomt import EomtMaskHead, EomtScaleBlock
 
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD
+from ovseg_ros.core.proposals import eomt_checkpoints
 from ovseg_ros.core.proposals.eomt import EoMT, EoMTConfig
 from ovseg_ros.core.proposals.eomt_checkpoints import load_eomt
 from ovseg_ros.core.proposals.rotary import rotary_table
+from ovseg_ros.core.proposals.weight_files import find_weights, read_weights
 
 LAYOUTS = ("tue-mps", "transformers")
 NAMES = ("cup", "mug", "floor", "wall", "sky")
@@ -224,6 +226,8 @@ def test_the_plain_blocks_equal_transformers_dinov3(
     expected = reference.vit(pixel_values=images).last_hidden_state
     assert expected.std() > 0.05
     torch.testing.assert_close(model.encoder.norm(tokens), expected, atol=1e-4, rtol=1e-4)
+    theirs = {norm.eps for norm in reference.vit.modules() if isinstance(norm, nn.LayerNorm)}  # too small to be seen
+    assert {norm.eps for norm in model.encoder.modules() if isinstance(norm, nn.LayerNorm)} == theirs == {1e-5}
 
 
 @pytest.mark.parametrize(("width", "depth", "heads"), [(128, 4, 2), (64, 6, 4), (192, 2, 3)])
@@ -411,6 +415,31 @@ def test_differences_that_miss_keys_are_refused_under_their_own_names(
         f"1 of another shape: {bent} (file (127,), architecture (128,))",
     ):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("damaged", ["differences", "base", "transformers"])
+@pytest.mark.parametrize("shape", [(), (2, 0, 3)])
+def test_whichever_tensor_has_an_absurd_shape_it_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reference: Reference,
+    base: DINOv3ViTModel,
+    damaged: str,
+    shape: tuple[int, ...],
+) -> None:
+    folder = str(write_base(tmp_path / "base", base))
+    whole = damaged == "transformers"
+    written = write_whole(tmp_path / "whole", reference, "transformers") if whole else None
+    source = str(written or write_differences(tmp_path / "differences", reference, base))
+    states = {path: read_weights(find_weights(path)) for path in (source, folder)}
+    target = folder if damaged == "base" else source
+    for key in states[target]:
+        if re.search(r"\.[1-9]\.|attn_mask|pixel_|criterion|_head|bias|mask_token", key):
+            continue  # some stand for all their kind; the others are no weights
+        changed = {**states, target: states[target] | {key: torch.zeros(shape)}}
+        monkeypatch.setattr(eomt_checkpoints, "read_weights", lambda files, changed=changed: changed[files.source])
+        with pytest.raises(CheckpointError, match=re.escape(key)):
+            load_eomt(source, base=None if whole else folder)
 
 
 def test_whole_weights_take_no_base(
