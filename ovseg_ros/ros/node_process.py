@@ -112,10 +112,12 @@ class _Ending:
             self._timer.start()
 
     def leave_unfinished(self) -> None:
-        """Ends the process at once where a thread still computes, such as one that loads a model."""
+        """Ends the process at once where a thread still computes that cannot be told to stop, as one that encodes text.
+
+        Python's own ending would abort it. Others on the network then miss this node only after a while.
+        """
         others = {*threading.enumerate()} - {threading.main_thread(), self._timer}
         if any(thread.daemon for thread in others):
-            # Python would pull the ground from under its feet.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)

@@ -18,7 +18,6 @@ from rclpy.task import Future as RosFuture
 from std_srvs.srv import SetBool
 
 from ovseg_ros.core.errors import OvsegError
-from ovseg_ros.core.own_thread import in_own_thread
 from ovseg_ros.ros.camera import Camera
 from ovseg_ros.ros.diagnostics import Diagnostics, ModelReport
 from ovseg_ros.ros.fault_log import describe
@@ -178,7 +177,7 @@ class SegmentNode(LifecycleNode):
         specs = initial_specs(self._value("vocabulary"), self._value("vocabulary_file"))
         cameras = camera_names(self._value("cameras"))
         declare(self, camera_parameters(cameras, self._value("roi")))
-        segmenter = in_own_thread("loading", lambda: self._make_segmenter(preset, device))
+        segmenter = self._make_segmenter(preset, device)
         declare(self, merge_parameters(segmenter.merge))
         saved_to = saving_path(self._value("vocabulary_file")) if self._value("save_vocabulary") else None
         return Pipeline(self, segmenter, specs, cameras, self._on_frame, saved_to)
@@ -310,9 +309,18 @@ class SegmentNode(LifecycleNode):
 
 def _build_segmenter(preset: str, device: str) -> "PanopticSegmenter":
     # Imported when needed, which takes seconds: mistakes in parameters and vocabulary show before that.
+    import torch
+
     from ovseg_ros.core.build import build_segmenter
 
-    return build_segmenter(preset, device)
+    # In this thread, so that a signal breaks it off; without helpers, which would stay and slow the worker's down (see
+    # `in_own_thread`).
+    helpers = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return build_segmenter(preset, device)
+    finally:
+        torch.set_num_threads(helpers)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -162,9 +162,11 @@ class Peer:
         """Handles what comes in, for at most `seconds` while nothing does."""
         self._executor.spin_once(timeout_sec=seconds)
 
-    def wait_until(self, condition: Callable[[], Any], what: str, process: TestProcess | None = None) -> None:
+    def wait_until(
+        self, condition: Callable[[], Any], what: str, process: TestProcess | None = None, deadline: float = DEADLINE
+    ) -> None:
         """Spins until `condition` holds."""
-        wait_until(condition, what, process, self.spin)
+        wait_until(condition, what, process, self.spin, deadline)
 
     def call(self, service_type: type, name: str, request: Any) -> Any:
         """The answer of a service."""

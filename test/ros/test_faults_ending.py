@@ -19,8 +19,11 @@ WORDS = ["cup", "floor"]
 def test_sigterm_breaks_off_the_loading_of_a_model(processes: Processes, peer: Peer) -> None:
     node = processes.start(NODE, preset="slow", vocabulary=WORDS)
     node.wait_for_output("loading slowly")
+    peer.wait_until(lambda: "ovseg" in peer.node.get_node_names(), "the node", node)
     assert node.interrupt(signal.SIGTERM) == 0, node.output
     assert "Traceback" not in node.output and "by force" not in node.output
+    # It said good-bye: one that is only missed is gone after 20 s.
+    peer.wait_until(lambda: "ovseg" not in peer.node.get_node_names(), "its end on the network", deadline=10)
 
 
 def test_sigterm_breaks_off_a_loading_that_a_lifecycle_manager_asked_for(processes: Processes, peer: Peer) -> None:
