@@ -1,6 +1,7 @@
 """Vocabulary changes while frames flow, and a failing model, by a node whose segmenter waits and fails on demand."""
 
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,8 +70,10 @@ def test_changes_are_atomic_and_serial_while_frames_flow(
         first, first_done = peer.call_async(SetVocabulary, "/ovseg/set_vocabulary", request_of("slow mug", "floor"))
         camera.until(lambda: "encoding slow mug" in node.output, "encoding")
         second, second_done = peer.call_async(SetVocabulary, "/ovseg/set_vocabulary", request_of("bowl", "cup"))
-        segments.clear()
-        camera.until(lambda: len(segments) >= 3, "frames under the old vocabulary while the new one is encoded")
+        meanwhile = len(segments)
+        camera.until(
+            lambda: len(segments) >= meanwhile + 3, "frames under the old vocabulary while the new one is encoded"
+        )
         assert {message.vocabulary_version for message in segments} == {before}
         assert not first.done() and not second.done()
 
@@ -87,17 +90,23 @@ def test_changes_are_atomic_and_serial_while_frames_flow(
     # Every output of a frame belongs to the version that the frame names, and that one was announced.
     versions = [message.vocabulary_version for message in segments]
     assert versions == sorted(versions)
-    assert [vocabulary.version for vocabulary in announced] == [before, before + 1, before + 2]
+    told = [vocabulary.version for vocabulary in announced]
+    assert told in ([before, before + 1, before + 2], [before, before + 2])  # keeps the last only, as all outputs do
     names = {v.version: {category.id: category.name for category in v.categories} for v in announced}
-    # A frame is published again, under its own header, when the vocabulary changes: one set of ids for each time.
+    # A frame is published again, under its own header, when the vocabulary changes. An image that is replaced before it
+    # was delivered is lost; then there is nothing to compare for that time.
+    labelled, listed = Counter(map(stamp_of, labels)), Counter(map(stamp_of, segments))
     ids_of_stamp: dict[tuple[int, int], list[set[int]]] = {}
     for image in labels:
         ids_of_stamp.setdefault(stamp_of(image), []).append(set(np.frombuffer(image.data, np.uint8).tolist()) - {255})
     for message in segments:
-        known = names[message.vocabulary_version]
-        assert all(known[segment.category_id] == segment.label for segment in message.segments)
-        if stamp_of(message) in ids_of_stamp:
-            assert {segment.category_id for segment in message.segments} in ids_of_stamp[stamp_of(message)]
+        if message.vocabulary_version in names:
+            known = names[message.vocabulary_version]
+            assert all(known[segment.category_id] == segment.label for segment in message.segments)
+        stamp = stamp_of(message)
+        if labelled[stamp] == listed[stamp]:
+            assert {segment.category_id for segment in message.segments} in ids_of_stamp[stamp]
+    assert any(labelled[stamp] == count for stamp, count in listed.items())
 
 
 @pytest.mark.parametrize(
