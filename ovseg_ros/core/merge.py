@@ -241,7 +241,8 @@ def upsampled_bands(
     height, width = size
     source_height = mask_logits.shape[1]
     logits = mask_logits.float().nan_to_num(nan=-_LARGEST_LOGIT).clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
-    highest = logits.amax(dim=2)  # (N, h)
+    # Which source rows of a mask reach its least, (N, h).
+    counts = None if least is None else logits.amax(dim=2) >= least[:, None]
     everyone = torch.arange(len(logits), device=logits.device)
     # Pixel centres, in float64 on the host: no wait for the device to learn which source rows a band needs.
     position = ((np.arange(height) + 0.5) * (source_height / height) - 0.5).clip(0, source_height - 1)
@@ -251,8 +252,10 @@ def upsampled_bands(
     for top in range(0, height, band_height):
         band = slice(top, min(top + band_height, height))
         rows = slice(int(above[band][0]), int(below[band][-1]) + 1)
-        members = everyone if least is None else everyone[highest[:, rows].amax(dim=1) >= least]
-        source = logits[None, :, rows] if least is None else logits[None, members, rows]
+        members, source = everyone, logits[None, :, rows]
+        if counts is not None:
+            members = everyone[counts[:, rows].any(dim=1)]
+            source = source[:, members]
         if len(members):
             shape = (source.shape[2], width)
             source = F.interpolate(source, size=shape, mode="bilinear", align_corners=False)[0]
