@@ -52,5 +52,5 @@ setup(
         "tqdm>=4.60",
         "transformers>=4.57,<5",
     ],
-    entry_points={"console_scripts": ["ovseg=ovseg_ros.offline.cli:main"]},
+    entry_points={"console_scripts": ["ovseg=ovseg_ros.offline.cli.main:main"]},
 )

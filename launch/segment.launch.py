@@ -17,7 +17,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from ovseg_ros.ros.middleware import shared_memory_profile_unless_chosen
+from ovseg_ros.ros.node.middleware import shared_memory_profile_unless_chosen
 
 CONFIG = Path(get_package_share_directory("ovseg_ros")) / "config"
 # Arguments that override the parameter of the same name, and the type of it.

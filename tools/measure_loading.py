@@ -86,7 +86,7 @@ def write_random_weights(preset: str, cache: str) -> None:
     from open_clip import CLIP
     from transformers import EomtConfig, EomtForUniversalSegmentation
 
-    from ovseg_ros.core.open_clip_model import model_description
+    from ovseg_ros.core.backbones.open_clip_model import model_description
     from ovseg_ros.core.presets import load_preset
     from ovseg_ros.core.proposals.published import PUBLISHED_EOMT
 

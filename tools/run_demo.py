@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
 
-from ovseg_ros.ros.middleware import shared_memory_profile_unless_chosen
+from ovseg_ros.ros.node.middleware import shared_memory_profile_unless_chosen
 
 NODES = ("tabletop_camera", "segment_node")
 CLIENT = "demo"

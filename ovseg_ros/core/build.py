@@ -9,15 +9,14 @@ import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 
-from ovseg_ros.core.checkpoint import load_strict, read_state
-from ovseg_ros.core.classification.fisa import FisaClassifier
+from ovseg_ros.core.backbones.open_clip_model import build_open_clip, encode_prompts
+from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip, encode_sentences
+from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.classification.masked_crops import MaskedCropClassifier
+from ovseg_ros.core.classification.pooled import TrainingFreeClassifier
 from ovseg_ros.core.classification.pooling import MaskPooling
-from ovseg_ros.core.classification.training_free import TrainingFreeClassifier
-from ovseg_ros.core.clip import ImageTower, build_clip, encode_sentences
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import IMAGENET_MEAN
-from ovseg_ros.core.open_clip_model import build_open_clip, encode_prompts
 from ovseg_ros.core.presets import (
     PresetConfig,
     checkpoint_paths,
@@ -28,13 +27,14 @@ from ovseg_ros.core.presets import (
     published_source,
     require_weights,
 )
-from ovseg_ros.core.proposals.eomt import EoMT
-from ovseg_ros.core.proposals.eomt_checkpoints import load_eomt
+from ovseg_ros.core.proposals.eomt.checkpoints import load_eomt
+from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.templates import prompt_templates
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, load_vocabulary_file, normalize_name
+from ovseg_ros.core.weights.strict import load_strict, read_state
 
 __all__ = ["build_segmenter", "checkpoint_paths", "load_preset", "preset_names", "preset_path"]
 

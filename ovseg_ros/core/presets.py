@@ -3,21 +3,21 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ovseg_ros.core.backbones.open_clip_model import CHECKPOINT_NAMES, OpenClipConfig
+from ovseg_ros.core.backbones.sentence_clip import ClipConfig
 from ovseg_ros.core.classification.ensemble import EnsembleConfig
-from ovseg_ros.core.classification.fisa_config import FisaConfig
+from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.classification.pooling import PoolingConfig
-from ovseg_ros.core.clip import ClipConfig
 from ovseg_ros.core.config import from_mapping, load_yaml
 from ovseg_ros.core.errors import CheckpointError, ConfigError
-from ovseg_ros.core.hub_files import cached_file, find_file, is_repository, repository_folder
 from ovseg_ros.core.merge import MergeConfig
-from ovseg_ros.core.open_clip_model import CHECKPOINT_NAMES, OpenClipConfig
-from ovseg_ros.core.proposals.eomt import EoMTConfig
+from ovseg_ros.core.proposals.eomt.network import EoMTConfig
 from ovseg_ros.core.proposals.published import published_base
-from ovseg_ros.core.proposals.weight_files import find_weights
 from ovseg_ros.core.resources import config_dir, weights_dir
 from ovseg_ros.core.templates import prompt_templates
+from ovseg_ros.core.weights.files import find_weights
+from ovseg_ros.core.weights.hub import cached_file, find_file, is_repository, repository_folder
 
 PROPOSERS = ("eomt", "eomt_hub", "mask2former")
 CLASSIFIERS = ("classifier", "fisa", "pooling")

@@ -4,8 +4,8 @@ import torch
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor
 
-from ovseg_ros.core.classification.fisa import FisaClassifier
-from ovseg_ros.core.classification.fisa_config import FisaConfig
+from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
+from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 

@@ -19,12 +19,12 @@ ALLOWED = {
 }
 # Two commands talk to the real node, where there is one; they import what that needs when they run.
 EXCEPTIONS = {
-    "ovseg_ros/offline/bench.py imports ovseg_ros.ros.bench_node.NodeBench",
-    "ovseg_ros/offline/bench.py imports ovseg_ros.ros.bench_node.RoundTimes",
-    "ovseg_ros/offline/bench_delivery.py imports ovseg_ros.ros.bench_processes.BenchProcesses",
-    "ovseg_ros/offline/commands/vocabulary.py imports ovseg_ros.ros.vocabulary_client.VocabularyClient",
-    "ovseg_ros/offline/commands/vocabulary.py imports ovseg_ros.ros.vocabulary_client.connect",
-    "ovseg_ros/offline/commands/vocabulary.py imports ovseg_ros.ros.vocabulary_client.specs_of",
+    "ovseg_ros/offline/tools/bench.py imports ovseg_ros.ros.bench.in_process.NodeBench",
+    "ovseg_ros/offline/tools/bench.py imports ovseg_ros.ros.bench.in_process.RoundTimes",
+    "ovseg_ros/offline/tools/bench_delivery.py imports ovseg_ros.ros.bench.processes.BenchProcesses",
+    "ovseg_ros/offline/cli/vocabulary.py imports ovseg_ros.ros.node.vocabulary_client.VocabularyClient",
+    "ovseg_ros/offline/cli/vocabulary.py imports ovseg_ros.ros.node.vocabulary_client.connect",
+    "ovseg_ros/offline/cli/vocabulary.py imports ovseg_ros.ros.node.vocabulary_client.specs_of",
 }
 STAGES = {"proposals", "classification"}
 

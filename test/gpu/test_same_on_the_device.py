@@ -9,11 +9,11 @@ import torch
 
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
-from ovseg_ros.core.proposals.eomt import EoMT, EoMTConfig
+from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.vocabulary import Vocabulary
-from ovseg_ros.offline.engine import Engine
-from ovseg_ros.offline.training_loop import LoopConfig, run_loop
+from ovseg_ros.offline.train.engine import Engine
+from ovseg_ros.offline.train.loop import LoopConfig, run_loop
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 from ovseg_ros.sim.simulator import TabletopSimulator
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ovseg_ros.core.merge import MergeConfig
-from ovseg_ros.core.proposals.eomt import EoMT, EoMTConfig
+from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.types import MaskClassification

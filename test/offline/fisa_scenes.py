@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ovseg_ros.core.types import MaskProposals
-from ovseg_ros.offline.tabletop_views import TabletopViews
+from ovseg_ros.offline.data.tabletop_views import TabletopViews
 
 
 def coloured_views(count: int, right: str = "blue ball") -> TabletopViews:

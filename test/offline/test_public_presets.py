@@ -22,10 +22,10 @@ from transformers import (
 from ovseg_ros.core.build import build_segmenter, checkpoint_paths, preset_names, preset_path
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD
-from ovseg_ros.core.proposals.eomt import EoMT, EoMTConfig
-from ovseg_ros.core.proposals.eomt_layouts import TUE_MPS_DINOV3, dinov3_base_keys
+from ovseg_ros.core.proposals.eomt.layouts import TUE_MPS_DINOV3, dinov3_base_keys
+from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
-from ovseg_ros.offline.cli import main
+from ovseg_ros.offline.cli.main import main
 
 PUBLIC = [name for name in preset_names() if "eomt_hub" in yaml.safe_load(preset_path(name).read_text())]
 ENSEMBLES = [name for name in PUBLIC if "ensemble" in yaml.safe_load(preset_path(name).read_text())]

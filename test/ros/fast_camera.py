@@ -10,7 +10,7 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from ovseg_ros.ros.conversions import image_message
+from ovseg_ros.ros.node.conversions import image_message
 
 if __name__ == "__main__":
     rclpy.init()

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg_ros.core.backbones.sentence_clip import ClipConfig
 from ovseg_ros.core.build import build_segmenter
-from ovseg_ros.core.clip import ClipConfig
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.text import TextEncoder
-from ovseg_ros.ros.node_process import run_node
-from ovseg_ros.ros.segment_node import SegmentNode
+from ovseg_ros.ros.node.node_process import run_node
+from ovseg_ros.ros.node.segment_node import SegmentNode
 
 
 def make_segmenter(preset: str, device: str) -> PanopticSegmenter:

@@ -14,8 +14,8 @@ import torch
 
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.segmenter import PanopticSegmenter
-from ovseg_ros.ros.node_process import run_node
-from ovseg_ros.ros.segment_node import SegmentNode
+from ovseg_ros.ros.node.node_process import run_node
+from ovseg_ros.ros.node.segment_node import SegmentNode
 
 FAILURES: dict[tuple[int, ...], Exception] = {
     (255, 0, 255): RuntimeError("injected model fault"),

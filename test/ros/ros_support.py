@@ -25,7 +25,7 @@ from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from ovseg_ros.ros.conversions import image_message
+from ovseg_ros.ros.node.conversions import image_message
 
 DEADLINE = 60.0
 """Seconds after which a wait fails; generous, because a busy machine is no fault."""

@@ -8,7 +8,7 @@ from ros_support import Camera, Peer, TestProcess, picture, stamp_of
 from sensor_msgs.msg import CompressedImage, Image
 
 from ovseg_ros.msg import PanopticSegmentation
-from ovseg_ros.ros.conversions import image_message, jpeg_message
+from ovseg_ros.ros.node.conversions import image_message, jpeg_message
 
 MakeImage = Callable[[Camera], Image]
 

@@ -11,7 +11,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from ovseg_ros.msg import PanopticSegmentation
-from ovseg_ros.ros.conversions import image_message
+from ovseg_ros.ros.node.conversions import image_message
 from ovseg_ros.srv import Query
 
 FRONT, LEFT = "/ovseg/front/segments", "/ovseg/left/segments"

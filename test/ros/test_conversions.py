@@ -10,7 +10,7 @@ from std_msgs.msg import Header
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Segment
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.msg import Category, PanopticSegmentation
-from ovseg_ros.ros.conversions import (
+from ovseg_ros.ros.node.conversions import (
     image_message,
     jpeg_message,
     label_image_message,
@@ -18,7 +18,7 @@ from ovseg_ros.ros.conversions import (
     specs_from_messages,
     vocabulary_message,
 )
-from ovseg_ros.ros.image_decoding import depth_from_message, image_from_compressed_message, image_from_message
+from ovseg_ros.ros.node.image_decoding import depth_from_message, image_from_compressed_message, image_from_message
 
 HEADER = Header(stamp=Time(sec=12, nanosec=34), frame_id="camera")
 RGB = np.random.default_rng(1).integers(0, 256, (4, 6, 3), dtype=np.uint8)

@@ -7,7 +7,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from ovseg_ros.msg import PanopticSegmentation
-from ovseg_ros.ros.demo_frames import IMAGE, SEGMENTS, TOPICS, FrameMatcher, nanoseconds, segment_ids_from_message
+from ovseg_ros.ros.demo.frames import IMAGE, SEGMENTS, TOPICS, FrameMatcher, nanoseconds, segment_ids_from_message
 
 
 def header(index: int) -> Header:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
-from ovseg_ros.ros.demo_scoring import DemoFrame, TruthInWords, demo_vocabularies, quality, summarize
+from ovseg_ros.ros.demo.scoring import DemoFrame, TruthInWords, demo_vocabularies, quality, summarize
 from ovseg_ros.sim.categories import SEEN, TABLETOP_SPECS, UNSEEN
 
 MILLISECOND = 1_000_000

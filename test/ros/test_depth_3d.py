@@ -14,8 +14,8 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from ovseg_ros.msg import PanopticSegmentation, Segments3D
-from ovseg_ros.ros.conversions import image_message
-from ovseg_ros.ros.image_decoding import depth_from_message
+from ovseg_ros.ros.node.conversions import image_message
+from ovseg_ros.ros.node.image_decoding import depth_from_message
 
 WIDTH, HEIGHT = 64, 48
 K = np.array([[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]])

@@ -13,7 +13,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from ovseg_ros.msg import PanopticSegmentation
-from ovseg_ros.ros.conversions import image_message
+from ovseg_ros.ros.node.conversions import image_message
 
 STAMPS = [Time(sec=50), Time(sec=50), Time(sec=40), Time(), Time(sec=2**31 - 1), Time(sec=41), Time(sec=41)]
 

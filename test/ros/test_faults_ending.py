@@ -9,7 +9,7 @@ from ros_support import Camera, Peer, Processes, picture
 from sensor_msgs.msg import Image
 
 from ovseg_ros.msg import PanopticSegmentation
-from ovseg_ros.ros.conversions import image_message
+from ovseg_ros.ros.node.conversions import image_message
 
 NODE = Path(__file__).parent / "instrumented_node.py"
 TORN = Path(__file__).parent / "torn_node.py"

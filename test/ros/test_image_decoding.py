@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CompressedImage, Image
 
-from ovseg_ros.ros.image_decoding import (
+from ovseg_ros.ros.node.image_decoding import (
     ImageFieldError,
     depth_from_message,
     image_from_compressed_message,

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from ovseg_ros.ros.fault_log import FaultLog
-from ovseg_ros.ros.mailbox import Mailbox
-from ovseg_ros.ros.worker import Worker
+from ovseg_ros.ros.node.fault_log import FaultLog
+from ovseg_ros.ros.node.mailbox import Mailbox
+from ovseg_ros.ros.node.worker import Worker
 
 DEADLINE = 30.0
 

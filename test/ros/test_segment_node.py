@@ -17,8 +17,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool
 
 from ovseg_ros.msg import PanopticSegmentation, Vocabulary
-from ovseg_ros.ros.conversions import image_message, jpeg_message
-from ovseg_ros.ros.image_decoding import image_from_compressed_message, image_from_message
+from ovseg_ros.ros.node.conversions import image_message, jpeg_message
+from ovseg_ros.ros.node.image_decoding import image_from_compressed_message, image_from_message
 from ovseg_ros.srv import GetVocabulary, Query
 
 IMAGES = ("label_image", "segment_image", "confidence_image", "overlay_image")

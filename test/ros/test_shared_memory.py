@@ -11,7 +11,7 @@ from rclpy.qos import qos_profile_sensor_data
 from ros_support import Peer, Processes
 from sensor_msgs.msg import Image
 
-from ovseg_ros.ros.middleware import shared_memory_profile, shared_memory_profile_unless_chosen
+from ovseg_ros.ros.node.middleware import shared_memory_profile, shared_memory_profile_unless_chosen
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from ovseg_ros.ros.outputs import _TYPES as OUTPUTS
-from ovseg_ros.ros.outputs import NEEDS_DEPTH, SHOWS_IDENTITY, SegmentedFrame
+from ovseg_ros.ros.node.outputs import _TYPES as OUTPUTS
+from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, SHOWS_IDENTITY, SegmentedFrame
 
 CONFIG = Path(__file__).parents[2] / "config"
 

@@ -10,9 +10,9 @@ from std_msgs.msg import Header
 
 from ovseg_ros.core.errors import DepthError, ImageError
 from ovseg_ros.core.space.pinhole import Pinhole
-from ovseg_ros.ros.conversions import png_message
-from ovseg_ros.ros.depth_inputs import pinhole_from_message
-from ovseg_ros.ros.space_messages import quaternion_of
+from ovseg_ros.ros.node.conversions import png_message
+from ovseg_ros.ros.node.depth_inputs import pinhole_from_message
+from ovseg_ros.ros.node.space_messages import quaternion_of
 
 K = [500.0, 0, 320, 0, 510, 240, 0, 0, 1]
 P = [450.0, 0, 310, -20, 0, 460, 230, 0, 0, 0, 1, 0]

@@ -7,9 +7,9 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.duration import Duration
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 
-from ovseg_ros.ros.diagnostics import CameraReport, ModelReport, camera_status, model_status
-from ovseg_ros.ros.qos import incompatibility, input_qos, latched_qos, output_qos
-from ovseg_ros.ros.statistics import CameraStatistics
+from ovseg_ros.ros.node.diagnostics import CameraReport, ModelReport, camera_status, model_status
+from ovseg_ros.ros.node.qos import incompatibility, input_qos, latched_qos, output_qos
+from ovseg_ros.ros.node.statistics import CameraStatistics
 
 
 class Clock:

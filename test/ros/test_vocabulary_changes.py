@@ -12,7 +12,7 @@ from ros_support import Camera, Peer, Processes, TestProcess, picture, stamp_of
 from sensor_msgs.msg import Image
 
 from ovseg_ros.msg import Category, PanopticSegmentation, Vocabulary
-from ovseg_ros.ros.conversions import image_message
+from ovseg_ros.ros.node.conversions import image_message
 from ovseg_ros.srv import GetVocabulary, Query, SetVocabulary
 
 LATCHED = QoSProfile(

@@ -31,7 +31,7 @@ def node(processes: Processes, peer: Peer, tiny_preset: Path, file: Path) -> Tes
 
 def ovseg(domain: int, *arguments: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "ovseg_ros.offline.cli", "vocabulary", *arguments]
+    command = [sys.executable, "-m", "ovseg_ros.offline.cli.main", "vocabulary", *arguments]
     folder = Path(sys.prefix)  # not the source tree, which would hide the built interfaces
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
 

@@ -21,9 +21,9 @@ from ovseg_ros.core.errors import VocabularyError
 from ovseg_ros.core.types import NO_CATEGORY
 from ovseg_ros.core.vocabulary import load_vocabulary_file, normalize_name
 from ovseg_ros.msg import Category, PanopticSegmentation, Vocabulary
-from ovseg_ros.offline.cli import main
-from ovseg_ros.ros.conversions import MONO8_NO_CATEGORY, image_message
-from ovseg_ros.ros.query import phrase_vocabulary
+from ovseg_ros.offline.cli.main import main
+from ovseg_ros.ros.node.conversions import MONO8_NO_CATEGORY, image_message
+from ovseg_ros.ros.node.query import phrase_vocabulary
 from ovseg_ros.srv import GetVocabulary, Query, SetVocabulary
 
 LATCHED = QoSProfile(
@@ -374,7 +374,7 @@ def test_hostile_phrases_are_answered(
 
 def test_a_phrase_is_measured_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    monkeypatch.setattr("ovseg_ros.ros.query.guess_is_thing", lambda phrase: bool(read.append(phrase)))
+    monkeypatch.setattr("ovseg_ros.ros.node.query.guess_is_thing", lambda phrase: bool(read.append(phrase)))
     with pytest.raises(VocabularyError, match="at most 100"):
         phrase_vocabulary(LIGATURE * 101)
     phrase_vocabulary(LIGATURE * 100)
@@ -473,7 +473,7 @@ def test_the_command_prints_every_word_to_any_terminal(
 
 
 def ovseg(domain: int, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "ovseg_ros.offline.cli", "vocabulary", *arguments]
+    command = [sys.executable, "-m", "ovseg_ros.offline.cli.main", "vocabulary", *arguments]
     environment = os.environ | {"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1", **environment}
     folder = Path(sys.prefix)  # not the source tree, which would hide the built interfaces
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, encoding="utf-8", timeout=120)

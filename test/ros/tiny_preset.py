@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 import yaml
 
+from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip
 from ovseg_ros.core.build import load_preset
-from ovseg_ros.core.checkpoint import save_half
-from ovseg_ros.core.clip import ImageTower, build_clip
-from ovseg_ros.core.proposals.eomt import EoMT
+from ovseg_ros.core.proposals.eomt.network import EoMT
+from ovseg_ros.core.weights.strict import save_half
 
 
 def write_tiny_preset(folder: Path) -> Path:

@@ -5,7 +5,7 @@ import signal
 
 from rclpy.node import Node
 
-from ovseg_ros.ros.node_process import run_node
+from ovseg_ros.ros.node.node_process import run_node
 
 
 class Fragile:

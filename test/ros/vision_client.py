@@ -17,7 +17,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo, VisionInfo
 
 from ovseg_ros.msg import Category, PanopticSegmentation
-from ovseg_ros.ros.conversions import image_message
+from ovseg_ros.ros.node.conversions import image_message
 from ovseg_ros.srv import SetVocabulary
 
 LATCHED = QoSProfile(

@@ -11,9 +11,9 @@ from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from ovseg_ros.core.backbones.sentence_clip import ImageTower
 from ovseg_ros.core.classification.crop_windows import square_windows
 from ovseg_ros.core.classification.word_logits import IMPOSSIBLE, best_prompts, joined_with_objectness, with_none
-from ovseg_ros.core.clip import ImageTower
 from ovseg_ros.core.images import normalize
 from ovseg_ros.core.types import MaskClassification, MaskProposals, TextEmbeddings
 

@@ -12,8 +12,8 @@ from transformers import Mask2FormerForUniversalSegmentation
 
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.proposals.closed_set import ClosedSet, closed_set
-from ovseg_ros.core.proposals.weight_files import find_weights
 from ovseg_ros.core.types import MaskProposals
+from ovseg_ros.core.weights.files import find_weights
 
 _STRIDE = 4  # pixels of the image along a pixel of the mask logits
 _ALIGNMENT = 32  # the deepest features' stride

@@ -5,7 +5,7 @@ Sources: the model zoo and configurations of github.com/tue-mps/eomt (MIT). Publ
 
 from dataclasses import dataclass, replace
 
-from ovseg_ros.core.proposals.eomt import EoMTConfig
+from ovseg_ros.core.proposals.eomt.network import EoMTConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from ovseg_ros.core.errors import CheckpointError
-from ovseg_ros.core.proposals import eomt_checkpoints
-from ovseg_ros.core.proposals.eomt_checkpoints import load_eomt
+from ovseg_ros.core.proposals.eomt import checkpoints as eomt_checkpoints
+from ovseg_ros.core.proposals.eomt.checkpoints import load_eomt
 
 LAYOUTS = ("tue-mps", "transformers")
 

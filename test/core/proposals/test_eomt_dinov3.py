@@ -16,11 +16,11 @@ from transformers.models.eomt.modeling_eomt import EomtMaskHead, EomtScaleBlock
 
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD
-from ovseg_ros.core.proposals import eomt_checkpoints
-from ovseg_ros.core.proposals.eomt import EoMT, EoMTConfig
-from ovseg_ros.core.proposals.eomt_checkpoints import load_eomt
-from ovseg_ros.core.proposals.rotary import rotary_table
-from ovseg_ros.core.proposals.weight_files import find_weights, read_weights
+from ovseg_ros.core.proposals.eomt import checkpoints as eomt_checkpoints
+from ovseg_ros.core.proposals.eomt.checkpoints import load_eomt
+from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
+from ovseg_ros.core.proposals.eomt.rotary import rotary_table
+from ovseg_ros.core.weights.files import find_weights, read_weights
 
 LAYOUTS = ("tue-mps", "transformers")
 NAMES = ("cup", "mug", "floor", "wall", "sky")

@@ -22,7 +22,7 @@ import torch
 from transformers import EomtImageProcessor
 
 from ovseg_ros.core.merge import MergeConfig, merge_panoptic
-from ovseg_ros.core.proposals.eomt_checkpoints import load_eomt
+from ovseg_ros.core.proposals.eomt.checkpoints import load_eomt
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 
 NAMES = ("cup", "mug", "floor", "wall", "sky")

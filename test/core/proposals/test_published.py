@@ -6,8 +6,7 @@ import pytest
 import torch
 from transformers import DINOv3ViTConfig, DINOv3ViTModel, EomtConfig, EomtForUniversalSegmentation
 
-from ovseg_ros.core.proposals.eomt import EoMT
-from ovseg_ros.core.proposals.eomt_layouts import (
+from ovseg_ros.core.proposals.eomt.layouts import (
     TRANSFORMERS,
     TRANSFORMERS_DINOV3,
     TUE_MPS,
@@ -15,6 +14,7 @@ from ovseg_ros.core.proposals.eomt_layouts import (
     dinov3_base_keys,
     infer_config,
 )
+from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.proposals.published import DINOV3_BASES, PUBLISHED_EOMT, published_base
 
 ON_DINOV2 = [published for published in PUBLISHED_EOMT if not published.config.dinov3]

@@ -1,0 +1,1 @@
+"""Pretrained encoders, each with the pixels it was trained on."""

@@ -1,0 +1,139 @@
+"""Any CLIP of open_clip's list with its published weights, loaded strictly and without a second copy in memory."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor, nn
+
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.weights.files import WeightFiles, read_weights
+from ovseg_ros.core.weights.hub import find_file
+from ovseg_ros.core.weights.strict import check_fit
+
+CHECKPOINT_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+"""Files of a CLIP in a folder or a hub repository, the preferred one first."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenClipConfig:
+    """A published CLIP.
+
+    Attributes:
+        architecture: a name of `open_clip.list_models()`, or the path of a JSON file in open_clip's format.
+        checkpoint: hub repository ("owner/name"), folder, or file (.bin, .pt, .safetensors).
+        mean, std: of the image tower's input, for channels in [0, 1].
+    """
+
+    architecture: str
+    checkpoint: str
+    mean: tuple[float, float, float] = OPENAI_DATASET_MEAN
+    std: tuple[float, float, float] = OPENAI_DATASET_STD
+
+
+def build_open_clip(
+    config: OpenClipConfig, *, device: Literal["cpu", "meta"] = "cpu"
+) -> tuple[open_clip.CustomTextCLIP, SimpleTokenizer]:
+    """The model, in evaluation mode and without gradients, and its tokenizer.
+
+    On "cpu" the weights are float32 and, where the file is, mapped from it: pages are read when they are used. On
+    "meta" there are only shapes, and the checkpoint is not touched.
+
+    Raises:
+        ConfigError: for an unknown or unsupported architecture.
+        CheckpointError: if the checkpoint is missing or unreadable, or naming the keys that do not fit.
+    """
+    description = model_description(config.architecture)
+    with torch.device("meta"):
+        model = open_clip.CustomTextCLIP(**description)
+    model.requires_grad_(False).eval()
+    tokenizer = SimpleTokenizer(context_length=model.context_length)
+    if device == "meta":
+        return model, tokenizer
+    path = find_file(config.checkpoint, CHECKPOINT_NAMES)
+    state = read_weights(WeightFiles(str(path), (path,), {}))
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    _assign_strictly(model, {_nested(key): value for key, value in state.items()}, path)
+    if model.text.attn_mask is not None:  # not in a checkpoint, so it is still without content
+        model.text.attn_mask = model.text.build_causal_mask()
+    return model, tokenizer
+
+
+def model_description(architecture: str) -> dict[str, Any]:
+    """What open_clip's constructor takes for an architecture's name or JSON file.
+
+    Raises:
+        ConfigError: if there is no such name or file, or its text tower is not open_clip's own transformer.
+    """
+    if architecture.endswith(".json"):
+        try:
+            description = json.loads(Path(architecture).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the architecture {architecture}: {error.strerror}") from error
+        except ValueError as error:
+            raise ConfigError(f"{architecture} is not valid JSON: {error}") from error
+        description = description.get("model_cfg", description)
+    else:
+        description = open_clip.get_model_config(architecture)
+        if description is None:
+            raise ConfigError(
+                f"open_clip {open_clip.__version__} has no architecture {architecture!r}; "
+                f"it has {', '.join(open_clip.list_models())}"
+            )
+    if {"vision_cfg", "text_cfg", "embed_dim"} - description.keys():
+        raise ConfigError(f"the architecture {architecture} lacks vision_cfg, text_cfg or embed_dim")
+    text = description["text_cfg"]
+    if "hf_model_name" in text or "hf_tokenizer_name" in text or "multimodal_cfg" in description:
+        raise ConfigError(
+            f"the architecture {architecture} is not supported: its text tower or tokenizer is not CLIP's own; "
+            "use a ViT-* or convnext_* architecture without a language model's name"
+        )
+    known = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias")
+    return {key: description[key] for key in known if key in description}
+
+
+@torch.no_grad()
+def encode_prompts(model: open_clip.CustomTextCLIP, tokenizer: SimpleTokenizer, sentences: Sequence[str]) -> Tensor:
+    """Unit vectors (N, D) of sentences, by the text tower on its own device.
+
+    A token attends only to earlier ones, so what follows the last sentence's end is not computed: the same vectors for
+    a sixth of the work.
+    """
+    text = model.text
+    tokens = tokenizer(list(sentences)).to(text.positional_embedding.device)  # (N, context length)
+    if text.pool_type != "argmax" or text.attn_mask is None or text.cls_emb is not None:
+        return F.normalize(text(tokens), dim=-1)
+    ends = tokens.argmax(dim=1)  # the end token has the highest id
+    length = int(ends.max()) + 1
+    states = text.token_embedding(tokens[:, :length]) + text.positional_embedding[:length]  # (N, L, C)
+    states = text.transformer(states, attn_mask=text.attn_mask[:length, :length])
+    pooled = text.ln_final(states[torch.arange(len(tokens), device=tokens.device), ends])  # (N, C)
+    if isinstance(text.text_projection, nn.Linear):
+        pooled = text.text_projection(pooled)
+    elif text.text_projection is not None:
+        pooled = pooled @ text.text_projection
+    return F.normalize(pooled, dim=-1)
+
+
+def _nested(key: str) -> str:
+    """A key of `open_clip.CLIP`, whose text tower lies at the top, as `CustomTextCLIP` calls it."""
+    at_top = key.startswith(("visual.", "text.")) or key in ("logit_scale", "logit_bias")
+    return key if at_top else f"text.{key}"
+
+
+def _assign_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    wanted = model.state_dict()
+    state.pop("text.attn_mask", None)  # some old files have it; it is a constant
+    for name in ("logit_scale", "logit_bias"):
+        if name in state and name in wanted and state[name].numel() == 1:
+            state[name] = state[name].reshape(wanted[name].shape)
+    check_fit(wanted, state, path)
+    model.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()}, assign=True)
+    model.requires_grad_(False)

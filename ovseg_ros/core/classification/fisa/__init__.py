@@ -1,0 +1,1 @@
+"""FISA: mask tokens that read the words on a frozen CLIP."""

@@ -1,0 +1,109 @@
+"""The second stream of FISA: mask tokens read text and in-mask image tokens, and nobody reads them.
+
+Since image tokens never depend on mask tokens, the two streams need no joint attention: mask tokens cost their own
+attention rows and MLPs, and no (patches + masks)^2 matrix exists.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+
+from ovseg_ros.core.classification.fisa.clip_tower import LayerMemory, class_token
+from ovseg_ros.core.classification.fisa.config import FisaConfig
+from ovseg_ros.core.classification.fisa.seve import SemanticExtraction, TextMemory
+from ovseg_ros.core.errors import ConfigError
+
+
+class MaskTokenStream(nn.Module):
+    """What FISA adds to CLIP for mask tokens: SEVE and separate query projections f_q.
+
+    CLIP itself is handed to `forward`, since it belongs to the classifier; layers without an own f_q use CLIP's.
+    """
+
+    def __init__(self, visual: VisionTransformer, text_width: int, config: FisaConfig) -> None:
+        """`visual`: an open_clip VisionTransformer whose weights are loaded, for f_q starts as a copy of CLIP's.
+
+        Raises:
+            ConfigError: if the configuration names layers that the tower does not have.
+        """
+        super().__init__()
+        blocks = visual.transformer.resblocks
+        depth = len(blocks)
+        self._seve_of_layer: dict[int, int] = {
+            layer: 0 if config.seve_tied else index
+            for index, layer in enumerate(_layers(config.seve_layers, depth, "seve_layers"))
+        }
+        width = blocks[0].attn.embed_dim
+        self.seve = nn.ModuleList(
+            SemanticExtraction(width, text_width, config.seve_width, config.seve_heads)
+            for _ in sorted(set(self._seve_of_layer.values()))
+        )
+        self.queries = nn.ModuleDict()
+        for layer in _layers(config.query_layers, depth, "query_layers"):
+            attention = blocks[layer].attn
+            query = nn.Linear(width, width)
+            with torch.no_grad():
+                query.weight.copy_(attention.in_proj_weight[:width])
+                query.bias.copy_(attention.in_proj_bias[:width])
+            self.queries[str(layer)] = query
+
+    def remember_text(self, vectors: Tensor) -> tuple[TextMemory, ...]:
+        """Keys and values of text vectors (P, D), one for each set of SEVE weights."""
+        return tuple(_semantic(seve).remember(vectors) for seve in self.seve)
+
+    def forward(
+        self, visual: VisionTransformer, image: Iterable[LayerMemory], inside: Tensor, text: Sequence[TextMemory]
+    ) -> Tensor:
+        """Class-token outputs of mask tokens, in the shared space and not normalised: (N, M, D).
+
+        Args:
+            visual: the tower that `image` comes from.
+            image: of N views, one entry a layer.
+            inside: (N, M, P) bool, the patches that hold any pixel of a mask (FISA Eq. 5). A mask token also reads the
+                class token, so that an empty mask has something to read.
+            text: from `remember_text`.
+        """
+        count, masks = inside.shape[:2]
+        tokens = class_token(visual).expand(count, masks, -1)  # (N, M, C)
+        allowed = F.pad(inside, (1, 0), value=True)[:, None]  # (N, 1, M, 1 + P)
+        blocks = visual.transformer.resblocks
+        for layer, (block, memory) in enumerate(zip(blocks, image, strict=True)):
+            if layer in self._seve_of_layer:
+                index = self._seve_of_layer[layer]
+                tokens = tokens + self.seve[index](tokens, text[index])
+            tokens = tokens + block.ls_1(self._read_image(block, layer, tokens, memory, allowed))
+            tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+        return visual.ln_post(tokens) @ visual.proj
+
+    def _read_image(
+        self, block: ResidualAttentionBlock, layer: int, tokens: Tensor, memory: LayerMemory, allowed: Tensor
+    ) -> Tensor:
+        """Masked cross-attention, FISA Eqs 1 and 2: (N, M, C) -> (N, M, C)."""
+        attention = block.attn
+        normalised = block.ln_1(tokens)
+        if str(layer) in self.queries:
+            queries = self.queries[str(layer)](normalised)
+        else:
+            width = attention.embed_dim
+            queries = F.linear(normalised, attention.in_proj_weight[:width], attention.in_proj_bias[:width])
+        queries = queries.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # (N, heads, M, C / heads)
+        read = F.scaled_dot_product_attention(queries, memory.keys, memory.values, attn_mask=allowed)
+        return attention.out_proj(read.transpose(1, 2).flatten(2))
+
+
+def _layers(chosen: tuple[int, ...] | None, depth: int, name: str) -> tuple[int, ...]:
+    if chosen is None:
+        return tuple(range(depth))
+    outside = [layer for layer in chosen if not 0 <= layer < depth]
+    if outside or len(set(chosen)) != len(chosen):
+        raise ConfigError(f"fisa.{name} must be different layers in 0 to {depth - 1} of this tower, got {list(chosen)}")
+    return tuple(sorted(chosen))
+
+
+def _semantic(module: nn.Module) -> SemanticExtraction:
+    """An entry of a ModuleList, whose type is lost there."""
+    assert isinstance(module, SemanticExtraction)
+    return module

@@ -1,0 +1,1 @@
+"""EoMT and its published checkpoints."""

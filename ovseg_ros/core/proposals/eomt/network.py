@@ -1,0 +1,289 @@
+"""EoMT: a plain ViT whose last blocks also process the mask queries (Kerssies et al., CVPR 2025).
+
+The first L1 blocks see [class, register, patch] tokens. Learned queries join for the last L2 blocks. A mask is the
+dot product of a query, through a small MLP, with the patch features upscaled to a quarter of the input's size.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import LayerNorm, LayerNorm2d, SwiGLUPacked, resample_abs_pos_embed
+from timm.models.eva import EvaBlock
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ovseg_ros.core.proposals.eomt.rotary import rotary_table
+from ovseg_ros.core.types import MaskProposals
+
+
+@dataclass(frozen=True, slots=True)
+class EoMTConfig:
+    """Architecture of an EoMT.
+
+    Attributes:
+        image_size: (height, width) in pixels that the position embedding is made for; other sizes are interpolated.
+            With rotary positions, which fit every size, only what the weights were trained with.
+        patch_size: pixels along a patch's side.
+        width, depth, heads: of the ViT.
+        register_tokens: extra tokens beside the class token.
+        layer_scale: initial LayerScale, or None for a ViT without it.
+        convolutional_stem: embed patches by stacked 3x3 convolutions (Xiao et al., 2021) instead of one projection;
+            a small ViT trains much faster from scratch with it.
+        swiglu: gated MLPs of two thirds the hidden width, as DINOv2's giant has, instead of GELU MLPs.
+        dinov3: a ViT as DINOv3's S, B and L are: rotary positions instead of learned ones, queries, keys and values
+            from a matrix each, of which the keys' has no bias, and 1e-5 in the normalisations instead of 1e-6.
+        num_queries: most masks in an image.
+        num_classes: closed-set classes, without "no object".
+        joint_blocks: L2, the blocks that queries pass through.
+        upscale_blocks: each doubles the mask resolution; 2 with 16-pixel patches gives stride 4.
+    """
+
+    image_size: tuple[int, int]
+    patch_size: int = 16
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    register_tokens: int = 4
+    layer_scale: float | None = 1.0
+    convolutional_stem: bool = False
+    swiglu: bool = False
+    dinov3: bool = False
+    num_queries: int = 200
+    num_classes: int = 133
+    joint_blocks: int = 3
+    upscale_blocks: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPrediction:
+    """What the heads say after one block: `mask_logits` (B, Q, h, w) and `class_logits` (B, Q, N + 1)."""
+
+    mask_logits: Tensor
+    class_logits: Tensor
+
+
+class ScaleBlock(nn.Module):
+    """Doubles the resolution: (B, C, h, w) -> (B, C, 2h, 2w)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.upsample = nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
+        self.depthwise = nn.Conv2d(width, width, kernel_size=3, padding=1, groups=width, bias=False)
+        self.norm = LayerNorm2d(width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, 2h, 2w)."""
+        return self.norm(self.depthwise(F.gelu(self.upsample(features))))
+
+
+def _convolutional_stem(width: int, patch_size: int) -> nn.Sequential:
+    """Halves the resolution until one pixel is one patch: (B, 3, H, W) -> (B, width, H / patch, W / patch)."""
+    halvings = patch_size.bit_length() - 1
+    if 2**halvings != patch_size:
+        raise ValueError(f"a convolutional stem needs a patch size that is a power of two, got {patch_size}")
+    channels = [3] + [width // 2 ** (halvings - step - 1) for step in range(halvings)]
+    layers: list[nn.Module] = []
+    for inside, outside in pairwise(channels):
+        layers += [nn.Conv2d(inside, outside, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(width, width, kernel_size=1))
+
+
+def _gated_mlp_ratio(width: int) -> float:
+    """What makes timm's packed SwiGLU as wide as DINOv2's: gate and value of 2/3 x 4 x width each, in eights."""
+    hidden = (width * 4 * 2 // 3 + 7) // 8 * 8
+    return (2 * hidden + 0.5) / width  # timm rounds the product down
+
+
+def _block_settings(config: EoMTConfig) -> dict[str, Any]:
+    """What of timm's ViT differs from the plain one."""
+    if config.swiglu:
+        return {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU, "mlp_ratio": _gated_mlp_ratio(config.width)}
+    if config.dinov3:
+        # All tokens are turned alike: the table leaves queries, class and register tokens as they are.
+        block = partial(EvaBlock, qkv_fused=False, rotate_half=True, num_prefix_tokens=0)
+        return {"block_fn": block, "pos_embed": "none", "norm_layer": partial(LayerNorm, eps=1e-5)}
+    return {}
+
+
+def _build_encoder(config: EoMTConfig) -> VisionTransformer:
+    encoder = VisionTransformer(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        num_classes=0,
+        global_pool="",
+        embed_dim=config.width,
+        depth=config.depth,
+        num_heads=config.heads,
+        init_values=config.layer_scale,
+        class_token=True,
+        reg_tokens=config.register_tokens,
+        no_embed_class=True,
+        dynamic_img_size=True,
+        **_block_settings(config),
+    )
+    if config.convolutional_stem:
+        encoder.patch_embed.proj = _convolutional_stem(config.width, config.patch_size)
+    return encoder
+
+
+class EoMT(nn.Module):
+    """Encoder-only Mask Transformer."""
+
+    def __init__(self, config: EoMTConfig) -> None:
+        super().__init__()
+        if not 0 < config.joint_blocks <= config.depth:
+            raise ValueError(f"joint_blocks must be 1 to depth = {config.depth}, got {config.joint_blocks}")
+        if config.dinov3 and config.swiglu:
+            raise ValueError("swiglu is DINOv2's; DINOv3's S, B and L have none, so leave either swiglu or dinov3 out")
+        if config.dinov3 and config.width % (4 * config.heads):
+            raise ValueError(
+                f"rotary positions turn 4 channels of a head together; {config.heads} heads do not share a width of "
+                f"{config.width} in multiples of 4"
+            )
+        self.config = config
+        self.encoder = _build_encoder(config)
+        self.queries = nn.Embedding(config.num_queries, config.width)
+        self.class_head = nn.Linear(config.width, config.num_classes + 1)
+        self.mask_head = nn.Sequential(
+            nn.Linear(config.width, config.width),
+            nn.GELU(),
+            nn.Linear(config.width, config.width),
+            nn.GELU(),
+            nn.Linear(config.width, config.width),
+        )
+        self.upscale = nn.Sequential(*[ScaleBlock(config.width) for _ in range(config.upscale_blocks)])
+
+    def forward(self, images: Tensor) -> MaskProposals:
+        """Mask proposals, without masked attention.
+
+        Args:
+            images: (B, 3, H, W) float, normalised; H and W are multiples of the patch size. Converted to the weights'
+                type, which the outputs keep.
+
+        Returns:
+            `mask_logits` (B, Q, H / 4, W / 4) for 16-pixel patches and two upscale blocks.
+        """
+        tokens, grid = self._embed(images)
+        rotation = self._rotation(grid, tokens.device)
+        first_joint = self.config.depth - self.config.joint_blocks
+        for index, block in enumerate(self.encoder.blocks):
+            if index == first_joint:
+                tokens = self._prepend_queries(tokens)
+            tokens = _pass(block, tokens, rotation)
+        normalised = self.encoder.norm(tokens)
+        prediction = self._predict(normalised, grid)
+        return MaskProposals(
+            mask_logits=prediction.mask_logits,
+            query_embeddings=normalised[:, : self.config.num_queries],
+            class_logits=prediction.class_logits,
+        )
+
+    def forward_masked(self, images: Tensor, mask_probabilities: Tensor) -> list[QueryPrediction]:
+        """Training pass: a prediction before each joint block and after the last, each masking the block that follows.
+
+        In joint block i, a query attends only to patches inside its predicted mask, with probability
+        `mask_probabilities[i]` drawn for every query, and to all patches otherwise (mask annealing, EoMT Sec. 3.3).
+
+        Args:
+            images: as in `forward`.
+            mask_probabilities: (L2,) in [0, 1].
+
+        Returns:
+            L2 + 1 predictions, the final one last.
+        """
+        tokens, grid = self._embed(images)
+        rotation = self._rotation(grid, tokens.device)
+        first_joint = self.config.depth - self.config.joint_blocks
+        predictions = []
+        for index, block in enumerate(self.encoder.blocks):
+            if index == first_joint:
+                tokens = self._prepend_queries(tokens)
+            attention_mask = None
+            if index >= first_joint:
+                prediction = self._predict(self.encoder.norm(tokens), grid)
+                predictions.append(prediction)
+                probability = mask_probabilities[index - first_joint]
+                attention_mask = self._attention_mask(prediction.mask_logits, grid, tokens.shape[1], probability)
+            tokens = _pass(block, tokens, rotation, attention_mask)
+        predictions.append(self._predict(self.encoder.norm(tokens), grid))
+        return predictions
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, 3, H, W) -> tokens (B, 1 + registers + patches, C) and the patch grid's (rows, columns)."""
+        encoder = self.encoder
+        features = encoder.patch_embed(images.to(encoder.cls_token.dtype))  # (B, rows, columns, C)
+        batch, rows, columns, width = features.shape
+        patches = features.reshape(batch, rows * columns, width)
+        if encoder.pos_embed is not None:
+            patches = patches + resample_abs_pos_embed(
+                encoder.pos_embed, new_size=[rows, columns], old_size=encoder.patch_embed.grid_size, num_prefix_tokens=0
+            )
+        prefix = [encoder.cls_token.expand(batch, -1, -1)]
+        if encoder.reg_token is not None:
+            prefix.append(encoder.reg_token.expand(batch, -1, -1))
+        return torch.cat([*prefix, patches], dim=1), (rows, columns)
+
+    def _rotation(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
+        """(Q + prefix + patches, 2 D) for heads of width D; None with learned positions."""
+        if not self.config.dinov3:
+            return None
+        unturned = self.config.num_queries + self.encoder.num_prefix_tokens
+        return rotary_table(grid, self.config.width // self.config.heads, unturned, device)
+
+    def _prepend_queries(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) -> (B, Q + N, C)."""
+        queries = self.queries.weight.expand(tokens.shape[0], -1, -1)
+        return torch.cat([queries, tokens], dim=1)
+
+    def _predict(self, tokens: Tensor, grid: tuple[int, int]) -> QueryPrediction:
+        """Heads on normalised tokens (B, Q + prefix + patches, C)."""
+        queries = tokens[:, : self.config.num_queries]  # (B, Q, C)
+        patches = tokens[:, self.config.num_queries + self.encoder.num_prefix_tokens :]
+        features = self.upscale(patches.transpose(1, 2).unflatten(2, grid))  # (B, C, h, w)
+        return QueryPrediction(
+            mask_logits=torch.einsum("bqc,bchw->bqhw", self.mask_head(queries), features),
+            class_logits=self.class_head(queries),
+        )
+
+    def _attention_mask(
+        self, mask_logits: Tensor, grid: tuple[int, int], num_tokens: int, probability: Tensor
+    ) -> Tensor | None:
+        """Boolean (B, 1, N, N), True = may attend; None when nothing is masked."""
+        if float(probability) <= 0:
+            return None
+        batch, queries = mask_logits.shape[:2]
+        inside = F.interpolate(mask_logits.detach(), size=grid, mode="bilinear", align_corners=False) > 0
+        inside = inside.flatten(2)  # (B, Q, patches)
+        unmasked = torch.rand(batch, queries, 1, device=inside.device) >= probability
+        allowed = inside.new_ones(batch, 1, num_tokens, num_tokens)
+        allowed[:, 0, :queries, num_tokens - inside.shape[2] :] = inside | unmasked
+        return allowed
+
+
+def _pass(block: nn.Module, tokens: Tensor, rotation: Tensor | None, attention_mask: Tensor | None = None) -> Tensor:
+    """One block: (B, N, C) -> (B, N, C); `rotation` has a row for every token, and for queries that have not joined."""
+    if rotation is None:
+        return block(tokens, attn_mask=attention_mask)
+    return block(tokens, rope=rotation[-tokens.shape[1] :], attn_mask=attention_mask)
+
+
+def annealed_mask_probabilities(progress: float, num_blocks: int) -> Tensor:
+    """Masking probability of every joint block at a point of training, earlier blocks annealed first.
+
+    Block i keeps probability 1 until (i + 1) / (n + 2) of the run, then falls to 0 as (1 - t)^0.9 while t goes from 0
+    to 1 over the next 1 / (n + 2), after the schedule of EoMT's published configurations. Slots overlap by none.
+
+    Args:
+        progress: share of the training steps done, 0 to 1.
+        num_blocks: L2.
+
+    Returns:
+        (L2,) float in [0, 1].
+    """
+    slot = 1 / (num_blocks + 2)
+    starts = slot * torch.arange(1, num_blocks + 1)
+    return (1 - ((progress - starts) / slot).clamp(0, 1)) ** 0.9

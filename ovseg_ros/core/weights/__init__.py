@@ -1,0 +1,1 @@
+"""Weight files: where they are, what is in them, and whether they fit."""

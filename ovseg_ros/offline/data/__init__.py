@@ -1,0 +1,1 @@
+"""Data sets, images and recordings on disk."""

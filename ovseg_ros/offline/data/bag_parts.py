@@ -1,0 +1,198 @@
+"""A rosbag2 folder written part by part, so that a run that was killed goes on after its last whole part.
+
+Every part is an MCAP file of its own, as `ros2 bag record` splits long recordings; `metadata.yaml` lists them all and
+is replaced after each, so the folder can be played at any time.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys.store import Typestore
+
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.offline.data.files import write_bytes, write_json
+
+JOURNAL_NAME = "ovseg_progress.json"
+# Metadata of version 8, whose QoS entries are strings, is what every distribution since Humble reads.
+_METADATA_VERSION = 8
+_UNLIMITED = QosTime(2147483647, 4294967295)
+
+
+@dataclass(frozen=True, slots=True)
+class BagMessage:
+    """One message of the output: `content` is CDR."""
+
+    topic: str
+    type_name: str
+    received: int
+    content: bytes | memoryview
+    latched: bool = False
+
+
+class BagParts:
+    """The parts of one output bag. What is not yet part of a whole file is lost on a kill, and done again."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any], typestore: Typestore, *, overwrite: bool) -> None:
+        """Opens `folder`, or makes it.
+
+        Args:
+            folder: the rosbag2 folder.
+            settings: everything that the content depends on; only a run with the same ones can go on.
+            typestore: knows the types of all messages.
+            overwrite: forget what the folder holds.
+
+        Raises:
+            ConfigError: the folder holds something else.
+        """
+        self._folder, self._typestore = folder, typestore
+        self._journal: dict[str, Any] = {"settings": settings, "done": False, "state": {}, "parts": []}
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"--out {folder} is a file; expected a folder")
+        if overwrite:
+            self._clear()
+        elif (folder / JOURNAL_NAME).is_file():
+            self._journal = self._read_journal(settings)
+        elif (folder / "metadata.yaml").exists():
+            raise ConfigError(f"{folder} is a bag that this command did not write; choose another --out")
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the caller noted with the last whole part; {} at the start."""
+        return dict(self._journal["state"])
+
+    @property
+    def done(self) -> bool:
+        """Whether a finished run wrote this bag."""
+        return bool(self._journal["done"])
+
+    @property
+    def count(self) -> int:
+        """Number of whole parts."""
+        return len(self._journal["parts"])
+
+    def append(self, messages: Sequence[BagMessage], state: dict[str, Any]) -> None:
+        """Writes one more part, and `state` with it; both or none."""
+        name = f"{self._folder.name}_{self.count}"
+        unfinished = self._folder / f".{name}.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        information = self._write(unfinished, messages)
+        (unfinished / information["relative_file_paths"][0]).replace(self._folder / f"{name}.mcap")
+        shutil.rmtree(unfinished)
+        self._journal["parts"].append({**information, "relative_file_paths": [f"{name}.mcap"]})
+        self._journal["state"] = state
+        self._write_metadata()
+        write_json(self._folder / JOURNAL_NAME, self._journal)
+
+    def finish(self) -> None:
+        """Marks the bag as complete."""
+        self._journal["done"] = True
+        write_json(self._folder / JOURNAL_NAME, self._journal)
+
+    def _write(self, folder: Path, messages: Sequence[BagMessage]) -> dict[str, Any]:
+        """A bag of one file; returns its metadata."""
+        writer = Writer(folder, version=_METADATA_VERSION, storage_plugin=StoragePlugin.MCAP)
+        writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+        with writer:
+            connections: dict[str, Any] = {}
+            for message in messages:
+                if message.topic not in connections:
+                    connections[message.topic] = writer.add_connection(
+                        message.topic,
+                        message.type_name,
+                        typestore=self._typestore,
+                        offered_qos_profiles=[_qos(latched=message.latched)],
+                    )
+                writer.write(connections[message.topic], message.received, message.content)
+        information: dict[str, Any] = yaml.safe_load((folder / "metadata.yaml").read_text(encoding="utf-8"))
+        return dict(information["rosbag2_bagfile_information"])
+
+    def _write_metadata(self) -> None:
+        parts: list[dict[str, Any]] = self._journal["parts"]
+        starts = [part["starting_time"]["nanoseconds_since_epoch"] for part in parts]
+        ends = [start + part["duration"]["nanoseconds"] for start, part in zip(starts, parts, strict=True)]
+        topics: dict[str, dict[str, Any]] = {}
+        for part in parts:
+            for topic in part["topics_with_message_count"]:
+                known = topics.setdefault(topic["topic_metadata"]["name"], {**topic, "message_count": 0})
+                known["message_count"] += topic["message_count"]
+        merged = {
+            **parts[0],
+            "relative_file_paths": [part["relative_file_paths"][0] for part in parts],
+            "starting_time": {"nanoseconds_since_epoch": min(starts)},
+            "duration": {"nanoseconds": max(ends) - min(starts)},
+            "message_count": sum(part["message_count"] for part in parts),
+            "topics_with_message_count": list(topics.values()),
+            "files": [
+                {
+                    "path": part["relative_file_paths"][0],
+                    "starting_time": part["starting_time"],
+                    "duration": part["duration"],
+                    "message_count": part["message_count"],
+                }
+                for part in parts
+            ],
+        }
+        content = yaml.safe_dump({"rosbag2_bagfile_information": merged}, sort_keys=False)
+        write_bytes(self._folder / "metadata.yaml", content.encode())
+
+    def _read_journal(self, settings: dict[str, Any]) -> dict[str, Any]:
+        path = self._folder / JOURNAL_NAME
+        try:
+            journal: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            recorded = journal["settings"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path} is damaged ({error}); add --overwrite to start again") from error
+        changed = sorted(key for key in settings.keys() | recorded.keys() if settings.get(key) != recorded.get(key))
+        if changed:
+            details = ", ".join(f"{key} (was {recorded.get(key)!r}, now {settings.get(key)!r})" for key in changed)
+            raise ConfigError(
+                f"{self._folder} was begun with other settings: {details}; use the same ones to go on, "
+                "another --out, or --overwrite to start again"
+            )
+        return journal
+
+    def _clear(self) -> None:
+        """Removes only what this class wrote."""
+        path = self._folder / JOURNAL_NAME
+        if not path.is_file():
+            if (self._folder / "metadata.yaml").exists():
+                raise ConfigError(f"{self._folder} is a bag that this command did not write; choose another --out")
+            return
+        for file in self._folder.glob(f"{self._folder.name}_*.mcap"):
+            file.unlink()
+        (self._folder / "metadata.yaml").unlink(missing_ok=True)
+        path.unlink()
+
+
+def fingerprint(path: Path) -> str:
+    """What tells a bag from another without reading all of it: names, sizes and first bytes of its files."""
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + content.read(1 << 16))
+    return digest.hexdigest()[:16]
+
+
+def _qos(*, latched: bool) -> Qos:
+    """As the node offers it: reliable, keep last 1; transient local where latched."""
+    return Qos(
+        history=QosHistory.KEEP_LAST,
+        depth=1,
+        reliability=QosReliability.RELIABLE,
+        durability=QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
+        deadline=_UNLIMITED,
+        lifespan=_UNLIMITED,
+        liveliness=QosLiveliness.AUTOMATIC,
+        liveliness_lease_duration=_UNLIMITED,
+        avoid_ros_namespace_conventions=False,
+    )

@@ -1,0 +1,224 @@
+"""The index of a data set in COCO's panoptic format: images, their segments, and the table of categories.
+
+    {"images": [{"id", "file_name", "width", "height"}, ...],
+     "annotations": [{"image_id", "file_name", "segments_info": [{"id", "category_id", "iscrowd", "area"}, ...]}, ...],
+     "categories": [{"id", "name", "isthing"}, ...]}
+
+A fault in one image's entry is kept and raised when that image is read, so that one bad entry does not cost the rest.
+COCO's train split has 118,287 images and 1.3 million segments; they are held in flat arrays, which processes share.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovseg_ros.core.errors import DatasetError
+from ovseg_ros.core.vocabulary import normalize_name
+from ovseg_ros.offline.data.types import DatasetCategory
+
+_LARGEST_ID = (1 << 24) - 1
+_LARGEST_AREA = (1 << 31) - 1
+IGNORED = -1
+"""Category index of a segment whose pixels are void."""
+
+_COLUMNS = ("id", "category", "crowd", "area")
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One image and its annotation.
+
+    Attributes:
+        image_file: as written, such as 000000000139.jpg.
+        annotation_file: as written, such as 000000000139.png.
+        size: (height, width).
+        segments: (S, 4) int64: segment id, category index or `IGNORED`, is crowd (0 or 1), declared area.
+    """
+
+    image_file: str
+    annotation_file: str
+    size: tuple[int, int]
+    segments: np.ndarray
+
+
+class PanopticIndex:
+    """The parsed index.
+
+    Args:
+        path: the JSON file.
+        categories: the categories that it must have.
+        ignored_ids: category ids that it may have besides; no others.
+
+    Raises:
+        DatasetError: the file is missing or not an index, or its table of categories is another one.
+    """
+
+    def __init__(self, path: Path, categories: Sequence[DatasetCategory], ignored_ids: Sequence[int] = ()) -> None:
+        self.path = path
+        content = read_json(path)
+        for key in ("images", "annotations", "categories"):
+            if not isinstance(content.get(key), list):
+                raise DatasetError(
+                    f"{path} has no list {key!r}; expected COCO's panoptic format with images, annotations, categories"
+                )
+        faults = category_faults(content["categories"], categories, ignored_ids)
+        if faults:
+            more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+            raise DatasetError(f"{path} has another table of categories: {'; '.join(faults[:3])}{more}")
+        self.info: Mapping[str, Any] = content["info"] if isinstance(content.get("info"), dict) else {}
+        self._index_of = dict.fromkeys(ignored_ids, IGNORED)
+        self._index_of.update({category.dataset_id: category.index for category in categories})
+        self._problems: dict[int, str] = {}
+        self._names: list[tuple[str, str]] = []
+        self._parse(content["images"], content["annotations"])
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def image_file(self, index: int) -> str:
+        """The image's file name, also of an entry with a fault."""
+        return self._names[index][0]
+
+    def annotation_file(self, index: int) -> str:
+        """The annotation's file name, also of an entry with a fault; empty where there is none."""
+        return self._names[index][1]
+
+    def entry(self, index: int) -> IndexEntry:
+        """The entry of one image.
+
+        Raises:
+            DatasetError: the entry has a fault.
+        """
+        image_file, annotation_file = self._names[index]
+        if index in self._problems:
+            raise DatasetError(f"{self.path}: {image_file}: {self._problems[index]}")
+        height, width = self._sizes[index].tolist()
+        segments = self._segments[self._offsets[index] : self._offsets[index + 1]]
+        return IndexEntry(image_file, annotation_file, (height, width), segments)
+
+    def _parse(self, images: list[Any], annotations: list[Any]) -> None:
+        annotation_of: dict[Any, Any] = {}
+        for annotation in annotations:
+            if not isinstance(annotation, dict) or not isinstance(annotation.get("image_id"), (int, str)):
+                raise DatasetError(f"{self.path}: the annotation {_short(annotation)} has no image_id")
+            if annotation_of.setdefault(annotation["image_id"], annotation) is not annotation:
+                raise DatasetError(f"{self.path}: two annotations have the image_id {_short(annotation['image_id'])}")
+        sizes: list[tuple[int, int]] = []
+        counts: list[int] = [0]
+        rows: list[list[int]] = []
+        for position, image in enumerate(images):
+            if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
+                raise DatasetError(f"{self.path}: images[{position}] is {_short(image)}; expected one with a file_name")
+            identity = image.get("id")
+            described = annotation_of.pop(identity, None) if isinstance(identity, (int, str)) else None
+            try:
+                size = _size(image)
+                segments, annotation_file = self._segments_of(described)
+            except (KeyError, TypeError, ValueError) as error:
+                missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+                self._problems[position] = missing
+                size, segments, annotation_file = (0, 0), [], ""
+            self._names.append((image["file_name"], annotation_file))
+            sizes.append(size)
+            rows += segments
+            counts.append(len(segments))
+        if annotation_of:
+            first = next(iter(annotation_of))
+            raise DatasetError(
+                f"{self.path}: {len(annotation_of)} annotations belong to no image, the first with image_id "
+                f"{_short(first)}; the file is incomplete, get it again"
+            )
+        self._sizes = np.array(sizes, dtype=np.int32).reshape(-1, 2)
+        self._offsets = np.cumsum(counts, dtype=np.int64)
+        self._segments = np.array(rows, dtype=np.int64).reshape(-1, len(_COLUMNS))
+
+    def _segments_of(self, annotation: Any) -> tuple[list[list[int]], str]:
+        """Rows of `IndexEntry.segments` and the PNG's name, or ValueError, KeyError or TypeError with what is wrong."""
+        if annotation is None:
+            raise ValueError("it has no annotation")
+        rows, seen = [], set()
+        for info in annotation["segments_info"]:
+            segment, category = info["id"], info["category_id"]
+            if not isinstance(segment, int) or not 0 < segment <= _LARGEST_ID:
+                raise ValueError(f"segment id {_short(segment)} is not 1 to {_LARGEST_ID}")
+            if segment in seen:
+                raise ValueError(f"two segments have the id {segment}")
+            if not isinstance(category, int) or category not in self._index_of:
+                raise ValueError(f"segment {segment} has the unknown category_id {_short(category)}")
+            area = info["area"]
+            if not isinstance(area, (int, float)) or not 0 <= area <= _LARGEST_AREA:
+                raise ValueError(f"segment {segment} has the area {_short(area)}")
+            seen.add(segment)
+            rows.append([segment, self._index_of[category], int(bool(info.get("iscrowd", 0))), int(area)])
+        return rows, str(annotation["file_name"])
+
+
+def category_faults(
+    table: Sequence[Any], categories: Sequence[DatasetCategory], ignored_ids: Sequence[int] = ()
+) -> list[str]:
+    """How a file's table of categories differs from the expected one, a sentence for each difference."""
+    faults = []
+    found: dict[Any, Mapping[str, Any]] = {}
+    for entry in table:
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), int):
+            faults.append(f"the category {_short(entry)} has no id")
+        else:
+            found[entry["id"]] = entry
+    for category in categories:
+        entry = found.pop(category.dataset_id, None)
+        where = f"category {category.dataset_id} ({category.name})"
+        if entry is None:
+            faults.append(f"{where} is missing")
+            continue
+        if not _names_agree(str(entry.get("name")), category):
+            faults.append(f"{where} is called {_short(entry.get('name'))}")
+        if bool(entry.get("isthing")) != category.is_thing:
+            expected, got = ("a thing", "stuff") if category.is_thing else ("stuff", "a thing")
+            faults.append(f"{where} is {got}; expected {expected}")
+    faults += [
+        f"category {identity} ({_short(entry.get('name'))}) is unknown"
+        for identity, entry in found.items()
+        if identity not in ignored_ids
+    ]
+    return faults
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        DatasetError: the file is missing, unreadable, not JSON, or holds something else.
+    """
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing; check the folder, or see docs/datasets.md for how it is made")
+    try:
+        with path.open("rb") as file:
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} cannot be read as JSON: {error}; it may be incomplete, get it again") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path} holds a {type(content).__name__}; expected an object in COCO's panoptic format")
+    return content
+
+
+def _size(image: Mapping[str, Any]) -> tuple[int, int]:
+    height, width = image["height"], image["width"]
+    if not (isinstance(height, int) and isinstance(width, int) and 0 < height < 1 << 20 and 0 < width < 1 << 20):
+        raise ValueError(f"its size is {_short(width)} x {_short(height)}")
+    return height, width
+
+
+def _names_agree(found: str, category: DatasetCategory) -> bool:
+    """ADE20K's tables hold all of a category's names, separated by commas or semicolons, or only some of them."""
+    known = {normalize_name(name) for name in (category.name, *category.synonyms)}
+    phrases = {normalize_name(phrase) for phrase in (found, *found.replace(";", ",").split(","))}
+    return not known.isdisjoint(phrases)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

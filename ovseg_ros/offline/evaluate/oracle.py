@@ -1,0 +1,83 @@
+"""Perfect masks or perfect classes in place of the model's own: which of the two stages costs how much.
+
+The analysis of FISA, section 3: one part of the segmenter is replaced by an oracle that knows the truth. The paper
+leaves the details open; docs/evaluation.md says what is done here and why.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ovseg_ros.core.metrics.overlaps import MaskOverlaps
+from ovseg_ros.core.types import MaskClassification, MaskProposals
+from ovseg_ros.offline.evaluate.truth import Truth
+
+Oracle = Literal["masks", "classes"]
+
+MIN_IOU = 0.5
+"""A proposal that covers no true segment better than this is "no object" to the class oracle."""
+
+_INSIDE, _OUTSIDE = 10.0, -10.0  # mask logits, a probability of all but 0 or 1
+_IMPOSSIBLE = -1e4
+_MOST_MASK_ELEMENTS = 1 << 26
+
+
+def true_proposals(truth: Truth, own: MaskProposals) -> tuple[MaskProposals, list[int]]:
+    """The true segments as proposals, and the category index of each.
+
+    Crowd regions and segments without a pixel are no proposals. Masks have the image's resolution, or a fraction of it
+    where that would be more than 64 million values.
+
+    Args:
+        truth: of the image.
+        own: what the mask generator proposes for the image: device, and the widths of what comes with masks. True masks
+            come with zeros for query embeddings; if the generator has class logits, with logits that say "an object,
+            of no particular class".
+    """
+    present = set(np.unique(truth.segment_ids).tolist())
+    segments = [i for i in truth.categories if i in present and i not in truth.crowd_ids]
+    height, width = truth.size
+    step = 1
+    while len(segments) * (height // step) * (width // step) > _MOST_MASK_ELEMENTS:
+        step += 1
+    device = own.mask_logits.device
+    ids = torch.from_numpy(truth.segment_ids).to(device)
+    small = (max(1, height // step), max(1, width // step))
+    logits = torch.empty((1, len(segments), *small), device=device)
+    for number, segment in enumerate(segments):
+        mask = torch.where(ids == segment, _INSIDE, _OUTSIDE)
+        logits[0, number] = mask if step == 1 else F.interpolate(mask[None, None], size=small, mode="area")[0, 0]
+    class_logits = None
+    if own.class_logits is not None:
+        class_logits = torch.zeros(1, len(segments), own.class_logits.shape[-1], device=device)
+        class_logits[..., -1] = 2 * _OUTSIDE
+    embeddings = torch.zeros(1, len(segments), own.query_embeddings.shape[-1], device=device)
+    return MaskProposals(logits, embeddings, class_logits), [truth.categories[i] for i in segments]
+
+
+def true_classes(truth: Truth, overlaps: MaskOverlaps, categories: int) -> MaskClassification:
+    """Every proposal's class by the true segment that it covers best.
+
+    The class of the segment with the highest IoU has that IoU as its probability, so that the best of several
+    proposals of one segment wins its pixels; the rest is "no object". With no IoU above `MIN_IOU` all of it is.
+
+    Args:
+        truth: of the image.
+        overlaps: of the Q proposals with the truth without its crowd regions.
+        categories: K.
+
+    Returns:
+        (1, Q, K + 1).
+    """
+    iou = overlaps.iou()  # (Q, T)
+    logits = np.full((len(iou), categories + 1), _IMPOSSIBLE, dtype=np.float32)
+    logits[:, -1] = 0.0
+    if iou.shape[1]:
+        for query, segment in enumerate(iou.argmax(axis=1)):
+            best = float(iou[query, segment])
+            if best > MIN_IOU:
+                logits[query, truth.categories[int(overlaps.segment_ids[segment])]] = np.log(best)
+                logits[query, -1] = np.log(1 - best) if best < 1 else _IMPOSSIBLE
+    return MaskClassification(torch.from_numpy(logits)[None])

@@ -1,0 +1,104 @@
+"""How well depth tells where things are, on the simulated tabletop: masks are exact, so that geometry alone errs."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ovseg_ros.core.space.pinhole import Pinhole
+from ovseg_ros.core.space.segments import measure_segments
+from ovseg_ros.offline.data.files import write_json
+from ovseg_ros.sim.simulator import TabletopSimulator
+
+_SHARES = (50, 75, 90, 95)
+
+
+@dataclass
+class SpaceErrors:
+    """Distances in metres, one for each visible thing of each scene.
+
+    Attributes:
+        surface: from the measured centroid of the visible surface to the true one, which rays cast at MuJoCo's geometry
+            give; no rendered depth and no mask takes part in it.
+        centre: from the middle of the measured box to the middle of the object's true box.
+        bias: from the measured centroid of the visible surface to the middle of the true box: what the centroid alone
+            would mislead by.
+        missed: things in view that were not measured.
+    """
+
+    surface: list[float] = field(default_factory=list)
+    centre: list[float] = field(default_factory=list)
+    bias: list[float] = field(default_factory=list)
+    missed: int = 0
+
+    def add_scene(self, simulator: TabletopSimulator, noise: float, rng: np.random.Generator) -> None:
+        """Measure all things in the scene's first view.
+
+        Args:
+            simulator: the scene.
+            noise: standard deviation of the depth at 1 m, metres; it grows with the square of the depth, as in stereo.
+            rng: of the noise.
+        """
+        pose = simulator.scene.camera
+        frame, truth = simulator.render_from(pose), simulator.object_poses(pose)
+        height, width = frame.depth.shape
+        spread = noise * frame.depth.astype(np.float64) ** 2
+        depth = (frame.depth + rng.normal(size=frame.depth.shape) * spread).astype(np.float32)
+        camera = Pinhole.from_matrix(frame.camera_matrix, width, height)
+        index_of = {segment.id: segment.object_index for segment in frame.segments if segment.is_thing}
+        measured = [s for s in measure_segments(depth, camera, frame.segment_ids, index_of) if s.id in index_of]
+        self.missed += len(index_of) - len(measured)
+        for segment in measured:
+            true = truth[index_of[segment.id]]
+            self.surface.append(float(np.linalg.norm(segment.centroid - true.surface_centroid)))
+            self.centre.append(float(np.linalg.norm(segment.box.centre - true.centre)))
+            self.bias.append(float(np.linalg.norm(segment.centroid - true.centre)))
+
+    def report(self) -> dict[str, Any]:
+        """Percentiles in millimetres."""
+        errors = {"surface_centroid": self.surface, "box_centre": self.centre, "surface_to_centre": self.bias}
+        return {
+            "things": len(self.centre),
+            "missed": self.missed,
+            **{
+                f"{name}_mm": {f"p{share}": round(1000 * float(np.percentile(values, share)), 2) for share in _SHARES}
+                for name, values in errors.items()
+            },
+        }
+
+
+def measure_errors(split: str, scenes: int, seed: int, *, noise: float = 0.0, progress: bool = False) -> SpaceErrors:
+    """The errors over scenes of a split, with seeds from `seed` on, at 320x240."""
+    errors, rng = SpaceErrors(), np.random.default_rng(seed)
+    for number in tqdm(range(seed, seed + scenes), desc="evaluate-space", unit="scene", disable=not progress):
+        with TabletopSimulator(number, split=split) as simulator:
+            errors.add_scene(simulator, noise, rng)
+    return errors
+
+
+def evaluate_space(*, split: str, scenes: int, seed: int, noise: float, json_path: Path | None) -> int:
+    """Measure, print and write the figures; the exit code, 0."""
+    errors = measure_errors(split, scenes, seed, noise=noise, progress=True)
+    report = {"split": split, "seed": seed, "scenes": scenes, "noise": noise, **errors.report()}
+    _print_report(report)
+    if json_path is not None:
+        write_json(json_path, report)
+        print(f"figures written to {json_path}", file=sys.stderr)
+    return 0
+
+
+def _print_report(report: Mapping[str, Any]) -> None:
+    noise = f", depth noise {1000 * report['noise']:g} mm at 1 m" if report["noise"] else ""
+    print(f"split {report['split']}, {report['scenes']} scenes from seed {report['seed']}{noise}")
+    print(f"{report['things']} things measured, {report['missed']} missed; errors in mm")
+    print(f"{'':42}" + "".join(f"{f'p{share}':>8}" for share in _SHARES))
+    for name, text in (
+        ("surface_centroid_mm", "visible surface's centroid"),
+        ("box_centre_mm", "box's middle to the object's middle"),
+        ("surface_to_centre_mm", "(visible centroid to the object's middle)"),
+    ):
+        print(f"{text:42}" + "".join(f"{value:8.1f}" for value in report[name].values()))

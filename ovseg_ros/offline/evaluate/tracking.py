@@ -1,0 +1,171 @@
+"""Identity over time on simulated takes in which camera and objects move: IDF1 and identity switches."""
+
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.core.metrics.identity import IdentityScore
+from ovseg_ros.core.tracking.appearance import segment_appearance
+from ovseg_ros.core.tracking.tracker import Tracker, TrackingConfig
+from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Segment
+from ovseg_ros.core.vocabulary import Vocabulary
+from ovseg_ros.offline.data.files import write_json
+from ovseg_ros.sim.categories import TABLETOP_SPECS
+from ovseg_ros.sim.motion import moving_frames
+from ovseg_ros.sim.simulator import Frame, TabletopSimulator
+
+
+@dataclass(frozen=True, slots=True)
+class TakesConfig:
+    """Which takes: sequences of a split with seeds from `seed` on, and the rate of their frames."""
+
+    split: str = "test"
+    sequences: int = 10
+    seed: int = 0
+    seconds: float = 12.0
+    rate: float = 5.0
+    width: int = 320
+    height: int = 240
+
+
+@dataclass
+class TrackingFigures:
+    """A tracker of its own for every take, and the score over all."""
+
+    config: TrackingConfig
+    score: IdentityScore = field(default_factory=IdentityScore)
+    tracker: Tracker = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tracker = Tracker(self.config)
+
+    def add(self, time: float, frame: Frame, result: PanopticResult) -> None:
+        """The next frame of a take."""
+        tracked = self.tracker.update(result, time, segment_appearance(frame.image, result))
+        self.score.add(
+            tracked.segment_ids,
+            {segment.id: segment.track_id for segment in tracked.segments if segment.is_thing},
+            frame.segment_ids,
+            {segment.id: segment.object_index for segment in frame.segments if segment.is_thing},
+        )
+
+    def end(self) -> None:
+        """The take is over."""
+        self.score.end_sequence()
+        self.tracker = Tracker(self.config)
+
+    def report(self) -> dict[str, Any]:
+        """Shares in percent."""
+        result = self.score.result()
+        return {
+            "idf1": result.idf1,
+            "identity_switches": result.switches,
+            "recall": result.recall,
+            "true_observations": result.truth,
+            "predicted_observations": result.predicted,
+        }
+
+
+def truth_result(frame: Frame) -> PanopticResult:
+    """The ground truth as if a segmenter had found it; without categories, which tracking does not look at."""
+    segments = []
+    for truth in frame.segments:
+        rows, columns = np.nonzero(frame.segment_ids == truth.id)
+        x, y = int(columns.min()), int(rows.min())
+        box = (x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y)
+        segments.append(Segment(truth.id, NO_CATEGORY, truth.label, 1.0, truth.is_thing, len(rows), box))
+    return PanopticResult(
+        segment_ids=frame.segment_ids,
+        category_ids=np.full(frame.segment_ids.shape, NO_CATEGORY, np.uint16),
+        confidence=np.full(frame.segment_ids.shape, 255, np.uint8),
+        segments=tuple(segments),
+        vocabulary_version=1,
+    )
+
+
+def evaluate_tracking(
+    config: TakesConfig,
+    *,
+    preset: str | None = None,
+    device: str = "auto",
+    tracking: TrackingConfig | None = None,
+    json_path: Path | None = None,
+) -> int:
+    """Track through takes, print the figures and write them.
+
+    Args:
+        config: the takes.
+        preset: also track what this preset segments, under the whole vocabulary of the tabletop; None for the ground
+            truth's masks only.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        tracking: of the tracker; None for the defaults.
+        json_path: where the figures go; None for nowhere.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        OvsegError: the preset or its checkpoint is wrong.
+    """
+    figures = {"ground_truth_masks": TrackingFigures(tracking or TrackingConfig())}
+    segmenter = build_segmenter(preset, device) if preset is not None else None
+    text = segmenter.encode_vocabulary(Vocabulary.build(TABLETOP_SPECS)) if segmenter is not None else None
+    if segmenter is not None:
+        figures["predicted_masks"] = TrackingFigures(tracking or TrackingConfig())
+    takes = tqdm(_takes(config), total=config.sequences, desc="evaluate-tracking", unit="take")
+    for take in takes:
+        for time, frame in take:
+            figures["ground_truth_masks"].add(time, frame, truth_result(frame))
+            if segmenter is not None and text is not None:
+                figures["predicted_masks"].add(time, frame, segmenter.segment(frame.image, text))
+        for of_masks in figures.values():
+            of_masks.end()
+    report: dict[str, Any] = {
+        "preset": preset,
+        "split": config.split,
+        "seed": config.seed,
+        "sequences": config.sequences,
+        "seconds": config.seconds,
+        "rate": config.rate,
+        "size": [config.width, config.height],
+        **{name: of_masks.report() for name, of_masks in figures.items()},
+    }
+    _print_report(report, list(figures))
+    if json_path is not None:
+        write_json(json_path, {key: _rounded(value) for key, value in report.items()})
+        print(f"figures written to {json_path}", file=sys.stderr)
+    return 0
+
+
+def _takes(config: TakesConfig) -> Iterator[Iterable[tuple[float, Frame]]]:
+    for seed in range(config.seed, config.seed + config.sequences):
+        with TabletopSimulator(seed, split=config.split, width=config.width, height=config.height) as simulator:
+            yield moving_frames(simulator, seconds=config.seconds, rate=config.rate, seed=seed)
+
+
+def _print_report(report: Mapping[str, Any], names: Sequence[str]) -> None:
+    print(
+        f"split {report['split']}, {report['sequences']} takes of {report['seconds']:g} s "
+        f"at {report['rate']:g} frames/s, seeds from {report['seed']}"
+    )
+    for name in names:
+        row = report[name]
+        print(
+            f"{name.replace('_', ' '):20} IDF1 {row['idf1']:5.1f}, identity switches {row['identity_switches']}, "
+            f"recall {row['recall']:5.1f}, {row['true_observations']} true and "
+            f"{row['predicted_observations']} predicted observations"
+        )
+
+
+def _rounded(value: Any) -> Any:
+    """JSON has no NaN: None in its place."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 3)
+    return {key: _rounded(item) for key, item in value.items()} if isinstance(value, dict) else value

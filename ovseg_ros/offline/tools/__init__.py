@@ -1,0 +1,1 @@
+"""What the subcommands of `ovseg` do, beside training and evaluation."""

@@ -1,0 +1,177 @@
+"""Set-prediction losses of mask transformers: one-to-one matching, then cross-entropy, BCE and dice.
+
+Masks are compared everywhere, or on random points that prefer where the prediction is unsure (PointRend, Mask2Former).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from ovseg_ros.core.proposals.eomt.network import QueryPrediction
+
+
+@dataclass(frozen=True, slots=True)
+class MaskLossConfig:
+    """Weights of the terms, in the matching cost and in the loss alike (EoMT's published values), and where to compare.
+
+    Attributes:
+        class_weight, bce_weight, dice_weight: of the terms.
+        no_object_weight: of the class "no object" in the cross-entropy.
+        points: points of a mask that are compared; 0 = all pixels of the mask logits.
+        oversample: times `points` are drawn at random, of which the most uncertain are kept.
+        importance: share of the points that are such; the rest are drawn evenly.
+    """
+
+    class_weight: float = 2.0
+    bce_weight: float = 5.0
+    dice_weight: float = 5.0
+    no_object_weight: float = 0.1
+    points: int = 0
+    oversample: float = 3.0
+    importance: float = 0.75
+
+    def __post_init__(self) -> None:
+        if self.points < 0 or self.oversample < 1 or not 0 <= self.importance <= 1:
+            raise ValueError(
+                "points must be 0 or more, oversample 1 or more and importance in [0, 1], got "
+                f"{self.points}, {self.oversample} and {self.importance}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class MaskTargets:
+    """Ground truth of one image: `masks` (N, h, w) in [0, 1], `classes` (N,) int64.
+
+    Masks have the logits' resolution if all pixels are compared, and any if points are; they may be bool.
+    """
+
+    masks: Tensor
+    classes: Tensor
+
+
+def mask_set_loss(
+    predictions: list[QueryPrediction],
+    targets: list[MaskTargets],
+    config: MaskLossConfig,
+    *,
+    count: float | None = None,
+) -> dict[str, Tensor]:
+    """Sum over predictions (deep supervision) of the matched losses, normalised by the masks in the batch.
+
+    Computed in float32, whatever the precision of the predictions.
+
+    Args:
+        predictions: each (B, Q, h, w) and (B, Q, C + 1).
+        targets: B of them, on the predictions' device; an image may have none.
+        count: masks to normalise by; the targets' own number if None. Processes that share a batch pass their mean.
+
+    Returns:
+        Weighted scalars "class", "bce" and "dice"; the loss is their sum.
+    """
+    count = max(1.0, float(sum(len(target.classes) for target in targets)) if count is None else count)
+    totals = {"class": torch.zeros(()), "bce": torch.zeros(()), "dice": torch.zeros(())}
+    totals = {name: value.to(predictions[0].mask_logits.device) for name, value in totals.items()}
+    for prediction in predictions:
+        exact = QueryPrediction(prediction.mask_logits.float(), prediction.class_logits.float())
+        with torch.autocast(exact.mask_logits.device.type, enabled=False):
+            losses = _prediction_loss(exact, targets, config, count)
+        for name, value in losses.items():
+            totals[name] = totals[name] + value
+    return totals
+
+
+def _prediction_loss(
+    prediction: QueryPrediction, targets: list[MaskTargets], config: MaskLossConfig, count: float
+) -> dict[str, Tensor]:
+    batch, queries, classes = prediction.class_logits.shape
+    no_object = classes - 1
+    wanted_classes = torch.full((batch, queries), no_object, device=prediction.class_logits.device)
+    matched_logits, matched_masks = [], []
+    for index, target in enumerate(targets):
+        mask_logits, masks = prediction.mask_logits[index], target.masks.float()  # (Q, h, w), (N, H, W)
+        class_logits = prediction.class_logits[index].detach()  # (Q, C + 1)
+        if config.points:
+            everywhere = torch.rand(1, config.points, 2, device=masks.device)
+            logits = sample_points(mask_logits.detach()[None], everywhere)[0]  # (Q, points)
+            flat = sample_points(masks[None], everywhere)[0]  # (N, points)
+            rows, columns = match(logits, class_logits, flat, target.classes, config)
+            chosen = uncertain_points(mask_logits[rows].detach(), config)  # (M, points, 2)
+            matched_logits.append(sample_points(mask_logits[rows][:, None], chosen)[:, 0])
+            matched_masks.append(sample_points(masks[columns][:, None], chosen)[:, 0])
+        else:
+            logits, flat = mask_logits.flatten(1), masks.flatten(1)  # (Q, h * w), (N, h * w)
+            rows, columns = match(logits.detach(), class_logits, flat, target.classes, config)
+            matched_logits.append(logits[rows])
+            matched_masks.append(flat[columns])
+        wanted_classes[index, rows] = target.classes[columns]
+    logits, masks = torch.cat(matched_logits), torch.cat(matched_masks)  # (M, pixels or points)
+    weights = torch.ones(classes, device=logits.device)
+    weights[no_object] = config.no_object_weight
+    cross_entropy = F.cross_entropy(prediction.class_logits.flatten(0, 1), wanted_classes.flatten(), weights)
+    bce, dice = bce_and_dice(logits, masks, count)
+    return {
+        "class": config.class_weight * cross_entropy,
+        "bce": config.bce_weight * bce,
+        "dice": config.dice_weight * dice,
+    }
+
+
+def bce_and_dice(logits: Tensor, masks: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy and dice loss of matched masks, summed over them and divided by `count`.
+
+    Args:
+        logits, masks: (M, pixels or points); masks in [0, 1].
+    """
+    bce = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean(dim=1).sum() / count
+    probabilities = logits.sigmoid()
+    overlap = 2 * (probabilities * masks).sum(dim=1) + 1
+    dice = (1 - overlap / (probabilities.sum(dim=1) + masks.sum(dim=1) + 1)).sum() / count
+    return bce, dice
+
+
+def sample_points(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear samples (B, C, P) of maps (B, C, h, w) at points (B, P, 2), (x, y) in [0, 1] over the whole map."""
+    return F.grid_sample(maps, 2 * points[:, :, None] - 1, align_corners=False)[..., 0]
+
+
+def uncertain_points(mask_logits: Tensor, config: MaskLossConfig) -> Tensor:
+    """Random points (M, points, 2) of masks (M, h, w): most where a mask's logit is near 0, the rest anywhere."""
+    count, device = len(mask_logits), mask_logits.device
+    drawn = torch.rand(count, int(config.points * config.oversample), 2, device=device)
+    unsure = int(config.points * config.importance)
+    certainty = sample_points(mask_logits[:, None], drawn)[:, 0].abs()  # (M, drawn)
+    chosen = certainty.topk(unsure, dim=1, largest=False).indices
+    near = drawn.gather(1, chosen[..., None].expand(-1, -1, 2))
+    return torch.cat([near, torch.rand(count, config.points - unsure, 2, device=device)], dim=1)
+
+
+def match(
+    mask_logits: Tensor, class_logits: Tensor, masks: Tensor, classes: Tensor, config: MaskLossConfig
+) -> tuple[Tensor, Tensor]:
+    """The cheapest one-to-one assignment of queries to targets.
+
+    Args:
+        mask_logits: (Q, points).
+        class_logits: (Q, C + 1).
+        masks: (N, points) in [0, 1].
+        classes: (N,).
+
+    Returns:
+        Query indices and target indices, min(Q, N) of each.
+    """
+    points = mask_logits.shape[1]
+    class_cost = -class_logits.softmax(dim=-1)[:, classes]  # (Q, N)
+    positive, negative = F.softplus(-mask_logits), F.softplus(mask_logits)
+    bce_cost = (positive @ masks.T + negative @ (1 - masks).T) / points
+    probabilities = mask_logits.sigmoid()
+    sizes = probabilities.sum(dim=1)[:, None] + masks.sum(dim=1)[None, :]
+    dice_cost = 1 - (2 * probabilities @ masks.T + 1) / (sizes + 1)
+    cost = config.class_weight * class_cost + config.bce_weight * bce_cost + config.dice_weight * dice_cost
+    rows, columns = linear_sum_assignment(torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy())
+    return (
+        torch.as_tensor(rows, dtype=torch.int64, device=mask_logits.device),
+        torch.as_tensor(columns, dtype=torch.int64, device=mask_logits.device),
+    )

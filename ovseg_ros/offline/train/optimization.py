@@ -1,0 +1,133 @@
+"""Parameter groups and learning rates: multipliers, layer-wise decay and the two-stage warm-up of EoMT's recipe."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.offline.train.loop_config import EncoderSchedule, LoopConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Learning rate over the steps, as a share of its peak.
+
+    Attributes:
+        delay: steps with rate 0.
+        warmup: steps over which it rises linearly; step 0 of the rise has 1 / warmup.
+        steps: where it reaches 0, falling as (1 - t)^0.9.
+    """
+
+    delay: int
+    warmup: int
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        """Share of the peak, in [0, 1]."""
+        risen = step - self.delay
+        if risen < 0:
+            return 0.0
+        if risen < self.warmup:
+            return (risen + 1) / self.warmup
+        remaining = 1 - (risen - self.warmup) / max(1, self.steps - self.delay - self.warmup)
+        return max(0.0, remaining) ** 0.9
+
+
+class ScheduledAdamW(torch.optim.AdamW):
+    """AdamW whose groups carry their peak rate and schedule; the rate is a function of the step, so it has no state."""
+
+    def __init__(self, groups: "list[Group]", config: LoopConfig) -> None:
+        super().__init__(
+            [{"params": group.parameters, "weight_decay": group.weight_decay} for group in groups],
+            lr=config.learning_rate,
+            betas=config.betas,
+        )
+        self._rates = [(config.learning_rate * group.factor, group.schedule) for group in groups]
+
+    def set_rates(self, step: int) -> list[float]:
+        """Set and return every group's learning rate of a step."""
+        rates = [peak * schedule(step) for peak, schedule in self._rates]
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return rates
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Parameters that learn alike; `factor` multiplies the learning rate."""
+
+    parameters: list[nn.Parameter]
+    factor: float
+    schedule: Schedule
+    weight_decay: float
+
+
+def make_optimizer(model: nn.Module, config: LoopConfig) -> ScheduledAdamW:
+    """The optimiser of the parameters that require gradients.
+
+    Parameters are grouped by learning rate, schedule and weight decay, in the order in which the groups first occur,
+    matrices before vectors.
+
+    Raises:
+        ConfigError: a prefix that no trained parameter has, or nothing to train.
+    """
+    return ScheduledAdamW(parameter_groups(model, config), config)
+
+
+def parameter_groups(model: nn.Module, config: LoopConfig) -> list[Group]:
+    """See `make_optimizer`."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not trained:
+        raise ConfigError("the model has no parameter that requires a gradient; nothing would be trained")
+    _check_prefixes(list(trained), config)
+    depth = _depth(model, config.encoder.prefix) if config.encoder else 0
+    groups: dict[tuple[bool, float, Schedule], Group] = {}
+    for vectors in (False, True):
+        decay = config.weight_decay if config.decay_vectors or not vectors else 0.0
+        for name, parameter in trained.items():
+            if (parameter.ndim <= 1) == vectors:
+                factor, schedule = _rate(name, depth, config)
+                group = groups.setdefault((vectors, factor, schedule), Group([], factor, schedule, decay))
+                group.parameters.append(parameter)
+    return list(groups.values())
+
+
+def _rate(name: str, depth: int, config: LoopConfig) -> tuple[float, Schedule]:
+    """A parameter's factor on the learning rate, and its schedule."""
+    factor = 1.0
+    for multiplier in config.multipliers:
+        if name.startswith(multiplier.prefix):
+            factor *= multiplier.factor
+    encoder = config.encoder
+    if encoder is None or not name.startswith(encoder.prefix):
+        return factor, Schedule(0, config.warmup_steps, config.steps)
+    layer = _layer_factor(name.removeprefix(encoder.prefix), depth, encoder)
+    return factor * layer, Schedule(config.warmup_steps, encoder.warmup_steps, config.steps)
+
+
+def _depth(model: nn.Module, prefix: str) -> int:
+    """Number of blocks of the ViT whose parameters' names begin with `prefix`."""
+    start = f"{prefix}blocks."
+    names = [name for name, _ in model.named_parameters() if name.startswith(start)]
+    return 1 + max((int(name.removeprefix(start).split(".")[0]) for name in names), default=0)
+
+
+def _layer_factor(name: str, depth: int, encoder: EncoderSchedule) -> float:
+    """Of a parameter's name inside the ViT: `blocks.3.attn.qkv.weight`, `pos_embed`, `norm.bias`."""
+    if name.startswith("norm."):
+        return 1.0
+    block = int(name.split(".")[1]) if name.startswith("blocks.") else 0
+    if name.startswith("blocks.") and block >= depth - encoder.full_rate_blocks:
+        return 1.0
+    return encoder.layer_decay ** (depth - 1 - block)
+
+
+def _check_prefixes(names: list[str], config: LoopConfig) -> None:
+    prefixes = [multiplier.prefix for multiplier in config.multipliers]
+    if config.encoder is not None:
+        prefixes.append(config.encoder.prefix)
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names):
+            roots = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+            raise ConfigError(f"no trained parameter's name begins with {prefix!r}; they begin with {roots}")

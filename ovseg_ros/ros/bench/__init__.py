@@ -1,0 +1,1 @@
+"""The node under a clock, in this process and in its own."""

@@ -1,0 +1,261 @@
+"""Camera, node and subscriber in processes of their own, as on a robot.
+
+Every frame carries its number, so that what is lost is known exactly; stamps are of the one clock of this machine.
+
+    python -m ovseg_ros.ros.bench.processes camera --ros-args -p ...     the camera, and
+    python -m ovseg_ros.ros.bench.processes stand_in --ros-args -p ...   the node with a model that returns at once,
+
+are how this module starts its own processes. Imports rclpy: import this module only where it may be missing.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import rclpy
+import torch
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.merge import MergeConfig
+from ovseg_ros.core.types import PanopticResult, Segment, TextEmbeddings
+from ovseg_ros.core.vocabulary import Vocabulary
+from ovseg_ros.ros.node import segment_node
+from ovseg_ros.ros.node.conversions import image_message
+from ovseg_ros.ros.node.middleware import shared_memory_profile
+from ovseg_ros.ros.node.node_process import run_node
+
+_START_TIME = 120.0
+"""Seconds for the node to load its model."""
+_LAST_FRAMES = 2.0
+"""Seconds that late frames are waited for."""
+
+
+class StandInSegmenter:
+    """Not a model: it returns one segment at once, so that only the node and the middleware are measured."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.merge = MergeConfig()
+
+    def encode_vocabulary(self, vocabulary: Vocabulary) -> TextEmbeddings:
+        """One vector for all."""
+        count = len(vocabulary.categories)
+        return TextEmbeddings(torch.ones(count, 1), torch.arange(count), vocabulary)
+
+    def segment(self, image: np.ndarray, text: TextEmbeddings) -> PanopticResult:
+        """The whole image as the first category."""
+        height, width = image.shape[:2]
+        category = text.vocabulary.categories[0]
+        return PanopticResult(
+            segment_ids=np.ones((height, width), np.uint16),
+            category_ids=np.full((height, width), category.id, np.uint16),
+            confidence=np.full((height, width), 255, np.uint8),
+            segments=(Segment(1, category.id, category.name, 1.0, True, height * width, (0, 0, width, height)),),
+            vocabulary_version=text.vocabulary.version,
+        )
+
+    def segment_batch(self, images: Sequence[np.ndarray], text: TextEmbeddings) -> list[PanopticResult]:
+        """As `segment`, for each."""
+        return [self.segment(image, text) for image in images]
+
+
+@dataclass(slots=True)
+class Received:
+    """What a subscriber got: for every frame's number the seconds from its stamp to its arrival, and repetitions."""
+
+    latencies: dict[int, float] = field(default_factory=dict)
+    repeated: int = 0
+
+
+class BenchProcesses:
+    """A node and its cameras as processes, and subscribers in this one, as a context manager.
+
+    Args:
+        parameters: of the node; without "preset" it runs the stand-in.
+        image: what every camera shows, uint8 RGB (H, W, 3).
+        rate: frames per second of each camera.
+        cameras: how many.
+        profile: whether all processes use the package's Fast DDS profile, or what the environment says.
+
+    Raises:
+        ConfigError: the node or a camera ended, or did not start in time.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Any],
+        *,
+        image: np.ndarray,
+        rate: float,
+        cameras: int = 1,
+        profile: bool = False,
+    ) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="ovseg_bench_"))
+        self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        if profile:
+            self._environment |= shared_memory_profile()
+            os.environ.update(shared_memory_profile())  # read when the first context of this process is made
+        self._namespace = f"/ovseg_bench_{os.getpid()}"
+        names = [f"camera_{number}" for number in range(cameras)] if cameras > 1 else [""]
+        self._rate = rate
+        np.save(self._image_file, image)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.received = {name: Received() for name in names}
+        self.diagnostics: dict[str, str] = {}
+        self._context = Context()
+        rclpy.init(context=self._context)
+        self._node = Node("bench_subscriber", namespace=self._namespace, context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        for name in names:
+            topic = f"ovseg/{name}/label_image" if name else "ovseg/label_image"
+            self._node.create_subscription(Image, topic, self._receiver(self.received[name]), QoSProfile(depth=10))
+        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._read_diagnostics, QoSProfile(depth=10))
+        own = {"cameras": names, "image_transport": "raw"} if cameras > 1 else {"image_transport": "raw"}
+        self._start("node", ["stand_in" if "preset" not in parameters else "node"], {**parameters, **own})
+
+    def __enter__(self) -> "BenchProcesses":
+        try:
+            self.wait(lambda: bool(self.diagnostics.get("state") == "active"), _START_TIME, "the node to be active")
+            for name in self.received:
+                self._start(
+                    f"camera {name}", ["camera"], {"image_file": str(self._image_file), "rate": self._rate}, name
+                )
+            self.wait(lambda: all(r.latencies for r in self.received.values()), _START_TIME, "the first frames")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def node_memory(self) -> int:
+        """Resident bytes of the node's process."""
+        pages = Path(f"/proc/{self._processes['node'].pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def spin(self, seconds: float) -> None:
+        """Receive for so long."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=min(left, 0.1))
+
+    def wait(self, condition: Any, seconds: float, what: str) -> None:
+        """Receive until `condition()` holds.
+
+        Raises:
+            ConfigError: it did not in time, or a process ended.
+        """
+        end = time.monotonic() + seconds
+        while not condition():
+            ended = [name for name, process in self._processes.items() if process.poll() is not None]
+            if ended or time.monotonic() > end:
+                log = self._log(ended[0] if ended else "node").read_text(errors="replace")[-2000:]
+                raise ConfigError(f"waited for {what}, and {ended or 'time'} ended; the last of its log:\n{log}")
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def forget(self) -> None:
+        """Count from now on."""
+        for received in self.received.values():
+            received.latencies.clear()
+            received.repeated = 0
+
+    def shares(self) -> dict[str, tuple[int, int]]:
+        """For each camera how many frames arrived, and how many it sent between the first and the last of them."""
+        self.spin(_LAST_FRAMES)
+        numbers = {name: list(received.latencies) for name, received in self.received.items()}
+        return {name: (len(arrived), max(arrived) - min(arrived) + 1) for name, arrived in numbers.items() if arrived}
+
+    def close(self) -> None:
+        """Ends all processes and the middleware's context."""
+        for process in self._processes.values():
+            process.send_signal(signal.SIGINT)
+        for process in self._processes.values():
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._executor.shutdown()
+        self._node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+    def _start(self, name: str, role: list[str], parameters: Mapping[str, Any], camera: str = "") -> None:
+        command = [sys.executable, "-m", __name__, *role, "--ros-args", "-r", f"__ns:={self._namespace}"]
+        if camera:
+            command += ["-r", f"image:={camera}/image", "-r", f"__node:={camera}"]
+        for key, value in parameters.items():
+            command += ["-p", f"{key}:={json.dumps(value)}"]
+        with self._log(name).open("wb") as log:
+            self._processes[name] = subprocess.Popen(
+                command, env=self._environment, cwd=self._folder, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    @property
+    def _image_file(self) -> Path:
+        return self._folder / "image.npy"
+
+    def _log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+    def _receiver(self, received: Received) -> Any:
+        def receive(message: Image) -> None:
+            now = time.time()
+            number = int(message.header.frame_id)
+            received.repeated += number in received.latencies
+            received.latencies[number] = now - message.header.stamp.sec - message.header.stamp.nanosec / 1e9
+
+        return receive
+
+    def _read_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name.startswith(self._namespace.removeprefix("/")):
+                self.diagnostics |= {pair.key: pair.value for pair in status.values}
+
+
+def camera_main() -> None:
+    """The camera's process: best effort, at a fixed rate; the frame's number is its frame_id."""
+    rclpy.init()
+    node = rclpy.create_node("bench_camera")
+    pixels = np.load(node.declare_parameter("image_file", "").value)
+    rate = node.declare_parameter("rate", 30.0).value
+    publisher = node.create_publisher(Image, "image", qos_profile_sensor_data)
+    due, number = time.monotonic(), 0
+    with suppress(KeyboardInterrupt, ExternalShutdownException):
+        while rclpy.ok():
+            header = Header(stamp=node.get_clock().now().to_msg(), frame_id=str(number))
+            publisher.publish(image_message(pixels, "rgb8", header))
+            number += 1
+            due = max(due + 1 / rate, time.monotonic() - 1 / rate)  # catch up by one frame, not by a burst
+            time.sleep(max(0.0, due - time.monotonic()))
+
+
+if __name__ == "__main__":
+    {
+        "camera": camera_main,
+        "node": segment_node.main,
+        "stand_in": lambda: run_node(
+            lambda: segment_node.SegmentNode(lambda preset, device: StandInSegmenter()), "ovseg"
+        ),
+    }[sys.argv[1]]()

@@ -1,0 +1,1 @@
+"""The simulated camera and the client that `make demo` runs."""

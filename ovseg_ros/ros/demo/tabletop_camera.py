@@ -1,0 +1,181 @@
+"""The node `tabletop_camera`: a simulated robot camera over a MuJoCo tabletop, with exact ground truth.
+
+A frame's stamp is taken when its rendering is done, as a camera's driver stamps a finished exposure. All outputs of a
+frame carry it, and what nobody subscribes to is not made.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.msg import PanopticSegmentation, Segment
+from ovseg_ros.ros.node.conversions import image_message, jpeg_message, region_message
+from ovseg_ros.ros.node.node_process import run_node
+from ovseg_ros.ros.node.parameter_spec import ParameterSpec, declare
+from ovseg_ros.sim.simulator import Frame, TabletopSimulator
+
+FRAME_ID = "camera_color_optical_frame"
+_NO_CATEGORY = 65535
+_QUEUE_DEPTH = 5
+_JPEG_QUALITY = 90
+
+PARAMETERS = (
+    ParameterSpec("seed", 0, "Seed of the first scene.", 0, 2**31 - 1, fixed=True),
+    ParameterSpec("split", "test", "Which scenes and objects: train, val or test.", fixed=True),
+    ParameterSpec("width", 320, "Pixels in a row.", 16, 1920, fixed=True),
+    ParameterSpec("height", 240, "Rows.", 16, 1920, fixed=True),
+    ParameterSpec("rate", 5.0, "Frames per second.", 0.01, 1000.0, fixed=True),
+    ParameterSpec("moving", True, "Whether the camera sways around the scene.", fixed=True),
+    ParameterSpec(
+        "scene_period", 0.0, "Seconds until the next scene, of the next seed; 0 = never.", 0.0, 1e6, fixed=True
+    ),
+    ParameterSpec(
+        "depth_encoding",
+        "32FC1",
+        "Depth in metres (32FC1) or in millimetres (16UC1), as REP 118 has it.",
+        choices=("32FC1", "16UC1"),
+        fixed=True,
+    ),
+    ParameterSpec("reliable", True, "Publish reliable, as camera drivers do; false = best effort.", fixed=True),
+)
+_TYPES = {
+    "image": Image,
+    "image/compressed": CompressedImage,
+    "depth": Image,
+    "camera_info": CameraInfo,
+    "ground_truth/segment_image": Image,
+    "ground_truth/segments": PanopticSegmentation,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """Where the simulation stands: which scene, and the camera's time in it."""
+
+    seed: int
+    time: float
+
+
+class TabletopCamera(Node):
+    """Renders in the executor's thread, which owns the GL context: construct, spin and close it in one thread."""
+
+    def __init__(self) -> None:
+        super().__init__("tabletop_camera")
+        declare(self, PARAMETERS)
+        reliability = QoSReliabilityPolicy.RELIABLE if self._value("reliable") else QoSReliabilityPolicy.BEST_EFFORT
+        qos = QoSProfile(depth=_QUEUE_DEPTH, reliability=reliability)
+        self._outputs = {name: self.create_publisher(message_type, name, qos) for name, message_type in _TYPES.items()}
+        self._started = time.monotonic()
+        self._seed = self._value("seed")
+        self._simulator = self._make_simulator(self._seed)
+        # By a clock of its own: a camera goes on where simulated time stands still.
+        self.create_timer(1.0 / self._value("rate"), self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    @property
+    def is_loading(self) -> bool:
+        """Never: no callback takes long."""
+        return False
+
+    def start(self) -> bool:
+        """Nothing more to do."""
+        return True
+
+    def close(self) -> None:
+        """Frees the GL context."""
+        self._simulator.close()
+
+    def _publish(self) -> None:
+        wanted = [name for name, publisher in self._outputs.items() if publisher.get_subscription_count()]
+        if not wanted:
+            return
+        frame = self._render()
+        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=FRAME_ID)
+        make = {
+            "image": lambda: image_message(frame.image, "rgb8", header),
+            "image/compressed": lambda: jpeg_message(frame.image, header, _JPEG_QUALITY),
+            "depth": lambda: depth_message(frame.depth, self._value("depth_encoding"), header),
+            "camera_info": lambda: camera_info_message(frame, header),
+            "ground_truth/segment_image": lambda: image_message(frame.segment_ids, "16UC1", header),
+            "ground_truth/segments": lambda: ground_truth_message(frame, header),
+        }
+        for name in wanted:
+            self._outputs[name].publish(make[name]())
+
+    def _render(self) -> Frame:
+        view = self._view()
+        if view.seed != self._seed:
+            self._simulator.close()
+            self._simulator = self._make_simulator(view.seed)
+            self._seed = view.seed
+        return self._simulator.render(view.time)
+
+    def _view(self) -> _View:
+        elapsed = time.monotonic() - self._started
+        period = self._value("scene_period")
+        scenes, in_scene = divmod(elapsed, period) if period > 0 else (0, elapsed)
+        return _View(self._value("seed") + int(scenes), in_scene if self._value("moving") else 0.0)
+
+    def _make_simulator(self, seed: int) -> TabletopSimulator:
+        try:
+            return TabletopSimulator(
+                seed, split=self._value("split"), width=self._value("width"), height=self._value("height")
+            )
+        except ValueError as error:
+            raise ConfigError(f"no scene from these parameters: {error}") from error
+
+    def _value(self, name: str) -> Any:
+        return self.get_parameter(name).value
+
+
+def depth_message(depth: np.ndarray, encoding: str, header: Header) -> Image:
+    """Depth (H, W) float32 in metres as REP 118 has it: 32FC1 in metres, or 16UC1 in millimetres, where 0 is none."""
+    if encoding == "16UC1":
+        millimetres = np.rint(depth * 1000)
+        depth = np.where(millimetres < 2**16, millimetres, 0).astype(np.uint16)
+    return image_message(depth, encoding, header)
+
+
+def camera_info_message(frame: Frame, header: Header) -> CameraInfo:
+    """A pinhole camera without distortion."""
+    matrix = frame.camera_matrix
+    message = CameraInfo(header=header, distortion_model="plumb_bob", d=[0.0] * 5)
+    message.height, message.width = frame.image.shape[:2]
+    message.k = matrix.ravel()
+    message.r = np.eye(3).ravel()
+    message.p = np.hstack([matrix, np.zeros((3, 1))]).ravel()
+    return message
+
+
+def ground_truth_message(frame: Frame, header: Header) -> PanopticSegmentation:
+    """The segments in view; labels are the simulator's names, which belong to no vocabulary."""
+    message = PanopticSegmentation(header=header)
+    for truth in frame.segments:
+        mask = frame.segment_ids == truth.id
+        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+        x, y = int(columns[0]), int(rows[0])
+        message.segments.append(
+            Segment(
+                id=truth.id,
+                category_id=_NO_CATEGORY,
+                label=truth.label,
+                score=1.0,
+                is_thing=truth.is_thing,
+                area=int(mask.sum()),
+                box=region_message((x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y)),
+            )
+        )
+    return message
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the camera until SIGINT or SIGTERM. Exits with 1 where it cannot start."""
+    run_node(TabletopCamera, "tabletop_camera", args)

@@ -1,0 +1,153 @@
+"""One camera of the node: its inputs, the slot in which its newest frame waits, its outputs and its figures."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+
+from ovseg_ros.core.tracking.tracker import Tracker
+from ovseg_ros.ros.node.depth_inputs import DepthInputs
+from ovseg_ros.ros.node.diagnostics import CameraReport
+from ovseg_ros.ros.node.image_inputs import ImageInputs, IncomingFrame
+from ovseg_ros.ros.node.mailbox import Mailbox
+from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, Outputs
+from ovseg_ros.ros.node.statistics import CameraStatistics
+
+_LINGER = 2.0
+"""Seconds for which a camera stays subscribed after the last consumer left, in case another comes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CameraFrame:
+    """A frame on its way through the node, and the camera that it came from."""
+
+    camera: "Camera"
+    incoming: IncomingFrame
+
+
+class Camera:
+    """Subscribes while somebody wants its outputs, and hands the newest frame over in a mailbox.
+
+    Everything but `frames`, `outputs` and `statistics` belongs to the executor's thread.
+
+    Args:
+        node: owns subscriptions and publishers; its parameters image_transport and enabled are read.
+        name: as in the parameter cameras; empty for the only one.
+        frames: where the worker takes the newest frame from.
+        on_frame: called in the executor's thread after a frame came.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        name: str,
+        frames: Mailbox[CameraFrame],
+        on_frame: Callable[["Camera"], None],
+    ) -> None:
+        self.name = name
+        self.frames = frames
+        self.statistics = CameraStatistics()
+        prefix = f"{name}/" if name else ""
+        self.inputs = ImageInputs(node, prefix, node.get_parameter("image_transport").value, self._receive)
+        self.depth = DepthInputs(node, prefix)
+        self.outputs = Outputs(node, prefix, self.update)
+        self.tracker = Tracker()
+        """Belongs to the worker. It lives as long as the camera, so that no track id is given twice until cleanup."""
+        self.latest: CameraFrame | None = None
+        """The newest frame while subscribed, for queries; None before the first."""
+        self._node = node
+        self._on_frame = on_frame
+        self._active = False
+        self._wanted_until = float("-inf")
+        self._depth_until = float("-inf")
+
+    def activate(self) -> None:
+        """From now on it subscribes where somebody wants its outputs.
+
+        Raises:
+            Exception: whatever rclpy raises on parameters qos_overrides that are no QoS.
+        """
+        # Opened in any case, so that wrong parameters show at once and not when a consumer comes.
+        self.inputs.open()
+        self.depth.open()
+        self._active = True
+        self.update()
+
+    def deactivate(self) -> None:
+        """Unsubscribes and drops the frame that waits."""
+        self._active = False
+        self._wanted_until = float("-inf")
+        self.update()
+
+    def hold(self) -> None:
+        """Subscribes for a while although nobody wants the outputs."""
+        if self._active:
+            self._wanted_until = time.monotonic() + _LINGER
+            self.update()
+
+    def update(self) -> None:
+        """Subscribes or unsubscribes, as consumers came or went. Called now and then, and by the middleware."""
+        now = time.monotonic()
+        consumed = self.outputs.wanted() if self._active and self._parameter("enabled") else frozenset()
+        if consumed:
+            self._wanted_until = now + _LINGER
+        if consumed & NEEDS_DEPTH:
+            self._depth_until = now + _LINGER
+        wanted = self._active and now < self._wanted_until
+        if wanted and not self.inputs.is_open:
+            self.inputs.open()
+        elif not wanted and self.inputs.is_open:
+            self.inputs.close()
+            self.frames.take_nowait()
+            self.latest = None
+        if wanted and now < self._depth_until:
+            self.depth.open()
+        elif self.depth.is_open:
+            self.depth.close()
+
+    def warn(self) -> None:
+        """Logs, now and then, that no image comes."""
+        if self._active and self._parameter("enabled"):
+            self.inputs.warn(self._parameter("image_timeout"))
+
+    def report(self) -> CameraReport:
+        """How it is, for the diagnostics."""
+        enabled = self._parameter("enabled")
+        if not self._active:
+            activity = "inactive"
+        elif not enabled:
+            activity = "disabled by the parameter enabled"
+        elif not self.inputs.is_open:
+            activity = "resting: nobody subscribes to an output"
+        else:
+            activity = "subscribed"
+        problem = ""
+        if self._active and enabled:
+            missing_depth = self.depth.problem() if self.depth.is_open else ""
+            problem = self.inputs.problem(self._parameter("image_timeout")) or missing_depth
+        return CameraReport(
+            name=self.name,
+            activity=activity,
+            topics=self.inputs.topics,
+            figures=self.statistics.figures(),
+            dropped=self.frames.dropped,
+            problem=problem,
+            incompatible=(*self.inputs.incompatible(), *self.outputs.incompatible()),
+        )
+
+    def close(self) -> None:
+        """Destroys subscriptions and publishers."""
+        self.deactivate()
+        self.outputs.close()
+
+    def _receive(self, incoming: IncomingFrame) -> None:
+        self.statistics.arrived()
+        self.latest = CameraFrame(self, incoming)
+        if self._parameter("enabled"):
+            self.frames.put(self.latest)
+        self._on_frame(self)
+
+    def _parameter(self, name: str) -> Any:
+        return self._node.get_parameter(name).value

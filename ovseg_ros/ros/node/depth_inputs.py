@@ -1,0 +1,257 @@
+"""Aligned depth and its calibration, paired with the images that are segmented.
+
+A driver publishes depth before or after the colour image, and the model takes its time. So a frame first announces
+itself (`expect`), its depth is picked out as it comes, and is asked for (`pair`) when the segments are there. Nothing
+is decoded but what is used.
+"""
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from ovseg_ros.core.errors import DepthError
+from ovseg_ros.core.space.pinhole import Pinhole, fit_depth
+from ovseg_ros.ros.node.image_decoding import ImageFieldError, depth_from_message
+from ovseg_ros.ros.node.qos import subscription_events
+
+_KEPT = 8
+"""Depth images that wait for their colour image; those of frames at work are kept besides."""
+
+_PATIENCE = 0.05
+"""Longest wait in seconds for depth that is still on its way when the segments are there."""
+
+_GRACE = 2.0
+"""Seconds after subscribing in which nothing missing is worth a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class DepthFrame:
+    """Depth of one image.
+
+    Attributes:
+        depth: (H, W) float32 at the image's resolution, metres along the optical axis, NaN = no reading.
+        camera: intrinsics at that resolution.
+    """
+
+    depth: np.ndarray
+    camera: Pinhole
+
+
+class DepthInputs:
+    """The topics `depth` and `camera_info`, subscribed to while they are open.
+
+    `open` and `close` belong to the executor's thread, `expect` and `pair` to the worker's.
+
+    Args:
+        node: owns the subscriptions; its parameter depth_tolerance is read.
+        prefix: before the topics' names, such as "front/"; empty for none.
+    """
+
+    def __init__(self, node: Node, prefix: str) -> None:
+        self._node = node
+        self._prefix = prefix
+        self._subscriptions: list[Subscription] = []
+        self._changed = threading.Condition()
+        # Guarded by `_changed`:
+        self._waiting: deque[Image] = deque(maxlen=_KEPT)
+        self._info: CameraInfo | None = None
+        self._expected: int | None = None
+        self._best: Image | None = None
+        self._newest: int | None = None
+        self._opened = time.monotonic()
+        self._problem = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is subscribed."""
+        return bool(self._subscriptions)
+
+    def problem(self) -> str:
+        """Why the last frame had no (usable) depth, in one line; empty where it had, or nobody asks for 3D."""
+        with self._changed:
+            return self._problem
+
+    def open(self) -> None:
+        """Subscribes.
+
+        Raises:
+            Exception: whatever rclpy raises on parameters qos_overrides that are no QoS.
+        """
+        if self.is_open:
+            return
+        self._forget()
+        qos = QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=_KEPT, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+        try:
+            for name, message_type, receive in (
+                ("depth", Image, self._receive_depth),
+                ("camera_info", CameraInfo, self._receive_info),
+            ):
+                topic = self._topic(name)
+                self._subscriptions.append(
+                    self._node.create_subscription(
+                        message_type,
+                        f"{self._prefix}{name}",
+                        receive,
+                        qos,
+                        event_callbacks=subscription_events(self._node, topic),
+                        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                    )
+                )
+        except Exception:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Unsubscribes and forgets what came."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+        self._forget()
+
+    def expect(self, header: Header) -> None:
+        """A frame is taken; its depth, there already or still to come, is kept from now on until another is taken."""
+        with self._changed:
+            self._expected, self._best = _nanoseconds(header), None
+            for message in self._waiting:
+                self._offer(message)
+
+    def pair(self, header: Header, height: int, width: int) -> DepthFrame | None:
+        """The depth that belongs to the expected frame of this header and size.
+
+        Returns:
+            None where there is none that can be used; `problem` then tells why. It also tells of depth that is there
+            but has no reading.
+        """
+        if not self.is_open:
+            return None
+        tolerance = round(self._node.get_parameter("depth_tolerance").value * 1e9)
+        with self._changed:
+            # With depth later than the frame at hand, the frame's own will not come any more.
+            self._changed.wait_for(lambda: self._is_settled(header, tolerance), _PATIENCE)
+            depth, info, newest = self._best, self._info, self._newest
+            recent = time.monotonic() - self._opened < _GRACE
+        try:
+            frame = self._pair(header, depth, info, newest, tolerance, (height, width))
+        except (DepthError, ImageFieldError) as error:
+            is_missing = depth is None or info is None
+            self._set_problem("" if is_missing and recent else str(error))
+            return None
+        has_reading = bool(np.isfinite(frame.depth).any())
+        nothing = f"{self._topic('depth')}: no pixel has a reading (all are NaN, infinite, 0 or negative)"
+        self._set_problem(
+            "" if has_reading else f"{nothing}; check that the depth camera sees something within its range"
+        )
+        return frame
+
+    def _pair(
+        self,
+        header: Header,
+        depth: Image | None,
+        info: CameraInfo | None,
+        newest: int | None,
+        tolerance: int,
+        size: tuple[int, int],
+    ) -> DepthFrame:
+        depth_topic, info_topic = self._topic("depth"), self._topic("camera_info")
+        if newest is None:
+            raise DepthError(
+                f"no depth on {depth_topic} ({self._node.count_publishers(depth_topic)} publishers); remap depth to a "
+                "depth image that is aligned to the colour image"
+            )
+        if info is None:
+            raise DepthError(
+                f"no camera_info on {info_topic} ({self._node.count_publishers(info_topic)} publishers); remap "
+                "camera_info to that of the colour image"
+            )
+        if depth is None or (apart := abs(_nanoseconds(depth.header) - _nanoseconds(header))) > tolerance:
+            gap = abs(newest - _nanoseconds(header)) if depth is None else apart
+            raise DepthError(
+                f"{depth_topic}: no depth within {tolerance / 1e9:g} s of the image's stamp (the nearest is "
+                f"{gap / 1e9:.3f} s away); use a driver that stamps both alike, or raise the parameter depth_tolerance"
+            )
+        frames = (depth.header.frame_id, header.frame_id)
+        if all(frames) and frames[0] != frames[1]:
+            raise DepthError(
+                f"{depth_topic} is in the frame {frames[0]!r} and the image in {frames[1]!r}, so their pixels do not "
+                "match; use the depth image that is aligned to (registered with) the colour image"
+            )
+        height, width = size
+        values = fit_depth(depth_from_message(depth, depth_topic), width, height)
+        try:
+            camera = pinhole_from_message(info).resized(width, height)
+        except DepthError as error:
+            raise DepthError(f"{info_topic}: {error}") from error
+        return DepthFrame(values, camera)
+
+    def _is_settled(self, header: Header, tolerance: int) -> bool:
+        """Whether waiting is over: the best depth is there, or a later one is, or none comes at all."""
+        if self._newest is None:
+            return True
+        wanted = _nanoseconds(header)
+        return self._newest >= wanted or (
+            self._best is not None and abs(_nanoseconds(self._best.header) - wanted) <= tolerance
+        )
+
+    def _receive_depth(self, message: Image) -> None:
+        with self._changed:
+            self._newest = _nanoseconds(message.header)
+            self._waiting.append(message)
+            self._offer(message)
+            self._changed.notify_all()
+
+    def _receive_info(self, message: CameraInfo) -> None:
+        with self._changed:
+            self._info = message
+
+    def _offer(self, message: Image) -> None:
+        """Keeps the message if it is nearer to the expected frame than what is kept."""
+        if self._expected is None:
+            return
+        distance = abs(_nanoseconds(message.header) - self._expected)
+        if self._best is None or distance <= abs(_nanoseconds(self._best.header) - self._expected):
+            self._best = message
+
+    def _set_problem(self, problem: str) -> None:
+        with self._changed:
+            self._problem = problem
+
+    def _forget(self) -> None:
+        with self._changed:
+            self._waiting.clear()
+            self._info = self._expected = self._best = self._newest = None
+            self._opened = time.monotonic()
+            self._problem = ""
+
+    def _topic(self, name: str) -> str:
+        return str(self._node.resolve_topic_name(f"{self._prefix}{name}"))
+
+
+def pinhole_from_message(info: CameraInfo) -> Pinhole:
+    """The camera of the image that `info` belongs to, at the resolution in `info` (of its region of interest, if set).
+
+    The projection matrix P counts, which is that of the rectified image, and where it is empty K. Distortion is not
+    applied: image and depth have to be rectified, or of a camera without.
+
+    Raises:
+        DepthError: the camera is not calibrated.
+    """
+    projection = np.array(info.p, dtype=np.float64).reshape(3, 4)
+    matrix = projection if projection[0, 0] > 0 else np.array(info.k, dtype=np.float64).reshape(3, 3)
+    camera = Pinhole.from_matrix(matrix, info.width, info.height)
+    region = info.roi
+    if region.width and region.height:
+        camera = camera.cropped(region.x_offset, region.y_offset, region.width, region.height)
+    return camera
+
+
+def _nanoseconds(header: Header) -> int:
+    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)

@@ -1,0 +1,185 @@
+"""A camera's two image inputs, joined into one stream, and the words for it when it is dry."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from ovseg_ros.ros.node.image_decoding import image_from_compressed_message, image_from_message
+from ovseg_ros.ros.node.qos import input_qos, offending_publishers, subscription_events
+
+_IMAGE_TYPES = frozenset({"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"})
+_PAIRING_TIME = 1.0
+"""Seconds for which a frame of one input silences same-stamped or older frames of the other."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IncomingFrame:
+    """An image as received; nothing is decoded until somebody needs the pixels.
+
+    Attributes:
+        received: when its callback was called, by `time.monotonic`.
+    """
+
+    message: Image | CompressedImage
+    topic: str
+    received: float = field(default_factory=time.monotonic)
+
+    @property
+    def header(self) -> Header:
+        """Stamp and frame, which every output copies."""
+        return self.message.header
+
+    def decode(self) -> np.ndarray:
+        """uint8 RGB (H, W, 3).
+
+        Raises:
+            ImageFieldError: the message cannot be used.
+        """
+        if isinstance(self.message, Image):
+            return image_from_message(self.message, self.topic)
+        return image_from_compressed_message(self.message, self.topic)
+
+
+class ImageInputs:
+    """The topics `image` and `image/compressed`, subscribed to while they are open.
+
+    A camera often publishes both forms of every picture: the first to arrive is taken, its twin is ignored.
+
+    Args:
+        node: owns the subscriptions.
+        prefix: before the topics' names, such as "front/"; empty for none.
+        transport: "raw", "compressed" or "both".
+        on_frame: called in the executor's thread with every frame; must return at once.
+    """
+
+    def __init__(self, node: Node, prefix: str, transport: str, on_frame: Callable[[IncomingFrame], None]) -> None:
+        self._node = node
+        self._on_frame = on_frame
+        self._names: dict[str, type] = {}
+        if transport in ("raw", "both"):
+            self._names[f"{prefix}image"] = Image
+        if transport in ("compressed", "both"):
+            self._names[f"{prefix}image/compressed"] = CompressedImage
+        self._subscriptions: list[Subscription] = []
+        self._last_frame: IncomingFrame | None = None
+        self._alive = time.monotonic()
+        self._warned = float("-inf")
+        self._missed = False
+
+    @property
+    def topics(self) -> list[str]:
+        """The inputs' names after remapping."""
+        return [self._node.resolve_topic_name(name) for name in self._names]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is subscribed."""
+        return bool(self._subscriptions)
+
+    def open(self) -> None:
+        """Subscribes.
+
+        Raises:
+            Exception: whatever rclpy raises on parameters qos_overrides that are no QoS.
+        """
+        self._alive = time.monotonic()
+        try:
+            for name, message_type in self._names.items():
+                self._subscribe(message_type, name)
+        except Exception:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Unsubscribes."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+        self._last_frame = None
+        self._alive = time.monotonic()
+
+    def problem(self, timeout: float) -> str:
+        """Why no image has come for `timeout` seconds, in one line; empty where images come, or none is asked for.
+
+        Nobody asks for images while it is closed; that there is no publisher at all is worth telling even then.
+        """
+        publishers = {topic: self._node.count_publishers(topic) for topic in self.topics}
+        if not self.is_open and any(publishers.values()):
+            self._alive = time.monotonic()
+        silence = time.monotonic() - self._alive
+        if timeout <= 0 or silence < timeout:
+            return ""
+        counts = [f"{topic} ({count} publishers)" for topic, count in publishers.items()]
+        return f"no image for {silence:.0f} s on {' or '.join(counts)}. {self._advice(any(publishers.values()))}"
+
+    def warn(self, timeout: float) -> None:
+        """Logs the problem, if there is one, at most once per `timeout` seconds."""
+        now = time.monotonic()
+        if now - self._warned >= timeout and (problem := self.problem(timeout)):
+            self._warned, self._missed = now, True
+            self._node.get_logger().warning(problem)
+
+    def incompatible(self) -> list[str]:
+        """Every publisher whose QoS does not fit our open subscription, with the policy."""
+        return [
+            f"{subscription.topic_name}: {publisher}"
+            for subscription in self._subscriptions
+            for publisher in offending_publishers(self._node, subscription)
+        ]
+
+    def _subscribe(self, message_type: type, name: str) -> None:
+        topic = self._node.resolve_topic_name(name)
+        self._subscriptions.append(
+            self._node.create_subscription(
+                message_type,
+                name,
+                lambda message: self._receive(IncomingFrame(message, topic)),
+                input_qos(),
+                event_callbacks=subscription_events(self._node, topic),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+        )
+
+    def _receive(self, frame: IncomingFrame) -> None:
+        last = self._last_frame
+        is_twin = (
+            last is not None
+            and frame.topic != last.topic
+            and frame.received - last.received < _PAIRING_TIME
+            and _stamp(frame) <= _stamp(last)
+        )
+        if is_twin:
+            return
+        if self._missed:
+            self._missed = False
+            self._node.get_logger().info(f"images arrive on {frame.topic}")
+        self._last_frame, self._alive = frame, frame.received
+        self._on_frame(frame)
+
+    def _advice(self, has_publisher: bool) -> str:
+        if has_publisher:
+            return (
+                "A publisher is there: it is silent, its QoS does not fit, or large best-effort images are lost on the "
+                f"way; for the last set qos_overrides.{self.topics[0]}.subscription.reliability to reliable, or give "
+                "Fast DDS a larger shared-memory segment (config/fastdds_shm.xml)"
+            )
+        own = self._node.get_fully_qualified_name() + "/"
+        topics = self.topics
+        available = sorted(
+            topic
+            for topic, types in self._node.get_topic_names_and_types()
+            if not _IMAGE_TYPES.isdisjoint(types) and not topic.startswith(own) and topic not in topics
+        )
+        found = ", ".join(available) if available else "none; is the camera running, with the same ROS_DOMAIN_ID?"
+        return f"Remap {next(iter(self._names))} to one that is published. Image topics now: {found}"
+
+
+def _stamp(frame: IncomingFrame) -> tuple[int, int]:
+    return frame.header.stamp.sec, frame.header.stamp.nanosec

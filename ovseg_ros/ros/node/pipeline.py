@@ -1,0 +1,272 @@
+"""What a configured node runs: every frame from decoding to publishing, on the worker thread."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+
+from ovseg_ros.core.errors import VocabularyError
+from ovseg_ros.core.merge import MergeConfig
+from ovseg_ros.core.tracking.appearance import segment_appearance
+from ovseg_ros.core.types import PanopticResult, TextEmbeddings
+from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
+from ovseg_ros.msg import Vocabulary as VocabularyMessage
+from ovseg_ros.ros.node.camera import Camera, CameraFrame
+from ovseg_ros.ros.node.conversions import vocabulary_message
+from ovseg_ros.ros.node.depth_inputs import DepthFrame
+from ovseg_ros.ros.node.fault_log import FaultLog, describe
+from ovseg_ros.ros.node.image_decoding import ImageFieldError
+from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, SHOWS_IDENTITY, SegmentedFrame
+from ovseg_ros.ros.node.parameters import Settings
+from ovseg_ros.ros.node.qos import latched_qos, publisher_events
+from ovseg_ros.ros.node.vision_outputs import VisionAnnouncer
+from ovseg_ros.ros.node.vocabulary_service import VocabularyService
+from ovseg_ros.ros.node.worker import Worker
+
+if TYPE_CHECKING:
+    import torch
+
+    from ovseg_ros.core.segmenter import PanopticSegmenter
+
+Answer = TypeVar("Answer")
+
+_WARM_UP_SHAPE = (480, 640, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A frame that somebody wants: decoded, and cut to the region of interest."""
+
+    frame: CameraFrame
+    wanted: frozenset[str]
+    settings: Settings
+    image: np.ndarray
+    pixels: np.ndarray
+
+
+class Pipeline:
+    """The model, its vocabulary, its thread and the cameras. Runs the model once before it is ready.
+
+    Args:
+        node: owns the publishers and the parameters.
+        segmenter: the model.
+        specs: the first vocabulary.
+        cameras: their names; one empty name for a camera without.
+        on_frame: called in the executor's thread after a camera's frame came.
+        saved_to: file that keeps every change of the vocabulary.
+
+    Raises:
+        VocabularyError: the first vocabulary is refused.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        segmenter: "PanopticSegmenter",
+        specs: Sequence[CategorySpec],
+        cameras: Sequence[str],
+        on_frame: Callable[[Camera], None],
+        saved_to: Path | None = None,
+    ) -> None:
+        self._node = node
+        self._segmenter = segmenter
+        self._announced = VocabularyMessage()
+        self._published: dict[str, tuple[CameraFrame, int]] = {}  # by camera: the last frame and its version
+        self.cameras: tuple[Camera, ...] = ()
+        self._faults = FaultLog(node.get_logger().error)
+        topic = node.resolve_topic_name("~/vocabulary")
+        self._announcer = node.create_publisher(
+            VocabularyMessage, topic, latched_qos(), event_callbacks=publisher_events(node, topic)
+        )
+        self._vision = VisionAnnouncer(node, f"ovseg_ros {node.get_parameter('preset').value}")
+        with ExitStack() as undo:
+            undo.callback(node.destroy_publisher, self._announcer)
+            undo.callback(self._vision.close)
+            undo.callback(self._close_cameras)  # after the worker, which publishes
+            max_categories = node.get_parameter("max_categories").value
+            self.vocabulary = VocabularyService(
+                segmenter, specs, max_categories, self._announce, saved_to, self._report_unsaved
+            )
+            undo.callback(self.vocabulary.close)
+            self._worker: Worker[CameraFrame] = Worker(
+                self._process, self._report, self._min_period, mailboxes=len(cameras), max_batch=self._max_batch()
+            )
+            undo.callback(self._worker.close)
+            self.cameras = tuple(
+                Camera(node, name, frames, on_frame)
+                for name, frames in zip(cameras, self._worker.mailboxes, strict=True)
+            )
+            self.submit(self._warm_up).result()
+            self._ending = undo.pop_all()
+
+    @property
+    def vocabulary_message(self) -> VocabularyMessage:
+        """The vocabulary as last published."""
+        return self._announced
+
+    @property
+    def device(self) -> "torch.device":
+        """Where the model runs."""
+        return self._segmenter.device
+
+    def query(self, frame: CameraFrame, text: TextEmbeddings) -> "Future[PanopticResult]":
+        """Segments `frame` with a text of one's own, before the next frame."""
+
+        def segment() -> PanopticResult:
+            settings = Settings.read(self._node, frame.camera.name)
+            image = frame.incoming.decode()
+            result = self._segment(settings.region.crop(image), text, settings.merge)
+            return settings.region.place(result, image.shape[:2])
+
+        return self.submit(segment)
+
+    def submit(self, job: Callable[[], Answer]) -> "Future[Answer]":
+        """Runs `job` in the model's thread, before the next frame."""
+        return self._worker.submit(job)
+
+    def relabel(self) -> None:
+        """Publishes every camera's newest frame under the vocabulary now in force, unless that happens anyway.
+
+        Belongs to the executor's thread, as do the cameras.
+        """
+        for frame in [camera.latest for camera in self.cameras if camera.latest is not None]:
+            self.submit(partial(self._relabel, frame))
+
+    def update(self) -> None:
+        """Publishes what follows from parameters that changed meanwhile. Called now and then."""
+        self._vision.follow(self._object_threshold(), self._node.get_clock().now().to_msg())
+
+    def close(self) -> None:
+        """Finishes the frame at hand and frees everything."""
+        self._ending.close()
+
+    def _process(self, frames: Sequence[CameraFrame]) -> None:
+        # Taken once, so that everything about these frames belongs to one version.
+        text = self.vocabulary.current
+        by_size: dict[tuple[int, ...], list[_Prepared]] = {}
+        for frame in frames:
+            with self._losing_only(frame):
+                prepared = self._prepare(frame)
+                if prepared is not None:
+                    by_size.setdefault(prepared.pixels.shape, []).append(prepared)
+        for group in by_size.values():
+            results = self._segment_together(group, text) if len(group) > 1 else None
+            for index, prepared in enumerate(group):
+                with self._losing_only(prepared.frame):
+                    merge = prepared.settings.merge
+                    result = results[index] if results else self._segment(prepared.pixels, text, merge)
+                    self._publish(prepared, result, text)
+
+    def _relabel(self, frame: CameraFrame) -> None:
+        version = self.vocabulary.current.vocabulary.version
+        if not frame.camera.frames.full and self._published.get(frame.camera.name) != (frame, version):
+            self._process([frame])
+
+    def _prepare(self, frame: CameraFrame) -> _Prepared | None:
+        """What the frame needs before the model; None where nobody wants it."""
+        wanted = frame.camera.outputs.wanted()
+        if not wanted:
+            return None
+        settings = Settings.read(self._node, frame.camera.name)
+        if wanted & NEEDS_DEPTH:
+            frame.camera.depth.expect(frame.incoming.header)
+        image = frame.incoming.decode()
+        return _Prepared(frame, wanted, settings, image, settings.region.crop(image))
+
+    def _publish(self, prepared: _Prepared, result: PanopticResult, text: TextEmbeddings) -> None:
+        frame, image, settings = prepared.frame, prepared.image, prepared.settings
+        whole = settings.region.place(result, image.shape[:2])
+        header = frame.incoming.header
+        if settings.tracking and prepared.wanted & SHOWS_IDENTITY:
+            stamp = header.stamp.sec + header.stamp.nanosec / 1e9
+            whole = frame.camera.tracker.update(whole, stamp, segment_appearance(image, whole))
+        segmented = SegmentedFrame(image, header, whole, text.vocabulary, settings)
+        frame.camera.outputs.publish(segmented, prepared.wanted - NEEDS_DEPTH)
+        if prepared.wanted & NEEDS_DEPTH:  # last: depth may still be on its way
+            segmented = replace(segmented, depth=self._depth_of(prepared))
+            frame.camera.outputs.publish(segmented, prepared.wanted & NEEDS_DEPTH)
+        self._published[frame.camera.name] = (frame, whole.vocabulary_version)
+        captured = header.stamp.sec + header.stamp.nanosec / 1e9
+        since_capture = self._node.get_clock().now().nanoseconds / 1e9 - captured
+        frame.camera.statistics.published(since_capture, time.monotonic() - frame.incoming.received)
+
+    def _depth_of(self, prepared: _Prepared) -> DepthFrame | None:
+        """The frame's depth; where there is none, the log says why."""
+        inputs = prepared.frame.camera.depth
+        depth = inputs.pair(prepared.frame.incoming.header, *prepared.image.shape[:2])
+        if problem := inputs.problem():
+            self._faults.report(("depth", prepared.frame.camera.name), f"3D outputs: {problem}")
+        return depth
+
+    def _segment_together(self, group: Sequence[_Prepared], text: TextEmbeddings) -> list[PanopticResult] | None:
+        """All of a size in one pass; None where that fails, because one of them, or the memory for all, is to blame."""
+        try:
+            self._segmenter.merge = group[0].settings.merge
+            return self._segmenter.segment_batch([prepared.pixels for prepared in group], text)
+        except Exception as error:
+            self._faults.report("batch", f"{len(group)} frames at once met {describe(error)}; trying one by one")
+            return None
+
+    def _segment(self, image: np.ndarray, text: TextEmbeddings, merge: MergeConfig) -> PanopticResult:
+        """Only the worker thread comes here, so nobody else sees the thresholds change."""
+        self._segmenter.merge = merge
+        return self._segmenter.segment(image, text)
+
+    @contextmanager
+    def _losing_only(self, frame: CameraFrame) -> Iterator[None]:
+        """What goes wrong inside costs this frame only, and is said."""
+        try:
+            yield
+        except Exception as error:  # a model may raise anything
+            if self._node.context.ok():  # else publishing fails because the process shuts down
+                frame.camera.statistics.failed(describe(error))
+                self._report(error, frame.camera.name)
+
+    def _report(self, error: Exception, camera: str = "") -> None:
+        """A frame was lost to `error`."""
+        if not self._node.context.ok():
+            return
+        if isinstance(error, ImageFieldError):
+            self._faults.report((error.topic, error.field), f"image refused: {error}")
+        else:
+            kind = type(error).__name__
+            of_camera = f" of camera {camera}" if camera else ""
+            self._faults.report(
+                (kind, camera), f"a frame{of_camera} was lost to {kind}: {error}; the next one is tried"
+            )
+
+    def _warm_up(self) -> None:
+        # Kernels are chosen and caches filled now, not on the first picture.
+        image = np.zeros(_WARM_UP_SHAPE, dtype=np.uint8)
+        self._segment(image, self.vocabulary.current, Settings.read(self._node).merge)
+
+    def _min_period(self) -> float:
+        max_rate = self._node.get_parameter("max_rate").value
+        return 1.0 / max_rate if max_rate > 0 else 0.0
+
+    def _max_batch(self) -> int:
+        """On a CPU a batch takes as long as its frames one by one, and the first would wait for the last."""
+        return self._node.get_parameter("max_batch").value or (64 if self._segmenter.device.type == "cuda" else 1)
+
+    def _announce(self, vocabulary: Vocabulary) -> None:
+        self._announced = vocabulary_message(vocabulary, self._node.get_clock().now().to_msg())
+        self._announcer.publish(self._announced)
+        self._vision.announce(vocabulary, self._object_threshold(), self._announced.header.stamp)
+
+    def _object_threshold(self) -> float:
+        threshold: float = self._node.get_parameter("object_threshold").value
+        return threshold
+
+    def _report_unsaved(self, error: VocabularyError) -> None:
+        self._faults.report("unsaved", str(error))
+
+    def _close_cameras(self) -> None:
+        for camera in self.cameras:
+            camera.close()

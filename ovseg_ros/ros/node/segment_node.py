@@ -1,0 +1,328 @@
+"""The node `ovseg`: images in, named segments out, under a vocabulary that changes while it runs.
+
+This file is the wiring: lifecycle, services and process. Callbacks only hand things over to the threads of `Pipeline`.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.task import Future as RosFuture
+from std_srvs.srv import SetBool
+
+from ovseg_ros.core.errors import OvsegError
+from ovseg_ros.ros.node.camera import Camera
+from ovseg_ros.ros.node.diagnostics import Diagnostics, ModelReport
+from ovseg_ros.ros.node.fault_log import describe
+from ovseg_ros.ros.node.frame_requests import FrameRequests
+from ovseg_ros.ros.node.memory import device_memory, give_back, host_memory
+from ovseg_ros.ros.node.node_process import run_node
+from ovseg_ros.ros.node.parameter_spec import declare
+from ovseg_ros.ros.node.parameters import PARAMETERS, camera_names, camera_parameters, merge_parameters, validate
+from ovseg_ros.ros.node.pipeline import Pipeline
+from ovseg_ros.ros.node.query import phrase_vocabulary, query_response, refused_query
+from ovseg_ros.ros.node.vocabulary_service import initial_specs, saving_path
+from ovseg_ros.srv import GetVocabulary, Query, SetVocabulary
+
+if TYPE_CHECKING:
+    from ovseg_ros.core.segmenter import PanopticSegmenter
+
+Answer = TypeVar("Answer")
+SegmenterFactory = Callable[[str, str], "PanopticSegmenter"]
+Transition = Callable[["SegmentNode", LifecycleState], TransitionCallbackReturn]
+_NOT_CONFIGURED = "the node is not configured; configure it first"
+_UPDATE_PERIOD = 0.2
+"""Seconds between looks at who wants outputs and whether images come; matched events, where they exist, are faster."""
+
+
+def _explained(transition: Transition) -> Transition:
+    """What a transition raises is logged and shown in diagnostics; rclpy alone would swallow it."""
+
+    @wraps(transition)
+    def explained(self: "SegmentNode", state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(self, state)
+        except Exception as error:
+            self.note_fault(f"{transition.__name__} failed: {describe(error)}")
+            return TransitionCallbackReturn.ERROR
+
+    return explained
+
+
+class SegmentNode(LifecycleNode):
+    """Configure loads model and vocabulary, activate subscribes and publishes.
+
+    Args:
+        segmenter_factory: makes the segmenter from the parameters preset and device; by default `build_segmenter`.
+
+    Raises:
+        rclpy.exceptions.ParameterException: a parameter given at start has the wrong type or is out of range.
+    """
+
+    def __init__(self, segmenter_factory: SegmenterFactory | None = None) -> None:
+        super().__init__("ovseg")
+        self.add_on_set_parameters_callback(validate)
+        declare(self, PARAMETERS)
+        self._make_segmenter = segmenter_factory or _build_segmenter
+        self._pipeline: Pipeline | None = None
+        self._is_active = False
+        self._doing = ""
+        self._fault = ""
+        self._requests = FrameRequests(lambda: self.executor)
+        # By a clock of its own: simulated time may stand still, and that is worth a warning too.
+        self.create_timer(_UPDATE_PERIOD, self._update, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._diagnostics = Diagnostics(self, self._model_report, lambda: [camera.report() for camera in self._cameras])
+        # A pending answer must not keep images and other requests waiting.
+        waiting = ReentrantCallbackGroup()
+        self.create_service(SetVocabulary, "~/set_vocabulary", self._set_vocabulary, callback_group=waiting)
+        self.create_service(Query, "~/query", self._query, callback_group=waiting)
+        self.create_service(GetVocabulary, "~/get_vocabulary", self._get_vocabulary)
+        self.create_service(SetBool, "~/enable", self._enable)
+
+    # Lifecycle
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether `on_configure` is at work, which a signal may break off."""
+        return bool(self._doing)
+
+    def start(self) -> bool:
+        """Configures and activates, unless the parameter autostart leaves that to a lifecycle manager."""
+        if not self._value("autostart"):
+            return True
+        success = TransitionCallbackReturn.SUCCESS
+        return self.trigger_configure() == success and self.trigger_activate() == success
+
+    @_explained
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Loads the model and the vocabulary and runs the model once."""
+        preset, device = self._value("preset"), self._value("device")
+        # Nothing else is served until this is done, so it is said before.
+        self._doing = f"loading preset {preset} on device {device}"
+        self._diagnostics.publish()
+        try:
+            self._pipeline = self._load(preset, device)
+        except (OvsegError, ParameterException) as error:
+            reason = str(error)
+        except Exception as error:  # such as a device that is out of memory
+            reason = f"preset {preset!r} on device {device!r}: {describe(error)}"
+        else:
+            reason = ""
+        finally:
+            self._doing = ""
+        if self._pipeline is None:
+            give_back()
+            return self._refuse(reason)
+        self._fault = ""
+        vocabulary = self._pipeline.vocabulary.current.vocabulary
+        self.get_logger().info(
+            f"preset {preset} on {self._pipeline.device}, vocabulary of {len(vocabulary.categories)} categories"
+        )
+        return super().on_configure(state)
+
+    @_explained
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Publishes from now on, and subscribes where somebody wants what it publishes."""
+        try:
+            for camera in self._cameras:
+                camera.activate()
+        except Exception as error:  # such as a qos_overrides parameter that is no QoS; rclpy would swallow it
+            self._deactivate()
+            return self._refuse(f"the image inputs: {describe(error)}")
+        self._is_active, self._fault = True, ""
+        self.get_logger().info(f"active; images come from {self._input_topics()}")
+        return super().on_activate(state)
+
+    @_explained
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribes; publishes nothing more. The model stays."""
+        self._deactivate()
+        return super().on_deactivate(state)
+
+    @_explained
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Frees the model."""
+        self.close()
+        return super().on_cleanup(state)
+
+    @_explained
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Frees everything, from any state."""
+        self.close()
+        return super().on_shutdown(state)
+
+    @_explained
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Frees everything, so that the node can be configured again."""
+        self.close()
+        return super().on_error(state)
+
+    def close(self) -> None:
+        """Ends subscriptions, threads and publishers; waits for the frame at hand."""
+        self._deactivate()
+        if self._pipeline is not None:
+            self._pipeline.close()
+            self._pipeline = None
+            give_back()
+
+    def _load(self, preset: str, device: str) -> Pipeline:
+        """The model, the vocabulary and the cameras, as the parameters say."""
+        specs = initial_specs(self._value("vocabulary"), self._value("vocabulary_file"))
+        cameras = camera_names(self._value("cameras"))
+        declare(self, camera_parameters(cameras, self._value("roi")))
+        segmenter = self._make_segmenter(preset, device)
+        declare(self, merge_parameters(segmenter.merge))
+        saved_to = saving_path(self._value("vocabulary_file")) if self._value("save_vocabulary") else None
+        return Pipeline(self, segmenter, specs, cameras, self._on_frame, saved_to)
+
+    def note_fault(self, reason: str) -> None:
+        """A transition failed: in the log now, and in the diagnostics until one succeeds."""
+        self._fault = reason
+        self._diagnostics.publish()
+        if self.context.ok():  # else the process was told to end meanwhile, and that is why
+            self.get_logger().fatal(reason)
+
+    def _refuse(self, reason: str) -> TransitionCallbackReturn:
+        self.note_fault(f"cannot start: {reason}")
+        return TransitionCallbackReturn.FAILURE
+
+    def _deactivate(self) -> None:
+        self._is_active = False
+        self._requests.forget()
+        for camera in self._cameras:
+            camera.deactivate()
+
+    # Diagnostics
+
+    def _model_report(self) -> ModelReport:
+        pipeline = self._pipeline
+        vocabulary = pipeline.vocabulary.current.vocabulary if pipeline is not None else None
+        resting = "unconfigured" if pipeline is None else "inactive"
+        return ModelReport(
+            state=self._doing or ("active" if self._is_active else resting),
+            preset=self._value("preset"),
+            device=str(pipeline.device) if pipeline is not None else self._value("device"),
+            host_memory=host_memory(),
+            device_memory=device_memory(pipeline.device) if pipeline is not None else None,
+            vocabulary_version=vocabulary.version if vocabulary is not None else 0,
+            categories=len(vocabulary.categories) if vocabulary is not None else 0,
+            fault=self._fault,
+        )
+
+    # Images
+
+    @property
+    def _cameras(self) -> tuple[Camera, ...]:
+        return self._pipeline.cameras if self._pipeline is not None else ()
+
+    def _input_topics(self) -> str:
+        return " or ".join(topic for camera in self._cameras for topic in camera.inputs.topics)
+
+    def _on_frame(self, camera: Camera) -> None:
+        self._requests.arrived(camera)
+
+    def _update(self) -> None:
+        self._requests.expire()
+        if self._pipeline is not None:
+            self._pipeline.update()
+        if not self._is_active:
+            return
+        for camera in self._cameras:
+            camera.update()
+            camera.warn()
+
+    # Services
+
+    async def _set_vocabulary(
+        self, request: SetVocabulary.Request, response: SetVocabulary.Response
+    ) -> SetVocabulary.Response:
+        if self._pipeline is None:
+            response.message = _NOT_CONFIGURED
+            return response
+        vocabulary = self._pipeline.vocabulary
+        try:
+            response = await self._answer(vocabulary.submit(request))
+        except Exception as error:  # the answer carries the reason; the node goes on
+            response.message = f"the vocabulary stays as it was: {describe(error)}"
+            response.version = vocabulary.current.vocabulary.version
+        if response.success:
+            if self._pipeline is not None:
+                self._pipeline.relabel()
+            self.get_logger().info(f"vocabulary {response.version}: {len(response.category_ids)} categories")
+        else:
+            self.get_logger().warning(f"set_vocabulary refused: {response.message}")
+        return response
+
+    def _get_vocabulary(
+        self, request: GetVocabulary.Request, response: GetVocabulary.Response
+    ) -> GetVocabulary.Response:
+        if self._pipeline is not None:
+            response.vocabulary = self._pipeline.vocabulary_message
+        return response
+
+    async def _query(self, request: Query.Request, response: Query.Response) -> Query.Response:
+        if self._pipeline is None or not self._is_active:
+            return refused_query("the node is not active; activate it first")
+        pipeline = self._pipeline
+        try:
+            vocabulary = phrase_vocabulary(request.phrase)
+            frame = await self._requests.newest(pipeline.cameras)
+            if frame is None:
+                return refused_query(f"no image has come yet on {self._input_topics()}")
+            text = await self._answer(pipeline.vocabulary.encode(vocabulary))
+            result = await self._answer(pipeline.query(frame, text))
+            return query_response(result, request.phrase, frame.incoming.header)
+        except Exception as error:  # the answer carries the reason; the node goes on
+            return refused_query(describe(error))
+
+    def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        result = self.set_parameters([Parameter("enabled", value=request.data)])[0]
+        response.success = result.successful
+        self._update()
+        response.message = result.reason or ("enabled" if request.data else "disabled")
+        return response
+
+    async def _answer(self, future: "Future[Answer]") -> Answer:
+        """Waits for another thread's answer while the executor goes on with other callbacks."""
+        executor = self.executor
+        done: RosFuture = RosFuture(executor=executor)
+
+        def wake(_: object) -> None:
+            done.set_result(None)
+            if executor.context.ok():
+                executor.wake()
+
+        future.add_done_callback(wake)
+        await done
+        return future.result()
+
+    def _value(self, name: str) -> Any:
+        return self.get_parameter(name).value
+
+
+def _build_segmenter(preset: str, device: str) -> "PanopticSegmenter":
+    # Imported when needed, which takes seconds: mistakes in parameters and vocabulary show before that.
+    import torch
+
+    from ovseg_ros.core.build import build_segmenter
+
+    # In this thread, so that a signal breaks it off; without helpers, which would stay and slow the worker's down (see
+    # `in_own_thread`).
+    helpers = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return build_segmenter(preset, device)
+    finally:
+        torch.set_num_threads(helpers)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the node until SIGINT or SIGTERM. Exits with 1 where it cannot start."""
+    run_node(SegmentNode, "ovseg", args)

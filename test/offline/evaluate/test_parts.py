@@ -1,0 +1,153 @@
+"""Shards, merging and resuming: any way of dividing the work gives the same figures to the last digit."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ovseg_ros.core.errors import DatasetError
+from ovseg_ros.offline.cli.main import main
+from ovseg_ros.offline.evaluate import run
+from ovseg_ros.offline.evaluate.figures import figures_of
+from ovseg_ros.offline.evaluate.measure import Evaluator
+from ovseg_ros.offline.evaluate.partial import merge_partials, read_partial
+from ovseg_ros.offline.evaluate.plan import Shard
+
+IMAGES = 9
+
+
+@pytest.fixture
+def folder(painted, tmp_path):
+    """Masks are a little off and two names are confused, so that figures have many digits."""
+    painted.use(painted.segmenter(mistakes={1: 2}, shift=2))
+    return painted.write_folder(tmp_path / "data", IMAGES, crowd={3, 4}, void={5})
+
+
+def evaluate(folder, *options):
+    arguments = ["evaluate", "--data", "tabletop", "--root", str(folder), "--split", "test", *map(str, options)]
+    return main(arguments)
+
+
+def shards(folder, tmp_path, count):
+    paths = [tmp_path / f"{count}-{number}.jsonl" for number in range(1, count + 1)]
+    for number, path in enumerate(paths, start=1):
+        assert evaluate(folder, "--shard", f"{number}/{count}", "--partial", path) == 0
+    return paths
+
+
+def test_merged_shards_equal_the_whole_to_the_last_digit(folder, tmp_path):
+    assert evaluate(folder, "--json", tmp_path / "whole.json", "--report", tmp_path / "whole") == 0
+    whole = (tmp_path / "whole.json").read_bytes()
+    figures = json.loads(whole)
+    assert all(len(str(value)) > 10 for value in (figures["miou"], figures["all"]["pq"], figures["ap"]["ap"]))
+    for count in (1, 2, 4):
+        paths = shards(folder, tmp_path, count)
+        for order in (paths, paths[::-1]):
+            report = ["--report", str(tmp_path / "merged"), "--root", str(folder)] if count == 4 else []
+            assert main(["evaluate", "--merge", *map(str, order), "--json", str(tmp_path / "m.json"), *report]) == 0
+            assert (tmp_path / "m.json").read_bytes() == whole
+    assert (tmp_path / "merged" / "report.html").read_bytes() == (tmp_path / "whole" / "report.html").read_bytes()
+
+
+def test_records_in_any_order_and_through_a_file_give_the_same_figures(folder, tmp_path):
+    [path] = shards(folder, tmp_path, 1)
+    plan, records = merge_partials([path])
+    expected = json.dumps(figures_of(plan, records))
+    for seed in range(5):
+        shuffled = [records[i] for i in np.random.default_rng(seed).permutation(len(records))]
+        assert json.dumps(figures_of(plan, shuffled)) == expected
+
+
+def test_a_killed_run_goes_on_where_it_was(folder, tmp_path, monkeypatch):
+    path = tmp_path / "part.jsonl"
+    measured = []
+    honest = Evaluator.measure
+
+    def killed(self, truth):
+        if len(measured) == 4:
+            raise KeyboardInterrupt
+        measured.append(truth.name)
+        return honest(self, truth)
+
+    monkeypatch.setattr(Evaluator, "measure", killed)
+    assert evaluate(folder, "--partial", path) == 130
+    content = path.read_bytes()
+    path.write_bytes(content + content.splitlines()[-1][:50])  # as if the kill came in the middle of a line
+    measured.clear()
+    monkeypatch.setattr(Evaluator, "measure", lambda self, truth: measured.append(truth.name) or honest(self, truth))
+    assert evaluate(folder, "--partial", path, "--json", tmp_path / "resumed.json") == 0
+    assert len(measured) == IMAGES - 4
+    assert evaluate(folder, "--json", tmp_path / "whole.json") == 0
+    assert (tmp_path / "resumed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert evaluate(folder, "--partial", path, "--json", tmp_path / "resumed.json") == 0  # nothing left to do
+    assert (tmp_path / "resumed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+def test_a_repaired_image_is_evaluated_when_the_run_goes_on(folder, tmp_path):
+    path, broken = tmp_path / "part.jsonl", folder / "images" / "000001.png"
+    content = broken.read_bytes()
+    broken.write_bytes(b"")
+    assert evaluate(folder, "--partial", path) == 1
+    assert read_partial(path)[2]["000001"].fault
+    broken.write_bytes(content)
+    assert evaluate(folder, "--partial", path, "--json", tmp_path / "repaired.json") == 0
+    assert evaluate(folder, "--json", tmp_path / "whole.json") == 0
+    assert (tmp_path / "repaired.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+def test_parts_that_do_not_fit_together_are_refused(folder, tmp_path, capsys):
+    first, second = shards(folder, tmp_path, 2)
+    with pytest.raises(DatasetError, match="5 of the evaluation's 9 images"):
+        merge_partials([first])
+    with pytest.raises(DatasetError, match="000000 is in"):
+        merge_partials([first, second, first])
+    other = tmp_path / "other.jsonl"
+    assert evaluate(folder, "--shard", "2/2", "--partial", other, "--oracle", "classes") == 0
+    with pytest.raises(DatasetError, match="oracle is '' and 'classes'"):
+        merge_partials([first, other])
+    assert evaluate(folder, "--shard", "1/2", "--partial", other) == 2
+    assert "another evaluation" in capsys.readouterr().err
+    assert evaluate(folder, "--shard", "1/2", "--partial", second) == 2
+    assert "shard is 2/2 and 1/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "{}\n", "no JSON\n", '{"format": "ovseg evaluation 1"}\n', "[1]\n"])
+def test_other_files_are_no_parts(tmp_path, content):
+    (tmp_path / "part").write_text(content)
+    with pytest.raises(DatasetError, match="part"):
+        read_partial(tmp_path / "part")
+
+
+def test_a_damaged_line_is_named(folder, tmp_path):
+    [path] = shards(folder, tmp_path, 1)
+    lines = path.read_text().splitlines(keepends=True)
+    lines[3] = lines[3].replace('"quality"', '"qualms"')
+    path.write_text("".join(lines))
+    with pytest.raises(DatasetError, match="line 4"):
+        read_partial(path)
+
+
+def test_shards_cover_every_image_once():
+    for count in (1, 2, 3, 7, 12):
+        parts = [Shard(number, count).of(10) for number in range(1, count + 1)]
+        assert sorted(i for part in parts for i in part) == list(range(10))
+
+
+def test_the_report_needs_the_files_that_the_parts_were_made_with(folder, tmp_path, monkeypatch, capsys):
+    paths = shards(folder, tmp_path, 2)
+    (tmp_path / "weights").write_bytes(b"other")
+    monkeypatch.setattr(run, "checkpoint_paths", lambda preset: (tmp_path / "weights",))
+    report = ["--report", str(tmp_path / "report"), "--root", str(folder)]
+    assert main(["evaluate", "--merge", *map(str, paths), *report]) == 2
+    assert "checkpoints is {} and {'weights'" in capsys.readouterr().err
+
+
+def test_ranks_of_torchrun_are_shards(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("RANK", raising=False)
+    assert evaluate(folder, "--shard", "rank", "--partial", tmp_path / "{shard}.jsonl") == 2
+    assert "torchrun" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert evaluate(folder, "--shard", "rank", "--partial", tmp_path / "{shard}.jsonl") == 0
+    assert len(merge_partials([tmp_path / "1.jsonl", tmp_path / "2.jsonl"])[1]) == IMAGES

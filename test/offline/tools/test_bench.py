@@ -1,0 +1,77 @@
+"""`ovseg bench` with a tiny segmenter: the model call anywhere, the node where ROS and the built messages are."""
+
+import importlib.util
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.vocabulary import CategorySpec
+from ovseg_ros.offline.cli.main import main
+from ovseg_ros.offline.tools import bench, bench_delivery
+
+SPECS = (CategorySpec("cup"), CategorySpec("wall", is_thing=False))
+IMAGES = [np.zeros((48, 64, 3), dtype=np.uint8), np.full((48, 64, 3), 200, dtype=np.uint8)]
+HAS_NODE = importlib.util.find_spec("rclpy") is not None and importlib.util.find_spec("ovseg_ros.msg") is not None
+
+
+def test_without_ros_the_model_call_is_measured_and_the_reason_is_given(monkeypatch, tiny_segmenter):
+    monkeypatch.setitem(sys.modules, "rclpy", None)
+    monkeypatch.delitem(sys.modules, "ovseg_ros.ros.bench.in_process", raising=False)
+    report = bench.measure(tiny_segmenter, SPECS, IMAGES, frames=4, warmup=1)
+    assert report["node"] is None and "colcon" in report["node_reason"]
+    assert report["kernels_ms"] is None  # there is no GPU, and nothing is made up
+    times = report["model_call_ms"]
+    assert 0 < times["min"] <= times["p50"] <= times["p95"] <= times["p99"]
+
+
+@pytest.mark.skipif(not HAS_NODE, reason="needs rclpy and the package built by colcon")
+def test_the_real_node_is_measured_with_and_without_overlays(tiny_segmenter):
+    report = bench.measure(tiny_segmenter, SPECS, IMAGES, frames=4, warmup=1)
+    without, with_overlays = report["node"]["without overlays"], report["node"]["with overlays"]
+    assert without["outputs"] == ["confidence_image", "label_image", "segment_image", "segments"]
+    assert set(with_overlays["outputs"]) == {*without["outputs"], "overlay_image", "overlay_image/compressed"}
+    tracked = report["node"]["without overlays, with tracking"]
+    assert tracked["outputs"] == without["outputs"]
+    for entry in (without, tracked, with_overlays):
+        assert 0 < entry["cost_ms"] < entry["callback_to_publish_ms"]["p99"]
+        assert entry["model_call_in_node_ms"]["p50"] < entry["callback_to_publish_ms"]["p50"]
+
+
+@pytest.mark.skipif(not HAS_NODE, reason="needs rclpy and the package built by colcon")
+def test_four_cameras_share_the_node(tiny_segmenter):
+    report = bench.measure(tiny_segmenter, SPECS, IMAGES, frames=3, warmup=1, cameras=4)
+    for entry in report["node"].values():
+        assert 0 < entry["cost_ms"] < entry["callback_to_publish_ms"]["p99"]
+        # Frames of one CPU follow one another: the last of four waits for three others.
+        assert entry["callback_to_publish_ms"]["p99"] > 2 * entry["model_call_in_node_ms"]["min"]
+
+
+@pytest.mark.skipif(not HAS_NODE, reason="needs rclpy and the package built by colcon")
+def test_frames_are_counted_through_processes():
+    image = np.full((48, 64, 3), 200, dtype=np.uint8)
+    figures = bench_delivery.delivered(image, rate=20.0, frames=20, cameras=2, profile=False)
+    assert figures["model"].startswith("stand-in")
+    assert 0 < figures["arrived"] <= figures["sent"] and figures["arrived_twice"] == 0
+    assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p95"]
+
+
+def test_processes_need_ros_and_say_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rclpy", None)
+    monkeypatch.delitem(sys.modules, "ovseg_ros.ros.bench.processes", raising=False)
+    with pytest.raises(ConfigError, match="colcon"):
+        bench_delivery.delivered(IMAGES[0], rate=20.0, frames=1, cameras=1, profile=False)
+
+
+def test_the_command_writes_json_and_names_the_machine(tmp_path, monkeypatch, tiny_segmenter, capsys):
+    monkeypatch.setattr(bench, "build_segmenter", lambda preset, device: tiny_segmenter)
+    monkeypatch.setattr(bench, "scene_images", lambda size, count: IMAGES)
+    monkeypatch.setitem(sys.modules, "rclpy", None)
+    monkeypatch.delitem(sys.modules, "ovseg_ros.ros.bench.in_process", raising=False)
+    arguments = ["bench", "--frames", "3", "--warmup", "1", "--vocabulary", "cup, wall"]
+    assert main([*arguments, "--json", str(tmp_path / "b.json")]) == 0
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert report["categories"] == 2 and report["machine"]["torch_threads"] >= 1 and report["machine"]["cpu"]
+    assert "model call" in capsys.readouterr().out

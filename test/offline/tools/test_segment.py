@@ -1,0 +1,120 @@
+"""`ovseg segment` on files of every sort, with a tiny segmenter of random weights."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg_ros.offline.cli.main import main
+from ovseg_ros.offline.data.coco_panoptic import rgb_to_ids
+from ovseg_ros.offline.data.images import load_image
+from ovseg_ros.offline.tools import segment
+
+
+@pytest.fixture(autouse=True)
+def tiny_preset(monkeypatch, tiny_segmenter):
+    monkeypatch.setattr(segment, "build_segmenter", lambda preset, device: tiny_segmenter)
+
+
+def save(path, shape):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)).save(path)
+    return path
+
+
+def run(*arguments):
+    return main(["segment", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (37, 53, 3), (1, 90), (48, 64, 4)])
+def test_one_image_gives_overlay_panoptic_png_and_index_that_agree(tmp_path, shape):
+    out = tmp_path / "out"
+    assert run(save(tmp_path / "cup.png", shape), "--vocabulary", "red cube, wall", "--out", out) == 0
+    index = json.loads((out / "panoptic.json").read_text())
+    assert [(c["id"], c["name"], c["isthing"]) for c in index["categories"]] == [(0, "red cube", 1), (1, "wall", 0)]
+    assert index["images"] == [{"id": 1, "file_name": "cup", "width": shape[1], "height": shape[0]}]
+    assert load_image(out / "overlay" / "cup.png").shape == (*shape[:2], 3)
+    ids = rgb_to_ids(load_image(out / "panoptic" / index["annotations"][0]["file_name"]))
+    assert ids.shape == shape[:2]
+    areas = {info["id"]: info["area"] for info in index["annotations"][0]["segments_info"]}
+    assert areas == {i: int((ids == i).sum()) for i in np.unique(ids).tolist() if i}
+    for info in index["annotations"][0]["segments_info"]:
+        assert 0 <= info["score"] <= 1 and info["label"] in ("red cube", "wall") and len(info["bbox"]) == 4
+
+
+def test_a_bad_image_is_named_and_skipped_and_the_rest_is_done(tmp_path, capsys):
+    folder = tmp_path / "in"
+    save(folder / "a.png", (20, 30, 3))
+    save(folder / "sub" / "c.jpg", (30, 20, 3))
+    (folder / "b.png").write_bytes(b"\x89PNG rubbish")
+    assert run(folder, "--vocabulary", "cup", "--out", tmp_path / "out") == 1
+    errors = capsys.readouterr().err
+    assert "b.png" in errors and "1 images skipped" in errors
+    index = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert [entry["file_name"] for entry in index["annotations"]] == ["a.png", "sub/c.png"]
+    assert [entry["name"] for entry in index["skipped"]] == ["b"]
+    assert (tmp_path / "out" / "overlay" / "sub" / "c.png").is_file()
+
+
+def test_results_are_not_overwritten_unless_asked_and_never_read_as_input(tmp_path, capsys):
+    save(tmp_path / "a.png", (20, 30, 3))
+    arguments = (tmp_path, "--vocabulary", "cup", "--out", tmp_path / "out")
+    assert run(*arguments) == 0
+    assert run(*arguments) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert run(*arguments, "--overwrite") == 0
+    assert len(json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]) == 1
+
+
+def test_video(tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (32, 16))
+    for level in (0, 100):
+        writer.write(np.full((16, 32, 3), level, dtype=np.uint8))
+    writer.release()
+    assert run(tmp_path / "clip.avi", "--vocabulary", "cup", "--out", tmp_path / "out") == 0
+    assert sorted(path.name for path in (tmp_path / "out" / "overlay").iterdir()) == [
+        "clip_000000.png",
+        "clip_000001.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "vocabulary", "out", "reason"),
+    [
+        ("nothing.png", "cup", "out", "nothing.png does not exist"),
+        ("empty", "cup", "out", "has no image"),
+        ("a.png", " , ", "out", "no names"),
+        ("a.png", "missing.yaml", "out", "missing.yaml"),
+        ("a.png", "cup, Cup", "out", "already"),
+        ("a.png", "cup", "a.png", "is a file"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, source, vocabulary, out, reason):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "a.png", (4, 4, 3))
+    (tmp_path / "empty").mkdir()
+    assert run(source, "--vocabulary", vocabulary, "--out", out) == 2
+    error = capsys.readouterr().err
+    assert reason in error and error.count("\n") == 1 and error.startswith("ovseg: error: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_keeps_the_index_of_what_is_done(tmp_path, monkeypatch, tiny_segmenter):
+    for name in ("a.png", "b.png"):
+        save(tmp_path / name, (20, 30, 3))
+    calls = []
+
+    class Interrupted:
+        encode_vocabulary = tiny_segmenter.encode_vocabulary
+
+        def segment(self, image, text):
+            calls.append(image)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return tiny_segmenter.segment(image, text)
+
+    monkeypatch.setattr(segment, "build_segmenter", lambda preset, device: Interrupted())
+    assert run(tmp_path, "--vocabulary", "cup", "--out", tmp_path / "out") == 130
+    assert len(json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]) == 1

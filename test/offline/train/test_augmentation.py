@@ -1,0 +1,107 @@
+"""Views: image, segments and proposed masks are moved alike; sizes, padding and extremes."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ovseg_ros.offline.train.augmentation import (
+    OUTSIDE_LOGIT,
+    JitterConfig,
+    View,
+    draw_view,
+    draw_view_with_segments,
+)
+
+COLORS = np.array([[0, 0, 0], [250, 10, 10], [10, 250, 10], [10, 10, 250], [200, 200, 10]], dtype=np.uint8)
+
+
+def quadrants(height: int, width: int) -> np.ndarray:
+    """Segments 1 to 4, one in each quarter."""
+    ids = np.ones((height, width), dtype=np.int32)
+    ids[:, width // 2 :] += 1
+    ids[height // 2 :] += 2
+    return ids
+
+
+def test_the_whole_image_at_its_own_size_is_unchanged() -> None:
+    ids = quadrants(24, 32)
+    view = View((24, 32), 0, 0, (24, 32), flipped=False)
+    assert np.array_equal(view.of_segments(ids), ids)
+    assert np.array_equal(view.of_image(COLORS[ids]), COLORS[ids])
+
+
+def test_a_flip_a_cut_and_padding_by_hand() -> None:
+    ids = quadrants(4, 4)
+    assert View((4, 4), 0, 0, (4, 4), flipped=True).of_segments(ids).tolist()[0] == [2, 2, 1, 1]
+    cut = View((4, 4), 1, 2, (4, 3), flipped=False).of_segments(ids)
+    assert cut.tolist() == [[2, 2, 0], [4, 4, 0], [4, 4, 0], [0, 0, 0]]
+    assert View((8, 8), 3, 3, (2, 2), flipped=False).of_segments(ids).tolist() == [[1, 2], [3, 4]]
+
+
+def test_ids_of_24_bits_stay_exact() -> None:
+    ids = np.array([[2**24 - 1, 2**24 - 2], [12_345_679, 1]], dtype=np.int32)
+    view = View((10, 10), 0, 0, (10, 10), flipped=False)
+    assert set(np.unique(view.of_segments(ids)).tolist()) == set(ids.ravel().tolist())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 90), width=st.integers(1, 90), seed=st.integers(0, 10_000),
+    scale=st.sampled_from([(0.1, 2.0), (1.0, 1.0), (0.01, 0.02), (3.0, 4.0)]),
+)  # fmt: skip
+def test_views_have_their_size_and_show_nothing_new(height: int, width: int, seed: int, scale: tuple) -> None:
+    ids = quadrants(height, width)
+    view = draw_view((height, width), JitterConfig((32, 48), scale), np.random.default_rng(seed))
+    shown = view.of_segments(ids)
+    assert shown.shape == (32, 48) and shown.dtype == np.int32
+    assert set(np.unique(shown)) <= {0, *np.unique(ids)}
+    assert view.of_image(COLORS[ids]).shape == (32, 48, 3)
+    assert (shown != 0).any()
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize(("resized", "top", "left"), [((64, 96), 0, 0), ((128, 192), 40, 70), ((40, 60), 0, 0)])
+def test_proposed_masks_move_with_the_segments(resized: tuple[int, int], top: int, left: int, flipped: bool) -> None:
+    """Masks that are the segments themselves agree with the view of the segments, but for edges."""
+    ids = quadrants(96, 144)
+    view = View(resized, top, left, (64, 96), flipped)
+    masks = torch.from_numpy(ids)[None] == torch.arange(1, 5)[:, None, None]
+    found = view.of_masks(masks.float() * 20 - 10, 4) > 0  # (4, 16, 24)
+    cells = view.of_segments(ids)[2::4, 2::4]
+    wanted = torch.from_numpy(cells)[None] == torch.arange(1, 5)[:, None, None]
+    assert (found != wanted).float().mean() < 0.06
+    assert (found.any(dim=(1, 2)) == wanted.any(dim=(1, 2))).all()
+
+
+def test_padding_is_outside_every_mask_and_no_mask_is_fine() -> None:
+    view = View((16, 16), 0, 0, (32, 32), flipped=True)
+    masks = view.of_masks(torch.full((2, 8, 8), 9.0), 4)
+    assert (masks[:, :4, :4] > 0).all() and (masks[:, 4:] == OUTSIDE_LOGIT).all() and (masks[..., 4:] == -20).all()
+    assert view.of_masks(torch.zeros(0, 8, 8), 4).shape == (0, 8, 8)
+
+
+def test_views_are_drawn_again_until_a_wanted_segment_shows() -> None:
+    ids = np.zeros((100, 100), dtype=np.int32)
+    ids[:12, :12] = 7
+    config = JitterConfig((20, 20), (4.0, 4.0), flip=0.0)
+    shows = [
+        bool(
+            (
+                draw_view_with_segments(ids, np.array([7]), config, np.random.default_rng(seed)).of_segments(ids) == 7
+            ).any()
+        )
+        for seed in range(30)
+    ]
+    plain = [
+        bool((draw_view((100, 100), config, np.random.default_rng(s)).of_segments(ids) == 7).any()) for s in range(30)
+    ]
+    assert sum(shows) > sum(plain) and sum(plain) < 15
+    assert draw_view_with_segments(ids, np.array([], dtype=np.int64), config, np.random.default_rng(0)).size == (20, 20)
+
+
+@pytest.mark.parametrize("bad", [{"size": (0, 3)}, {"scale": (2.0, 1.0)}, {"scale": (0.0, 1.0)}, {"flip": 1.5}])
+def test_bad_jitter_is_refused(bad: dict) -> None:
+    with pytest.raises(ValueError, match="expected|must|size"):
+        JitterConfig(**{"size": (8, 8), **bad})

@@ -1,0 +1,117 @@
+"""FISA's training samples on panoptic data: proposals moved, assigned and padded; none at all; pictures."""
+
+import numpy as np
+import pytest
+import torch
+from open_clip.transformer import VisionTransformer
+
+from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
+from ovseg_ros.core.classification.fisa.config import FisaConfig
+from ovseg_ros.core.types import MaskProposals
+from ovseg_ros.offline.data.types import PanopticSample, SegmentLabel
+from ovseg_ros.offline.train.augmentation import View
+from ovseg_ros.offline.train.fisa_losses import FisaLossConfig
+from ovseg_ros.offline.train.fisa_panoptic import pad_masks, proposed_view
+from ovseg_ros.offline.train.pictures import compare_names, compare_segments, label_map
+
+NO_CATEGORY = 19
+SAME = View((32, 48), 0, 0, (32, 48), flipped=False)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> FisaClassifier:
+    torch.manual_seed(0)
+    visual = VisionTransformer(
+        image_size=32, patch_size=16, width=32, layers=1, heads=2, mlp_ratio=2.0, output_dim=16
+    )  # fmt: skip
+    config = FisaConfig(input_size=32, seve_width=16, seve_heads=2, max_masks=3)
+    mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    return FisaClassifier(visual, config, text_width=16, logit_scale=torch.tensor(3.0), mean=mean, std=std)
+
+
+def two_halves() -> PanopticSample:
+    """Left stuff of category 4, right a crowd, which nothing is to be named after."""
+    ids = np.full((32, 48), 70_000, dtype=np.int32)
+    ids[:, 24:] = 9
+    segments = (
+        SegmentLabel(70_000, 4, is_thing=False, is_crowd=False, area=768, declared_area=768),
+        SegmentLabel(9, 11, is_thing=True, is_crowd=True, area=768, declared_area=768),
+    )
+    return PanopticSample(np.zeros((32, 48, 3), dtype=np.uint8), ids, segments, "halves")
+
+
+def proposals(*columns: tuple[int, int], objectness: list[float] | None = None) -> MaskProposals:
+    """A mask for each range of columns, of 12; at a quarter of the image's size."""
+    masks = torch.full((1, len(columns), 8, 12), -9.0)
+    for index, (first, last) in enumerate(columns):
+        masks[0, index, :, first:last] = 9.0
+    likely = torch.tensor(objectness if objectness is not None else [3.0] * len(columns))
+    classes = torch.stack([likely, torch.zeros_like(likely)], dim=-1)[None]
+    return MaskProposals(masks, torch.zeros(1, len(columns), 0), classes)
+
+
+def test_several_proposals_may_fit_one_segment_and_none_a_crowd(classifier: FisaClassifier) -> None:
+    shown = proposals((0, 6), (0, 5), (6, 12))
+    kept = proposed_view(two_halves(), SAME, shown, classifier, FisaLossConfig(), NO_CATEGORY)
+    assert kept.categories.tolist() == [4, 4] and kept.mask_logits.shape == kept.truth.shape == (2, 8, 12)
+    assert (kept.truth[:, :, :6] == 1).all() and (kept.truth[:, :, 6:] == 0).all()
+    weighted = proposed_view(two_halves(), SAME, shown, classifier, FisaLossConfig(none_weight=0.1), NO_CATEGORY)
+    assert weighted.categories.tolist() == [4, 4, NO_CATEGORY] and not weighted.truth[2].any()
+
+
+def test_the_likeliest_proposals_are_read(classifier: FisaClassifier) -> None:
+    shown = proposals((0, 5), (0, 6), (0, 6), (0, 6), objectness=[-5.0, 1.0, 2.0, 3.0])
+    kept = proposed_view(two_halves(), SAME, shown, classifier, FisaLossConfig(), NO_CATEGORY)
+    assert len(kept.categories) == 3 and ((kept.mask_logits > 0).sum(dim=(1, 2)) == 48).all()
+
+
+def test_a_view_moves_proposals_and_drops_what_it_cuts_off(classifier: FisaClassifier) -> None:
+    mirrored = View((32, 48), 0, 0, (32, 24), flipped=True)  # the right half, mirrored
+    shown = proposals((0, 6), (6, 12))
+    kept = proposed_view(two_halves(), mirrored, shown, classifier, FisaLossConfig(none_weight=1.0), NO_CATEGORY)
+    assert kept.categories.tolist() == [NO_CATEGORY] and (kept.mask_logits > 0).all()
+
+
+def test_no_proposal_at_all_costs_nothing_and_breaks_nothing(classifier: FisaClassifier) -> None:
+    kept = proposed_view(two_halves(), SAME, proposals(), classifier, FisaLossConfig(), NO_CATEGORY)
+    assert kept.mask_logits.shape == (0, 8, 12) and kept.categories.shape == (0,)
+    masks, is_mask = pad_masks([kept.mask_logits, kept.mask_logits])
+    assert masks.shape == (2, 1, 8, 12) and not is_mask.any() and (masks < 0).all()
+
+
+def test_padding_keeps_every_mask_in_its_image() -> None:
+    groups = [torch.full((2, 4, 4), 1.0), torch.full((0, 4, 4), 2.0), torch.full((3, 4, 4), 3.0)]
+    masks, is_mask = pad_masks(groups)
+    assert masks.shape == (3, 3, 4, 4) and is_mask.sum(dim=1).tolist() == [2, 0, 3]
+    assert torch.equal(masks[is_mask], torch.cat(groups))
+
+
+def test_the_map_shows_the_most_probable_query_where_a_mask_is() -> None:
+    masks = torch.full((3, 2, 2), -9.0)
+    masks[0, :, 0] = 9.0  # left
+    masks[1, 0] = 9.0  # above, more confident
+    masks[2] = 9.0  # everywhere, but nothing
+    classes = torch.tensor([[1.0, 0.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 9.0]])
+    assert label_map(masks, classes, (2, 2)).tolist() == [[2, 2], [1, 0]]
+    assert not label_map(masks[:0], classes[:0], (4, 4)).any()
+    assert not label_map(masks[2:], classes[2:], (4, 4)).any()
+
+
+def test_pictures_take_ids_of_any_size() -> None:
+    image = torch.full((3, 4, 5), 100, dtype=torch.uint8)
+    wanted = torch.tensor([[0, 16_000_000, 7, 7, 7]] * 4, dtype=torch.int32)
+    picture = compare_segments(image, wanted, torch.zeros(4, 5, dtype=torch.int32))
+    assert picture.shape == (4, 15, 3) and picture.dtype == np.uint8
+    assert (picture[:, :5] == 100).all() and (picture[:, 10:] == 100).all() and (picture[:, 5:10] != 100).any()
+
+
+def test_pictures_of_names_show_the_smaller_mask_on_top() -> None:
+    image = torch.full((3, 4, 6), 100, dtype=torch.uint8)
+    masks = torch.full((2, 4, 6), -9.0)
+    masks[0, :, :4], masks[1, :, :2] = 9.0, 9.0
+    picture = compare_names(image, masks, ["cup", "floor"], ["cup", "cup"], scale=2)
+    assert picture.shape == (8, 24, 3) and picture.dtype == np.uint8
+    assert (picture[:, 8:12] == 100).all()  # no mask, no colour
+    wanted, found = picture[:, :12], picture[:, 12:]
+    assert (wanted[:, 5:8] == found[:, 5:8]).all() and (wanted[:, :3] != found[:, :3]).any()
+    assert (compare_names(image, masks[:0], [], []) == 100).all()

@@ -1,0 +1,156 @@
+"""The set loss: matching by hand, perfect and wrong predictions, images without segments."""
+
+import pytest
+import torch
+
+from ovseg_ros.core.proposals.eomt.network import QueryPrediction
+from ovseg_ros.offline.train.losses import (
+    MaskLossConfig,
+    MaskTargets,
+    mask_set_loss,
+    match,
+    sample_points,
+    uncertain_points,
+)
+
+CONFIG = MaskLossConfig()
+
+
+def masks(*rows: list[float]) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.float32).reshape(len(rows), 2, 2)
+
+
+def prediction(mask_logits: torch.Tensor, classes: list[int], confidence: float = 12.0) -> QueryPrediction:
+    class_logits = torch.full((1, len(classes), 3), -confidence)
+    class_logits[0, torch.arange(len(classes)), torch.tensor(classes)] = confidence
+    return QueryPrediction(mask_logits[None], class_logits)
+
+
+def test_the_cheapest_assignment_is_found() -> None:
+    targets = masks([1, 1, 0, 0], [0, 0, 1, 1])
+    logits = 10 * (2 * masks([0, 0, 1, 1], [1, 0, 0, 1], [1, 1, 0, 0]) - 1)  # query 2 is target 0, query 0 target 1
+    rows, columns = match(logits.flatten(1), torch.zeros(3, 3), targets.flatten(1), torch.tensor([0, 0]), CONFIG)
+    assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [(0, 1), (2, 0)]
+
+
+def test_classes_break_ties_between_equal_masks() -> None:
+    targets = masks([1, 1, 0, 0], [1, 1, 0, 0])
+    logits = 10 * (2 * targets - 1)
+    class_logits = torch.tensor([[0.0, 5.0, 0.0], [5.0, 0.0, 0.0]])
+    rows, columns = match(logits.flatten(1), class_logits, targets.flatten(1), torch.tensor([0, 1]), CONFIG)
+    assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [(0, 1), (1, 0)]
+
+
+def test_a_perfect_prediction_costs_nothing_and_a_wrong_one_much() -> None:
+    target = MaskTargets(masks([1, 1, 0, 0]), torch.tensor([1]))
+    right = prediction(20 * (2 * masks([1, 1, 0, 0], [0, 0, 0, 1]) - 1), [1, 2])
+    wrong = prediction(20 * (2 * masks([0, 0, 1, 1], [0, 0, 1, 1]) - 1), [0, 0])
+    low, high = (mask_set_loss([p], [target], CONFIG) for p in (right, wrong))
+    assert float(sum(low.values())) < 1e-4
+    assert float(high["class"]) > 10 and float(high["bce"]) > 50
+    assert float(high["dice"]) == pytest.approx(5 * (1 - 1 / 5), abs=1e-3)  # 1 - (2 * 0 + 1) / (2 + 2 + 1)
+
+
+def test_deep_supervision_adds_up() -> None:
+    target = MaskTargets(masks([1, 1, 0, 0]), torch.tensor([1]))
+    one = prediction(torch.randn(2, 2, 2), [1, 2], 1.0)
+    single, double = mask_set_loss([one], [target], CONFIG), mask_set_loss([one, one], [target], CONFIG)
+    for name, value in single.items():
+        assert float(double[name]) == pytest.approx(2 * float(value), rel=1e-5)
+
+
+def test_an_image_without_segments_teaches_no_object_only() -> None:
+    empty = MaskTargets(torch.zeros(0, 2, 2), torch.zeros(0, dtype=torch.int64))
+    logits = torch.randn(3, 2, 2, requires_grad=True)
+    losses = mask_set_loss([prediction(logits, [2, 2, 0])], [empty], CONFIG)
+    assert float(losses["bce"].detach()) == 0 and float(losses["dice"].detach()) == 0
+    assert float(losses["class"].detach()) > 1
+    torch.stack(list(losses.values())).sum().backward()
+    assert logits.grad is None or not logits.grad.abs().any()
+
+
+def test_more_segments_than_queries_match_the_best() -> None:
+    target = MaskTargets(masks([1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]), torch.tensor([0, 0, 0]))
+    losses = mask_set_loss([prediction(9 * (2 * masks([0, 0, 1, 1]) - 1), [0])], [target], CONFIG)
+    assert float(losses["bce"]) < 0.01
+
+
+def test_diverged_logits_still_match() -> None:
+    broken = torch.tensor([[float("nan")] * 4, [1.0, 1.0, -1.0, -1.0]])
+    rows, _ = match(broken, torch.zeros(2, 3), masks([1, 1, 0, 0]).flatten(1), torch.tensor([0]), CONFIG)
+    assert rows.tolist() == [1]
+
+
+def test_points_are_sampled_between_pixel_centres() -> None:
+    maps = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])[None]
+    points = torch.tensor([[[0.25, 0.25], [0.75, 0.25], [0.5, 0.5], [0.5, 0.75]]])  # (x, y)
+    assert sample_points(maps, points)[0, 0].tolist() == pytest.approx([0.0, 1.0, 1.5, 2.5])
+
+
+def test_most_points_lie_where_a_mask_is_unsure() -> None:
+    """Left half sure, right half unsure: three quarters of the points are picked there, of the rest half by chance."""
+    logits = torch.full((2, 8, 8), 9.0)
+    logits[:, :, 4:] = 0.1
+    config = MaskLossConfig(points=2000)
+    points = uncertain_points(logits, config)
+    assert points.shape == (2, 2000, 2) and points.min() >= 0 and points.max() <= 1
+    assert (points[..., 0] > 0.5).float().mean(dim=1).tolist() == pytest.approx([0.875, 0.875], abs=0.03)
+    assert uncertain_points(logits[:0], config).shape == (0, 2000, 2)
+
+
+def test_losses_on_points_come_near_those_on_all_pixels() -> None:
+    """Without preference for unsure points, they are an unbiased sample; masks may have a finer resolution."""
+    torch.manual_seed(0)
+    coarse = torch.zeros(2, 64, 64)
+    coarse[0, :32], coarse[1, 32:, 32:] = 1, 1
+    fine = coarse.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
+    shown = prediction(4 * coarse - 2 + 0.1 * torch.randn(2, 64, 64), [1, 0], 1.0)
+    classes = torch.tensor([1, 0])
+    dense = mask_set_loss([shown], [MaskTargets(coarse, classes)], CONFIG)
+    config = MaskLossConfig(points=20_000, oversample=1.0, importance=0.0)
+    sampled = mask_set_loss([shown], [MaskTargets(fine.bool(), classes)], config)
+    assert float(sampled["class"]) == float(dense["class"])
+    assert float(sampled["bce"]) == pytest.approx(float(dense["bce"]), rel=0.1)  # samples at the rim fade to 0
+    assert float(sampled["dice"]) == pytest.approx(float(dense["dice"]), rel=0.1)  # samples at the rim fade to 0
+
+
+def test_points_of_an_image_without_segments_teach_no_object_only() -> None:
+    empty = MaskTargets(torch.zeros(0, 8, 8, dtype=torch.bool), torch.zeros(0, dtype=torch.int64))
+    logits = torch.randn(3, 2, 2, requires_grad=True)
+    losses = mask_set_loss([prediction(logits, [2, 2, 0])], [empty], MaskLossConfig(points=16))
+    assert float(losses["bce"].detach()) == 0 and float(losses["dice"].detach()) == 0
+    torch.stack(list(losses.values())).sum().backward()
+    assert logits.grad is not None and not logits.grad.any()  # part of the graph, as DDP wants it
+
+
+def test_processes_that_share_a_batch_normalise_by_its_masks() -> None:
+    """Two shares, each normalised by the mean count, average to the whole batch's loss."""
+    torch.manual_seed(0)
+    config = MaskLossConfig(no_object_weight=1.0)
+    targets = [
+        MaskTargets(masks([1, 1, 0, 0]), torch.tensor([1])),
+        MaskTargets(masks([1, 0, 0, 0], [0, 0, 1, 1]), torch.tensor([0, 1])),
+    ]
+    logits, classes = torch.randn(2, 3, 2, 2), torch.randn(2, 3, 3)
+    whole = mask_set_loss([QueryPrediction(logits, classes)], targets, config)
+    shares = [
+        mask_set_loss([QueryPrediction(logits[i : i + 1], classes[i : i + 1])], targets[i : i + 1], config, count=1.5)
+        for i in (0, 1)
+    ]
+    for name, value in whole.items():
+        assert float(sum(share[name] for share in shares)) / 2 == pytest.approx(float(value), rel=1e-5)
+
+
+def test_half_precision_predictions_are_compared_in_single() -> None:
+    target = MaskTargets(masks([1, 1, 0, 0]), torch.tensor([1]))
+    exact = prediction(torch.tensor([[[3.0, 2.0], [-4.0, -5.0]], [[1.0, -1.0], [1.0, -1.0]]]), [1, 2], 3.0)
+    half = QueryPrediction(exact.mask_logits.bfloat16(), exact.class_logits.bfloat16())
+    for name, value in mask_set_loss([half], [target], CONFIG).items():
+        assert value.dtype == torch.float32
+        assert float(value) == pytest.approx(float(mask_set_loss([exact], [target], CONFIG)[name]), rel=1e-5)
+
+
+@pytest.mark.parametrize("bad", [{"points": -1}, {"oversample": 0.5}, {"importance": 1.1}])
+def test_bad_points_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="points must be"):
+        MaskLossConfig(**bad)

@@ -1,0 +1,107 @@
+"""Training samples: a function of seed, step and number; every image once an epoch; damaged images named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ovseg_ros.core.errors import DatasetError
+from ovseg_ros.offline.data.categories import load_categories
+from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample, SegmentLabel
+from ovseg_ros.offline.train.augmentation import JitterConfig, View
+from ovseg_ros.offline.train.eomt_panoptic import segmented_view, to_targets
+from ovseg_ros.offline.train.loop_config import LoopConfig
+from ovseg_ros.offline.train.panoptic_stream import PanopticDataConfig, PanopticStream
+
+
+class Numbered(PanopticDataset):
+    """Image n is grey n, with a stuff segment, a crowd and void. Some images are damaged or all void."""
+
+    def __init__(self, count: int, damaged: tuple[int, ...] = (), void: tuple[int, ...] = ()) -> None:
+        super().__init__("numbered", Path("nowhere"), "train", load_categories("cityscapes", range(19)))
+        self.count, self.damaged, self.void = count, damaged, void
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name_of(self, index: int) -> str:
+        return f"image{index}"
+
+    def paths_of(self, index: int) -> tuple[Path, Path]:
+        return self.root / f"{index}.jpg", self.root / f"{index}.png"
+
+    def __getitem__(self, index: int) -> PanopticSample:
+        if index in self.damaged:
+            raise DatasetError(f"image{index} is torn")
+        ids = np.zeros((12, 16), dtype=np.int32)
+        ids[:, :8], ids[:3, 8:] = 70_000, 5
+        segments = (
+            SegmentLabel(70_000, 3, is_thing=False, is_crowd=False, area=96, declared_area=96),
+            SegmentLabel(5, 11, is_thing=True, is_crowd=True, area=24, declared_area=24),
+        )
+        if index in self.void:
+            ids[:], segments = 0, ()
+        return PanopticSample(np.full((12, 16, 3), index, dtype=np.uint8), ids, segments, self.name_of(index))
+
+
+def stream_of(dataset: PanopticDataset, *, steps: int = 40, seed: int = 0, on_error: str = "skip"):  # type: ignore[no-untyped-def]
+    loop = LoopConfig(steps=steps, batch_size=4, learning_rate=1.0, seed=seed)
+    data = PanopticDataConfig(JitterConfig((16, 16)), on_error=on_error, workers=3)
+
+    def prepare(sample: PanopticSample, view: View) -> tuple[str, View]:
+        return sample.name, view
+
+    return PanopticStream(dataset, data, loop, prepare)
+
+
+def test_a_sample_is_a_function_of_seed_step_and_number() -> None:
+    streams = [stream_of(Numbered(10)), stream_of(Numbered(10)), stream_of(Numbered(10), seed=1)]
+    one, same, other = ([stream.batch(step, range(4)) for step in range(6)] for stream in streams)
+    assert one == same and one != other
+    late, shares = stream_of(Numbered(10)), stream_of(Numbered(10))
+    assert late.batch(5, range(4)) == one[5]  # as after a resume
+    assert shares.batch(5, range(2, 4)) + shares.batch(5, range(2)) == one[5][2:] + one[5][:2]  # as on two processes
+    for stream in (*streams, late, shares):
+        stream.close()
+
+
+def test_an_epoch_shows_every_image_once_in_another_order() -> None:
+    stream = stream_of(Numbered(8))
+    epochs = [[name for step in (2 * e, 2 * e + 1) for name, _ in stream.batch(step, range(4))] for e in range(3)]
+    stream.close()
+    assert all(sorted(epoch) == [f"image{n}" for n in range(8)] for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_damaged_images_are_named_counted_and_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    stream = stream_of(Numbered(6, damaged=(2, 4), void=(1,)))
+    names = {name for step in range(12) for name, _ in stream.batch(step, range(4))}
+    stream.close()
+    assert names == {"image0", "image3", "image5"}
+    assert stream.skipped == {"image2": "image2 is torn", "image4": "image4 is torn"}
+    assert "skipped the image image2" in caplog.text and "2 images were skipped: image2, image4" in caplog.text
+
+
+def test_damaged_images_stop_the_run_when_asked() -> None:
+    stream = stream_of(Numbered(6, damaged=(2,)), on_error="stop")
+    with pytest.raises(DatasetError, match="image2 is torn"):
+        for step in range(3):
+            stream.batch(step, range(4))
+    stream.close()
+
+
+def test_nothing_but_void_and_damage_is_an_error() -> None:
+    stream = stream_of(Numbered(3, damaged=(0,), void=(1, 2)))
+    with pytest.raises(DatasetError, match="no image of numbered train in nowhere can be trained on"):
+        stream.batch(0, range(1))
+    stream.close()
+
+
+def test_targets_leave_out_crowds_and_what_the_view_does_not_show() -> None:
+    sample = Numbered(1)[0]
+    whole = segmented_view(sample, View((12, 16), 0, 0, (16, 16), flipped=False))
+    assert whole.image.shape == (3, 16, 16) and whole.ids.tolist() == [70_000] and whole.classes.tolist() == [3]
+    masks = to_targets(whole, whole.image.device).masks
+    assert masks.shape == (1, 16, 16) and masks[0, :12, :8].all() and masks.sum() == 96
+    right = segmented_view(sample, View((12, 16), 0, 8, (12, 8), flipped=False))
+    assert right.ids.tolist() == [] and to_targets(right, whole.image.device).masks.shape == (0, 12, 8)

@@ -1,0 +1,208 @@
+"""Captions, crops and batches of the tabletop training, and a whole run in miniature."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ovseg_ros.core.backbones.sentence_clip import ClipConfig
+from ovseg_ros.core.build import build_segmenter, preset_path
+from ovseg_ros.core.errors import ConfigError, DatasetError
+from ovseg_ros.core.types import MaskProposals
+from ovseg_ros.offline.data.tabletop_views import SCENES_PER_SHARD, TabletopViews, load_or_render
+from ovseg_ros.offline.train.captions import Concept, caption, is_true_of
+from ovseg_ros.offline.train.clip import CropSource, caption_loss, clamp_window
+from ovseg_ros.offline.train.eomt_tabletop import STUFF_CLASS, THING, sample_batch
+from ovseg_ros.offline.train.loop import LoopConfig
+from ovseg_ros.offline.train.pseudo_masks import box_iou, propose_masks
+from ovseg_ros.offline.train.run import recipe_path, train
+from ovseg_ros.sim import categories
+
+LOOP = LoopConfig(steps=10, batch_size=3, learning_rate=1e-3)
+CLIP = ClipConfig(image_size=32, patch_size=8, width=64, layers=1, head_width=32)
+
+RECIPE = """
+preset: {preset}
+eomt:
+  loop: {{steps: 2, batch_size: 2, learning_rate: 1.0e-3, warmup_steps: 1}}
+  scenes: 20
+  views: 1
+  phases: [{{until: 0.5, size: [32, 48]}}, {{until: 1.0, size: [240, 320]}}]
+clip:
+  loop: {{steps: 2, batch_size: 4, learning_rate: 1.0e-3, warmup_steps: 1}}
+  adaptation: {{steps: 1, batch_size: 4, learning_rate: 1.0e-3, warmup_steps: 1}}
+  caption_scenes: 20
+  mask_scenes: 20
+  views: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One shard of each split."""
+    folder = tmp_path_factory.mktemp("data")
+    for split in ("train", "captions"):
+        load_or_render(folder, split, scenes=SCENES_PER_SHARD, views=1, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def views(data: Path) -> TabletopViews:
+    return load_or_render(data, "train", scenes=SCENES_PER_SHARD, views=1)
+
+
+def test_captions_never_use_a_held_out_synonym() -> None:
+    rng = np.random.default_rng(0)
+    held_out = {word.held_out for word in (*categories.SHAPES, *categories.STUFF)}
+    for shape in categories.SHAPES:
+        for _ in range(100):
+            sentence, said = caption(Concept(shape.name, color="red"), rng)
+            assert is_true_of(said, Concept(shape.name, color="red"))
+            assert any(name in sentence for name in shape.training_names)
+            assert not any(sentence.endswith((f" {word}", f"a {word}")) or sentence == word for word in held_out)
+
+
+def test_a_caption_is_true_of_what_it_does_not_contradict() -> None:
+    red_ball = Concept("ball", color="red")
+    assert is_true_of(Concept("ball"), red_ball)
+    assert is_true_of(red_ball, red_ball)
+    assert not is_true_of(Concept("ball", color="blue"), red_ball)
+    assert not is_true_of(Concept("cube"), red_ball)
+    assert is_true_of(Concept("table"), Concept("table", texture="wooden"))
+    assert not is_true_of(Concept("table", texture="marble"), Concept("table", texture="wooden"))
+
+
+def test_caption_loss_by_hand() -> None:
+    logits = torch.tensor([[2.0, 1.0, -1.0]])
+    truth = torch.tensor([[True, True, False]])
+    rest = math.exp(-1.0) + 1  # the false caption and "none"
+    wanted = sum(-math.log(math.exp(x) / (math.exp(x) + rest)) for x in (2.0, 1.0)) / 2
+    shown = caption_loss(logits, truth, torch.tensor([False]))
+    assert float(shown) == pytest.approx(wanted, rel=1e-5)
+    withheld = caption_loss(logits, truth, torch.tensor([True]))
+    assert float(withheld) == pytest.approx(math.log(rest), rel=1e-5)
+
+
+def test_training_views_show_seen_categories_only(views: TabletopViews) -> None:
+    assert len(views) == SCENES_PER_SHARD
+    assert {label for labels in views.labels for label in labels} <= categories.SEEN
+    assert all(ids.max() == len(labels) for ids, labels in zip(views.segment_ids, views.labels, strict=True))
+
+
+def test_a_broken_shard_is_named(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "train-320x240-1views"
+    folder.mkdir()
+    (folder / "000000.npz").write_bytes(b"torn")
+    with pytest.raises(DatasetError, match="000000.npz"):
+        load_or_render(tmp_path, "train", scenes=1, views=1)
+
+
+def test_batches_are_a_function_of_seed_and_step(views: TabletopViews) -> None:
+    images, targets = sample_batch(views, LOOP, 5, (96, 128))
+    again, _ = sample_batch(views, LOOP, 5, (96, 128))
+    other, _ = sample_batch(views, LOOP, 6, (96, 128))
+    assert images.shape == (3, 3, 96, 128) and torch.equal(images, again) and not torch.equal(images, other)
+    for target in targets:
+        assert target.masks.shape[1:] == (24, 32)
+        assert set(target.classes.tolist()) <= {THING, STUFF_CLASS}
+        assert (target.masks.sum(dim=0) <= 1 + 1e-6).all()  # segments do not overlap
+        assert (target.masks.sum(dim=(1, 2)) >= 2).all()
+
+
+def test_crops_show_what_their_concept_says(views: TabletopViews) -> None:
+    source = CropSource(views, CLIP)
+    rng = np.random.default_rng(0)
+    for masked in (False, True):
+        for stuff in (False, True):
+            crop, mask, concept = source.draw(rng, stuff=stuff, masked=masked)
+            assert crop.shape == (32, 32, 3) and mask.shape == (4, 4)
+            assert (concept.color is None) == stuff
+            assert masked or mask.all()
+
+
+def truth_generator(views: TabletopViews, keep: int) -> nn.Module:
+    """A generator that proposes the true masks of the first `keep` segments of every image it is shown in order."""
+
+    class Truth(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shown = 0
+
+        def forward(self, images: torch.Tensor) -> MaskProposals:
+            numbers = torch.arange(1, keep + 1)[:, None, None]
+            ids = torch.from_numpy(views.segment_ids[self.shown : self.shown + len(images)].astype(np.int64))
+            self.shown += len(images)
+            masks = (ids[:, None, ::4, ::4] == numbers).float() * 20 - 10
+            likely = torch.tensor([9.0, 0.0, -9.0]).expand(len(images), keep, 3)
+            return MaskProposals(masks, torch.zeros(len(images), keep, 1), likely)
+
+    return Truth()
+
+
+def test_a_generator_masks_the_photos_it_fits(views: TabletopViews) -> None:
+    """Pseudo-masks come from the generator, not from the ground truth, and only objects that it found are drawn."""
+    everything = CropSource(views, CLIP)
+    found = CropSource(views, CLIP, truth_generator(views, keep=2))
+    assert not found.stuff
+    regions = [region for group in found.things.values() for region in group]
+    assert regions and {region.segment for region in regions} <= {1, 2}
+    assert len(regions) < sum(len(group) for group in everything.things.values())
+    for region in regions[:5]:
+        difference = found._mask(region) ^ (views.segment_ids[region.view] == region.segment)
+        assert difference.mean() < 0.02  # the same object, at the generator's resolution
+
+
+def test_a_generator_that_finds_nothing_gives_no_mask() -> None:
+    class Nothing(nn.Module):
+        def forward(self, images: torch.Tensor) -> MaskProposals:
+            logits = torch.tensor([-9.0, -9.0, 9.0]).expand(len(images), 4, 3)
+            return MaskProposals(torch.ones(len(images), 4, 8, 8), torch.zeros(len(images), 4, 1), logits)
+
+    images = np.zeros((3, 32, 32, 3), dtype=np.uint8)
+    boxes = [np.array([[0, 0, 8, 8]]), np.zeros((0, 4)), np.array([[0, 0, 32, 32], [4, 4, 9, 9]])]
+    found = propose_masks(Nothing(), images, boxes)
+    assert [masks.shape for masks, _ in found] == [(1, 8, 8), (0, 8, 8), (2, 8, 8)]
+    assert not any(fits.any() or masks.any() for masks, fits in found)
+
+
+def test_a_generator_that_fits_no_photo_stops_the_training(views: TabletopViews) -> None:
+    nowhere = truth_generator(views, keep=1)
+    empty = TabletopViews(views.images[:1], views.segment_ids[:1], [["table"]], views.textures[:1])
+    with pytest.raises(DatasetError, match="none of 0 photographed objects got a mask"):
+        CropSource(empty, CLIP, nowhere)
+
+
+def test_box_iou_by_hand() -> None:
+    first = np.array([[0, 0, 4, 4], [10, 10, 12, 12]])
+    second = np.array([[0, 0, 4, 4], [2, 0, 6, 4], [20, 20, 21, 21]])
+    assert box_iou(first, second).tolist() == [[1.0, pytest.approx(8 / 24), 0.0], [0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("side", [1, 40, 500])
+def test_windows_stay_in_the_image(side: int) -> None:
+    for x, y in ((0, 0), (99, 49), (50, 25)):
+        left, top, right, bottom = clamp_window(x, y, side, (50, 100))
+        assert 0 <= left < right <= 100 and 0 <= top < bottom <= 50
+        assert right - left == min(max(side, 2), 100) and bottom - top == min(max(side, 2), 50)
+
+
+def test_a_recipe_trains_a_preset_that_loads(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two steps teach nothing: any mask has to do.
+    monkeypatch.setattr("ovseg_ros.offline.train.pseudo_masks.MIN_OBJECTNESS", 0.0)
+    monkeypatch.setattr("ovseg_ros.offline.train.pseudo_masks.MIN_BOX_IOU", 0.0)
+    preset = tmp_path / "tiny.yaml"
+    preset.write_text(preset_path("tabletop").read_text())
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.format(preset=preset))
+    train(str(recipe), out=tmp_path / "out", data=data)
+    for file in (tmp_path / "out").glob("*.safetensors"):
+        file.rename(tmp_path / file.name)
+    assert build_segmenter(str(preset), "cpu")
+
+
+def test_unknown_recipes_are_named() -> None:
+    with pytest.raises(ConfigError, match="no recipe 'tabletpo'.*tabletop"):
+        recipe_path("tabletpo")

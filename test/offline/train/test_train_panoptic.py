@@ -1,0 +1,225 @@
+"""`ovseg train` on a data set in COCO panoptic layout: EoMT, then FISA on its proposals; kills, bad input."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ovseg_ros.core.backbones.open_clip_model import model_description
+from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.offline.cli.main import main
+from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, write_dataset
+
+EOMT = "{image_size: [64, 96], width: 16, depth: 2, heads: 2, num_queries: 6, num_classes: 100, joint_blocks: 1}"
+
+EOMT_RECIPE = f"""
+eomt_panoptic:
+  architecture: {EOMT}
+  checkpoint: tiny_eomt.safetensors
+  data: {{dataset: tabletop, split: train, jitter: {{size: [64, 96], scale: [0.5, 2.0]}}, workers: 2}}
+  loop:
+    {{steps: 4, batch_size: 2, learning_rate: 1.0e-3, warmup_steps: 1, encoder: {{warmup_steps: 1}},
+      gradient_clip: 0.01, checkpoint_every: 5, log_every: 1, pictures_every: 2}}
+  loss: {{points: 64}}
+  annealing_starts: [1]
+  annealing_ends: [3]
+"""
+
+CLIP = """
+{"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+ "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
+"""
+
+PRESET = f"""
+description: tiny
+input_size: [64, 96]
+eomt: {EOMT}
+eomt_checkpoint: tiny_eomt.safetensors
+open_clip: {{architecture: clip.json, checkpoint: clip.safetensors}}
+fisa: {{input_size: 64, seve_width: 16, seve_heads: 2, max_masks: 4, adapter_width: 4}}
+fisa_checkpoint: tiny_fisa.safetensors
+templates: ["{{}}"]
+"""
+
+FISA_RECIPE = """
+fisa_panoptic:
+  preset: PRESET
+  checkpoint: tiny_fisa.safetensors
+  data: {dataset: tabletop, split: train, jitter: {size: [64, 64], scale: [0.8, 1.5]}, workers: 2}
+  loop:
+    {steps: 3, batch_size: 2, learning_rate: 1.0e-2, warmup_steps: 1, log_every: 1, pictures_every: 2,
+     multipliers: [{prefix: stream.queries., factor: 0.1}]}
+  loss: {min_iou: 0.0}
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tabletop")
+    write_dataset(DatasetConfig("train", count=3, width=96, height=64), folder, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def eomt(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a whole training in miniature."""
+    folder = tmp_path_factory.mktemp("eomt")
+    assert run(folder, EOMT_RECIPE, data) == 0
+    return folder
+
+
+def run(folder: Path, recipe: str, data: Path, *arguments: str) -> int:
+    path = folder / "recipe.yaml"
+    path.write_text(recipe)
+    return main(["train", str(path), "--out", str(folder), "--data", str(data), "--device", "cpu", *arguments])
+
+
+def told(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def test_eomt_trains_and_shows_pictures(eomt: Path) -> None:
+    assert [line["step"] for line in told(eomt / "eomt")] == [1, 2, 3, 4]
+    assert all(line["total"] > 0 for line in told(eomt / "eomt"))
+    board = EventAccumulator(str(eomt / "eomt" / "tensorboard")).Reload()
+    assert [(image.step, image.width, image.height) for image in board.Images("segments")] == [
+        (2, 288, 64),
+        (4, 288, 64),
+    ]
+    assert load_file(eomt / "tiny_eomt.safetensors")["class_head.bias"].shape == (101,)
+
+
+def test_fisa_trains_on_the_proposals_of_that_eomt(eomt: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "clip.json").write_text(CLIP)
+    torch.manual_seed(0)
+    clip = open_clip.CustomTextCLIP(**model_description(str(tmp_path / "clip.json")))
+    state = {key: value.contiguous() for key, value in clip.state_dict().items() if key != "text.attn_mask"}
+    save_file(state, tmp_path / "clip.safetensors")
+    (tmp_path / "tiny_eomt.safetensors").write_bytes((eomt / "tiny_eomt.safetensors").read_bytes())
+    preset = tmp_path / "tiny.yaml"
+    preset.write_text(PRESET.replace("clip.json", f"{tmp_path}/clip.json").replace("clip.saf", f"{tmp_path}/clip.saf"))
+    recipe = FISA_RECIPE.replace("PRESET", str(preset))
+
+    assert run(tmp_path, recipe, data) == 0
+    lines = told(tmp_path / "fisa")
+    assert [line["step"] for line in lines] == [1, 2, 3] and all(line["class"] > 0 for line in lines)
+    assert len(list((tmp_path / "proposals").rglob("*.npz"))) == 3  # each image once, in three steps of two
+    kept = torch.load(tmp_path / "fisa" / "last.pt", weights_only=True)["model"]
+    assert {name.split(".")[0] for name in kept} == {"stream", "adapter"}  # neither CLIP nor the generator
+    assert build_segmenter(str(preset), "cpu")  # reads what was written
+    events = EventAccumulator(str(tmp_path / "fisa" / "tensorboard")).Reload()
+    assert [(image.step, image.width, image.height) for image in events.Images("names")] == [(2, 128, 64)]
+
+    # The same again from the cache alone gives the same, and other steps go on from there.
+    for name in ("last.pt", "log.jsonl"):
+        (tmp_path / "fisa" / name).unlink()
+    assert run(tmp_path, recipe, data, "--resume", "never") == 0
+    assert told(tmp_path / "fisa") == lines
+    assert run(tmp_path, recipe, data, "--resume", "require", "--steps", "4") == 0
+    assert [line["step"] for line in told(tmp_path / "fisa")] == [1, 2, 3, 4]
+
+
+def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path) -> None:
+    """SIGKILL of a real `ovseg train` at a step that is no checkpoint's; the loss curve and the weights are exact."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        recipe = EOMT_RECIPE.replace("checkpoint_every: 5", "checkpoint_every: 4")
+        unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+        unbroken.mkdir(), killed.mkdir()
+        steps = ("--steps", "40")
+        assert run(unbroken, recipe, data, *steps) == 0
+
+        (killed / "recipe.yaml").write_text(recipe)
+        command = [sys.executable, "-m", "ovseg_ros.offline.cli.main", "train", str(killed / "recipe.yaml")]
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }
+        process = subprocess.Popen(
+            [*command, "--out", str(killed), "--data", str(data), "--device", "cpu", *steps],
+            env=environment,
+            stderr=subprocess.DEVNULL,
+        )
+        log = killed / "eomt" / "log.jsonl"
+        deadline = time.monotonic() + 240
+        while process.poll() is None and time.monotonic() < deadline:
+            if log.exists() and log.read_text().count("\n") >= 10:
+                break
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(timeout=60) == -signal.SIGKILL
+        assert 0 < torch.load(killed / "eomt" / "last.pt", weights_only=True)["step"] < 40
+
+        assert run(killed, recipe, data, "--resume", "require", *steps) == 0
+        assert told(killed / "eomt") == told(unbroken / "eomt")
+        ours, theirs = (torch.load(folder / "eomt" / "last.pt", weights_only=True) for folder in (killed, unbroken))
+        assert all(torch.equal(ours["model"][key], theirs["model"][key]) for key in theirs["model"])
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (("learning_rate", "learning_rte"), "unknown key 'learning_rte'; did you mean 'learning_rate'"),
+        (("num_classes: 100", "num_classes: 133"), "the architecture has 133 classes, but tabletop has 100; set"),
+        (("size: [64, 96]", "size: [60, 96]"), r"data.jitter.size \(60, 96\) must be multiples of the patch size 16"),
+        (("batch_size: 2", "batch_size: 0"), "batch_size must be 1 or more, got 0"),
+        (
+            ("annealing_starts: [1]", "annealing_starts: [1, 2]"),
+            "annealing_starts and annealing_ends need 1 steps each",
+        ),
+        (("dataset: tabletop", "dataset: tabeltop"), "unknown data set 'tabeltop'; did you mean 'tabletop'"),
+        (("dataset: tabletop", "dataset: ade20k_full"), "folder .* is missing"),
+        (("workers: 2", "workers: 2, on_error: ignore"), "on_error must be skip or stop, got 'ignore'"),
+        (("eomt_panoptic", "eomt_panoptics"), "unknown key 'eomt_panoptics'; did you mean 'eomt_panoptic'"),
+        (("  checkpoint: tiny", "  encoder_weights: /nowhere\n  checkpoint: tiny"), "'/nowhere' are missing"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused_in_one_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: tuple[str, str], message: str
+) -> None:
+    assert changed[0] in EOMT_RECIPE
+    assert run(tmp_path, EOMT_RECIPE.replace(*changed), data) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.startswith("ovseg: error: ") and error.count("\n") == 1
+    assert not (tmp_path / "eomt").exists()
+
+
+def test_masks_of_fisa_need_whole_cells(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, FISA_RECIPE.replace("[64, 64]", "[64, 66]"), data) == 2
+    assert "(64, 66) must be multiples of the masks' stride 4" in capsys.readouterr().err
+
+
+def test_missing_data_and_states_are_named(
+    eomt: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, EOMT_RECIPE, tmp_path / "nowhere") == 2
+    assert "nowhere of tabletop is missing; expected in it: panoptic.json" in capsys.readouterr().err
+    assert run(tmp_path, EOMT_RECIPE, data, "--resume", "require") == 2
+    assert "there is no training in" in capsys.readouterr().err
+    assert run(eomt, EOMT_RECIPE, data, "--resume", "never") == 2
+    assert "holds a training already (eomt)" in capsys.readouterr().err
+    assert run(eomt, EOMT_RECIPE.replace("width: 16", "width: 32"), data) == 2
+    assert "last.pt does not fit this configuration" in capsys.readouterr().err
+
+
+def test_an_empty_recipe_and_a_mixed_one_are_refused(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for recipe in ("mixed_precision: bf16\n", EOMT_RECIPE + "preset: tabletop\n"):
+        assert run(tmp_path, recipe, data) == 2
+        assert "expected one of eomt_panoptic, fisa_panoptic, " in capsys.readouterr().err
