@@ -41,6 +41,7 @@ setup(
         "pillow>=10",
         "psutil>=5.9",
         "pycocotools>=2.0.7",
+        "pydantic>=2.5",
         "PyYAML>=6",
         "rosbags>=0.10",
         "safetensors>=0.4.3",

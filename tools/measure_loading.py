@@ -48,7 +48,8 @@ def measure(preset: str, words: str, threads: int) -> int:
     import numpy as np
     import torch
 
-    from ovseg_ros.core.build import build_segmenter, checkpoint_paths
+    from ovseg_ros.core.build import build_segmenter
+    from ovseg_ros.core.presets import checkpoint_paths
     from ovseg_ros.core.vocabulary import Vocabulary, parse_vocabulary
 
     torch.set_num_threads(threads)
@@ -57,15 +58,14 @@ def measure(preset: str, words: str, threads: int) -> int:
     imports = report("imports", weights)
     segmenter = build_segmenter(preset, "cpu")
     report("built", weights, imports)
-    for module in (segmenter._proposer, segmenter._classifier):
-        for tensor in module.state_dict().values():  # a mapped page counts once it has been read
-            tensor.sum()
+    for tensor in segmenter.model.state_dict().values():  # a mapped page counts once it has been read
+        tensor.sum()
     report("every weight of the image networks read", weights, imports)
-    text = segmenter.encode_vocabulary(Vocabulary.build(parse_vocabulary(words)))
+    prompt = segmenter.prepare(Vocabulary.build(parse_vocabulary(words)))
     report("words embedded", weights, imports)
     image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
     for which in ("first", "second"):
-        segmenter.segment(image, text)
+        segmenter.segment(image, prompt)
         report(f"{which} mask", weights, imports)
     return 0
 
@@ -91,9 +91,10 @@ def write_random_weights(preset: str, cache: str) -> None:
     from ovseg_ros.core.proposals.published import PUBLISHED_EOMT
 
     config = load_preset(preset)
-    if config.eomt_hub is None or config.open_clip is None:
-        raise SystemExit("--random-weights is for presets with eomt_hub and open_clip")
-    eomt = next(entry.config for entry in PUBLISHED_EOMT if entry.hub_name == config.eomt_hub.checkpoint)
+    proposer, clip = config.model.proposer, config.model.clip
+    if proposer.kind != "published_eomt" or clip.kind != "open_clip":
+        raise SystemExit("--random-weights is for presets with a published_eomt and an open_clip")
+    eomt = next(entry.config for entry in PUBLISHED_EOMT if entry.hub_name == proposer.checkpoint)
     settings = EomtConfig(
         hidden_size=eomt.width,
         num_hidden_layers=eomt.depth,
@@ -116,12 +117,8 @@ def write_random_weights(preset: str, cache: str) -> None:
             path.write_text(settings.to_json_string())
             continue
         with torch.device("meta"):
-            is_eomt = repository == config.eomt_hub.checkpoint
-            model = (
-                EomtForUniversalSegmentation(settings)
-                if is_eomt
-                else CLIP(**model_description(config.open_clip.architecture))
-            )
+            is_eomt = repository == proposer.checkpoint
+            model = EomtForUniversalSegmentation(settings) if is_eomt else CLIP(**model_description(clip.architecture))
         save_random(model, path)
 
 

@@ -1,18 +1,42 @@
-"""Strict loading of YAML into frozen dataclasses: every key known, every type right, every mistake named."""
+"""Strict loading of YAML into frozen dataclasses of pydantic's: every key known, every type right, every mistake named.
+
+A configuration is a `pydantic.dataclasses.dataclass(frozen=True, slots=True, config=STRICT)`. Where several kinds of
+section may stand in one place, each has a `kind: Literal[...]`, and the field is their union with `kind` as its
+discriminator.
+"""
 
 import dataclasses
 import difflib
+import json
+import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ovseg_ros.core.errors import ConfigError
 
 T = TypeVar("T")
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+"""Of every configuration: no unknown keys, and no text for numbers or numbers for text."""
+
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dataclass_type": "a mapping",
+    "dict_type": "a mapping",
+}
+"""By pydantic's name of a fault: what should stand there, in YAML's words."""
 
 
 def load_yaml(path: Path) -> Mapping[str, Any]:
@@ -33,67 +57,95 @@ def load_yaml(path: Path) -> Mapping[str, Any]:
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Make a dataclass of a mapping, recursively.
+    """Make a configuration of a mapping, recursively.
 
     Args:
-        cls: a dataclass whose fields are numbers, strings, booleans, tuples, dataclasses, one of these or None, or a
-            tuple or a string.
-        where: what to call this mapping in an error, such as "tabletop.yaml: merge".
+        cls: the configuration's class.
+        where: what to call this mapping in an error, such as "tabletop.yaml".
 
     Raises:
-        ConfigError: for an unknown key (with the nearest valid one), a missing key, a wrong type or a refused value.
+        ConfigError: for unknown keys and kinds (each with the nearest valid one), missing keys, wrong types and refused
+            values.
     """
-    hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in values:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; valid keys: {', '.join(fields)}"
-            raise ConfigError(f"{where}: unknown key {key!r}{hint}")
-    arguments = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()}
-    required = [
-        name
-        for name, field in fields.items()
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ]
-    missing = [name for name in required if name not in arguments]
-    if missing:
-        raise ConfigError(f"{where}: missing {', '.join(missing)}")
     try:
-        return cls(**arguments)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        # By way of JSON, whose lists are tuples and whose 1 is a 1.0, even where everything else is strict.
+        return TypeAdapter(cls).validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        unknown = [fault for fault in faults if fault["type"] == "unexpected_keyword_argument"]
+        # What else is wrong beside an unknown key is mostly that the right one is missing.
+        told = dict.fromkeys(_explain(cls, fault, where) for fault in unknown or faults)
+        raise ConfigError("; ".join(told)) from error
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
+def _explain(cls: type, fault: Any, where: str) -> str:
+    """One fault in a sentence."""
+    place, kind = _place(cls, fault["loc"], where)
+    match fault["type"]:
+        case "unexpected_keyword_argument":
+            above, section = _place(cls, fault["loc"][:-1], where)
+            return f"{above}: unknown key {_nearest(fault['loc'][-1], [f.name for f in dataclasses.fields(section)])}"
+        case "missing" if isinstance(fault["loc"][-1], int):
+            return f"{place}: missing, {fault['input']!r} has too few values"
+        case "missing":
+            return f"{place.rpartition('.')[0]}: missing {fault['loc'][-1]}"
+        case "union_tag_invalid":
+            return f"{place}: unknown kind {_nearest(fault['ctx']['tag'], list(_options(kind)))}"
+        case "literal_error":
+            return f"{place}: unknown {fault['loc'][-1]} {_nearest(fault['input'], _names(fault['ctx']['expected']))}"
+        case "union_tag_not_found":
+            return f"{place}: missing kind; one of {', '.join(_options(kind))}"
+        case "too_long":
+            limit = fault["ctx"]
+            return f"{place}: expected {limit['max_length']} values, got {limit['actual_length']}: {fault['input']!r}"
+        case "value_error":
+            return f"{place}: {fault['ctx']['error']}"
+        case known if known in _EXPECTED:
+            return f"{place}: expected {_EXPECTED[known]}, got {fault['input']!r}"
+    return f"{place}: {fault['msg'].replace('Input should', 'it should')}, got {fault['input']!r}"
+
+
+def _nearest(wrong: object, right: Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(wrong), right, n=1)
+    return f"{wrong!r}; did you mean {near[0]!r}?" if near else f"{wrong!r}; expected one of {', '.join(right)}"
+
+
+def _names(expected: str) -> list[str]:
+    """The choices in pydantic's sentence: "'one', 'two' or 'three'"."""
+    return re.findall(r"'([^']+)'", expected)
+
+
+def _place(kind: Any, path: Sequence[str | int], where: str) -> tuple[str, Any]:
+    """A fault's place as one would write it, and the type that is wanted there."""
+    for step in path:
+        kind = _plain(kind)
+        if dataclasses.is_dataclass(kind):
+            where, kind = f"{where}.{step}", typing.get_type_hints(kind, include_extras=True).get(str(step))
+        elif typing.get_origin(kind) is tuple:
+            inner = typing.get_args(kind)
+            where, kind = (
+                f"{where}[{step}]",
+                inner[min(int(step), len(inner) - 1)] if inner[-1] is not ... else inner[0],
+            )
+        else:  # pydantic names which option of a union it tried
+            kind = _options(kind).get(str(step), kind)
+    return where, _plain(kind)
+
+
+def _plain(kind: Any) -> Any:
+    """A type without its annotations and without "or None"."""
+    if typing.get_origin(kind) is typing.Annotated:
+        return _plain(typing.get_args(kind)[0])
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(kind) if option is not type(None)]
-        if value is None and len(options) < len(typing.get_args(kind)):
-            return None
-        if str in options and isinstance(value, str):
-            return value
-        return _convert(options[0], value, where)
-    if origin is tuple:
-        return _convert_tuple(typing.get_args(kind), value, where)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: expected a mapping, got {value!r}")
-        return from_mapping(kind, value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}")
-    return value
+        return _plain(options[0]) if len(options) == 1 else kind
+    return kind
 
 
-def _convert_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise ConfigError(f"{where}: expected a list, got {value!r}")
-    if len(kinds) == 2 and kinds[1] is Ellipsis:
-        kinds = (kinds[0],) * len(value)
-    if len(kinds) != len(value):
-        raise ConfigError(f"{where}: expected {len(kinds)} values, got {len(value)}: {value!r}")
-    return tuple(
-        _convert(kind, item, f"{where}[{index}]") for index, (kind, item) in enumerate(zip(kinds, value, strict=True))
-    )
+def _options(union: Any) -> dict[str, Any]:
+    """The sections that may stand in one place, by their kind; other options by pydantic's name for them."""
+    options = {}
+    for option in typing.get_args(union):
+        kind = typing.get_type_hints(option).get("kind") if dataclasses.is_dataclass(option) else None
+        options[typing.get_args(kind)[0] if kind else getattr(option, "__name__", str(option))] = option
+    return options

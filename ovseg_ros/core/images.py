@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_ros.core.errors import ImageError
@@ -26,6 +27,20 @@ def to_tensor(image: np.ndarray, device: torch.device) -> Tensor:
         image = np.array(image, order="C")
     pixels = torch.from_numpy(image).to(device)
     return pixels.permute(2, 0, 1)[None].float() / 255
+
+
+def fit(pixels: Tensor, size: tuple[int, int], *, multiple: int = 4) -> Tensor:
+    """Scale (B, 3, H, W) to the largest size inside `size` with (nearly) the same aspect ratio.
+
+    Args:
+        multiple: of this many pixels each side is, so that masks of that stride stay aligned to the image.
+    """
+    height, width = pixels.shape[-2:]
+    scale = min(size[0] / height, size[1] / width)
+    fitted = [max(multiple, round(side * scale / multiple) * multiple) for side in (height, width)]
+    if fitted == [height, width]:
+        return pixels
+    return F.interpolate(pixels, size=fitted, mode="bilinear", align_corners=False, antialias=scale < 1)
 
 
 def normalize(images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:

@@ -6,13 +6,16 @@ queries are kept, and then once for each output.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field, NonNegativeInt
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 
+from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Segment
 from ovseg_ros.core.vocabulary import Vocabulary
 
@@ -29,8 +32,10 @@ _SURELY_BELOW_ONE = 15.0  # The sigmoid of higher logits may be rounded to 1.
 _ROUNDING = 1e-3  # More than interpolation can add to a logit.
 _LARGEST_LOGIT = 1e4  # Keeps infinities out of the interpolation, where infinity times zero is not a number.
 
+Share = Annotated[float, Field(ge=0, le=1)]
 
-@dataclass(frozen=True, slots=True)
+
+@pydantic_dataclass(frozen=True, slots=True, config=STRICT)
 class MergeConfig:
     """When a mask becomes a segment.
 
@@ -41,10 +46,10 @@ class MergeConfig:
         min_area: smallest published segment, in pixels of the output.
     """
 
-    object_threshold: float = 0.4
-    overlap_threshold: float = 0.7
-    mask_threshold: float = 0.5
-    min_area: int = 32
+    object_threshold: Share = 0.4
+    overlap_threshold: Share = 0.7
+    mask_threshold: Share = 0.5
+    min_area: NonNegativeInt = 32
 
 
 @torch.inference_mode()

@@ -1,7 +1,16 @@
-"""Preset files, `config/models/NAME.yaml`: what they say, and where they and their weights are."""
+"""Preset files, `config/models/NAME.yaml`: what they say, and where they and their weights are.
 
-from dataclasses import dataclass, field
+A section's `kind` says which system it describes. A new system is one more section here, in the union of its place, and
+one more case in `build.py`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from ovseg_ros.core.backbones.open_clip_model import CHECKPOINT_NAMES, OpenClipConfig
 from ovseg_ros.core.backbones.sentence_clip import ClipConfig
@@ -9,7 +18,7 @@ from ovseg_ros.core.classification.ensemble import EnsembleConfig
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.classification.pooling import PoolingConfig
-from ovseg_ros.core.config import from_mapping, load_yaml
+from ovseg_ros.core.config import STRICT, from_mapping, load_yaml
 from ovseg_ros.core.errors import CheckpointError, ConfigError
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.proposals.eomt.network import EoMTConfig
@@ -19,23 +28,33 @@ from ovseg_ros.core.templates import prompt_templates
 from ovseg_ros.core.weights.files import find_weights
 from ovseg_ros.core.weights.hub import cached_file, find_file, is_repository, repository_folder
 
-PROPOSERS = ("eomt", "eomt_hub", "mask2former")
-CLASSIFIERS = ("classifier", "fisa", "pooling")
-CLIPS = ("clip", "open_clip")
 
-
-@dataclass(frozen=True, slots=True)
-class PublishedCheckpoint:
-    """A public mask generator.
+@dataclass(frozen=True, slots=True, config=STRICT)
+class EoMTSection:
+    """A mask generator of this package.
 
     Attributes:
-        checkpoint: hub repository ("owner/name"), folder or file. Its architecture is read from its tensors.
+        checkpoint: its safetensors file, beside the preset or in the package.
+    """
+
+    architecture: EoMTConfig
+    checkpoint: str
+    kind: Literal["eomt"] = "eomt"
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class PublishedEoMTSection:
+    """A public EoMT, whose architecture is read from its tensors.
+
+    Attributes:
+        checkpoint: hub repository ("owner/name"), folder or file.
         base: of an EoMT on DINOv3, the DINOv3 weights to which it holds differences, named likewise; None takes the
             repository that the published one was trained from.
     """
 
     checkpoint: str
     base: str | None = None
+    kind: Literal["published_eomt"] = "published_eomt"
 
     @property
     def base_weights(self) -> str | None:
@@ -43,7 +62,83 @@ class PublishedCheckpoint:
         return self.base or published_base(self.checkpoint)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
+class Mask2FormerSection:
+    """A public Mask2Former: hub repository, folder or file in transformers' layout."""
+
+    checkpoint: str
+    kind: Literal["mask2former"] = "mask2former"
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class SentenceClipSection:
+    """A CLIP of this package.
+
+    Attributes:
+        checkpoint: the file of its image tower, temperature and bias, beside the preset or in the package.
+    """
+
+    architecture: ClipConfig
+    checkpoint: str
+    kind: Literal["sentence_clip"] = "sentence_clip"
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class FisaSection:
+    """Name masks by FISA.
+
+    Attributes:
+        checkpoint: the file of its trained tensors, beside the preset or in the package; None leaves them untrained.
+    """
+
+    architecture: FisaConfig = Field(default_factory=FisaConfig)
+    checkpoint: str | None = None
+    kind: Literal["fisa"] = "fisa"
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class PooledSection:
+    """Name masks by pooling CLIP's features, without training.
+
+    Attributes:
+        ensemble: how the mask generator's own classes join in; None leaves them out.
+    """
+
+    pooling: PoolingConfig = Field(default_factory=PoolingConfig)
+    ensemble: EnsembleConfig | None = None
+    kind: Literal["pooled"] = "pooled"
+
+
+ProposerSection = EoMTSection | PublishedEoMTSection | Mask2FormerSection
+ClipSection = SentenceClipSection | OpenClipConfig
+ClassifierSection = MaskedCropConfig | FisaSection | PooledSection
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class TwoStageSection:
+    """Masks first, then their names.
+
+    Attributes:
+        input_size: (height, width) that images are fitted into, pixels.
+        proposer, classifier: the stages.
+        clip: whose text tower reads the words, and whose image tower the classifier uses.
+        templates: prompts, each with one `{}`, or the name of a set: "vild" or "imagenet".
+    """
+
+    input_size: tuple[int, int]
+    proposer: Annotated[ProposerSection, Field(discriminator="kind")]
+    clip: Annotated[ClipSection, Field(discriminator="kind")]
+    classifier: Annotated[ClassifierSection, Field(discriminator="kind")]
+    templates: tuple[str, ...] | str = ("a photo of a {}",)
+    kind: Literal["two_stage"] = "two_stage"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.classifier, MaskedCropConfig) and not isinstance(self.clip, SentenceClipSection):
+            raise ValueError("classifier masked_crops needs a clip of kind sentence_clip; choose fisa or pooled")
+        prompt_templates(self.templates)
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
 class WeightFile:
     """One file that `ovseg download` fetches.
 
@@ -76,23 +171,13 @@ class WeightFile:
         return (self.file, *self.alternatives)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class PresetConfig:
-    """A preset: one mask generator, one CLIP and one way to name masks.
+    """A preset.
 
     Attributes:
         description: one line for people.
-        input_size: (height, width) that images are fitted into before the mask generator, pixels.
-        eomt, eomt_checkpoint: a mask generator of this package and its safetensors file.
-        eomt_hub: a public EoMT checkpoint.
-        mask2former: a public Mask2Former checkpoint.
-        clip, clip_checkpoint: a CLIP of this package, and the file of its image tower, temperature and bias.
-        open_clip: a public CLIP.
-        classifier: name masks by reading masked crops.
-        fisa, fisa_checkpoint: name masks by FISA; the file holds its trained tensors, None leaves them untrained.
-        pooling: name masks by pooling CLIP's features, without training.
-        ensemble: beside `pooling`: how the mask generator's own classes join in; None leaves them out.
-        templates: prompts, each with one `{}`, or the name of a set: "vild" or "imagenet".
+        model: what segments.
         merge: thresholds of the panoptic merge.
         weights: files to fetch before use.
         memory_gb: main memory (and, on a GPU, about as much of its memory) that the preset needs, in 10^9 bytes.
@@ -100,53 +185,28 @@ class PresetConfig:
     """
 
     description: str
-    input_size: tuple[int, int]
-    eomt: EoMTConfig | None = None
-    eomt_checkpoint: str | None = None
-    eomt_hub: PublishedCheckpoint | None = None
-    mask2former: PublishedCheckpoint | None = None
-    clip: ClipConfig | None = None
-    clip_checkpoint: str | None = None
-    open_clip: OpenClipConfig | None = None
-    classifier: MaskedCropConfig | None = None
-    fisa: FisaConfig | None = None
-    fisa_checkpoint: str | None = None
-    pooling: PoolingConfig | None = None
-    ensemble: EnsembleConfig | None = None
-    templates: tuple[str, ...] | str = ("a photo of a {}",)
-    merge: MergeConfig = field(default_factory=MergeConfig)
+    model: TwoStageSection
+    merge: MergeConfig = Field(default_factory=MergeConfig)
     weights: tuple[WeightFile, ...] = ()
     memory_gb: float | None = None
     expected: str = ""
 
-    def __post_init__(self) -> None:
-        self._require_one(PROPOSERS, "mask generator")
-        self._require_one(CLASSIFIERS, "classifier")
-        self._require_one(CLIPS, "CLIP")
-        for section, needed in (
-            ("eomt", "eomt_checkpoint"),
-            ("clip", "clip_checkpoint"),
-            ("fisa_checkpoint", "fisa"),
-            ("ensemble", "pooling"),
-            ("classifier", "clip"),
-        ):
-            if getattr(self, section) is not None and getattr(self, needed) is None:
-                raise ValueError(f"{section} needs {needed}, which is missing")
-        if self.mask2former is not None and self.mask2former.base is not None:
-            raise ValueError(f"mask2former has no base weights, got {self.mask2former.base}; leave base out")
-        prompt_templates(self.templates)
 
-    def _require_one(self, names: tuple[str, ...], what: str) -> None:
-        given = [name for name in names if getattr(self, name) is not None]
-        if len(given) != 1:
-            found = f"both {' and '.join(given)}" if given else "none"
-            raise ValueError(f"expected exactly one {what} section of {', '.join(names)}; got {found}")
+@dataclass(frozen=True, slots=True, config=STRICT)
+class PresetFolder:
+    """Where a preset lies, and from there, where its weights are."""
 
-    @property
-    def min_objectness(self) -> float:
-        """Proposals that are less likely than this to be any segment are not classified; in [0, 1]."""
-        reader = self.classifier or self.fisa
-        return reader.min_objectness if reader is not None else 0.0
+    folder: Path
+
+    def own(self, name: str) -> Path:
+        """A checkpoint of this package's networks: beside the preset, else in the package."""
+        beside = self.folder / Path(name).expanduser()
+        return beside if beside.is_file() else weights_dir() / name
+
+    def public(self, source: str) -> str:
+        """A public checkpoint or architecture; a path may be relative to the preset's folder."""
+        beside = self.folder / Path(source).expanduser()
+        return str(beside) if beside.exists() else source
 
 
 def preset_names() -> list[str]:
@@ -170,6 +230,11 @@ def preset_path(preset: str) -> Path:
     return path
 
 
+def preset_folder(preset: str) -> PresetFolder:
+    """Where a preset lies."""
+    return PresetFolder(preset_path(preset).parent)
+
+
 def load_preset(preset: str) -> PresetConfig:
     """Read and check a preset.
 
@@ -180,16 +245,13 @@ def load_preset(preset: str) -> PresetConfig:
     return from_mapping(PresetConfig, load_yaml(path), path.name)
 
 
-def own_checkpoint(preset: str, name: str) -> Path:
-    """A checkpoint that a preset names by file: beside the preset, else in the package."""
-    beside = preset_path(preset).parent / Path(name).expanduser()
-    return beside if beside.is_file() else weights_dir() / name
-
-
-def published_source(preset: str, source: str) -> str:
-    """A public checkpoint or architecture as a preset names it; a path may be relative to the preset's folder."""
-    beside = preset_path(preset).parent / Path(source).expanduser()
-    return str(beside) if beside.exists() else source
+def own_checkpoints(config: PresetConfig) -> Iterator[str]:
+    """The files of this package's networks that a preset names."""
+    for section in _sections(config):
+        match section:
+            case EoMTSection() | SentenceClipSection() | FisaSection():
+                if section.checkpoint is not None:
+                    yield section.checkpoint
 
 
 def checkpoint_paths(preset: str) -> tuple[Path, ...]:
@@ -198,17 +260,16 @@ def checkpoint_paths(preset: str) -> tuple[Path, ...]:
     Raises:
         CheckpointError: a public one is neither at its path nor in the local cache of the hub.
     """
-    config = load_preset(preset)
+    config, files = load_preset(preset), preset_folder(preset)
     require_weights(preset, config)
-    own = (config.eomt_checkpoint, config.clip_checkpoint, config.fisa_checkpoint)
-    paths = [own_checkpoint(preset, name) for name in own if name is not None]
-    for published in (config.eomt_hub, config.mask2former):
-        if published is not None:
-            paths += find_weights(published_source(preset, published.checkpoint)).shards
-            if published.base_weights is not None:
-                paths += find_weights(published_source(preset, published.base_weights)).shards
-    if config.open_clip is not None:
-        paths.append(find_file(published_source(preset, config.open_clip.checkpoint), CHECKPOINT_NAMES))
+    paths = [files.own(name) for name in own_checkpoints(config)]
+    for section in _sections(config):
+        match section:
+            case PublishedEoMTSection() | Mask2FormerSection():
+                for source in _public_sources(section):
+                    paths += find_weights(files.public(source)).shards
+            case OpenClipConfig():
+                paths.append(find_file(files.public(section.checkpoint), CHECKPOINT_NAMES))
     return tuple(paths)
 
 
@@ -223,11 +284,9 @@ def require_weights(preset: str, config: PresetConfig) -> None:
     Raises:
         CheckpointError: with the file, the folder where it should be and the command that fetches it.
     """
-    sections = (config.eomt_hub, config.mask2former, config.open_clip)
-    used = {section.checkpoint for section in sections if section is not None}
-    if config.eomt_hub is not None and config.eomt_hub.base_weights is not None:
-        used.add(config.eomt_hub.base_weights)
-    used = {source for source in used if is_repository(published_source(preset, source))}
+    files = preset_folder(preset)
+    used = {source for section in _sections(config) for source in _public_sources(section)}
+    used = {source for source in used if is_repository(files.public(source))}
     missing = [weights for weights in missing_weights(config) if weights.repo in used]
     if missing:
         first, size = missing[0], sum(weights.bytes for weights in missing) / 1e9
@@ -236,3 +295,19 @@ def require_weights(preset: str, config: PresetConfig) -> None:
             f"preset {preset}: {first.file} of {first.repo}{more} is not on this machine; looked for it in "
             f"{repository_folder(first.repo)}; fetch it with: ovseg download {preset} ({size:.1f} GB)"
         )
+
+
+def _sections(config: PresetConfig) -> list[Any]:
+    """The parts of a preset's model."""
+    return [getattr(config.model, field.name) for field in fields(config.model)]
+
+
+def _public_sources(section: Any) -> Iterator[str]:
+    """The public weights that a section names."""
+    match section:
+        case PublishedEoMTSection():
+            yield section.checkpoint
+            if section.base_weights is not None:
+                yield section.base_weights
+        case Mask2FormerSection() | OpenClipConfig():
+            yield section.checkpoint

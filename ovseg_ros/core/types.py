@@ -66,19 +66,39 @@ class MaskProposals:
                     f"{name} must be {tuple(batch_queries)} + (channels,), got {tuple(value.shape)}",
                 )
 
+    @property
+    def objectness(self) -> torch.Tensor:
+        """(B, Q) in [0, 1]: the probability of being any segment; 1 where the proposer does not say."""
+        if self.class_logits is None:
+            return self.mask_logits.new_ones(self.mask_logits.shape[:2])
+        return 1 - self.class_logits.softmax(dim=-1)[..., -1]
+
 
 @dataclass(frozen=True, slots=True)
-class MaskClassification:
-    """Open-vocabulary class scores.
+class Prediction:
+    """What a model says of images under a vocabulary: all that the merge and the evaluation need.
 
     Attributes:
-        logits: (B, Q, K + 1) before the softmax over the last axis; the last entry is "no object".
+        mask_logits: (B, Q, h, w) before the sigmoid, covering the whole image.
+        class_logits: (B, Q, K + 1) before the softmax over the last axis; the last entry is "no object".
+        query_embeddings: (B, Q, C), what the model knows of each mask beside its name.
+        objectness: (B, Q) in [0, 1], how likely each mask is any segment at all, whatever its name.
     """
 
-    logits: torch.Tensor
+    mask_logits: torch.Tensor
+    class_logits: torch.Tensor
+    query_embeddings: torch.Tensor
+    objectness: torch.Tensor
 
     def __post_init__(self) -> None:
-        _require(self.logits.ndim == 3, f"logits must be (B, Q, K + 1), got {tuple(self.logits.shape)}")
+        _require(self.mask_logits.ndim == 4, f"mask_logits must be (B, Q, h, w), got {tuple(self.mask_logits.shape)}")
+        batch_queries = self.mask_logits.shape[:2]
+        for name, ndim in (("class_logits", 3), ("query_embeddings", 3), ("objectness", 2)):
+            shape = getattr(self, name).shape
+            _require(
+                len(shape) == ndim and shape[:2] == batch_queries,
+                f"{name} must be {tuple(batch_queries)} and {ndim - 2} more dimensions, got {tuple(shape)}",
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD
 from ovseg_ros.core.merge import MergeConfig
+from ovseg_ros.core.model import Classifier, TwoStage
+from ovseg_ros.core.proposals.padded import PaddedProposer
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.text import TextEncoder
-from ovseg_ros.core.types import MaskClassification, MaskProposals, PanopticResult, TextEmbeddings
+from ovseg_ros.core.types import MaskProposals, PanopticResult, TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 
 STRIDE = 4
@@ -32,31 +34,28 @@ class BrightnessNetwork(nn.Module):
         return MaskProposals(20 * (grey - 0.5), torch.zeros(len(images), 1, 4))
 
 
-class OneWord(nn.Module):
+class OneWord(Classifier):
     """Names every mask by the first category."""
 
-    def forward(self, images: Tensor, proposals: MaskProposals, text: TextEmbeddings) -> MaskClassification:
-        return MaskClassification(torch.tensor([9.0, 0.0]).expand(*proposals.mask_logits.shape[:2], 2))
+    def prepare(self, text: TextEmbeddings) -> None:
+        """Whatever it is."""
+
+    def forward(self, images: Tensor, proposals: MaskProposals, words: None) -> Tensor:
+        return torch.tensor([9.0, 0.0]).expand(*proposals.mask_logits.shape[:2], 2)
 
 
 def make_segmenter(**options: object) -> PanopticSegmenter:
-    return PanopticSegmenter(
-        proposer=BrightnessNetwork(),
-        classifier=OneWord(),
-        text_encoder=TextEncoder(lambda sentences: torch.ones(len(sentences), 2) / 2**0.5, ["{}"]),
-        merge=MergeConfig(min_area=1, overlap_threshold=0.0),
-        input_size=INPUT,
-        device=torch.device("cpu"),
-        **options,
-    )
+    text_encoder = TextEncoder(lambda sentences: torch.ones(len(sentences), 2) / 2**0.5, ["{}"])
+    model = TwoStage(PaddedProposer(BrightnessNetwork(), INPUT, **options), OneWord(), text_encoder, INPUT)
+    return PanopticSegmenter(model, MergeConfig(min_area=1, overlap_threshold=0.0), torch.device("cpu"))
 
 
 SEGMENTER = make_segmenter()
-TEXT = SEGMENTER.encode_vocabulary(Vocabulary.build([CategorySpec("light")]))
+PROMPT = SEGMENTER.prepare(Vocabulary.build([CategorySpec("light")]))
 
 
 def segment(image: np.ndarray) -> PanopticResult:
-    result = SEGMENTER.segment(image, TEXT)
+    result = SEGMENTER.segment(image, PROMPT)
     assert result.segment_ids.shape == result.confidence.shape == image.shape[:2]
     return result
 
@@ -154,7 +153,7 @@ def test_every_output_has_the_images_size(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("color", [(0.0, 0.0, 0.0), (0.25, 0.5, 0.75)])
 def test_what_lies_beside_the_image_has_the_padding_color(color: tuple[float, float, float]) -> None:
     segmenter = make_segmenter(padding_color=color)
-    segmenter.segment(np.full((64, 48, 3), 255, dtype=np.uint8), TEXT)
-    canvas = segmenter._proposer.canvas[0]
+    segmenter.segment(np.full((64, 48, 3), 255, dtype=np.uint8), PROMPT)
+    canvas = segmenter.model.proposer.network.canvas[0]
     torch.testing.assert_close(canvas[:, :, :48], torch.ones(3, 64, 48))
     torch.testing.assert_close(canvas[:, :, 48:], torch.tensor(color)[:, None, None].expand(3, 64, 48))

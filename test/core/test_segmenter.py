@@ -1,16 +1,22 @@
 """The pipeline as a whole: sizes, alignment, thread safety of vocabularies, the bundled preset."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ovseg_ros.core.build import build_segmenter, load_preset, preset_names
+from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.errors import CheckpointError, ConfigError, ImageError
 from ovseg_ros.core.merge import MergeConfig
+from ovseg_ros.core.model import Classifier, TwoStage
+from ovseg_ros.core.presets import load_preset, preset_names, preset_path
+from ovseg_ros.core.proposals.padded import PaddedProposer
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.text import TextEncoder
-from ovseg_ros.core.types import MaskClassification, MaskProposals, TextEmbeddings
+from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 
 
@@ -23,29 +29,27 @@ class BrightProposer(nn.Module):
         return MaskProposals(20 * bright, torch.zeros(len(images), 1, 4), torch.tensor([[[5.0, -5.0]]]))
 
 
-class FirstWord(nn.Module):
+class FirstWord(Classifier):
     """Names every mask by the first category."""
 
-    def forward(self, images: Tensor, proposals: MaskProposals, text: TextEmbeddings) -> MaskClassification:
+    def prepare(self, text: TextEmbeddings) -> TextEmbeddings:
+        return text
+
+    def forward(self, images: Tensor, proposals: MaskProposals, text: TextEmbeddings) -> Tensor:
         logits = torch.zeros(*proposals.mask_logits.shape[:2], len(text.vocabulary.categories) + 1)
         logits[..., 0] = 9.0
-        return MaskClassification(logits)
+        return logits
 
 
 def bright_segmenter(input_size: tuple[int, int] = (64, 96)) -> PanopticSegmenter:
-    return PanopticSegmenter(
-        proposer=BrightProposer(),
-        classifier=FirstWord(),
-        text_encoder=TextEncoder(lambda sentences: torch.ones(len(sentences), 2) / 2**0.5, ["{}"]),
-        merge=MergeConfig(min_area=1),
-        input_size=input_size,
-        device=torch.device("cpu"),
-    )
+    text_encoder = TextEncoder(lambda sentences: torch.ones(len(sentences), 2) / 2**0.5, ["{}"])
+    model = TwoStage(PaddedProposer(BrightProposer(), input_size), FirstWord(), text_encoder, input_size)
+    return PanopticSegmenter(model, MergeConfig(min_area=1), torch.device("cpu"))
 
 
 def segment(segmenter: PanopticSegmenter, image: np.ndarray) -> np.ndarray:
-    text = segmenter.encode_vocabulary(Vocabulary.build([CategorySpec("light")]))
-    return segmenter.segment(image, text).segment_ids > 0
+    prompt = segmenter.prepare(Vocabulary.build([CategorySpec("light")]))
+    return segmenter.segment(image, prompt).segment_ids > 0
 
 
 @pytest.mark.parametrize("size", [(64, 96), (128, 192), (48, 96), (64, 40), (480, 640)])
@@ -77,7 +81,7 @@ def test_extreme_sizes_keep_their_size(size: tuple[int, int]) -> None:
     segmenter = bright_segmenter()
     mask = segment(segmenter, np.full((*size, 3), 255, dtype=np.uint8))
     assert mask.shape == size and mask.all()
-    assert segmenter._proposer.seen == (1, 3, 64, 96)
+    assert segmenter.model.proposer.network.seen == (1, 3, 64, 96)
 
 
 @pytest.mark.parametrize(
@@ -91,9 +95,9 @@ def test_extreme_sizes_keep_their_size(size: tuple[int, int]) -> None:
 )
 def test_what_is_no_image_is_refused_with_what_it_is(image: np.ndarray) -> None:
     segmenter = bright_segmenter()
-    text = segmenter.encode_vocabulary(Vocabulary.build([CategorySpec("light")]))
+    prompt = segmenter.prepare(Vocabulary.build([CategorySpec("light")]))
     with pytest.raises(ImageError, match=str(image.dtype)):
-        segmenter.segment(image, text)
+        segmenter.segment(image, prompt)
 
 
 def test_the_result_belongs_to_the_vocabulary_that_was_given() -> None:
@@ -101,18 +105,42 @@ def test_the_result_belongs_to_the_vocabulary_that_was_given() -> None:
     image = np.full((64, 96, 3), 255, dtype=np.uint8)
     first = Vocabulary.build([CategorySpec("light")])
     second = Vocabulary.build([CategorySpec("lamp"), CategorySpec("light")], previous=first)
-    results = [segmenter.segment(image, segmenter.encode_vocabulary(words)) for words in (first, second)]
+    results = [segmenter.segment(image, segmenter.prepare(words)) for words in (first, second)]
     assert [result.vocabulary_version for result in results] == [first.version, second.version]
     assert [result.segments[0].label for result in results] == ["light", "lamp"]
 
 
 def test_the_bundled_preset_runs_on_a_cpu() -> None:
     segmenter = build_segmenter("tabletop", "cpu")
-    text = segmenter.encode_vocabulary(Vocabulary.build([CategorySpec("ball"), CategorySpec("table", is_thing=False)]))
+    prompt = segmenter.prepare(Vocabulary.build([CategorySpec("ball"), CategorySpec("table", is_thing=False)]))
     image = np.random.default_rng(0).integers(0, 255, (120, 200, 3), dtype=np.uint8)
-    result = segmenter.segment(image, text)
+    result = segmenter.segment(image, prompt)
     assert result.segment_ids.shape == (120, 200)
-    assert segmenter.propose(image).mask_logits.shape[1] == load_preset("tabletop").eomt.num_queries
+    predicted = segmenter.predict([image, image], prompt)
+    queries = load_preset("tabletop").model.proposer.architecture.num_queries
+    assert predicted.mask_logits.shape[:2] == predicted.objectness.shape == (2, queries)
+    assert predicted.class_logits.shape == (2, queries, 3)
+
+
+def test_thresholds_belong_to_the_call() -> None:
+    segmenter = bright_segmenter()
+    image = np.full((64, 96, 3), 255, dtype=np.uint8)
+    prompt = segmenter.prepare(Vocabulary.build([CategorySpec("light")]))
+    assert not segmenter.segment(image, prompt, MergeConfig(min_area=64 * 96 + 1)).segments
+    assert segmenter.segment(image, prompt).segments
+    assert segmenter.merge == MergeConfig(min_area=1)
+
+
+def test_a_prompt_keeps_what_it_was_made_of_and_the_model_keeps_nothing() -> None:
+    segmenter = build_segmenter("tabletop_fisa", "cpu")
+    image = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    first = segmenter.prepare(Vocabulary.build([CategorySpec("ball")]))
+    before = segmenter.segment(image, first)
+    gone = [weakref.ref(segmenter.prepare(Vocabulary.build([CategorySpec(f"word {n}")])).vocabulary) for n in range(6)]
+    again = segmenter.segment(image, first)
+    assert np.array_equal(before.segment_ids, again.segment_ids)
+    gc.collect()
+    assert all(reference() is None for reference in gone)
 
 
 def test_wrong_presets_devices_and_checkpoints_are_named(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -123,8 +151,6 @@ def test_wrong_presets_devices_and_checkpoints_are_named(tmp_path) -> None:  # t
         build_segmenter("tabletop", "gpu")
     with pytest.raises(ConfigError, match="sees [0-9]+ CUDA devices"):
         build_segmenter("tabletop", "cuda:99")
-    from ovseg_ros.core.build import preset_path
-
     moved = tmp_path / "mine.yaml"
     moved.write_text(preset_path("tabletop").read_text().replace("tabletop_eomt.safetensors", "absent.safetensors"))
     with pytest.raises(CheckpointError, match="absent.safetensors does not exist"):

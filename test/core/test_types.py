@@ -9,9 +9,9 @@ import torch
 
 from ovseg_ros.core.types import (
     NO_CATEGORY,
-    MaskClassification,
     MaskProposals,
     PanopticResult,
+    Prediction,
     Segment,
     TextEmbeddings,
 )
@@ -41,10 +41,30 @@ def test_mask_proposals(queries: int) -> None:
         MaskProposals(masks, embeddings, torch.zeros(1, queries, 3))
 
 
-def test_mask_classification() -> None:
-    MaskClassification(torch.zeros(1, 0, 2))
-    with pytest.raises(ValueError, match=r"logits must be \(B, Q, K \+ 1\), got \(5, 2\)"):
-        MaskClassification(torch.zeros(5, 2))
+def test_objectness_is_what_is_left_of_no_object() -> None:
+    masks, embeddings = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 6)
+    assert MaskProposals(masks, embeddings).objectness.tolist() == [[1, 1]]
+    logits = torch.tensor([[[0.0, 0.0, 0.0], [0.0, 0.0, 50.0]]])
+    torch.testing.assert_close(MaskProposals(masks, embeddings, logits).objectness, torch.tensor([[2 / 3, 0.0]]))
+
+
+@pytest.mark.parametrize("queries", [0, 1, 5])
+def test_prediction(queries: int) -> None:
+    parts = {
+        "mask_logits": torch.zeros(2, queries, 4, 4),
+        "class_logits": torch.zeros(2, queries, 3),
+        "query_embeddings": torch.zeros(2, queries, 6),
+        "objectness": torch.zeros(2, queries),
+    }
+    Prediction(**parts)
+    for name, wrong in (
+        ("mask_logits", torch.zeros(queries, 4, 4)),
+        ("class_logits", torch.zeros(2, queries)),
+        ("query_embeddings", torch.zeros(1, queries, 6)),
+        ("objectness", torch.zeros(2, queries + 1)),
+    ):
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            Prediction(**{**parts, name: wrong})
 
 
 def test_panoptic_result() -> None:

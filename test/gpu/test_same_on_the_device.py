@@ -11,6 +11,7 @@ from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
 from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
 from ovseg_ros.core.segmenter import PanopticSegmenter
+from ovseg_ros.core.types import Prediction
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.train.engine import Engine
 from ovseg_ros.offline.train.loop import LoopConfig, run_loop
@@ -33,20 +34,24 @@ def pair(request: pytest.FixtureRequest) -> tuple[PanopticSegmenter, PanopticSeg
     return build_segmenter(request.param, "cpu"), build_segmenter(request.param, DEVICE)
 
 
+def predict(segmenter: PanopticSegmenter, image: np.ndarray) -> Prediction:
+    return segmenter.predict([image], segmenter.prepare(VOCABULARY))
+
+
 def test_masks_agree(pair: tuple[PanopticSegmenter, PanopticSegmenter], image: np.ndarray) -> None:
-    expected, found = (segmenter.propose(image).mask_logits.cpu() for segmenter in pair)
+    expected, found = (predict(segmenter, image).mask_logits.cpu() for segmenter in pair)
     assert (found - expected).abs().max() <= 0.02 * expected.abs().max()
 
 
 def test_pixels_get_the_same_words(pair: tuple[PanopticSegmenter, PanopticSegmenter], image: np.ndarray) -> None:
-    expected, found = (segmenter.segment(image, segmenter.encode_vocabulary(VOCABULARY)) for segmenter in pair)
+    expected, found = (segmenter.segment(image, segmenter.prepare(VOCABULARY)) for segmenter in pair)
     assert expected.segments
     assert (expected.category_ids == found.category_ids).mean() >= 0.99
 
 
 def test_a_batch_is_its_images_one_by_one(pair: tuple[PanopticSegmenter, PanopticSegmenter], image: np.ndarray) -> None:
     segmenter = pair[1]
-    text = segmenter.encode_vocabulary(VOCABULARY)
+    text = segmenter.prepare(VOCABULARY)
     images = [image, image[:, ::-1].copy(), np.zeros_like(image)]
     for together, one in zip(segmenter.segment_batch(images, text), images, strict=True):
         alone = segmenter.segment(one, text)
@@ -55,17 +60,17 @@ def test_a_batch_is_its_images_one_by_one(pair: tuple[PanopticSegmenter, Panopti
 
 def test_no_mask_and_a_tiny_image(pair: tuple[PanopticSegmenter, PanopticSegmenter]) -> None:
     segmenter = pair[1]
-    text = segmenter.encode_vocabulary(VOCABULARY)
+    text = segmenter.prepare(VOCABULARY)
     for shape in ((1, 1, 3), (7, 900, 3)):
         assert segmenter.segment(np.zeros(shape, np.uint8), text).segment_ids.shape == shape[:2]
 
 
 def test_bfloat16_masks_overlap_those_of_float32(image: np.ndarray) -> None:
     segmenter = build_segmenter("tabletop", DEVICE)
-    expected = segmenter.propose(image).mask_logits > 0
+    expected = predict(segmenter, image).mask_logits > 0
     with torch.autocast("cuda", dtype=torch.bfloat16):
-        found = segmenter.propose(image).mask_logits > 0
-    likely = segmenter.propose(image).class_logits.softmax(dim=-1)[..., -1] < 0.5
+        found = predict(segmenter, image).mask_logits > 0
+    likely = predict(segmenter, image).objectness > 0.5
     both, either = (expected & found)[likely].sum(), (expected | found)[likely].sum()
     assert both / either >= 0.95
 

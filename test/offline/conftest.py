@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ovseg_ros.core.merge import MergeConfig
+from ovseg_ros.core.model import Classifier, TwoStage
 from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
+from ovseg_ros.core.proposals.padded import PaddedProposer
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.text import TextEncoder
-from ovseg_ros.core.types import MaskClassification
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules beside the tests
 
@@ -30,12 +31,15 @@ def hashed_vectors(sentences):
     return F.normalize(torch.tensor(np.array(rows), dtype=torch.float32), dim=-1)
 
 
-class PooledColourClassifier(nn.Module):
+class PooledColourClassifier(Classifier):
     """Scores a mask by its mean colour, projected at random into the text space."""
 
     def __init__(self) -> None:
         super().__init__()
         self.projection = nn.Linear(3, WIDTH)
+
+    def prepare(self, text):
+        return text
 
     def forward(self, images, proposals, text):
         masks = proposals.mask_logits.sigmoid()
@@ -46,7 +50,7 @@ class PooledColourClassifier(nn.Module):
         logits = torch.full((*similarity.shape[:2], categories), -1e4)
         index = text.category_of_prompt.expand(similarity.shape)
         logits = logits.scatter_reduce(-1, index, similarity, reduce="amax")
-        return MaskClassification(torch.cat([logits, torch.zeros_like(logits[..., :1])], dim=-1))
+        return torch.cat([logits, torch.zeros_like(logits[..., :1])], dim=-1)
 
 
 @pytest.fixture(scope="session")
@@ -56,11 +60,8 @@ def tiny_segmenter():
     eomt = EoMT(
         EoMTConfig(size, patch_size=16, width=16, depth=2, heads=2, num_queries=6, num_classes=2, joint_blocks=1)
     )
-    return PanopticSegmenter(
-        proposer=eomt,
-        classifier=PooledColourClassifier(),
-        text_encoder=TextEncoder(hashed_vectors, ["{}"]),
-        merge=MergeConfig(object_threshold=0.0, overlap_threshold=0.0, min_area=1),
-        input_size=size,
-        device=torch.device("cpu"),
+    model = TwoStage(
+        PaddedProposer(eomt, size), PooledColourClassifier(), TextEncoder(hashed_vectors, ["{}"]), input_size=size
     )
+    merge = MergeConfig(object_threshold=0.0, overlap_threshold=0.0, min_area=1)
+    return PanopticSegmenter(model, merge, torch.device("cpu"))

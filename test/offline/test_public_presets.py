@@ -19,16 +19,19 @@ from transformers import (
     SwinConfig,
 )
 
-from ovseg_ros.core.build import build_segmenter, checkpoint_paths, preset_names, preset_path
+from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD
+from ovseg_ros.core.presets import checkpoint_paths, load_preset, preset_names, preset_path
 from ovseg_ros.core.proposals.eomt.layouts import TUE_MPS_DINOV3, dinov3_base_keys
 from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
+from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.offline.cli.main import main
 
-PUBLIC = [name for name in preset_names() if "eomt_hub" in yaml.safe_load(preset_path(name).read_text())]
-ENSEMBLES = [name for name in PUBLIC if "ensemble" in yaml.safe_load(preset_path(name).read_text())]
+PUBLIC = [name for name in preset_names() if load_preset(name).model.proposer.kind == "published_eomt"]
+ENSEMBLES = [name for name in PUBLIC if load_preset(name).model.classifier.kind == "pooled"]
+WORD = Vocabulary.build([CategorySpec("mug")])
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 VIT = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
 CONVNEXT = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "mlp", "image_size": 64}
@@ -66,20 +69,25 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param)
     torch.manual_seed(0)
     values = yaml.safe_load(preset_path(request.param).read_text())
-    write_clip(folder, VIT if values["open_clip"]["architecture"].startswith("ViT") else CONVNEXT)
+    model = values["model"]
+    write_clip(folder, VIT if model["clip"]["architecture"].startswith("ViT") else CONVNEXT)
     write_eomt(folder)
-    values["input_size"] = [64, 64]
-    values["eomt_hub"]["checkpoint"] = "."
-    values["open_clip"] |= {"architecture": "clip.json", "checkpoint": "."}
-    if "pooling" in values:
-        values["pooling"] = {"short_side": 64, "long_side": 107}
+    model["input_size"] = [64, 64]
+    model["proposer"]["checkpoint"] = "."
+    model["clip"] |= {"architecture": "clip.json", "checkpoint": "."}
+    if model["classifier"]["kind"] == "pooled":
+        model["classifier"]["pooling"] = {"short_side": 64, "long_side": 107}
     else:
-        values["fisa"] |= {"input_size": 64, "seve_width": 16, "seve_heads": 2}
-        del values["fisa_checkpoint"]  # as before a training
+        model["classifier"]["architecture"] |= {"input_size": 64, "seve_width": 16, "seve_heads": 2}
+        del model["classifier"]["checkpoint"]  # as before a training
     values["merge"] |= {"overlap_threshold": 0.0, "mask_threshold": 0.0, "min_area": 1}
     path = folder / f"{request.param}.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
+
+
+def masks_of(segmenter: PanopticSegmenter, image: np.ndarray) -> torch.Tensor:
+    return segmenter.predict([image], segmenter.prepare(WORD)).mask_logits
 
 
 def test_there_are_public_presets() -> None:
@@ -101,7 +109,7 @@ def test_results_have_the_images_shape_and_the_vocabularys_labels(tiny: Path) ->
     segmenter = build_segmenter(str(tiny), "cpu")
     image = torch.randint(0, 255, (50, 90, 3), dtype=torch.uint8).numpy()
     for names in (["mug"], ["mug", "wall", "person"], [f"thing {index}" for index in range(40)]):
-        text = segmenter.encode_vocabulary(Vocabulary.build([CategorySpec(name) for name in names]))
+        text = segmenter.prepare(Vocabulary.build([CategorySpec(name) for name in names]))
         result = segmenter.segment(image, text)
         assert result.segment_ids.shape == (50, 90)
         assert {segment.label for segment in result.segments} <= set(names)
@@ -113,7 +121,7 @@ def test_results_have_the_images_shape_and_the_vocabularys_labels(tiny: Path) ->
 def test_building_twice_gives_the_same_masks(tiny: Path) -> None:
     image = torch.randint(0, 255, (64, 64, 3), dtype=torch.uint8).numpy()
     first, second = (build_segmenter(str(tiny), "cpu") for _ in range(2))
-    assert first.propose(image).mask_logits.equal(second.propose(image).mask_logits)
+    assert masks_of(first, image).equal(masks_of(second, image))
     assert len(checkpoint_paths(str(tiny))) == 2
 
 
@@ -122,17 +130,17 @@ def test_padding_is_black_as_the_published_eomts_saw_it(tiny: Path) -> None:
     wide = torch.randint(0, 255, (32, 64, 3), dtype=torch.uint8).numpy()
     square = np.zeros((64, 64, 3), dtype=np.uint8)
     square[:32] = wide
-    masks = segmenter.propose(wide).mask_logits
-    torch.testing.assert_close(masks, segmenter.propose(square).mask_logits[..., : masks.shape[-2], :])
+    masks = masks_of(segmenter, wide)
+    torch.testing.assert_close(masks, masks_of(segmenter, square)[..., : masks.shape[-2], :])
 
 
 @pytest.mark.parametrize("tiny", ENSEMBLES, indirect=True)
 def test_synonyms_for_other_classes_are_refused(tiny: Path, tmp_path: Path) -> None:
     values = yaml.safe_load(tiny.read_text())
-    for key in ("eomt_hub", "open_clip"):
-        values[key]["checkpoint"] = str(tiny.parent)
-    values["open_clip"]["architecture"] = str(tiny.parent / "clip.json")
-    values["ensemble"]["synonyms"] = "ade20k_150"
+    for key in ("proposer", "clip"):
+        values["model"][key]["checkpoint"] = str(tiny.parent)
+    values["model"]["clip"]["architecture"] = str(tiny.parent / "clip.json")
+    values["model"]["classifier"]["ensemble"]["synonyms"] = "ade20k_150"
     other = tmp_path / "other.yaml"
     other.write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError, match=r"ade20k_150.yaml does not describe the mask generator's 133 classes"):
@@ -160,10 +168,13 @@ def test_dinov3_takes_the_place_of_dinov2(tmp_path: Path) -> None:
     write_clip(tmp_path, CONVNEXT)
     values = {
         "description": "For tests.",
-        "input_size": [64, 96],
-        "eomt_hub": {"checkpoint": "differences", "base": "base"},
-        "open_clip": {"architecture": "clip.json", "checkpoint": "."},
-        "pooling": {"short_side": 64, "long_side": 107},
+        "model": {
+            "kind": "two_stage",
+            "input_size": [64, 96],
+            "proposer": {"kind": "published_eomt", "checkpoint": "differences", "base": "base"},
+            "clip": {"kind": "open_clip", "architecture": "clip.json", "checkpoint": "."},
+            "classifier": {"kind": "pooled", "pooling": {"short_side": 64, "long_side": 107}},
+        },
         "merge": {"object_threshold": 0.0, "overlap_threshold": 0.0, "mask_threshold": 0.0, "min_area": 1},
     }
     path = tmp_path / "mine.yaml"
@@ -173,7 +184,7 @@ def test_dinov3_takes_the_place_of_dinov2(tmp_path: Path) -> None:
     normalised = (torch.from_numpy(image).float() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
     with torch.inference_mode():
         expected = eomt.eval()(normalised.permute(2, 0, 1)[None]).mask_logits[0]
-    torch.testing.assert_close(segmenter.propose(image).mask_logits.squeeze(0), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(masks_of(segmenter, image).squeeze(0), expected, atol=1e-4, rtol=1e-4)
     assert [file.parent.name for file in checkpoint_paths(str(path))] == ["differences", "base", tmp_path.name]
 
 
@@ -204,16 +215,18 @@ def test_mask2former_takes_the_place_of_eomt(tmp_path: Path) -> None:
     write_clip(tmp_path, CONVNEXT)
     values = {
         "description": "For tests.",
-        "input_size": [64, 64],
-        "mask2former": {"checkpoint": "generator"},
-        "open_clip": {"architecture": "clip.json", "checkpoint": "."},
-        "pooling": {"short_side": 64, "long_side": 64},
-        "ensemble": {},
+        "model": {
+            "kind": "two_stage",
+            "input_size": [64, 64],
+            "proposer": {"kind": "mask2former", "checkpoint": "generator"},
+            "clip": {"kind": "open_clip", "architecture": "clip.json", "checkpoint": "."},
+            "classifier": {"kind": "pooled", "pooling": {"short_side": 64, "long_side": 64}, "ensemble": {}},
+        },
         "merge": {"object_threshold": 0.0, "overlap_threshold": 0.0, "mask_threshold": 0.0, "min_area": 1},
     }
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
     segmenter = build_segmenter(str(tmp_path / "mine.yaml"), "cpu")
-    text = segmenter.encode_vocabulary(Vocabulary.build([CategorySpec("cup"), CategorySpec("robot")]))
+    text = segmenter.prepare(Vocabulary.build([CategorySpec("cup"), CategorySpec("robot")]))
     result = segmenter.segment(np.zeros((40, 64, 3), dtype=np.uint8), text)
     assert result.segment_ids.shape == (40, 64)
     assert len(checkpoint_paths(str(tmp_path / "mine.yaml"))) == 2

@@ -33,29 +33,29 @@ def make_segmenter(preset: str, device: str) -> PanopticSegmenter:
         wait_forever()
     segmenter = build_segmenter(preset, device)
     weakref.finalize(segmenter, print, "segmenter freed", flush=True)
-    segment, segment_batch, encode = segmenter.segment, segmenter.segment_batch, segmenter.encode_vocabulary
+    segment, segment_batch, prepare = segmenter.segment, segmenter.segment_batch, segmenter.prepare
 
-    def segment_or_fail(image: Any, text: Any) -> Any:
+    def segment_or_fail(image: Any, prompt: Any, merge: Any = None) -> Any:
         print("segmenting", flush=True)
         fail_on_demand(image)
-        return segment(image, text)
+        return segment(image, prompt, merge)
 
-    def segment_batch_or_fail(images: Any, text: Any) -> Any:
+    def segment_batch_or_fail(images: Any, prompt: Any, merge: Any = None) -> Any:
         if len(images) > 1:  # else `segment` called it
             print(f"segmenting {len(images)} at once", flush=True)
             for image in images:
                 fail_on_demand(image)
-        return segment_batch(images, text)
+        return segment_batch(images, prompt, merge)
 
-    def encode_after_gate(vocabulary: Any) -> Any:
+    def prepare_after_gate(vocabulary: Any) -> Any:
         slow = [category.name for category in vocabulary.categories if category.name.startswith("slow")]
         if slow:
             print(f"encoding {slow[0]}", flush=True)
             while not Path("gate").exists():
                 time.sleep(0.01)
-        return encode(vocabulary)
+        return prepare(vocabulary)
 
-    segmenter.segment, segmenter.encode_vocabulary = segment_or_fail, encode_after_gate  # type: ignore[method-assign]
+    segmenter.segment, segmenter.prepare = segment_or_fail, prepare_after_gate  # type: ignore[method-assign]
     segmenter.segment_batch = segment_batch_or_fail  # type: ignore[method-assign]
     return segmenter
 

@@ -6,7 +6,7 @@ import torch
 import yaml
 
 from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip
-from ovseg_ros.core.build import load_preset
+from ovseg_ros.core.presets import load_preset
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.weights.strict import save_half
 
@@ -18,32 +18,41 @@ def write_tiny_preset(folder: Path) -> Path:
     """
     preset = {
         "description": "Untrained, for tests.",
-        "input_size": [48, 64],
-        "eomt": {
-            "image_size": [48, 64],
-            "width": 32,
-            "depth": 2,
-            "heads": 2,
-            "register_tokens": 0,
-            "num_queries": 6,
-            "num_classes": 2,
-            "joint_blocks": 1,
+        "model": {
+            "kind": "two_stage",
+            "input_size": [48, 64],
+            "proposer": {
+                "kind": "eomt",
+                "checkpoint": "eomt.safetensors",
+                "architecture": {
+                    "image_size": [48, 64],
+                    "width": 32,
+                    "depth": 2,
+                    "heads": 2,
+                    "register_tokens": 0,
+                    "num_queries": 6,
+                    "num_classes": 2,
+                    "joint_blocks": 1,
+                },
+            },
+            "clip": {
+                "kind": "sentence_clip",
+                "checkpoint": "clip.safetensors",
+                "architecture": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
+            },
+            "classifier": {"kind": "masked_crops", "min_objectness": 0.0},
         },
-        "eomt_checkpoint": "eomt.safetensors",
-        "clip": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
-        "clip_checkpoint": "clip.safetensors",
-        "classifier": {"min_objectness": 0.0},
         "merge": {"object_threshold": 0.0, "overlap_threshold": 0.0, "mask_threshold": 0.0, "min_area": 1},
     }
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(preset))
-    config = load_preset(str(path))
+    model = load_preset(str(path)).model
     torch.manual_seed(0)
-    proposer = EoMT(config.eomt)
+    proposer = EoMT(model.proposer.architecture)
     for weights in proposer.parameters():
         weights.data *= 4 if weights.ndim > 1 else 1  # else all masks look alike
-    save_half(proposer, folder / config.eomt_checkpoint)
-    clip, _ = build_clip(config.clip)
+    save_half(proposer, folder / model.proposer.checkpoint)
+    clip, _ = build_clip(model.clip.architecture)
     torch.nn.init.zeros_(clip.logit_bias)  # else everything is "none of these"
-    save_half(ImageTower(clip), folder / config.clip_checkpoint)
+    save_half(ImageTower(clip), folder / model.clip.checkpoint)
     return path

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.weights.files import WeightFiles, read_weights
 from ovseg_ros.core.weights.hub import find_file
@@ -22,7 +23,7 @@ CHECKPOINT_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safe
 """Files of a CLIP in a folder or a hub repository, the preferred one first."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class OpenClipConfig:
     """A published CLIP.
 
@@ -36,6 +37,7 @@ class OpenClipConfig:
     checkpoint: str
     mean: tuple[float, float, float] = OPENAI_DATASET_MEAN
     std: tuple[float, float, float] = OPENAI_DATASET_STD
+    kind: Literal["open_clip"] = "open_clip"
 
 
 def build_open_clip(

@@ -1,7 +1,6 @@
 """The CLIP that names things: an open_clip vision transformer beside a text tower, and its mask-guided reading."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,12 +10,14 @@ import torch
 import torch.nn.functional as F
 import transformers
 from open_clip.tokenizer import HFTokenizer
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import CheckpointError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class ClipConfig:
     """A CLIP in open_clip's terms, with a frozen sentence encoder as its text tower (locked-text training).
 

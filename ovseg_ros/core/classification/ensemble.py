@@ -6,15 +6,20 @@ Notation: N classes that the generator was trained with, K categories of the voc
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.vocabulary import Category, normalize_name
 
+Share = Annotated[float, Field(ge=0, le=1)]
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, config=STRICT)
 class EnsembleConfig:
     """How much CLIP counts beside the mask generator. The defaults are the published ones, not tuned here.
 
@@ -28,16 +33,11 @@ class EnsembleConfig:
             few words asked for, every mask would otherwise be one of them. Empty for benchmarks, which forbid it.
     """
 
-    alpha: float = 0.4
-    beta: float = 0.8
-    gamma: float = 0.5
+    alpha: Share = 0.4
+    beta: Share = 0.8
+    gamma: Share = 0.5
     synonyms: str | None = None
     background: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("alpha", "beta", "gamma"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
 
 def match_classes(categories: Sequence[Category], class_phrases: Sequence[Sequence[str]]) -> Tensor:

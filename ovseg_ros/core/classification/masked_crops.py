@@ -1,24 +1,28 @@
-"""The first classifier: every promising mask is cropped and read by CLIP, whose class token sees only the mask.
+"""Masked crops: every promising mask is cropped and read by CLIP, whose class token sees only the mask.
 
 Cost grows with the number of promising masks, not with the vocabulary.
 """
 
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from torch import Tensor, nn
+from pydantic import Field, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
 from torchvision.ops import roi_align
 
 from ovseg_ros.core.backbones.sentence_clip import ImageTower
 from ovseg_ros.core.classification.crop_windows import square_windows
 from ovseg_ros.core.classification.word_logits import IMPOSSIBLE, best_prompts, joined_with_objectness, with_none
+from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.images import normalize
-from ovseg_ros.core.types import MaskClassification, MaskProposals, TextEmbeddings
+from ovseg_ros.core.model import Classifier
+from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class MaskedCropConfig:
     """How masks are cropped.
 
@@ -32,33 +36,40 @@ class MaskedCropConfig:
             well, such as rare synonyms.
     """
 
-    max_masks: int = 32
-    min_objectness: float = 0.25
-    context: float = 1.25
-    patch_share: float = 0.4
+    max_masks: PositiveInt = 32
+    min_objectness: Annotated[float, Field(ge=0, le=1)] = 0.25
+    context: Annotated[float, Field(gt=0)] = 1.25
+    patch_share: Annotated[float, Field(ge=0, le=1)] = 0.4
     mirrored: bool = False
     none_logit: float = 0.0
+    kind: Literal["masked_crops"] = "masked_crops"
 
 
-class MaskedCropClassifier(nn.Module):
+class MaskedCropClassifier(Classifier):
     """Names masks by CLIP on masked crops; "no object" collects what the generator or CLIP recognise as nothing."""
 
-    def __init__(self, tower: ImageTower, image_size: int, patch_size: int, config: MaskedCropConfig) -> None:
+    def __init__(self, tower: ImageTower, config: MaskedCropConfig) -> None:
+        """`tower`: with an open_clip `VisionTransformer` of square images."""
         super().__init__()
         self.tower = tower
-        self._image_size, self._grid = image_size, image_size // patch_size
+        self._image_size, self._grid = tower.visual.image_size[0], tower.visual.grid_size[0]
         self._config = config
 
-    def forward(self, images: Tensor, proposals: MaskProposals, text: TextEmbeddings) -> MaskClassification:
-        """Open-vocabulary logits of every proposal.
+    def prepare(self, text: TextEmbeddings) -> TextEmbeddings:
+        """The words as they are: crops are read without them."""
+        return text
+
+    def forward(self, images: Tensor, proposals: MaskProposals, text: TextEmbeddings) -> Tensor:
+        """Open-vocabulary logits (B, Q, K + 1) of every proposal.
 
         Args:
             images: (B, 3, H, W) in [0, 1], the area that the mask logits cover.
             proposals: with `class_logits`, whose last entry is "no object".
+            text: from `prepare`.
         """
         if proposals.class_logits is None:
             raise ValueError("masked crops need proposals with class logits, whose last entry is 'no object'")
-        objectness = 1 - proposals.class_logits.softmax(dim=-1)[..., -1]  # (B, Q)
+        objectness = proposals.objectness  # (B, Q)
         image_index, query_index = self._promising(objectness)
         masks = proposals.mask_logits[image_index, query_index]  # (M, h, w)
         height, width = images.shape[-2:]
@@ -69,7 +80,7 @@ class MaskedCropClassifier(nn.Module):
         logits = known.new_full((*objectness.shape, known.shape[1]), IMPOSSIBLE)
         logits[..., -1] = 0.0
         logits[image_index, query_index] = known
-        return MaskClassification(logits)
+        return logits
 
     def _promising(self, objectness: Tensor) -> tuple[Tensor, Tensor]:
         """Image and query index (M,) of the masks worth reading."""

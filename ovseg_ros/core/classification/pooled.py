@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ovseg_ros.core.classification.ensemble import (
     EnsembleConfig,
@@ -15,18 +15,19 @@ from ovseg_ros.core.classification.ensemble import (
 )
 from ovseg_ros.core.classification.pooling import MaskPooling
 from ovseg_ros.core.classification.word_logits import IMPOSSIBLE, best_prompts
-from ovseg_ros.core.types import MaskClassification, MaskProposals, TextEmbeddings
+from ovseg_ros.core.model import Classifier
+from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.core.vocabulary import Category, normalize_name
 
 
 @dataclass(frozen=True, slots=True)
-class _Words:
+class PooledWords:
     """A vocabulary made ready, with the background words that do not collide with it: K categories and L words.
 
-    `text` is what it was made of; `vectors` (P', D); `owner` (P',) in [0, K + L); `shares` (N, K + L).
+    `vectors` (P', D); `owner` (P',) in [0, K + L); `shares` (N, K + L); `asked` is K.
     """
 
-    text: TextEmbeddings
+    asked: int
     vectors: Tensor
     owner: Tensor
     shares: Tensor
@@ -37,7 +38,7 @@ class _Words:
         return self.shares.shape[1]
 
 
-class TrainingFreeClassifier(nn.Module):
+class PooledClassifier(Classifier):
     """Names masks by CLIP features pooled under them (`MaskPooling`), with or without FC-CLIP's geometric ensemble."""
 
     def __init__(
@@ -64,10 +65,20 @@ class TrainingFreeClassifier(nn.Module):
         self._ensemble = ensemble
         self._class_phrases = tuple(tuple(phrases) for phrases in class_phrases)
         self._background = background
-        self._words: _Words | None = None
 
-    def forward(self, images: Tensor, proposals: MaskProposals, text: TextEmbeddings) -> MaskClassification:
-        """Open-vocabulary logits of every proposal: logarithms of probabilities.
+    def prepare(self, text: TextEmbeddings) -> PooledWords:
+        """The words and the background words beside them, and which of the proposer's classes they are."""
+        asked = text.vocabulary.categories
+        vectors, owner = text.vectors.float(), text.category_of_prompt
+        extra, rows = self._free_background(asked)
+        if self._background is not None and extra:
+            vectors = torch.cat([vectors, self._background.vectors[rows].to(vectors)])
+            owner = torch.cat([owner, torch.arange(len(asked), len(asked) + len(extra)).to(owner)])
+        shares = match_classes([*asked, *extra], self._class_phrases).to(vectors.device)
+        return PooledWords(len(asked), vectors, owner, shares)
+
+    def forward(self, images: Tensor, proposals: MaskProposals, words: PooledWords) -> Tensor:
+        """Open-vocabulary logits (B, Q, K + 1) of every proposal: logarithms of probabilities.
 
         "No object" stands for the generator's verdict or, if that is likelier, for the best background word. Where it
         beats all words, they become impossible, so that a threshold near 0 lets weak words live but not empty masks.
@@ -75,11 +86,11 @@ class TrainingFreeClassifier(nn.Module):
         Args:
             images: (B, 3, H, W) in [0, 1], the area that the mask logits cover.
             proposals: with `class_logits` of N + 1 entries, the last of which is "no object".
+            words: from `prepare`.
         """
         if proposals.class_logits is None:
             raise ValueError("the training-free classifier needs proposals with class logits, the last 'no object'")
-        words = self._prepare(text)
-        count = len(text.vocabulary.categories)
+        count = words.asked
         embeddings = self.pooling(images, proposals.mask_logits)  # (B, Q, D)
         clip = self._clip_probabilities(embeddings.float(), words)  # (B, Q, K + L)
         class_logits = proposals.class_logits.float()
@@ -97,28 +108,12 @@ class TrainingFreeClassifier(nn.Module):
         logits = torch.cat([named, nothing], dim=-1).clamp(min=torch.finfo(torch.float32).tiny).log()
         is_nothing = nothing >= named.amax(dim=-1, keepdim=True)
         logits[..., :-1].masked_fill_(is_nothing, IMPOSSIBLE)
-        return MaskClassification(logits)
+        return logits
 
-    def _clip_probabilities(self, embeddings: Tensor, words: _Words) -> Tensor:
+    def _clip_probabilities(self, embeddings: Tensor, words: PooledWords) -> Tensor:
         """Softmax over categories of each one's best prompt: (B, Q, K + L)."""
         prompts = self._logit_scale * embeddings @ words.vectors.T  # (B, Q, P')
         return best_prompts(prompts, words.owner, words.count).softmax(dim=-1)
-
-    def _prepare(self, text: TextEmbeddings) -> _Words:
-        """Work for each vocabulary, not for each frame: kept until another one comes."""
-        if self._words is None or self._words.text is not text:
-            self._words = self._join(text)
-        return self._words
-
-    def _join(self, text: TextEmbeddings) -> _Words:
-        asked = text.vocabulary.categories
-        vectors, owner = text.vectors.float(), text.category_of_prompt
-        extra, rows = self._free_background(asked)
-        if self._background is not None and extra:
-            vectors = torch.cat([vectors, self._background.vectors[rows].to(vectors)])
-            owner = torch.cat([owner, torch.arange(len(asked), len(asked) + len(extra)).to(owner)])
-        shares = match_classes([*asked, *extra], self._class_phrases).to(vectors.device)
-        return _Words(text, vectors, owner, shares)
 
     def _free_background(self, asked: Sequence[Category]) -> tuple[list[Category], list[int]]:
         """Background words, and their rows, that mean nothing that was asked for, by name or by the generator's class.

@@ -4,20 +4,22 @@ This is the out-of-vocabulary half of FC-CLIP (Yu et al., NeurIPS 2023, Sec. 3.3
 sizes it was not trained on, so the whole image is read once at stride 32.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
+from pydantic import PositiveInt
+from pydantic.dataclasses import dataclass
 from timm.layers import resample_abs_pos_embed
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
+from ovseg_ros.core.config import STRICT
+from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import normalize
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class PoolingConfig:
     """How large CLIP sees the image.
 
@@ -26,15 +28,12 @@ class PoolingConfig:
             pixels or its longer one `long_side`, whichever comes first.
     """
 
-    short_side: int = 800
-    long_side: int = 1333
+    short_side: PositiveInt = 800
+    long_side: PositiveInt = 1333
 
     def __post_init__(self) -> None:
-        if not 1 <= self.short_side <= self.long_side:
-            raise ValueError(
-                f"short_side and long_side must be 1 or more, the short one first; got {self.short_side}, "
-                f"{self.long_side}"
-            )
+        if self.short_side > self.long_side:
+            raise ValueError(f"short_side must be at most long_side = {self.long_side}, got {self.short_side}")
 
 
 class ConvNextTower(nn.Module):
@@ -87,14 +86,14 @@ def make_tower(visual: nn.Module) -> ConvNextTower | VitTower:
     """The part of a CLIP that can be pooled.
 
     Raises:
-        ValueError: if it is neither a ConvNeXt nor a plain ViT with a class token.
+        ConfigError: if it is neither a ConvNeXt nor a plain ViT with a class token.
     """
     if isinstance(visual, TimmModel) and isinstance(visual.trunk, ConvNeXt):
         return ConvNextTower(visual)
     if isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == "tok":
         return VitTower(visual)
     kind = type(visual.trunk if isinstance(visual, TimmModel) else visual).__name__
-    raise ValueError(f"mask pooling needs a convnext_* or ViT-* CLIP with a class token, got {kind}")
+    raise ConfigError(f"mask pooling needs a convnext_* or ViT-* CLIP with a class token, got {kind}")
 
 
 class MaskPooling(nn.Module):

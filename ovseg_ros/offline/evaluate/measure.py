@@ -4,14 +4,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
+from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.merge import merge_panoptic
 from ovseg_ros.core.metrics.confusion import confusion_pairs
 from ovseg_ros.core.metrics.mean_iou import MeanIoU
 from ovseg_ros.core.metrics.overlaps import MaskOverlaps, mask_overlaps
 from ovseg_ros.core.metrics.panoptic_quality import PanopticQuality
+from ovseg_ros.core.model import Prompt, TwoStage
 from ovseg_ros.core.segmenter import PanopticSegmenter
-from ovseg_ros.core.types import NO_CATEGORY, MaskClassification, MaskProposals, PanopticResult, TextEmbeddings
+from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Prediction
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.evaluate.instances import Instance, detected_instances, true_instances, upsampled_masks
 from ovseg_ros.offline.evaluate.oracle import Oracle, true_classes, true_proposals
@@ -21,7 +24,7 @@ from ovseg_ros.offline.evaluate.truth import Truth
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class ImagePrediction:
     """What was predicted for one image.
 
     Attributes:
@@ -44,19 +47,19 @@ class Evaluator:
 
     Args:
         segmenter: what is measured.
-        text: its embedded vocabulary; category ids are the data set's category indices.
+        prompt: its prepared vocabulary; category ids are the data set's category indices.
         oracle: which of its stages an oracle replaces; None for none.
     """
 
-    def __init__(self, segmenter: PanopticSegmenter, text: TextEmbeddings, oracle: Oracle | None = None) -> None:
+    def __init__(self, segmenter: PanopticSegmenter, prompt: Prompt, oracle: Oracle | None = None) -> None:
         self._segmenter = segmenter
-        self._text = text
+        self._prompt = prompt
         self._oracle = oracle
 
     @property
     def vocabulary(self) -> Vocabulary:
         """What the segmenter is asked for."""
-        return self._text.vocabulary
+        return self._prompt.vocabulary
 
     def measure(self, truth: Truth) -> ImageRecord:
         """What the image contributes; an image without anything to find is not segmented."""
@@ -64,27 +67,22 @@ class Evaluator:
             return ImageRecord(truth.name, is_void=True, size=truth.size)
         return record_of(truth, self.predict(truth), [c.is_thing for c in self.vocabulary.categories])
 
-    def predict(self, truth: Truth) -> Prediction:
+    def predict(self, truth: Truth) -> ImagePrediction:
         """Segment the image; the truth beyond the image is read by an oracle and for the overlaps only."""
         vocabulary, merge = self.vocabulary, self._segmenter.merge
         without_crowd = truth.without_crowd()
         classified = (0, 0)
         if self._oracle == "masks":
-            proposals, categories = true_proposals(truth, self._segmenter.propose(truth.image))
-            proposals, classification = self._segmenter.classify(truth.image, self._text, proposals)
-            classified = len(categories), _hits(classification, categories)
-            overlaps = _overlaps(proposals, without_crowd)
-        elif self._oracle == "classes":
-            proposals = self._segmenter.propose(truth.image)
-            overlaps = _overlaps(proposals, without_crowd)
-            logits = true_classes(truth, overlaps, len(vocabulary.categories)).logits
-            classification = MaskClassification(logits.to(proposals.mask_logits.device))
-            merge = replace(merge, object_threshold=0.0)
+            predicted, categories = self._with_true_masks(truth)
+            classified = len(categories), _hits(predicted, categories)
         else:
-            proposals, classification = self._segmenter.classify(truth.image, self._text)
-            overlaps = _overlaps(proposals, without_crowd)
-        masks, logits = proposals.mask_logits[0], classification.logits[0]
-        return Prediction(
+            predicted = self._segmenter.predict([truth.image], self._prompt)
+        overlaps = _overlaps(predicted.mask_logits[0], without_crowd)
+        masks, logits = predicted.mask_logits[0], predicted.class_logits[0]
+        if self._oracle == "classes":
+            logits = true_classes(truth, overlaps, len(vocabulary.categories))[0].to(masks.device)
+            merge = replace(merge, object_threshold=0.0)
+        return ImagePrediction(
             merge_panoptic(masks, logits, vocabulary, truth.size, merge),
             semantic_map(masks, logits, vocabulary, truth.size),
             detected_instances(masks, logits, vocabulary, truth.size) if truth.is_panoptic else (),
@@ -92,8 +90,18 @@ class Evaluator:
             classified,
         )
 
+    @torch.inference_mode()
+    def _with_true_masks(self, truth: Truth) -> tuple[Prediction, list[int]]:
+        """What the second stage says of the true masks, and their categories."""
+        model = self._segmenter.model
+        if not isinstance(model, TwoStage):
+            raise ConfigError("the oracle 'masks' is for models of two stages; this one makes and names masks at once")
+        pixels = self._segmenter.to_pixels([truth.image])
+        proposals, categories = true_proposals(truth, model.propose(pixels, self._prompt))
+        return model.classify(pixels, proposals, self._prompt), categories
 
-def record_of(truth: Truth, prediction: Prediction, is_thing: Iterable[bool]) -> ImageRecord:
+
+def record_of(truth: Truth, prediction: ImagePrediction, is_thing: Iterable[bool]) -> ImageRecord:
     """The counts of one image.
 
     Args:
@@ -121,12 +129,12 @@ def record_of(truth: Truth, prediction: Prediction, is_thing: Iterable[bool]) ->
     )
 
 
-def _overlaps(proposals: MaskProposals, truth_ids: np.ndarray) -> MaskOverlaps:
+def _overlaps(mask_logits: torch.Tensor, truth_ids: np.ndarray) -> MaskOverlaps:
     size = (truth_ids.shape[0], truth_ids.shape[1])
-    return mask_overlaps(upsampled_masks(proposals.mask_logits[0], size), truth_ids)
+    return mask_overlaps(upsampled_masks(mask_logits, size), truth_ids)
 
 
-def _hits(classification: MaskClassification, categories: list[int]) -> int:
-    """How many proposals have the highest score, "no object" aside, at their true category."""
-    best = classification.logits[0, :, :-1].argmax(dim=-1).tolist()
+def _hits(predicted: Prediction, categories: list[int]) -> int:
+    """How many masks have the highest score, "no object" aside, at their true category."""
+    best = predicted.class_logits[0, :, :-1].argmax(dim=-1).tolist()
     return sum(int(index == category) for index, category in zip(best, categories, strict=True))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ovseg_ros.core.metrics.overlaps import MaskOverlaps
-from ovseg_ros.core.types import MaskClassification, MaskProposals
+from ovseg_ros.core.types import MaskProposals
 from ovseg_ros.offline.evaluate.truth import Truth
 
 Oracle = Literal["masks", "classes"]
@@ -57,7 +57,7 @@ def true_proposals(truth: Truth, own: MaskProposals) -> tuple[MaskProposals, lis
     return MaskProposals(logits, embeddings, class_logits), [truth.categories[i] for i in segments]
 
 
-def true_classes(truth: Truth, overlaps: MaskOverlaps, categories: int) -> MaskClassification:
+def true_classes(truth: Truth, overlaps: MaskOverlaps, categories: int) -> torch.Tensor:
     """Every proposal's class by the true segment that it covers best.
 
     The class of the segment with the highest IoU has that IoU as its probability, so that the best of several
@@ -80,4 +80,4 @@ def true_classes(truth: Truth, overlaps: MaskOverlaps, categories: int) -> MaskC
             if best > MIN_IOU:
                 logits[query, truth.categories[int(overlaps.segment_ids[segment])]] = np.log(best)
                 logits[query, -1] = np.log(1 - best) if best < 1 else _IMPOSSIBLE
-    return MaskClassification(torch.from_numpy(logits)[None])
+    return torch.from_numpy(logits)[None]

@@ -10,7 +10,6 @@ from ovseg_ros.core.draw import draw_segments
 from ovseg_ros.core.types import NO_CATEGORY
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.evaluate.figures import image_score
-from ovseg_ros.offline.evaluate.measure import Prediction
 from ovseg_ros.offline.evaluate.record import ImageRecord
 from ovseg_ros.offline.evaluate.truth import Truth
 
@@ -35,7 +34,7 @@ def worst_and_median(records: Sequence[ImageRecord], count: int) -> tuple[list[I
     return ranked[:count], ranked[max(start, count) :][:count]
 
 
-def comparison(truth: Truth, prediction: Prediction, vocabulary: Vocabulary) -> np.ndarray:
+def comparison(truth: Truth, prediction: ImagePrediction, vocabulary: Vocabulary) -> np.ndarray:
     """The image, its truth and what was predicted, next to each other under their titles.
 
     Segments have the colour and name of their category; void is left as it is. Of a semantic truth, every category is

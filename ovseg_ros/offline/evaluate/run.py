@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from ovseg_ros.core.build import build_segmenter, checkpoint_paths, preset_path
+from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.errors import ConfigError, DatasetError, ImageError
+from ovseg_ros.core.presets import checkpoint_paths, preset_path
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.files import sha256_of, write_bytes, write_json
 from ovseg_ros.offline.data.open import open_dataset
@@ -170,7 +171,7 @@ def _digests(paths: Sequence[Path]) -> dict[str, str]:
 
 def _evaluator(preset: str, device: str, vocabulary: Vocabulary, oracle: Oracle | None) -> Evaluator:
     segmenter = build_segmenter(preset, device)
-    return Evaluator(segmenter, segmenter.encode_vocabulary(vocabulary), oracle)
+    return Evaluator(segmenter, segmenter.prepare(vocabulary), oracle)
 
 
 def _is_open(record: ImageRecord | None) -> bool:

@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from ovseg_ros.core.build import build_segmenter, checkpoint_paths, load_preset
+from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.metrics.mask_recall import MaskRecall
 from ovseg_ros.core.metrics.mean_iou import MeanIoU
 from ovseg_ros.core.metrics.panoptic_quality import PanopticQuality
+from ovseg_ros.core.presets import checkpoint_paths, load_preset
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import NO_CATEGORY, MaskProposals, PanopticResult
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary

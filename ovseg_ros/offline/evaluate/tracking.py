@@ -116,15 +116,15 @@ def evaluate_tracking(
     """
     figures = {"ground_truth_masks": TrackingFigures(tracking or TrackingConfig())}
     segmenter = build_segmenter(preset, device) if preset is not None else None
-    text = segmenter.encode_vocabulary(Vocabulary.build(TABLETOP_SPECS)) if segmenter is not None else None
+    prompt = segmenter.prepare(Vocabulary.build(TABLETOP_SPECS)) if segmenter is not None else None
     if segmenter is not None:
         figures["predicted_masks"] = TrackingFigures(tracking or TrackingConfig())
     takes = tqdm(_takes(config), total=config.sequences, desc="evaluate-tracking", unit="take")
     for take in takes:
         for time, frame in take:
             figures["ground_truth_masks"].add(time, frame, truth_result(frame))
-            if segmenter is not None and text is not None:
-                figures["predicted_masks"].add(time, frame, segmenter.segment(frame.image, text))
+            if segmenter is not None and prompt is not None:
+                figures["predicted_masks"].add(time, frame, segmenter.segment(frame.image, prompt))
         for of_masks in figures.values():
             of_masks.end()
     report: dict[str, Any] = {

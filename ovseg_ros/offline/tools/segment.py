@@ -10,8 +10,9 @@ from tqdm import tqdm
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.draw import draw_overlay
 from ovseg_ros.core.errors import ConfigError, ImageError
+from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.segmenter import PanopticSegmenter
-from ovseg_ros.core.types import PanopticResult, TextEmbeddings
+from ovseg_ros.core.types import PanopticResult
 from ovseg_ros.core.vocabulary import Category, Vocabulary, parse_vocabulary
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb
 from ovseg_ros.offline.data.files import write_json, write_png
@@ -57,10 +58,10 @@ def segment_path(
     source = open_source(path, exclude=out)
     _check_out(out, overwrite)
     segmenter = build_segmenter(preset, device)
-    text = segmenter.encode_vocabulary(vocabulary)
+    prompt = segmenter.prepare(vocabulary)
     run = SegmentRun()
     try:
-        segment_source(segmenter, text, source, out, run)
+        segment_source(segmenter, prompt, source, out, run)
     finally:  # also after Ctrl-C: what was done is indexed
         _write_index(run, vocabulary, out, preset=preset, source=path.name)
     print(f"{len(run.images)} images segmented into {out}", file=sys.stderr)
@@ -70,13 +71,13 @@ def segment_path(
 
 
 def segment_source(
-    segmenter: PanopticSegmenter, text: TextEmbeddings, source: ImageSource, out: Path, run: SegmentRun
+    segmenter: PanopticSegmenter, prompt: Prompt, source: ImageSource, out: Path, run: SegmentRun
 ) -> None:
     """Segment every image of `source`, write its files below `out` and its entries into `run`.
 
     An image that cannot be decoded is named on stderr, noted in `run.skipped` and passed over.
     """
-    vocabulary = text.vocabulary
+    vocabulary = prompt.vocabulary
     with tqdm(source.images, total=source.length, desc="segment", unit="image", file=sys.stderr) as bar:
         for item in bar:
             try:
@@ -85,7 +86,7 @@ def segment_source(
                 bar.write(f"skipped: {error}", file=sys.stderr)
                 run.skipped.append({"name": item.name, "reason": str(error)})
                 continue
-            result = segmenter.segment(image, text)
+            result = segmenter.segment(image, prompt)
             write_png(out / "panoptic" / f"{item.name}.png", ids_to_rgb(result.segment_ids))
             write_png(out / "overlay" / f"{item.name}.png", draw_overlay(image, result, vocabulary))
             image_id = len(run.images) + 1

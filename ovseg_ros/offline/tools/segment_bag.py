@@ -11,8 +11,8 @@ from tqdm import tqdm
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.draw import draw_overlay
 from ovseg_ros.core.errors import ImageError
+from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.segmenter import PanopticSegmenter
-from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import Vocabulary, parse_vocabulary
 from ovseg_ros.offline.data.bag_images import BagImage, BagImages, open_bag_images
 from ovseg_ros.offline.data.bag_messages import BagMessages
@@ -72,7 +72,7 @@ def segment_bag(
         parts = BagParts(out, settings, messages.typestore, overwrite=overwrite)
         if not parts.done:
             segmenter = build_segmenter(preset, device)
-            _Run(segmenter, segmenter.encode_vocabulary(vocabulary), messages, parts, overlay).over(images)
+            _Run(segmenter, segmenter.prepare(vocabulary), messages, parts, overlay).over(images)
     state = parts.state
     print(f"{state.get('segmented', 0)} images segmented into {out}", file=sys.stderr)
     if state.get("skipped"):
@@ -88,12 +88,12 @@ class _Run:
     def __init__(
         self,
         segmenter: PanopticSegmenter,
-        text: TextEmbeddings,
+        prompt: Prompt,
         messages: BagMessages,
         parts: BagParts,
         overlay: bool,
     ) -> None:
-        self._segmenter, self._text = segmenter, text
+        self._segmenter, self._prompt = segmenter, prompt
         self._messages, self._parts, self._overlay = messages, parts, overlay
 
     def over(self, images: BagImages) -> None:
@@ -124,11 +124,11 @@ class _Run:
         self._parts.finish()
 
     def _announcement(self, image: BagImage) -> BagMessage:
-        message = self._messages.vocabulary(self._text.vocabulary, image.received)
+        message = self._messages.vocabulary(self._prompt.vocabulary, image.received)
         return self._packed("/ovseg/vocabulary", image.received, message, latched=True)
 
     def _segmented(self, image: BagImage, pixels: np.ndarray, prefix: str) -> Iterator[BagMessage]:
-        result, vocabulary = self._segmenter.segment(pixels, self._text), self._text.vocabulary
+        result, vocabulary = self._segmenter.segment(pixels, self._prompt), self._prompt.vocabulary
         make = self._messages
         header = make.header_of(image.message)
         outputs = {

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_ros.core.build import UntrainedFisa, build_untrained_fisa, load_preset
+from ovseg_ros.core.build import UntrainedFisa, build_untrained_fisa
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.presets import load_preset
 from ovseg_ros.core.types import MaskProposals
 from ovseg_ros.core.weights.strict import save_state_half
 from ovseg_ros.offline.data.types import PanopticSample

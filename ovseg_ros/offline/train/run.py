@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ovseg_ros.core.build import load_preset
 from ovseg_ros.core.config import from_mapping, load_yaml
 from ovseg_ros.core.errors import CheckpointError, ConfigError
+from ovseg_ros.core.presets import load_preset
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.core.weights.strict import save_half
 from ovseg_ros.offline.train.clip import ClipTrainingConfig, train_clip

@@ -30,8 +30,9 @@ from std_msgs.msg import Header
 
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.merge import MergeConfig
+from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.segmenter import PanopticSegmenter
-from ovseg_ros.core.types import PanopticResult, TextEmbeddings
+from ovseg_ros.core.types import PanopticResult
 from ovseg_ros.core.vocabulary import CategorySpec
 from ovseg_ros.msg import PanopticSegmentation
 from ovseg_ros.ros.node.camera import Camera
@@ -142,28 +143,21 @@ class TimedSegmenter:
         self._segmenter = segmenter
         self._clock = clock
 
-    def segment(self, image: np.ndarray, text: TextEmbeddings) -> PanopticResult:
+    def segment(self, image: np.ndarray, prompt: Prompt, merge: MergeConfig | None = None) -> PanopticResult:
         """As `PanopticSegmenter.segment`."""
         began = time.monotonic()
-        result = self._segmenter.segment(image, text)
+        result = self._segmenter.segment(image, prompt, merge)
         self._clock.on_model(time.monotonic() - began)
         return result
 
-    def segment_batch(self, images: Sequence[np.ndarray], text: TextEmbeddings) -> list[PanopticResult]:
+    def segment_batch(
+        self, images: Sequence[np.ndarray], prompt: Prompt, merge: MergeConfig | None = None
+    ) -> list[PanopticResult]:
         """As `PanopticSegmenter.segment_batch`."""
         began = time.monotonic()
-        results = self._segmenter.segment_batch(images, text)
+        results = self._segmenter.segment_batch(images, prompt, merge)
         self._clock.on_model(time.monotonic() - began)
         return results
-
-    @property
-    def merge(self) -> MergeConfig:
-        """The merge's thresholds, which the node sets from its parameters."""
-        return self._segmenter.merge
-
-    @merge.setter
-    def merge(self, value: MergeConfig) -> None:
-        self._segmenter.merge = value
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._segmenter, name)

@@ -35,7 +35,8 @@ from std_msgs.msg import Header
 
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.merge import MergeConfig
-from ovseg_ros.core.types import PanopticResult, Segment, TextEmbeddings
+from ovseg_ros.core.model import Prompt
+from ovseg_ros.core.types import PanopticResult, Segment
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.ros.node import segment_node
 from ovseg_ros.ros.node.conversions import image_message
@@ -55,26 +56,27 @@ class StandInSegmenter:
         self.device = torch.device("cpu")
         self.merge = MergeConfig()
 
-    def encode_vocabulary(self, vocabulary: Vocabulary) -> TextEmbeddings:
-        """One vector for all."""
-        count = len(vocabulary.categories)
-        return TextEmbeddings(torch.ones(count, 1), torch.arange(count), vocabulary)
+    def prepare(self, vocabulary: Vocabulary) -> Prompt:
+        """The words alone."""
+        return Prompt(vocabulary)
 
-    def segment(self, image: np.ndarray, text: TextEmbeddings) -> PanopticResult:
+    def segment(self, image: np.ndarray, prompt: Prompt, merge: MergeConfig | None = None) -> PanopticResult:
         """The whole image as the first category."""
         height, width = image.shape[:2]
-        category = text.vocabulary.categories[0]
+        category = prompt.vocabulary.categories[0]
         return PanopticResult(
             segment_ids=np.ones((height, width), np.uint16),
             category_ids=np.full((height, width), category.id, np.uint16),
             confidence=np.full((height, width), 255, np.uint8),
             segments=(Segment(1, category.id, category.name, 1.0, True, height * width, (0, 0, width, height)),),
-            vocabulary_version=text.vocabulary.version,
+            vocabulary_version=prompt.vocabulary.version,
         )
 
-    def segment_batch(self, images: Sequence[np.ndarray], text: TextEmbeddings) -> list[PanopticResult]:
+    def segment_batch(
+        self, images: Sequence[np.ndarray], prompt: Prompt, merge: MergeConfig | None = None
+    ) -> list[PanopticResult]:
         """As `segment`, for each."""
-        return [self.segment(image, text) for image in images]
+        return [self.segment(image, prompt) for image in images]
 
 
 @dataclass(slots=True)

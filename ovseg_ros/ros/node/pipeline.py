@@ -13,9 +13,9 @@ import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
 from ovseg_ros.core.errors import VocabularyError
-from ovseg_ros.core.merge import MergeConfig
+from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.tracking.appearance import segment_appearance
-from ovseg_ros.core.types import PanopticResult, TextEmbeddings
+from ovseg_ros.core.types import PanopticResult
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.msg import Vocabulary as VocabularyMessage
 from ovseg_ros.ros.node.camera import Camera, CameraFrame
@@ -116,13 +116,13 @@ class Pipeline:
         """Where the model runs."""
         return self._segmenter.device
 
-    def query(self, frame: CameraFrame, text: TextEmbeddings) -> "Future[PanopticResult]":
-        """Segments `frame` with a text of one's own, before the next frame."""
+    def query(self, frame: CameraFrame, prompt: Prompt) -> "Future[PanopticResult]":
+        """Segments `frame` under a prompt of one's own, before the next frame."""
 
         def segment() -> PanopticResult:
             settings = Settings.read(self._node, frame.camera.name)
             image = frame.incoming.decode()
-            result = self._segment(settings.region.crop(image), text, settings.merge)
+            result = self._segmenter.segment(settings.region.crop(image), prompt, settings.merge)
             return settings.region.place(result, image.shape[:2])
 
         return self.submit(segment)
@@ -149,7 +149,7 @@ class Pipeline:
 
     def _process(self, frames: Sequence[CameraFrame]) -> None:
         # Taken once, so that everything about these frames belongs to one version.
-        text = self.vocabulary.current
+        prompt = self.vocabulary.current
         by_size: dict[tuple[int, ...], list[_Prepared]] = {}
         for frame in frames:
             with self._losing_only(frame):
@@ -157,12 +157,15 @@ class Pipeline:
                 if prepared is not None:
                     by_size.setdefault(prepared.pixels.shape, []).append(prepared)
         for group in by_size.values():
-            results = self._segment_together(group, text) if len(group) > 1 else None
+            results = self._segment_together(group, prompt) if len(group) > 1 else None
             for index, prepared in enumerate(group):
                 with self._losing_only(prepared.frame):
-                    merge = prepared.settings.merge
-                    result = results[index] if results else self._segment(prepared.pixels, text, merge)
-                    self._publish(prepared, result, text)
+                    result = (
+                        results[index]
+                        if results
+                        else self._segmenter.segment(prepared.pixels, prompt, prepared.settings.merge)
+                    )
+                    self._publish(prepared, result, prompt)
 
     def _relabel(self, frame: CameraFrame) -> None:
         version = self.vocabulary.current.vocabulary.version
@@ -180,14 +183,14 @@ class Pipeline:
         image = frame.incoming.decode()
         return _Prepared(frame, wanted, settings, image, settings.region.crop(image))
 
-    def _publish(self, prepared: _Prepared, result: PanopticResult, text: TextEmbeddings) -> None:
+    def _publish(self, prepared: _Prepared, result: PanopticResult, prompt: Prompt) -> None:
         frame, image, settings = prepared.frame, prepared.image, prepared.settings
         whole = settings.region.place(result, image.shape[:2])
         header = frame.incoming.header
         if settings.tracking and prepared.wanted & SHOWS_IDENTITY:
             stamp = header.stamp.sec + header.stamp.nanosec / 1e9
             whole = frame.camera.tracker.update(whole, stamp, segment_appearance(image, whole))
-        segmented = SegmentedFrame(image, header, whole, text.vocabulary, settings)
+        segmented = SegmentedFrame(image, header, whole, prompt.vocabulary, settings)
         frame.camera.outputs.publish(segmented, prepared.wanted - NEEDS_DEPTH)
         if prepared.wanted & NEEDS_DEPTH:  # last: depth may still be on its way
             segmented = replace(segmented, depth=self._depth_of(prepared))
@@ -205,19 +208,14 @@ class Pipeline:
             self._faults.report(("depth", prepared.frame.camera.name), f"3D outputs: {problem}")
         return depth
 
-    def _segment_together(self, group: Sequence[_Prepared], text: TextEmbeddings) -> list[PanopticResult] | None:
+    def _segment_together(self, group: Sequence[_Prepared], prompt: Prompt) -> list[PanopticResult] | None:
         """All of a size in one pass; None where that fails, because one of them, or the memory for all, is to blame."""
         try:
-            self._segmenter.merge = group[0].settings.merge
-            return self._segmenter.segment_batch([prepared.pixels for prepared in group], text)
+            merge = group[0].settings.merge
+            return self._segmenter.segment_batch([prepared.pixels for prepared in group], prompt, merge)
         except Exception as error:
             self._faults.report("batch", f"{len(group)} frames at once met {describe(error)}; trying one by one")
             return None
-
-    def _segment(self, image: np.ndarray, text: TextEmbeddings, merge: MergeConfig) -> PanopticResult:
-        """Only the worker thread comes here, so nobody else sees the thresholds change."""
-        self._segmenter.merge = merge
-        return self._segmenter.segment(image, text)
 
     @contextmanager
     def _losing_only(self, frame: CameraFrame) -> Iterator[None]:
@@ -245,7 +243,7 @@ class Pipeline:
     def _warm_up(self) -> None:
         # Kernels are chosen and caches filled now, not on the first picture.
         image = np.zeros(_WARM_UP_SHAPE, dtype=np.uint8)
-        self._segment(image, self.vocabulary.current, Settings.read(self._node).merge)
+        self._segmenter.segment(image, self.vocabulary.current, Settings.read(self._node).merge)
 
     def _min_period(self) -> float:
         max_rate = self._node.get_parameter("max_rate").value

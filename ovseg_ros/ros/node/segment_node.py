@@ -276,8 +276,8 @@ class SegmentNode(LifecycleNode):
             frame = await self._requests.newest(pipeline.cameras)
             if frame is None:
                 return refused_query(f"no image has come yet on {self._input_topics()}")
-            text = await self._answer(pipeline.vocabulary.encode(vocabulary))
-            result = await self._answer(pipeline.query(frame, text))
+            prompt = await self._answer(pipeline.vocabulary.prepare(vocabulary))
+            result = await self._answer(pipeline.query(frame, prompt))
             return query_response(result, request.phrase, frame.incoming.header)
         except Exception as error:  # the answer carries the reason; the node goes on
             return refused_query(describe(error))

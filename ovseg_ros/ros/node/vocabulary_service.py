@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovseg_ros.core.errors import OvsegError, VocabularyError
+from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.own_thread import in_own_thread
 from ovseg_ros.core.resources import config_dir
-from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, guess_is_thing, load_vocabulary_file, parse_names
 from ovseg_ros.core.vocabulary.saving import is_saved_file, save_vocabulary_file
 from ovseg_ros.ros.node.conversions import specs_from_messages
@@ -22,12 +22,12 @@ _NAMES_SHOWN = 50
 
 
 class VocabularyService:
-    """Holds one immutable `TextEmbeddings`, which carries its vocabulary; a change replaces that one reference.
+    """Holds one immutable `Prompt`, which carries its vocabulary; a change replaces that one reference.
 
     Changes run one after the other on a thread of their own: neither callbacks nor frames wait while text is encoded.
 
     Args:
-        segmenter: encodes the text.
+        segmenter: prepares vocabularies.
         specs: the first vocabulary.
         max_categories: most categories accepted.
         on_change: called with every new vocabulary, the first included, just before frames start to use it, so that
@@ -54,12 +54,12 @@ class VocabularyService:
         self._on_change = on_change
         self._lock = threading.Lock()
         vocabulary = Vocabulary.build(specs, max_categories=max_categories)
-        self._current = self._encode(vocabulary)
+        self._current = self._prepare(vocabulary)
         on_change(vocabulary)
         self._changes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vocabulary")
 
     @property
-    def current(self) -> TextEmbeddings:
+    def current(self) -> Prompt:
         """Take it once per frame: everything about that frame then belongs to one version."""
         return self._current
 
@@ -71,25 +71,25 @@ class VocabularyService:
         """
         with self._lock:
             vocabulary = Vocabulary.build(specs, previous=self._current.vocabulary, max_categories=self._max_categories)
-            embeddings = self._encode(vocabulary)
+            prompt = self._prepare(vocabulary)
             self._on_change(vocabulary)
-            self._current = embeddings
+            self._current = prompt
             return vocabulary
 
     def submit(self, request: SetVocabulary.Request) -> "Future[SetVocabulary.Response]":
         """Answers a request in the background. A refusal is in the response; the future raises only the unexpected."""
         return self._changes.submit(self._respond, request)
 
-    def encode(self, vocabulary: Vocabulary) -> "Future[TextEmbeddings]":
-        """Embeds another vocabulary in the background; the one in force stays."""
-        return self._changes.submit(self._encode, vocabulary)
+    def prepare(self, vocabulary: Vocabulary) -> "Future[Prompt]":
+        """Prepares another vocabulary in the background; the one in force stays."""
+        return self._changes.submit(self._prepare, vocabulary)
 
     def close(self) -> None:
         """Finishes the change at hand and drops those that wait."""
         self._changes.shutdown(wait=True, cancel_futures=True)
 
-    def _encode(self, vocabulary: Vocabulary) -> TextEmbeddings:
-        return in_own_thread("text", lambda: self._segmenter.encode_vocabulary(vocabulary))
+    def _prepare(self, vocabulary: Vocabulary) -> Prompt:
+        return in_own_thread("text", lambda: self._segmenter.prepare(vocabulary))
 
     def _respond(self, request: SetVocabulary.Request) -> SetVocabulary.Response:
         response = SetVocabulary.Response()

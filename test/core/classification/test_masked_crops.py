@@ -1,6 +1,7 @@
 """The masked-crop classifier, with an image tower whose answers can be worked out by hand."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ SCALE, BIAS = 10.0, -3.0
 
 class ColorTower(nn.Module):
     """Embeds a crop as the mean colour of its masked patches; remembers the crops it was given."""
+
+    visual = SimpleNamespace(image_size=(32, 32), grid_size=(4, 4))
 
     def encode_masked(self, images: Tensor, patch_masks: Tensor) -> Tensor:
         self.crops, self.patch_masks = images, patch_masks
@@ -51,7 +54,7 @@ def proposals(masks: list[Tensor], objectness: list[float]) -> MaskProposals:
 
 
 def classifier(**config: float) -> MaskedCropClassifier:
-    return MaskedCropClassifier(ColorTower(), image_size=32, patch_size=8, config=MaskedCropConfig(**config))
+    return MaskedCropClassifier(ColorTower(), MaskedCropConfig(**config))
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ def red_left_blue_right(monkeypatch: pytest.MonkeyPatch) -> Tensor:
 def test_masks_are_named_by_what_is_inside_them(red_left_blue_right: Tensor) -> None:
     found = proposals([square_mask(2, 1, 6, 7), square_mask(8, 9, 15, 15)], [0.9, 0.8])
     words = text(red=[[1, 0, 0]], blue=[[0, 0, 1]])
-    logits = classifier()(red_left_blue_right, found, words).logits
+    logits = classifier()(red_left_blue_right, found, words)
     probabilities = logits.softmax(dim=-1)[0]
     assert logits.shape == (1, 2, 3)
     assert probabilities.argmax(dim=-1).tolist() == [0, 1]
@@ -82,21 +85,21 @@ def test_the_mask_decides_not_the_box(red_left_blue_right: Tensor) -> None:
     mask = square_mask(0, 0, 16, 16)
     mask[:, 8:] = -8.0
     tower_input = classifier()
-    logits = tower_input(red_left_blue_right, proposals([mask], [0.9]), text(red=[[1, 0, 0]], blue=[[0, 0, 1]])).logits
+    logits = tower_input(red_left_blue_right, proposals([mask], [0.9]), text(red=[[1, 0, 0]], blue=[[0, 0, 1]]))
     assert logits[0, 0].argmax() == 0
     assert tower_input.tower.patch_masks[0].sum() < 16
 
 
 def test_nothing_that_fits_is_no_object(red_left_blue_right: Tensor) -> None:
     logits = classifier()(red_left_blue_right, proposals([square_mask(2, 1, 6, 7)], [0.9]), text(green=[[0, 1, 0]]))
-    probabilities = logits.logits.softmax(dim=-1)[0, 0]
+    probabilities = logits.softmax(dim=-1)[0, 0]
     assert probabilities.argmax() == 1  # logit 0 - 3 loses against 0
     assert probabilities[0] == pytest.approx(0.9 * math.exp(-3) / (math.exp(-3) + 1), rel=1e-3)
 
 
 def test_the_best_synonym_counts(red_left_blue_right: Tensor) -> None:
     words = text(green=[[0, 1, 0]], warm=[[0, 1, 0], [0.9, 0.1, 0]])
-    logits = classifier()(red_left_blue_right, proposals([square_mask(2, 1, 6, 7)], [0.9]), words).logits
+    logits = classifier()(red_left_blue_right, proposals([square_mask(2, 1, 6, 7)], [0.9]), words)
     assert logits.shape == (1, 1, 3)
     assert logits[0, 0].argmax() == 1
 
@@ -104,7 +107,7 @@ def test_the_best_synonym_counts(red_left_blue_right: Tensor) -> None:
 def test_unlikely_masks_are_not_read(red_left_blue_right: Tensor) -> None:
     masks = [square_mask(2, 1, 6, 7)] * 3
     reader = classifier(min_objectness=0.5, max_masks=2)
-    logits = reader(red_left_blue_right, proposals(masks, [0.1, 0.6, 0.9]), text(red=[[1, 0, 0]])).logits
+    logits = reader(red_left_blue_right, proposals(masks, [0.1, 0.6, 0.9]), text(red=[[1, 0, 0]]))
     assert len(reader.tower.crops) == 2
     assert logits[0].argmax(dim=-1).tolist() == [1, 0, 0]
     assert torch.isfinite(logits).all()
@@ -117,14 +120,14 @@ def test_no_mask_worth_reading_is_all_no_object(red_left_blue_right: Tensor, cou
         torch.zeros(1, count, 4),
         torch.tensor([[[-9.0, 9.0]] * count]).reshape(1, count, 2),
     )
-    logits = classifier()(red_left_blue_right, found, text(red=[[1, 0, 0]])).logits
+    logits = classifier()(red_left_blue_right, found, text(red=[[1, 0, 0]]))
     assert logits.shape == (1, count, 2)
     assert (logits.argmax(dim=-1) == 1).all()
 
 
 def test_an_empty_mask_reads_the_whole_image(red_left_blue_right: Tensor) -> None:
     reader = classifier()
-    logits = reader(red_left_blue_right, proposals([torch.full((16, 16), -1.0)], [0.9]), text(red=[[1, 0, 0]])).logits
+    logits = reader(red_left_blue_right, proposals([torch.full((16, 16), -1.0)], [0.9]), text(red=[[1, 0, 0]]))
     assert torch.isfinite(logits).all()
     torch.testing.assert_close(reader.tower.crops.mean(dim=(2, 3)), torch.tensor([[0.5, 0.0, 0.5]]), atol=0.02, rtol=0)
 
@@ -140,8 +143,8 @@ def test_mirrored_reading_does_not_depend_on_left_and_right(red_left_blue_right:
     found = proposals([square_mask(0, 0, 16, 16)], [0.9])
     logits = {}
     for mirrored in (False, True):
-        reader = MaskedCropClassifier(LeftTower(), 32, 8, MaskedCropConfig(mirrored=mirrored))
-        logits[mirrored] = reader(red_left_blue_right, found, words).logits[0, 0]
+        reader = MaskedCropClassifier(LeftTower(), MaskedCropConfig(mirrored=mirrored))
+        logits[mirrored] = reader(red_left_blue_right, found, words)[0, 0]
     assert logits[False][0] > logits[False][1] + 5
     assert logits[True][0] == pytest.approx(float(logits[True][1]), abs=1e-4)
 
@@ -149,7 +152,7 @@ def test_mirrored_reading_does_not_depend_on_left_and_right(red_left_blue_right:
 def test_a_category_named_unknown_takes_what_no_word_fits(red_left_blue_right: Tensor) -> None:
     found = proposals([square_mask(2, 1, 6, 7), square_mask(8, 9, 15, 15)], [0.9, 0.8])
     words = text(red=[[1, 0, 0]], Unknown=[[0, 0, 1]])  # its text would fit the blue mask, but is not read
-    probabilities = classifier()(red_left_blue_right, found, words).logits.softmax(dim=-1)[0]
+    probabilities = classifier()(red_left_blue_right, found, words).softmax(dim=-1)[0]
     assert probabilities.argmax(dim=-1).tolist() == [0, 1]
     blue_is_red = math.exp(-3) / (math.exp(-3) + 1)
     assert probabilities[1].tolist() == pytest.approx([0.8 * blue_is_red, 0.8 * (1 - blue_is_red), 0.2], rel=1e-3)
@@ -157,7 +160,7 @@ def test_a_category_named_unknown_takes_what_no_word_fits(red_left_blue_right: T
 
 def test_words_that_fit_badly_win_when_none_is_lowered(red_left_blue_right: Tensor) -> None:
     reader = classifier(none_logit=-6.0)
-    logits = reader(red_left_blue_right, proposals([square_mask(2, 1, 6, 7)], [0.9]), text(green=[[0, 1, 0]])).logits
+    logits = reader(red_left_blue_right, proposals([square_mask(2, 1, 6, 7)], [0.9]), text(green=[[0, 1, 0]]))
     assert logits[0, 0].softmax(dim=-1)[0] == pytest.approx(
         0.9 * math.exp(-3) / (math.exp(-3) + math.exp(-6)), rel=1e-3
     )
@@ -177,9 +180,9 @@ def test_a_batch_is_its_images_one_by_one(red_left_blue_right: Tensor) -> None:
         one.mask_logits.repeat(2, 1, 1, 1), one.query_embeddings.repeat(2, 1, 1), one.class_logits.repeat(2, 1, 1)
     )
     reader = classifier()
-    together = reader(torch.cat([red_left_blue_right, flipped]), both, words).logits
-    torch.testing.assert_close(together[:1], reader(red_left_blue_right, one, words).logits)
-    torch.testing.assert_close(together[1:], reader(flipped, one, words).logits)
+    together = reader(torch.cat([red_left_blue_right, flipped]), both, words)
+    torch.testing.assert_close(together[:1], reader(red_left_blue_right, one, words))
+    torch.testing.assert_close(together[1:], reader(flipped, one, words))
     assert together[:, 0].argmax(dim=-1).tolist() == [0, 1]
 
 

@@ -484,7 +484,7 @@ def test_the_bundled_tabletop_vocabulary_is_the_simulators() -> None:
 
 
 def test_text_of_too_many_names_is_refused_before_they_are_read(monkeypatch):
-    monkeypatch.setattr("ovseg_ros.core.vocabulary._named_spec", lambda *_: pytest.fail("a name was read"))
+    monkeypatch.setattr("ovseg_ros.core.vocabulary.words._named_spec", lambda *_: pytest.fail("a name was read"))
     with pytest.raises(VocabularyError, match="has 500000 categories; at most 65535 are accepted"):
         parse_names("x," * 500_000)
     with pytest.raises(VocabularyError, match="has 3 categories; at most 2 are accepted"):

@@ -54,7 +54,7 @@ def tiny_preset(monkeypatch, tiny_segmenter):
 @pytest.fixture
 def direct(tiny_segmenter):
     """Segment ids of an array, without files."""
-    text = tiny_segmenter.encode_vocabulary(Vocabulary.build(parse_vocabulary(WORDS)))
+    text = tiny_segmenter.prepare(Vocabulary.build(parse_vocabulary(WORDS)))
     return lambda image: tiny_segmenter.segment(np.ascontiguousarray(image), text).segment_ids
 
 

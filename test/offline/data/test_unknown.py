@@ -27,7 +27,7 @@ def test_objects_that_no_word_fits_are_unknown_instead_of_void():
     segmenter = build_segmenter("tabletop", "cpu")
 
     without = Vocabulary.build(parse_names(f"{KNOWN}, table, floor, wall"))
-    result = segmenter.segment(frame.image, segmenter.encode_vocabulary(without))
+    result = segmenter.segment(frame.image, segmenter.prepare(without))
     assert np.mean(result.category_ids[pixels[False]] == NO_CATEGORY) > 0.5
     assert UNKNOWN not in {segment.label for segment in result.segments}
 
@@ -36,7 +36,7 @@ def test_objects_that_no_word_fits_are_unknown_instead_of_void():
     unknown, known = vocabulary.categories[:2]
     assert (unknown.id, unknown.color, unknown.is_thing) == (4, color_of_name(UNKNOWN), True)
     assert known == without.categories[0]
-    result = segmenter.segment(frame.image, segmenter.encode_vocabulary(vocabulary))
+    result = segmenter.segment(frame.image, segmenter.prepare(vocabulary))
     assert result.vocabulary_version == 2
     assert np.mean(result.category_ids[pixels[True]] == known.id) > 0.6
     assert np.mean(result.category_ids[pixels[False]] == unknown.id) > 0.6

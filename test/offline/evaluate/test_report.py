@@ -89,7 +89,7 @@ def test_pictures_are_three_panels_of_a_width_that_people_can_read(painted):
     from ovseg_ros.offline.evaluate.measure import Evaluator
 
     segmenter = painted.segmenter()
-    text = segmenter.encode_vocabulary(Vocabulary.build([CategorySpec(name) for name in [*HOSTILE, "e", "f"]]))
+    text = segmenter.prepare(Vocabulary.build([CategorySpec(name) for name in [*HOSTILE, "e", "f"]]))
     evaluator = Evaluator(segmenter, text)
     for size in ((32, 48), (480, 640), (1024, 2048), (3, 1000), (1, 1)):
         truth = truth_of(painted_sample(*size))

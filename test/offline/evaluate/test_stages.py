@@ -202,7 +202,7 @@ def test_large_images_have_smaller_true_masks(monkeypatch):
 @pytest.mark.parametrize("which", [None, "masks", "classes"])
 def test_segments_without_any_pixel_are_missed_even_in_a_void_image(painted, which):
     segmenter = painted.segmenter()
-    text = segmenter.encode_vocabulary(Vocabulary.build([CategorySpec(f"word {i}") for i in range(6)]))
+    text = segmenter.prepare(Vocabulary.build([CategorySpec(f"word {i}") for i in range(6)]))
     sample = panoptic(np.zeros(painted.size), [label(3, 1, area=0)])
     record = Evaluator(segmenter, text, which).measure(truth_of(sample))
     assert record.is_counted and record.quality[1].fn == 1 and record.recall == (0, 0, 0)

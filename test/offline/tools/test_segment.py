@@ -107,7 +107,7 @@ def test_ctrl_c_keeps_the_index_of_what_is_done(tmp_path, monkeypatch, tiny_segm
     calls = []
 
     class Interrupted:
-        encode_vocabulary = tiny_segmenter.encode_vocabulary
+        prepare = tiny_segmenter.prepare
 
         def segment(self, image, text):
             calls.append(image)

@@ -16,6 +16,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from ovseg_ros.core.errors import ConfigError, DatasetError
+from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Segment
 from ovseg_ros.offline.cli.main import main
@@ -33,26 +34,21 @@ class LeftHalf(PanopticSegmenter):
     def __init__(self) -> None:
         pass
 
-    def encode_vocabulary(self, vocabulary):
-        class Text:
-            pass
+    def prepare(self, vocabulary):
+        return Prompt(vocabulary)
 
-        text = Text()
-        text.vocabulary = vocabulary
-        return text
-
-    def segment(self, image, text):
+    def segment(self, image, prompt):
         height, width = image.shape[:2]
         ids = np.zeros((height, width), dtype=np.uint16)
         ids[:, : width // 2] = 1
-        category = text.vocabulary.categories[0]
+        category = prompt.vocabulary.categories[0]
         segment = Segment(1, category.id, category.name, 0.5, True, int((ids == 1).sum()), (0, 0, width // 2, height))
         return PanopticResult(
             segment_ids=ids,
             category_ids=np.where(ids == 1, category.id, NO_CATEGORY).astype(np.uint16),
             confidence=(ids * 128).astype(np.uint8),
             segments=(segment,),
-            vocabulary_version=text.vocabulary.version,
+            vocabulary_version=prompt.vocabulary.version,
         )
 
 
@@ -242,9 +238,9 @@ sys.path.insert(0, sys.argv[3])
 import test_segment_bag as helpers
 from ovseg_ros.offline.tools import segment_bag as module
 class Slow(helpers.LeftHalf):
-    def segment(self, image, text):
+    def segment(self, image, prompt):
         time.sleep(0.05)
-        return super().segment(image, text)
+        return super().segment(image, prompt)
 module.build_segmenter = lambda preset, device: Slow()
 module._IMAGES_IN_PART = 2
 module.segment_bag(Path(sys.argv[1]), "mug", Path(sys.argv[2]), preset="any")

@@ -9,7 +9,7 @@ from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 
 @pytest.fixture(scope="module")
 def text(tiny_segmenter):
-    return tiny_segmenter.encode_vocabulary(Vocabulary.build([CategorySpec("cup"), CategorySpec("wall")]))
+    return tiny_segmenter.prepare(Vocabulary.build([CategorySpec("cup"), CategorySpec("wall")]))
 
 
 def images_of(count, size):

@@ -3,9 +3,9 @@
 import pytest
 
 from ovseg_ros.core.backbones.open_clip_model import build_open_clip
-from ovseg_ros.core.build import load_preset
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.presets import load_preset
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.offline.data.open import dataset_info
 from ovseg_ros.offline.train.optimization import parameter_groups

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from ovseg_ros.core.backbones.sentence_clip import ClipConfig
-from ovseg_ros.core.build import build_segmenter, preset_path
+from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.errors import ConfigError, DatasetError
+from ovseg_ros.core.presets import preset_path
 from ovseg_ros.core.types import MaskProposals
 from ovseg_ros.offline.data.tabletop_views import SCENES_PER_SHARD, TabletopViews, load_or_render
 from ovseg_ros.offline.train.captions import Concept, caption, is_true_of

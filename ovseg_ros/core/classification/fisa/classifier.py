@@ -1,7 +1,7 @@
 """FISA: mask tokens on a frozen CLIP name masks, after reading the vocabulary (Chng et al.)."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ovseg_ros.core.classification.crop_windows import square_windows
-from ovseg_ros.core.classification.fisa.clip_tower import LayerMemory, check_tower, remember_image
+from ovseg_ros.core.classification.fisa.clip_tower import check_tower, image_key_values
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.fisa.distribution_adapter import DistributionAdapter
 from ovseg_ros.core.classification.fisa.lora import add_low_rank
@@ -21,18 +21,47 @@ from ovseg_ros.core.classification.fisa.mask_views import (
     resize_images,
     view_size,
 )
-from ovseg_ros.core.classification.fisa.seve import TextMemory
 from ovseg_ros.core.classification.word_logits import IMPOSSIBLE, best_prompts, joined_with_objectness, with_none
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import normalize
-from ovseg_ros.core.types import MaskClassification, MaskProposals, TextEmbeddings
+from ovseg_ros.core.model import Classifier
+from ovseg_ros.core.text_attention import KeyValues
+from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.core.weights.strict import check_fit
 
-_REMEMBERED_VOCABULARIES = 4
-"""Vocabularies whose text keys and values are kept: the one in use, the next one, and those of queries."""
+
+@dataclass(frozen=True, slots=True)
+class FisaWords:
+    """A vocabulary made ready.
+
+    Attributes:
+        text: its vectors.
+        key_values: what SEVE reads of them, for each set of its weights.
+    """
+
+    text: TextEmbeddings
+    key_values: tuple[KeyValues, ...]
 
 
-class FisaClassifier(nn.Module):
+@dataclass(frozen=True, slots=True)
+class MaskViews:
+    """What CLIP looks at to name M masks each of B images: the whole images (N = B), or a crop for each (N = B M).
+
+    Attributes:
+        pixels: (N, 3, S, T) in [0, 1].
+        image_size: (height, width) of the images, pixels.
+        windows: (N, 4) left, top, right, bottom of the crops in their image; None for whole images.
+        key_values: what CLIP makes of the pixels, layer by layer, where that was computed before; it does not depend
+            on what FISA learns.
+    """
+
+    pixels: Tensor
+    image_size: tuple[int, int]
+    windows: Tensor | None = None
+    key_values: tuple[KeyValues, ...] | None = None
+
+
+class FisaClassifier(Classifier):
     """Names masks by CLIP's class token, one for each mask, adapted to masks and to the words in question.
 
     Untrained, it is MaskCLIP's mask attention: SEVE adds nothing, the adapter changes nothing, and f_q is CLIP's.
@@ -94,40 +123,28 @@ class FisaClassifier(nn.Module):
         self.register_buffer("logit_bias", bias, persistent=False)
         self._mean, self._std = mean, std
         self.crop_size = view_size(1, 1, config.input_size, tower.patch_size)
-        self._text_memories: OrderedDict[int, tuple[TextEmbeddings, tuple[TextMemory, ...]]] = OrderedDict()
 
-    def forward(self, images: Tensor, proposals: MaskProposals, text: TextEmbeddings) -> MaskClassification:
-        """Open-vocabulary logits of every proposal; those not read are "no object".
+    def prepare(self, text: TextEmbeddings) -> FisaWords:
+        """SEVE's keys and values of the words. With gradients where they are enabled: training prepares every step."""
+        return FisaWords(text, self.stream.text_key_values(text.vectors))
+
+    def forward(self, images: Tensor, proposals: MaskProposals, words: FisaWords) -> Tensor:
+        """Open-vocabulary logits (B, Q, K + 1) of every proposal; those not read are "no object".
 
         Args:
             images: (B, 3, H, W) in [0, 1], the area that the mask logits cover.
             proposals: any; their class logits, where there are, say by their last entry what is "no object".
-            text: of the vocabulary.
+            words: from `prepare`.
         """
-        queries, is_read = self.choose(proposals)  # (B, M)
+        queries, is_read = self.top_masks(proposals)  # (B, M)
         rows = torch.arange(len(queries), device=queries.device)[:, None]
-        embeddings = self.embed(images, proposals.mask_logits[rows, queries], text)  # (B, M, D)
-        return self.classify(embeddings, proposals, queries, is_read, text)
+        masks = proposals.mask_logits[rows, queries]  # (B, M, h, w)
+        embeddings = self.embed(self.look(images, masks), self.adapter(masks), words)  # (B, M, D)
+        return self.join(self.word_logits(embeddings, words), proposals, queries, is_read)
 
-    def classify(
-        self, embeddings: Tensor, proposals: MaskProposals, queries: Tensor, is_read: Tensor, text: TextEmbeddings
-    ) -> MaskClassification:
-        """Logits of all proposals (B, Q), given unit embeddings (B, M, D) of those chosen (see `choose`).
-
-        A mask is nothing if the generator says so, or else if no word fits it.
-        """
-        objectness = _objectness(proposals)  # (B, Q)
-        rows = torch.arange(len(queries), device=queries.device)[:, None]
-        known = joined_with_objectness(self.word_logits(embeddings, text), objectness[rows, queries])  # (B, M, K + 1)
-        unread = known.new_full((known.shape[-1],), IMPOSSIBLE)
-        unread[-1] = 0.0
-        logits = unread.repeat(*objectness.shape, 1)  # (B, Q, K + 1)
-        logits[rows, queries] = torch.where(is_read[..., None], known, unread)
-        return MaskClassification(logits)
-
-    def choose(self, proposals: MaskProposals) -> tuple[Tensor, Tensor]:
+    def top_masks(self, proposals: MaskProposals) -> tuple[Tensor, Tensor]:
         """Queries (B, M) worth reading, the likeliest first, and (B, M) bool: whether each is, or only fills up."""
-        objectness = _objectness(proposals)  # (B, Q)
+        objectness = proposals.objectness  # (B, Q)
         scores, queries = objectness.topk(min(self.config.max_masks, objectness.shape[1]), dim=1)
         is_read = scores >= self.config.min_objectness
         if self.config.min_objectness > 0 and is_read.numel():
@@ -135,70 +152,45 @@ class FisaClassifier(nn.Module):
             queries, is_read = queries[:, :most], is_read[:, :most]
         return queries, is_read
 
-    def embed(self, images: Tensor, mask_logits: Tensor, text: TextEmbeddings) -> Tensor:
-        """Unit embeddings (B, M, D) of masks (B, M, h, w) of images (B, 3, H, W) in [0, 1]."""
-        return self.embed_adapted(images, mask_logits, self.adapter(mask_logits), text)
-
-    def embed_adapted(self, images: Tensor, mask_logits: Tensor, adapted: Tensor, text: TextEmbeddings) -> Tensor:
-        """As `embed`, given what the adapter makes of the masks: for training, whose losses need it too."""
-        batch, count = mask_logits.shape[:2]
-        if batch * count == 0:
-            return images.new_zeros(batch, count, self.visual.proj.shape[1])
+    def look(self, images: Tensor, mask_logits: Tensor) -> MaskViews:
+        """The views of masks (B, M, h, w), as the proposer made them, of images (B, 3, H, W) in [0, 1]."""
+        size = (images.shape[-2], images.shape[-1])
         if self.config.view == "crops":
-            windows = self.windows(mask_logits, images.shape[-2:])
-            owners = torch.arange(batch, device=images.device).repeat_interleave(count)
-            pixels = crop_images(images, windows, owners, self.crop_size)
-            inside = self.inside_crops(adapted.flatten(0, 1), windows, images.shape[-2:])  # (B * M, 1, P)
-        else:
-            patch = self.visual.patch_size
-            pixels = resize_images(images, view_size(images.shape[-2], images.shape[-1], self.config.input_size, patch))
-            inside = patches_inside(adapted, (pixels.shape[-2], pixels.shape[-1]), patch)  # (B, M, P)
-        memory = self.remember_text(text)
-        embeddings = self.read(self.remember_views(pixels), inside, memory)
-        if self.config.mirrored:
-            rows = pixels.shape[-2] // self.visual.patch_size[0]
+            windows = square_windows(mask_logits.flatten(0, 1), size, self.config.crop_context)
+            owners = torch.arange(len(images), device=images.device).repeat_interleave(mask_logits.shape[1])
+            return MaskViews(crop_images(images, windows, owners, self.crop_size), size, windows)
+        patch = self.visual.patch_size
+        return MaskViews(resize_images(images, view_size(*size, self.config.input_size, patch)), size)
+
+    def embed(self, views: MaskViews, adapted: Tensor, words: FisaWords) -> Tensor:
+        """Unit embeddings (B, M, D) of masks, from `look` and from the adapter, (B, M, h, w).
+
+        Views whose keys and values are given are read as they are; others also mirrored, if the configuration says so.
+        """
+        batch, count = adapted.shape[:2]
+        if batch * count == 0:
+            return adapted.new_zeros(batch, count, self.visual.proj.shape[1])
+        inside = self._patches_inside(views, adapted)
+        given = views.key_values
+        embeddings = self._read(self.key_values(views.pixels) if given is None else given, inside, words)
+        if self.config.mirrored and given is None:
+            rows = views.pixels.shape[-2] // self.visual.patch_size[0]
             mirrored = inside.unflatten(2, (rows, -1)).flip(-1).flatten(2)
-            other = self.read(self.remember_views(pixels.flip(-1)), mirrored, memory)
+            other = self._read(self.key_values(views.pixels.flip(-1)), mirrored, words)
             embeddings = F.normalize(embeddings + other, dim=-1)
         return embeddings.reshape(batch, count, -1)
 
-    def windows(self, mask_logits: Tensor, size: Sequence[int]) -> Tensor:
-        """What crops show of an image of `size` (height, width): (B M, 4), by the masks as the generator made them."""
-        return square_windows(mask_logits.flatten(0, 1), (size[0], size[1]), self.config.crop_context)
-
-    def inside_crops(self, adapted: Tensor, windows: Tensor, size: Sequence[int]) -> Tensor:
-        """Patches (N, 1, P) bool of crops that hold any pixel of their adapted mask (N, h, w)."""
-        cropped = crop_masks(adapted, windows, (size[0], size[1]), self.crop_size)
-        return patches_inside(cropped, self.crop_size, self.visual.patch_size)
-
-    def remember_views(self, images: Tensor) -> Iterable[LayerMemory]:
+    def key_values(self, pixels: Tensor) -> Iterable[KeyValues]:
         """What mask tokens read of views (N, 3, S, T) in [0, 1], by layer; the image path is CLIP's to the bit."""
-        pixels = normalize(images, self._mean, self._std).to(self.visual.conv1.weight.dtype)
-        return remember_image(self.visual, pixels)
+        normalised = normalize(pixels, self._mean, self._std).to(self.visual.conv1.weight.dtype)
+        return image_key_values(self.visual, normalised)
 
-    def read(self, image: Iterable[LayerMemory], inside: Tensor, text: Sequence[TextMemory]) -> Tensor:
-        """Unit embeddings (N, M, D) of masks whose patches are `inside` (N, M, P) bool of N views."""
-        return F.normalize(self.stream(self.visual, image, inside, text).float(), dim=-1)
-
-    def remember_text(self, text: TextEmbeddings) -> tuple[TextMemory, ...]:
-        """SEVE's text keys and values: computed once for each `TextEmbeddings` object, unless gradients are wanted."""
-        if torch.is_grad_enabled():
-            return self.stream.remember_text(text.vectors)
-        known = self._text_memories.get(id(text))
-        if known is None or known[0] is not text:
-            known = (text, self.stream.remember_text(text.vectors))
-            self._text_memories[id(text)] = known
-            while len(self._text_memories) > _REMEMBERED_VOCABULARIES:
-                self._text_memories.popitem(last=False)
-        self._text_memories.move_to_end(id(text))
-        return known[1]
-
-    def word_logits(self, embeddings: Tensor, text: TextEmbeddings) -> Tensor:
+    def word_logits(self, embeddings: Tensor, words: FisaWords) -> Tensor:
         """(..., K + 1) of unit embeddings (..., D): the best prompt of every category, then "none of these".
 
         A category named "unknown" takes the place of "none of these".
         """
-        scale = self.logit_scale.exp().float()
+        text, scale = words.text, self.logit_scale.exp().float()
         prompts = scale * embeddings @ text.vectors.to(embeddings).T + self.logit_bias  # (..., P)
         best = best_prompts(prompts, text.category_of_prompt, len(text.vocabulary.categories))
         if self.config.none == "embedding":
@@ -207,6 +199,20 @@ class FisaClassifier(nn.Module):
             none_logit = self.config.none_logit if self.config.none == "bias" else IMPOSSIBLE
             none = best.new_full(best.shape[:-1], none_logit)
         return with_none(best, none, text.vocabulary)
+
+    def join(self, word_logits: Tensor, proposals: MaskProposals, queries: Tensor, is_read: Tensor) -> Tensor:
+        """Logits of all proposals (B, Q, K + 1) from those (B, M, K + 1) of the ones that were read (see `top_masks`).
+
+        A mask is nothing if the proposer says so, or else if no word fits it.
+        """
+        objectness = proposals.objectness  # (B, Q)
+        rows = torch.arange(len(queries), device=queries.device)[:, None]
+        known = joined_with_objectness(word_logits, objectness[rows, queries])  # (B, M, K + 1)
+        unread = known.new_full((known.shape[-1],), IMPOSSIBLE)
+        unread[-1] = 0.0
+        logits = unread.repeat(*objectness.shape, 1)  # (B, Q, K + 1)
+        logits[rows, queries] = torch.where(is_read[..., None], known, unread)
+        return logits
 
     def trained_state_dict(self) -> dict[str, Tensor]:
         """Everything that trains, and nothing else: what a FISA checkpoint holds."""
@@ -223,20 +229,14 @@ class FisaClassifier(nn.Module):
         with torch.no_grad():
             for name, value in wanted.items():
                 value.copy_(state[name])
-        self._text_memories.clear()
 
-    def train(self, mode: bool = True) -> "FisaClassifier":
-        """As in `nn.Module`; forgets text keys and values, which training changes."""
-        self._text_memories.clear()
-        return super().train(mode)
+    def _patches_inside(self, views: MaskViews, adapted: Tensor) -> Tensor:
+        """Patches (N, 1, P) of crops, or (B, M, P) of whole images, that hold any pixel of their mask (B, M, h, w)."""
+        size = (views.pixels.shape[-2], views.pixels.shape[-1])
+        if views.windows is not None:
+            adapted = crop_masks(adapted.flatten(0, 1), views.windows, views.image_size, size)
+        return patches_inside(adapted, size, self.visual.patch_size)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FisaClassifier":
-        self._text_memories.clear()  # they would stay on the device, or in the precision, that the weights leave
-        return super()._apply(fn, recurse)
-
-
-def _objectness(proposals: MaskProposals) -> Tensor:
-    """(B, Q): probability of being any segment; 1 where the generator does not say."""
-    if proposals.class_logits is None:
-        return proposals.mask_logits.new_ones(proposals.mask_logits.shape[:2])
-    return 1 - proposals.class_logits.softmax(dim=-1)[..., -1]
+    def _read(self, image: Iterable[KeyValues], inside: Tensor, words: FisaWords) -> Tensor:
+        """Unit embeddings (N, M, D) of masks whose patches are `inside` (N, M, P) bool of N views."""
+        return F.normalize(self.stream(self.visual, image, inside, words.key_values).float(), dim=-1)

@@ -4,7 +4,6 @@ The image path runs open_clip's own blocks on tokens that nobody added to, so it
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +11,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from ovseg_ros.core.errors import ConfigError
-
-
-class LayerMemory(NamedTuple):
-    """What mask tokens read in one layer: keys and values (N, heads, 1 + P, C / heads), class token first."""
-
-    keys: Tensor
-    values: Tensor
+from ovseg_ros.core.text_attention import KeyValues
 
 
 def check_tower(visual: nn.Module) -> None:
@@ -78,17 +71,17 @@ def image_tokens(visual: VisionTransformer, images: Tensor) -> Iterator[Tensor]:
             tokens = block(tokens)
 
 
-def remember_image(visual: VisionTransformer, images: Tensor) -> Iterator[LayerMemory]:
-    """f_k and f_v of the tokens that enter each block (FISA Eq. 2), layer by layer, for images (N, 3, H, W).
+def image_key_values(visual: VisionTransformer, images: Tensor) -> Iterator[KeyValues]:
+    """f_k and f_v (N, heads, 1 + P, C / heads), class token first, of the tokens that enter each block (FISA Eq. 2).
 
-    Nothing is kept beyond the layer in hand: at 896 x 896, all layers of a ViT-L would be hundreds of megabytes.
+    Layer by layer, for images (N, 3, H, W), and nothing is kept beyond the layer in hand: at 896 x 896, all layers of a
+    ViT-L would be hundreds of megabytes.
     """
     blocks = visual.transformer.resblocks
     for block, tokens in zip(blocks, image_tokens(visual, images), strict=True):
         attention = block.attn
         width, heads = attention.embed_dim, attention.num_heads
         weight, bias = attention.in_proj_weight[width:], attention.in_proj_bias[width:]
-        both = F.linear(block.ln_1(tokens), weight, bias).unflatten(
-            -1, (2, heads, -1)
-        )  # (N, 1 + P, 2, heads, C / heads)
-        yield LayerMemory(both[:, :, 0].transpose(1, 2), both[:, :, 1].transpose(1, 2))
+        both = F.linear(block.ln_1(tokens), weight, bias)  # (N, 1 + P, 2 * C)
+        both = both.unflatten(-1, (2, heads, -1))  # (N, 1 + P, 2, heads, C / heads)
+        yield KeyValues(both[:, :, 0].transpose(1, 2), both[:, :, 1].transpose(1, 2))

@@ -1,13 +1,14 @@
 """What a FISA is made of, and which of its parts train."""
 
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
-VIEWS = ("image", "crops")
-CLIP_TRAINING = ("frozen", "full", "lora")
-NONE_SOURCES = ("generator", "bias", "embedding")
+from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from ovseg_ros.core.config import STRICT
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class FisaConfig:
     """FISA (Chng et al., "Adapting Vision-Language Model with Fine-grained Semantics"), with its ablation's switches.
 
@@ -40,39 +41,25 @@ class FisaConfig:
         min_objectness: masks below this probability of being any segment are not read, in [0, 1].
     """
 
-    view: str = "image"
-    input_size: int = 896
-    crop_context: float = 1.25
+    view: Literal["image", "crops"] = "image"
+    input_size: PositiveInt = 896
+    crop_context: PositiveFloat = 1.25
     mirrored: bool = False
     seve_layers: tuple[int, ...] | None = None
-    seve_width: int = 256
-    seve_heads: int = 16
+    seve_width: PositiveInt = 256
+    seve_heads: PositiveInt = 16
     seve_tied: bool = True
     query_layers: tuple[int, ...] | None = None
-    clip_training: str = "frozen"
-    lora_rank: int = 8
-    adapter_convolutions: int = 2
-    adapter_width: int = 32
-    temperature: float | None = None
-    none: str = "generator"
+    clip_training: Literal["frozen", "full", "lora"] = "frozen"
+    lora_rank: PositiveInt = 8
+    adapter_convolutions: Annotated[int, Field(ge=0, le=3)] = 2
+    adapter_width: PositiveInt = 32
+    temperature: PositiveFloat | None = None
+    none: Literal["generator", "bias", "embedding"] = "generator"
     none_logit: float = 0.0
-    max_masks: int = 100
-    min_objectness: float = 0.0
+    max_masks: PositiveInt = 100
+    min_objectness: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     def __post_init__(self) -> None:
-        for name, choices in (("view", VIEWS), ("clip_training", CLIP_TRAINING), ("none", NONE_SOURCES)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
-        for name in ("input_size", "crop_context", "seve_width", "seve_heads", "lora_rank", "adapter_width"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.seve_width % self.seve_heads:
             raise ValueError(f"seve_width {self.seve_width} must be a multiple of seve_heads {self.seve_heads}")
-        if not 0 <= self.adapter_convolutions <= 3:
-            raise ValueError(f"adapter_convolutions must be 0 to 3, got {self.adapter_convolutions}")
-        if self.temperature is not None and self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
-        if self.max_masks < 1 or not 0 <= self.min_objectness <= 1:
-            raise ValueError(
-                f"max_masks must be 1 or more and min_objectness in [0, 1], got {self.max_masks}, {self.min_objectness}"
-            )

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from ovseg_ros.core.classification.fisa.clip_tower import LayerMemory, class_token
+from ovseg_ros.core.classification.fisa.clip_tower import class_token
 from ovseg_ros.core.classification.fisa.config import FisaConfig
-from ovseg_ros.core.classification.fisa.seve import SemanticExtraction, TextMemory
 from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.text_attention import KeyValues, TextAttention
 
 
 class MaskTokenStream(nn.Module):
@@ -38,7 +38,7 @@ class MaskTokenStream(nn.Module):
         }
         width = blocks[0].attn.embed_dim
         self.seve = nn.ModuleList(
-            SemanticExtraction(width, text_width, config.seve_width, config.seve_heads)
+            TextAttention(width, text_width, config.seve_width, config.seve_heads)
             for _ in sorted(set(self._seve_of_layer.values()))
         )
         self.queries = nn.ModuleDict()
@@ -50,12 +50,12 @@ class MaskTokenStream(nn.Module):
                 query.bias.copy_(attention.in_proj_bias[:width])
             self.queries[str(layer)] = query
 
-    def remember_text(self, vectors: Tensor) -> tuple[TextMemory, ...]:
+    def text_key_values(self, vectors: Tensor) -> tuple[KeyValues, ...]:
         """Keys and values of text vectors (P, D), one for each set of SEVE weights."""
-        return tuple(_semantic(seve).remember(vectors) for seve in self.seve)
+        return tuple(_text_attention(seve).key_values(vectors) for seve in self.seve)
 
     def forward(
-        self, visual: VisionTransformer, image: Iterable[LayerMemory], inside: Tensor, text: Sequence[TextMemory]
+        self, visual: VisionTransformer, image: Iterable[KeyValues], inside: Tensor, text: Sequence[KeyValues]
     ) -> Tensor:
         """Class-token outputs of mask tokens, in the shared space and not normalised: (N, M, D).
 
@@ -64,7 +64,7 @@ class MaskTokenStream(nn.Module):
             image: of N views, one entry a layer.
             inside: (N, M, P) bool, the patches that hold any pixel of a mask (FISA Eq. 5). A mask token also reads the
                 class token, so that an empty mask has something to read.
-            text: from `remember_text`.
+            text: from `text_key_values`.
         """
         count, masks = inside.shape[:2]
         tokens = class_token(visual).expand(count, masks, -1)  # (N, M, C)
@@ -79,7 +79,7 @@ class MaskTokenStream(nn.Module):
         return visual.ln_post(tokens) @ visual.proj
 
     def _read_image(
-        self, block: ResidualAttentionBlock, layer: int, tokens: Tensor, memory: LayerMemory, allowed: Tensor
+        self, block: ResidualAttentionBlock, layer: int, tokens: Tensor, memory: KeyValues, allowed: Tensor
     ) -> Tensor:
         """Masked cross-attention, FISA Eqs 1 and 2: (N, M, C) -> (N, M, C)."""
         attention = block.attn
@@ -103,7 +103,7 @@ def _layers(chosen: tuple[int, ...] | None, depth: int, name: str) -> tuple[int,
     return tuple(sorted(chosen))
 
 
-def _semantic(module: nn.Module) -> SemanticExtraction:
+def _text_attention(module: nn.Module) -> TextAttention:
     """An entry of a ModuleList, whose type is lost there."""
-    assert isinstance(module, SemanticExtraction)
+    assert isinstance(module, TextAttention)
     return module

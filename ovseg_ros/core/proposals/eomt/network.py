@@ -11,16 +11,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from timm.layers import LayerNorm, LayerNorm2d, SwiGLUPacked, resample_abs_pos_embed
 from timm.models.eva import EvaBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.proposals.eomt.rotary import rotary_table
 from ovseg_ros.core.types import MaskProposals
 
 
-@dataclass(frozen=True, slots=True)
+@pydantic_dataclass(frozen=True, slots=True, config=STRICT)
 class EoMTConfig:
     """Architecture of an EoMT.
 
@@ -42,20 +45,35 @@ class EoMTConfig:
         upscale_blocks: each doubles the mask resolution; 2 with 16-pixel patches gives stride 4.
     """
 
-    image_size: tuple[int, int]
-    patch_size: int = 16
-    width: int = 384
-    depth: int = 12
-    heads: int = 6
-    register_tokens: int = 4
+    image_size: tuple[PositiveInt, PositiveInt]
+    patch_size: PositiveInt = 16
+    width: PositiveInt = 384
+    depth: PositiveInt = 12
+    heads: PositiveInt = 6
+    register_tokens: NonNegativeInt = 4
     layer_scale: float | None = 1.0
     convolutional_stem: bool = False
     swiglu: bool = False
     dinov3: bool = False
-    num_queries: int = 200
-    num_classes: int = 133
-    joint_blocks: int = 3
-    upscale_blocks: int = 2
+    num_queries: PositiveInt = 200
+    num_classes: PositiveInt = 133
+    joint_blocks: PositiveInt = 3
+    upscale_blocks: NonNegativeInt = 2
+
+    def __post_init__(self) -> None:
+        if self.joint_blocks > self.depth:
+            raise ValueError(f"joint_blocks must be 1 to depth = {self.depth}, got {self.joint_blocks}")
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads = {self.heads}, got {self.width}")
+        if self.dinov3 and self.swiglu:
+            raise ValueError("swiglu is DINOv2's; DINOv3's S, B and L have none, so leave either swiglu or dinov3 out")
+        if self.dinov3 and self.width % (4 * self.heads):
+            raise ValueError(
+                f"rotary positions turn 4 channels of a head together; {self.heads} heads do not share a width of "
+                f"{self.width} in multiples of 4"
+            )
+        if self.convolutional_stem and self.patch_size & (self.patch_size - 1):
+            raise ValueError(f"a convolutional stem needs a patch size that is a power of two, got {self.patch_size}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +101,6 @@ class ScaleBlock(nn.Module):
 def _convolutional_stem(width: int, patch_size: int) -> nn.Sequential:
     """Halves the resolution until one pixel is one patch: (B, 3, H, W) -> (B, width, H / patch, W / patch)."""
     halvings = patch_size.bit_length() - 1
-    if 2**halvings != patch_size:
-        raise ValueError(f"a convolutional stem needs a patch size that is a power of two, got {patch_size}")
     channels = [3] + [width // 2 ** (halvings - step - 1) for step in range(halvings)]
     layers: list[nn.Module] = []
     for inside, outside in pairwise(channels):
@@ -135,15 +151,6 @@ class EoMT(nn.Module):
 
     def __init__(self, config: EoMTConfig) -> None:
         super().__init__()
-        if not 0 < config.joint_blocks <= config.depth:
-            raise ValueError(f"joint_blocks must be 1 to depth = {config.depth}, got {config.joint_blocks}")
-        if config.dinov3 and config.swiglu:
-            raise ValueError("swiglu is DINOv2's; DINOv3's S, B and L have none, so leave either swiglu or dinov3 out")
-        if config.dinov3 and config.width % (4 * config.heads):
-            raise ValueError(
-                f"rotary positions turn 4 channels of a head together; {config.heads} heads do not share a width of "
-                f"{config.width} in multiples of 4"
-            )
         self.config = config
         self.encoder = _build_encoder(config)
         self.queries = nn.Embedding(config.num_queries, config.width)

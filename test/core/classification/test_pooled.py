@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovseg_ros.core.classification.ensemble import EnsembleConfig
-from ovseg_ros.core.classification.pooled import TrainingFreeClassifier
+from ovseg_ros.core.classification.pooled import PooledClassifier
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 
@@ -49,8 +49,8 @@ def proposals(class_probabilities: list[list[float]]) -> MaskProposals:
 def classify(embeddings: list[list[float]], found: MaskProposals, words: TextEmbeddings, **kwargs) -> Tensor:  # type: ignore[no-untyped-def]
     """Probabilities (Q, K + 1)."""
     rows = F.normalize(torch.tensor(embeddings, dtype=torch.float32), dim=-1)[None]
-    classifier = TrainingFreeClassifier(GivenEmbeddings(rows), logit_scale=SCALE, **kwargs)
-    return classifier(torch.zeros(1, 3, 8, 8), found, words).logits[0].softmax(dim=-1)
+    classifier = PooledClassifier(GivenEmbeddings(rows), logit_scale=SCALE, **kwargs)
+    return classifier(torch.zeros(1, 3, 8, 8), found, classifier.prepare(words))[0].softmax(dim=-1)
 
 
 WORDS = {"cup": [[1.0, 0.0]], "robot": [[0.0, 1.0]]}
@@ -120,11 +120,11 @@ def test_words_asked_for_win_over_background_words_of_the_same_meaning() -> None
 
 
 def test_no_masks_and_a_change_of_words() -> None:
-    classifier = TrainingFreeClassifier(GivenEmbeddings(torch.zeros(1, 0, 2)), logit_scale=SCALE)
+    classifier = PooledClassifier(GivenEmbeddings(torch.zeros(1, 0, 2)), logit_scale=SCALE)
     empty = MaskProposals(torch.zeros(1, 0, 4, 4), torch.zeros(1, 0, 2), torch.zeros(1, 0, 3))
     for words in (text(**WORDS), text(cup=[[1.0, 0.0]]), text(**WORDS)):
         count = len(words.vocabulary.categories)
-        assert classifier(torch.zeros(1, 3, 8, 8), empty, words).logits.shape == (1, 0, count + 1)
+        assert classifier(torch.zeros(1, 3, 8, 8), empty, classifier.prepare(words)).shape == (1, 0, count + 1)
 
 
 def test_a_batch_is_its_images_one_by_one() -> None:
@@ -132,13 +132,15 @@ def test_a_batch_is_its_images_one_by_one() -> None:
     embeddings = F.normalize(torch.randn(3, 5, 2), dim=-1)
     found = MaskProposals(torch.zeros(3, 5, 4, 4), torch.zeros(3, 5, 2), torch.randn(3, 5, 3))
     arguments = {"ensemble": EnsembleConfig(), "class_phrases": [("cup",), ("dog",)], "logit_scale": SCALE}
-    together = TrainingFreeClassifier(GivenEmbeddings(embeddings), **arguments)(None, found, text(**WORDS)).logits
+    classifier = PooledClassifier(GivenEmbeddings(embeddings), **arguments)
+    words = classifier.prepare(text(**WORDS))
+    together = classifier(None, found, words)
     for image in range(3):
         one = MaskProposals(
             *(part[image : image + 1] for part in (found.mask_logits, found.query_embeddings, found.class_logits))
         )
-        single = TrainingFreeClassifier(GivenEmbeddings(embeddings[image : image + 1]), **arguments)
-        torch.testing.assert_close(single(None, one, text(**WORDS)).logits[0], together[image])
+        single = PooledClassifier(GivenEmbeddings(embeddings[image : image + 1]), **arguments)
+        torch.testing.assert_close(single(None, one, words)[0], together[image])
 
 
 def test_many_masks_and_words_give_distributions() -> None:
@@ -149,13 +151,13 @@ def test_many_masks_and_words_give_distributions() -> None:
     owners = torch.arange(len(names)).repeat_interleave(2)
     words = TextEmbeddings(vectors, owners, Vocabulary.build(specs, max_categories=1203))
     found = MaskProposals(torch.zeros(1, count, 4, 4), torch.zeros(1, count, 2), torch.randn(1, count, 134))
-    classifier = TrainingFreeClassifier(
+    classifier = PooledClassifier(
         GivenEmbeddings(F.normalize(torch.randn(1, count, 16), dim=-1)),
         logit_scale=100.0,
         ensemble=EnsembleConfig(),
         class_phrases=[(f"word {index}",) for index in range(133)],
     )
-    logits = classifier(torch.zeros(1, 3, 8, 8), found, words).logits
+    logits = classifier(torch.zeros(1, 3, 8, 8), found, classifier.prepare(words))
     assert logits.shape == (1, count, 1204)
     assert torch.isfinite(logits).all()
     torch.testing.assert_close(logits.softmax(dim=-1).sum(dim=-1), torch.ones(1, count))

@@ -1,4 +1,4 @@
-"""SEVE's first half: mask tokens attend the text of the vocabulary (FISA Eqs 3 and 4)."""
+"""Tokens of an image attend the words of a vocabulary: FISA's SEVE (Eqs 3 and 4), and whatever else reads words."""
 
 from typing import NamedTuple
 
@@ -6,23 +6,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class TextMemory(NamedTuple):
-    """Keys and values (heads, P, d / heads) of P text tokens; they depend on the vocabulary and not on the image."""
+class KeyValues(NamedTuple):
+    """What attention reads: keys and values (..., heads, T, d / heads) of T tokens."""
 
     keys: Tensor
     values: Tensor
 
 
-class SemanticExtraction(nn.Module):
-    """Multi-head cross-attention from mask tokens to text tokens through a bottleneck of width d.
+class TextAttention(nn.Module):
+    """Multi-head cross-attention from tokens of an image to text tokens through a bottleneck of width d.
 
     Both sides are normalised first, without trained parameters: unit text vectors of D numbers have entries near
     1 / sqrt(D), far from what freshly initialised projections expect. The output projection starts at zero, so that an
-    untrained SEVE changes nothing.
+    untrained one changes nothing.
     """
 
     def __init__(self, token_width: int, text_width: int, width: int, heads: int) -> None:
-        """`token_width` C of mask tokens, `text_width` D of text vectors, `width` d, a multiple of `heads`."""
+        """`token_width` C of the image's tokens, `text_width` D of text vectors, `width` d, a multiple of `heads`."""
         super().__init__()
         self._heads = heads
         self.query = nn.Linear(token_width, width)  # g_q
@@ -32,17 +32,17 @@ class SemanticExtraction(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def remember(self, vectors: Tensor) -> TextMemory:
-        """Keys and values of text vectors (P, D), FISA Eq. 4."""
+    def key_values(self, vectors: Tensor) -> KeyValues:
+        """Keys and values (heads, P, d / heads) of text vectors (P, D), FISA Eq. 4; they do not depend on the image."""
         normalised = F.layer_norm(vectors.to(self.key.weight.dtype), vectors.shape[-1:])
         keys, values = (
             projection(normalised).unflatten(-1, (self._heads, -1)).transpose(0, 1)  # (heads, P, d / heads)
             for projection in (self.key, self.value)
         )
-        return TextMemory(keys, values)
+        return KeyValues(keys, values)
 
-    def forward(self, tokens: Tensor, text: TextMemory) -> Tensor:
-        """What to add to mask tokens (N, M, C), same shape: FISA Eq. 3, whose softmax is scaled by 1 / sqrt(d / heads).
+    def forward(self, tokens: Tensor, text: KeyValues) -> Tensor:
+        """What to add to tokens (N, M, C), same shape: FISA Eq. 3, whose softmax is scaled by 1 / sqrt(d / heads).
 
         No text token at all adds nothing.
         """
