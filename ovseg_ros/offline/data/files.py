@@ -9,6 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ovseg_ros.core.errors import ImageError
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically; its folder is made if need be."""
@@ -31,11 +33,18 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
-def write_png(path: Path, image: np.ndarray) -> None:
-    """Write a PNG atomically: uint8 RGB (H, W, 3), or uint8 or uint16 grey (H, W)."""
-    encoded, content = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write an image atomically in its suffix's format: uint8 RGB (H, W, 3), or uint8 or uint16 grey (H, W).
+
+    Raises:
+        ImageError: OpenCV cannot encode such an image in that format.
+    """
+    try:
+        encoded, content = cv2.imencode(path.suffix, image[..., ::-1] if image.ndim == 3 else image)
+    except cv2.error as error:
+        raise ImageError(f"OpenCV knows no image format {path.suffix!r} for {path}; use .png or .jpg") from error
     if not encoded:
-        raise ValueError(f"OpenCV cannot encode an image of {image.shape} {image.dtype} as PNG")
+        raise ImageError(f"OpenCV cannot encode an image of {image.shape} {image.dtype} as {path.suffix}")
     write_bytes(path, content.tobytes())
 
 

@@ -15,7 +15,7 @@ from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import PanopticResult
 from ovseg_ros.core.vocabulary import Category, Vocabulary, parse_vocabulary
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb
-from ovseg_ros.offline.data.files import write_json, write_png
+from ovseg_ros.offline.data.files import write_json, write_image
 from ovseg_ros.offline.data.images import ImageSource, open_source
 
 INDEX_NAME = "panoptic.json"
@@ -87,8 +87,8 @@ def segment_source(
                 run.skipped.append({"name": item.name, "reason": str(error)})
                 continue
             result = segmenter.segment(image, prompt)
-            write_png(out / "panoptic" / f"{item.name}.png", ids_to_rgb(result.segment_ids))
-            write_png(out / "overlay" / f"{item.name}.png", draw_overlay(image, result, vocabulary))
+            write_image(out / "panoptic" / f"{item.name}.png", ids_to_rgb(result.segment_ids))
+            write_image(out / "overlay" / f"{item.name}.png", draw_overlay(image, result, vocabulary))
             image_id = len(run.images) + 1
             height, width = result.segment_ids.shape
             run.images.append({"id": image_id, "file_name": item.name, "width": width, "height": height})

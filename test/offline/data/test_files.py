@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb, rgb_to_ids, tight_box
-from ovseg_ros.offline.data.files import sha256_of, write_bytes, write_json, write_png
+from ovseg_ros.offline.data.files import sha256_of, write_bytes, write_json, write_image
 from ovseg_ros.offline.data.images import load_image
 
 
 def test_ids_survive_the_png(tmp_path):
     ids = np.array([[0, 1, 255], [256, 65535, (1 << 24) - 1]])
     assert ids_to_rgb(ids)[1, 0].tolist() == [0, 1, 0]
-    write_png(tmp_path / "sub" / "a.png", ids_to_rgb(ids))
+    write_image(tmp_path / "sub" / "a.png", ids_to_rgb(ids))
     np.testing.assert_array_equal(rgb_to_ids(load_image(tmp_path / "sub" / "a.png")), ids)
 
 
