@@ -1,4 +1,4 @@
-"""Segment a video or a camera and follow its objects: python segment_video.py clip.mp4 "red cube, table" followed.mp4"""
+"""Segment a video or a camera and follow its objects: python segment_video.py clip.mp4 "ball, table" followed.mp4"""
 
 import argparse
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ovseg_ros.core.errors import ConfigError, DatasetError
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb, rgb_to_ids, tight_box
-from ovseg_ros.offline.data.files import write_json, write_image
+from ovseg_ros.offline.data.files import write_image, write_json
 from ovseg_ros.offline.data.images import load_image
 from ovseg_ros.sim import categories
 from ovseg_ros.sim.scene import SPLITS

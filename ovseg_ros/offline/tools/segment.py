@@ -15,7 +15,7 @@ from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import PanopticResult
 from ovseg_ros.core.vocabulary import Category, Vocabulary, parse_vocabulary
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb
-from ovseg_ros.offline.data.files import write_json, write_image
+from ovseg_ros.offline.data.files import write_image, write_json
 from ovseg_ros.offline.data.images import ImageSource, open_source
 
 INDEX_NAME = "panoptic.json"

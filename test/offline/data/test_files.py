@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb, rgb_to_ids, tight_box
-from ovseg_ros.offline.data.files import sha256_of, write_bytes, write_json, write_image
+from ovseg_ros.offline.data.files import sha256_of, write_bytes, write_image, write_json
 from ovseg_ros.offline.data.images import load_image
 
 
