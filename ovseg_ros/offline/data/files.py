@@ -1,4 +1,4 @@
-"""Files out: written whole or not at all, so that a kill never leaves half an image or half a JSON."""
+"""Files in and out: written whole or not at all, so that a kill never leaves half an image or half a JSON."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ovseg_ros.core.errors import ImageError
+from ovseg_ros.core.errors import DatasetError, ImageError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -22,6 +22,27 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: the file.
+        remedy: what to do where it is missing or damaged, for the message.
+
+    Raises:
+        DatasetError: the file is missing, unreadable, not JSON, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path} is missing; {remedy}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} cannot be read as JSON: {error}; {remedy}") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path} holds a {type(content).__name__}; expected an object; {remedy}")
+    return content
 
 
 def write_json(path: Path, value: Any) -> None:

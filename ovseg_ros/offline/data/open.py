@@ -1,4 +1,4 @@
-"""The data sets that ovseg knows, and the one way to open them."""
+"""The data sets that ovseg knows, and the one way to open them. Folders are named as for detectron2."""
 
 import difflib
 import os
@@ -7,28 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovseg_ros.core.errors import ConfigError, DatasetError
-from ovseg_ros.offline.data import layouts
 from ovseg_ros.offline.data.categories import CITYSCAPES_IDS, COCO_IDS, load_categories
-from ovseg_ros.offline.data.panoptic import PanopticFiles, PanopticLayout
-from ovseg_ros.offline.data.semantic import LabelTable, SemanticFiles
+from ovseg_ros.offline.data.layouts import Files, PanopticLayout, SemanticLayout
+from ovseg_ros.offline.data.panoptic import PanopticFiles
+from ovseg_ros.offline.data.semantic import SemanticFiles
 from ovseg_ros.offline.data.types import DatasetCategory, PanopticDataset, SemanticDataset
 
 ROOT_VARIABLE = "OVSEG_DATASETS"
 """Environment variable with the folder that holds a folder for each data set, where no root is given."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayoutPart:
-    """Files that a split needs.
-
-    Attributes:
-        patterns: where they may be below the data set's folder, as globs; one of them must match. {split} stands for
-            train or val, {long} for training or validation.
-        note: what the files hold, where that is not obvious.
-    """
-
-    patterns: tuple[str, ...]
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +33,7 @@ class DatasetInfo:
     dataset_ids: Sequence[int]
     folder: str
     images: Mapping[str, int]
-    layout: tuple[LayoutPart, ...]
+    layout: PanopticLayout | SemanticLayout
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -58,24 +44,23 @@ class DatasetInfo:
         """Its categories; reads the vocabulary file."""
         return load_categories(self.vocabulary, self.dataset_ids)
 
-    def parts(self, split: str) -> tuple[LayoutPart, ...]:
-        """`layout` with the split's names filled in."""
-        long = {"train": "training", "val": "validation"}.get(split, split)
-        return tuple(
-            LayoutPart(tuple(pattern.format(split=split, long=long) for pattern in part.patterns), part.note)
-            for part in self.layout
-        )
 
-    def expected_layout(self, split: str) -> tuple[str, ...]:
-        """What a split needs, in words, a line for each part."""
-        return tuple(
-            ", or ".join(part.patterns) + (f" ({part.note})" if part.note else "") for part in self.parts(split)
-        )
+def _with_jpg(file_name: str) -> str:
+    """Mapillary's index may name the image after its annotation."""
+    return str(Path(file_name).with_suffix(".jpg"))
 
 
-_ADE20K = "ADEChallengeData2016"
-_LONG_IMAGES = LayoutPart(("images/{long}/*.jpg",))
-_CITYSCAPES_IMAGES = LayoutPart(("leftImg8bit/{split}/*/*_leftImg8bit.png",))
+def _cityscapes_image(file_name: str) -> str:
+    """createPanopticImgs.py writes aachen_0_1_gtFine_leftImg8bit.png for aachen/aachen_0_1_leftImg8bit.png."""
+    return f"{file_name.partition('_')[0]}/{file_name.replace('_gtFine', '')}"
+
+
+_ADE20K_COUNTS = {"train": 20210, "val": 2000}
+_CONTEXT_COUNTS = {"train": 4998, "val": 5105}
+_CITYSCAPES_COUNTS = {"train": 2975, "val": 500}
+_LONG_IMAGES = Files(("images/{long}/*.jpg",))
+_CITYSCAPES_IMAGES = Files(("leftImg8bit/{split}/*/*_leftImg8bit.png",))
+_CITYSCAPES_IGNORED = [label for label in range(34) if label not in CITYSCAPES_IDS]
 
 DATASETS: dict[str, DatasetInfo] = {
     "coco_panoptic": DatasetInfo(
@@ -83,85 +68,102 @@ DATASETS: dict[str, DatasetInfo] = {
         COCO_IDS,
         "coco",
         {"train": 118287, "val": 5000},
-        (
-            LayoutPart(("annotations/panoptic_{split}2017.json",)),
-            LayoutPart(("panoptic_{split}2017/*.png", "annotations/panoptic_{split}2017/*.png")),
-            LayoutPart(("{split}2017/*.jpg",)),
+        PanopticLayout(
+            Files(("annotations/panoptic_{split}2017.json",)),
+            # Beside annotations/ or, as the download unpacks, inside it.
+            Files(("panoptic_{split}2017/*.png", "annotations/panoptic_{split}2017/*.png")),
+            Files(("{split}2017/*.jpg",)),
         ),
     ),
-    "ade20k_panoptic": DatasetInfo(
+    "ade20k_panoptic": DatasetInfo(  # as prepare_ade20k_pan_seg.py leaves it
         "ade20k_150",
         range(150),
-        _ADE20K,
-        {"train": 20210, "val": 2000},
-        (LayoutPart(("ade20k_panoptic_{split}.json",)), LayoutPart(("ade20k_panoptic_{split}/*.png",)), _LONG_IMAGES),
+        "ADEChallengeData2016",
+        _ADE20K_COUNTS,
+        PanopticLayout(
+            Files(("ade20k_panoptic_{split}.json",)), Files(("ade20k_panoptic_{split}/*.png",)), _LONG_IMAGES
+        ),
     ),
-    "ade20k_semantic": DatasetInfo(
+    "ade20k_semantic": DatasetInfo(  # as downloaded
         "ade20k_150",
         range(1, 151),
-        _ADE20K,
-        {"train": 20210, "val": 2000},
-        (LayoutPart(("annotations/{long}/*.png",), "8-bit, 1 to 150, 0 = ignore"), _LONG_IMAGES),
+        "ADEChallengeData2016",
+        _ADE20K_COUNTS,
+        SemanticLayout(Files(("annotations/{long}/*.png",), "8-bit, 1 to 150, 0 = ignore"), _LONG_IMAGES, 8, (0,)),
     ),
-    "ade20k_full": DatasetInfo(
+    "ade20k_full": DatasetInfo(  # as prepare_ade20k_full_sem_seg.py leaves it
         "ade20k_847",
         range(847),
         "ADE20K_2021_17_01",
         {"train": 25574, "val": 2000},
-        (
-            LayoutPart(("annotations_detectron2/{long}/*.tif",), "16-bit, 0 to 846, 65535 = ignore"),
-            LayoutPart(("images_detectron2/{long}/*.jpg",)),
+        SemanticLayout(
+            Files(("annotations_detectron2/{long}/*.tif",), "16-bit, 0 to 846, 65535 = ignore"),
+            Files(("images_detectron2/{long}/*.jpg",)),
+            16,
+            (65535,),
         ),
     ),
-    "pascal_context_59": DatasetInfo(
+    "pascal_context_59": DatasetInfo(  # as prepare_pascal_ctx_sem_seg.py leaves it
         "pascal_context_59",
         range(59),
         "pascal_ctx_d2",
-        {"train": 4998, "val": 5105},
-        (LayoutPart(("annotations_ctx59/{long}/*.png",), "8-bit, 0 to 58, 255 = ignore"), _LONG_IMAGES),
+        _CONTEXT_COUNTS,
+        SemanticLayout(
+            Files(("annotations_ctx59/{long}/*.png",), "8-bit, 0 to 58, 255 = ignore"), _LONG_IMAGES, 8, (255,)
+        ),
     ),
-    "pascal_context_459": DatasetInfo(
+    "pascal_context_459": DatasetInfo(  # as prepare_pascal_ctx_full_sem_seg.py leaves it
         "pascal_context_459",
         range(459),
         "pascal_ctx_d2",
-        {"train": 4998, "val": 5105},
-        (LayoutPart(("annotations_ctx459/{long}/*.tif",), "16-bit, 0 to 458, 65535 = ignore"), _LONG_IMAGES),
+        _CONTEXT_COUNTS,
+        SemanticLayout(
+            Files(("annotations_ctx459/{long}/*.tif",), "16-bit, 0 to 458, 65535 = ignore"), _LONG_IMAGES, 16, (65535,)
+        ),
     ),
-    "mapillary_vistas": DatasetInfo(
+    "mapillary_vistas": DatasetInfo(  # version 1.2, by itself or inside the download of version 2.0, which holds both
         "mapillary_vistas",
         range(1, 66),
         "mapillary_vistas",
         {"train": 18000, "val": 2000},
-        (
-            LayoutPart(("{long}/panoptic/panoptic_2018.json", "{long}/v1.2/panoptic/panoptic_2018.json")),
-            LayoutPart(("{long}/panoptic/*.png", "{long}/v1.2/panoptic/*.png")),
-            LayoutPart(("{long}/images/*.jpg",)),
+        PanopticLayout(
+            Files(("{long}/panoptic/panoptic_2018.json", "{long}/v1.2/panoptic/panoptic_2018.json")),
+            Files(("{long}/panoptic/*.png", "{long}/v1.2/panoptic/*.png")),
+            Files(("{long}/images/*.jpg",)),
+            _with_jpg,
+            ignored_ids=(66,),  # "Unlabeled"
         ),
     ),
-    "cityscapes_panoptic": DatasetInfo(
+    "cityscapes_panoptic": DatasetInfo(  # as createPanopticImgs.py leaves it, with label ids (its default)
         "cityscapes",
         CITYSCAPES_IDS,
         "cityscapes",
-        {"train": 2975, "val": 500},
-        (
-            LayoutPart(("gtFine/cityscapes_panoptic_{split}.json",)),
-            LayoutPart(("gtFine/cityscapes_panoptic_{split}/*_gtFine_panoptic.png",)),
+        _CITYSCAPES_COUNTS,
+        PanopticLayout(
+            Files(("gtFine/cityscapes_panoptic_{split}.json",)),
+            Files(("gtFine/cityscapes_panoptic_{split}/*_gtFine_panoptic.png",)),
             _CITYSCAPES_IMAGES,
+            _cityscapes_image,
         ),
     ),
-    "cityscapes_semantic": DatasetInfo(
+    "cityscapes_semantic": DatasetInfo(  # as downloaded; names hold the city's folder
         "cityscapes",
         CITYSCAPES_IDS,
         "cityscapes",
-        {"train": 2975, "val": 500},
-        (LayoutPart(("gtFine/{split}/*/*_gtFine_labelIds.png",), "8-bit, 0 to 33"), _CITYSCAPES_IMAGES),
+        _CITYSCAPES_COUNTS,
+        SemanticLayout(
+            Files(("gtFine/{split}/*/*_gtFine_labelIds.png",), "8-bit, 0 to 33"),
+            _CITYSCAPES_IMAGES,
+            8,
+            _CITYSCAPES_IGNORED,
+        ),
     ),
-    "tabletop": DatasetInfo(
+    "tabletop": DatasetInfo(  # what `ovseg dataset tabletop` writes
         "tabletop",
         range(1, 101),
         "tabletop",
         {"train": 0, "val": 0, "test": 0, "captions": 0},
-        (LayoutPart(("panoptic.json",)), LayoutPart(("panoptic/*.png",)), LayoutPart(("images/*.png",))),
+        PanopticLayout(Files(("panoptic.json",)), Files(("panoptic/*.png",)), Files(("images/*.png",))),
     ),
 }
 """Every data set by its name. The root of all but the tabletop holds all splits; a tabletop folder is one split."""
@@ -184,41 +186,15 @@ def open_dataset(name: str, root: Path | None, split: str) -> PanopticDataset | 
     root = dataset_root(name, root)
     if not root.is_dir():
         raise DatasetError(
-            f"the folder {root} of {name} is missing; expected in it: {'; '.join(info.expected_layout(split))}"
+            f"the folder {root} of {name} is missing; expected in it: {'; '.join(info.layout.expected(split))}"
         )
-    categories = info.categories()
-
-    def panoptic(layout: PanopticLayout, ignored_ids: Sequence[int] = ()) -> PanopticFiles:
-        return PanopticFiles(name, root, split, categories, layout, ignored_ids)
-
-    def semantic(pairs: layouts.Pairs, ignored: Sequence[int], bits: int) -> SemanticFiles:
-        return SemanticFiles(name, root, split, categories, pairs, LabelTable(info.dataset_ids, ignored, bits=bits))
-
-    match name:
-        case "coco_panoptic":
-            return panoptic(layouts.coco(root, split))
-        case "ade20k_panoptic":
-            return panoptic(layouts.ade20k_panoptic(root, split))
-        case "ade20k_semantic":
-            return semantic(layouts.ade20k_semantic(root, split), (0,), 8)
-        case "ade20k_full":
-            return semantic(layouts.ade20k_full(root, split), (65535,), 16)
-        case "pascal_context_59":
-            return semantic(layouts.pascal_context(root, split, 59), (255,), 8)
-        case "pascal_context_459":
-            return semantic(layouts.pascal_context(root, split, 459), (65535,), 16)
-        case "mapillary_vistas":
-            # 66 is "Unlabeled".
-            return panoptic(layouts.mapillary_vistas(root, split), (66,))
-        case "cityscapes_panoptic":
-            return panoptic(layouts.cityscapes_panoptic(root, split))
-        case "cityscapes_semantic":
-            ignored = [label for label in range(34) if label not in CITYSCAPES_IDS]
-            return semantic(layouts.cityscapes_semantic(root, split), ignored, 8)
-        case "tabletop":
-            return _tabletop(panoptic(layouts.tabletop(root)))
-        case _:
-            raise AssertionError(f"{name} is in DATASETS but cannot be opened")
+    if isinstance(info.layout, SemanticLayout):
+        return SemanticFiles(name, root, split, info.categories(), info.layout)
+    dataset = PanopticFiles(name, root, split, info.categories(), info.layout)
+    found = dataset.index.info.get("split")
+    if name == "tabletop" and found != split:  # the scenes of its splits look alike
+        raise DatasetError(f"{dataset.index.path} holds the split {found!r}; expected {split!r}")
+    return dataset
 
 
 def dataset_info(name: str) -> DatasetInfo:
@@ -256,11 +232,3 @@ def dataset_root(name: str, root: Path | None) -> Path:
             f"{dataset_info(name).folder}/"
         )
     return Path(parent) / dataset_info(name).folder
-
-
-def _tabletop(dataset: PanopticFiles) -> PanopticFiles:
-    """Refuses a folder that holds another split: they are made of other scenes, and all look alike."""
-    found = dataset.index.info.get("split")
-    if found != dataset.split:
-        raise DatasetError(f"{dataset.layout.index} holds the split {found!r}; expected {dataset.split!r}")
-    return dataset

@@ -149,6 +149,10 @@ class Dataset(ABC, Generic[Sample]):
         for index in range(len(self)):
             yield self[index]
 
+    def _require(self, index: int) -> None:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.name} {self.split} has {len(self)} images; there is no image {index}")
+
     def specs(self) -> tuple[CategorySpec, ...]:
         """The categories as a vocabulary takes them."""
         return tuple(CategorySpec(c.name, c.synonyms, c.is_thing) for c in self.categories)
