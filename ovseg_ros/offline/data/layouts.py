@@ -57,9 +57,7 @@ class Layout:
 
     def expected(self, split: str) -> list[str]:
         """What a split needs, in words, a line for each part."""
-        return [
-            ", or ".join(part.patterns) + (f" ({part.note})" if part.note else "") for part in self.parts(split)
-        ]
+        return [", or ".join(part.patterns) + (f" ({part.note})" if part.note else "") for part in self.parts(split)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,9 @@ class PanopticFiles(PanopticDataset):
                 is_thing = self.categories[category].is_thing
                 segments.append(SegmentLabel(segment, category, is_thing, bool(crowd), area, declared))
         if area_of:
-            shown = ", ".join(map(str, sorted(area_of)[:5])) + (f" and {len(area_of) - 5} more" if len(area_of) > 5 else "")
+            shown = ", ".join(map(str, sorted(area_of)[:5])) + (
+                f" and {len(area_of) - 5} more" if len(area_of) > 5 else ""
+            )
             raise DatasetError(
                 f"the annotation {annotation_path} has the segment ids {shown}, which {self.index.path} does not "
                 "describe"
