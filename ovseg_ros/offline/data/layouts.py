@@ -37,8 +37,8 @@ class Files:
     @property
     def glob(self) -> str:
         """What to look for in `place`, such as "*/*_leftImg8bit.png"; the same in all of `patterns`."""
-        before, star, after = self.patterns[0].partition("*")
-        return star + after
+        pattern = self.patterns[0]
+        return pattern[pattern.index("*") :]
 
     @property
     def suffix(self) -> str:
