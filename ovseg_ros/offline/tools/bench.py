@@ -16,6 +16,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,29 +42,44 @@ NODE_TIMEOUT = 60.0
 """Seconds after which a frame that the node has not published is given up."""
 
 
-def bench(
-    *,
-    preset: str,
-    size: tuple[int, int] = (640, 480),
-    frames: int = 60,
-    warmup: int = 5,
-    vocabulary_text: str | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    cameras: int = 1,
-    json_path: Path | None = None,
-) -> int:
-    """Measure, print and write the figures; see docs/offline.md for the JSON.
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What is measured.
 
-    Args:
+    Attributes:
         preset: name of a preset or path of its YAML.
         size: (width, height) of the images, pixels.
         frames, warmup: timed frames of each scope, and untimed ones before them.
-        vocabulary_text: "a,b,c" or a vocabulary file; None takes the tabletop's 100 words.
+        vocabulary: "a,b,c" or a vocabulary file; None takes the tabletop's 100 words.
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: CPU threads for PyTorch; None leaves its own choice.
         cameras: how many send an image at once to the one node.
-        json_path: where the figures go; None for nowhere.
+        rate: of the frames whose delivery is counted, Hz.
+        json: where the figures go; None for nowhere.
+    """
+
+    preset: str
+    size: tuple[int, int]
+    frames: int
+    warmup: int
+    vocabulary: str | None
+    device: str
+    threads: int | None
+    cameras: int
+    rate: float
+    json: Path | None
+
+    def specs(self) -> tuple[CategorySpec, ...]:
+        """The words; raises VocabularyError."""
+        return TABLETOP_SPECS if self.vocabulary is None else parse_vocabulary(self.vocabulary)
+
+    def node_parameters(self) -> dict[str, Any]:
+        """Of a node with this model and these words."""
+        return {"preset": self.preset, "device": self.device, "vocabulary": [spec.name for spec in self.specs()]}
+
+
+def bench(options: BenchOptions) -> int:
+    """Time model and node, print and write the figures; see docs/offline.md for the JSON.
 
     Returns:
         The exit code, 0.
@@ -71,32 +87,77 @@ def bench(
     Raises:
         OvsegError: the preset or the vocabulary is wrong.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    specs = TABLETOP_SPECS if vocabulary_text is None else parse_vocabulary(vocabulary_text)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    specs, frames, cameras = options.specs(), options.frames, options.cameras
     load_average = os.getloadavg()[0]  # of the last minute, before this run adds to it
-    segmenter = in_own_thread("loading", lambda: build_segmenter(preset, device))
-    images = scene_images(size, count=4)
+    segmenter = in_own_thread("loading", lambda: build_segmenter(options.preset, options.device))
+    images = scene_images(options.size, count=4)
     report: dict[str, Any] = {
-        "preset": preset,
-        "size": list(size),
+        "preset": options.preset,
+        "size": list(options.size),
         "frames": frames,
-        "warmup": warmup,
+        "warmup": options.warmup,
         "cameras": cameras,
         "categories": len(specs),
         "machine": describe_machine(segmenter.device, load_average),
-        **measure(segmenter, specs, images, frames=frames, warmup=warmup, cameras=cameras),
+        **measure(segmenter, specs, images, frames=frames, warmup=options.warmup, cameras=cameras),
     }
     if report["node"] is not None:
+        seconds = report["model_call_ms"]["p50"] / 1000
         report["stamp_to_subscriber"] = stamp_to_subscriber(
-            node_parameters(preset, device, vocabulary_text),
-            images[0],
-            model_seconds=report["model_call_ms"]["p50"] / 1000,
-            frames=frames,
-            cameras=cameras,
+            options.node_parameters(), images[0], model_seconds=seconds, frames=frames, cameras=cameras
         )
     print_report(report)
-    return _finish(report, json_path)
+    return _finish(report, options)
+
+
+def bench_delivered(options: BenchOptions) -> int:
+    """Count the frames that arrive with and without the package's Fast DDS profile; the model is a stand-in.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ConfigError: ROS or the built package is missing, or a process failed.
+    """
+    load_average = os.getloadavg()[0]
+    image = scene_images(options.size, count=1)[0]
+    report: dict[str, Any] = {
+        "size": list(options.size),
+        "cameras": options.cameras,
+        "machine": describe_machine(torch.device("cpu"), load_average),
+        "delivered": [
+            delivered(image, rate=options.rate, frames=options.frames, cameras=options.cameras, profile=profile)
+            for profile in (False, True)  # the default first: this process's middleware reads its profile once
+        ],
+    }
+    for entry in report["delivered"]:
+        _print_delivery(f"{entry['model']}, profile {entry['profile']}", entry)
+    return _finish(report, options)
+
+
+def bench_soak(options: BenchOptions, *, minutes: float) -> int:
+    """Watch the node's memory under a camera at ten times the model's rate; see docs/offline.md.
+
+    Returns:
+        The exit code: 0, or 1 where it grew by more than 2 % or a frame was published twice.
+
+    Raises:
+        OvsegError: the preset or the vocabulary is wrong, or a process failed.
+    """
+    load_average = os.getloadavg()[0]
+    vocabulary = Vocabulary.build(options.specs())
+    segmenter = build_segmenter(options.preset, options.device)
+    prompt = segmenter.prepare(vocabulary)
+    image = scene_images(options.size, count=1)[0]
+    seconds = float(np.median([_timed_call(segmenter, prompt, image)[0] for _ in range(5)]))
+    figures = soak(options.node_parameters(), image, model_seconds=seconds, minutes=minutes)
+    for name, value in figures.items():
+        print(f"{name:42}{value}")
+    machine = describe_machine(segmenter.device, load_average)
+    _finish({"preset": options.preset, "size": list(options.size), "machine": machine, "soak": figures}, options)
+    return int(figures["growth_percent"] > 2 or figures["published_twice"] > 0)
 
 
 def measure(
@@ -121,75 +182,6 @@ def measure(
         return {**_model_report(times[warmup:]), "node": None, "node_reason": reason}
     with NodeBench(segmenter, specs, cameras) as node:
         return _measure_with_node(segmenter, prompt, images, node, frames=frames, warmup=warmup)
-
-
-def bench_delivered(
-    *, size: tuple[int, int], frames: int, cameras: int, rate: float, json_path: Path | None = None
-) -> int:
-    """Count the frames that arrive with and without the package's Fast DDS profile; the model is a stand-in.
-
-    Raises:
-        ConfigError: ROS or the built package is missing, or a process failed.
-    """
-    load_average = os.getloadavg()[0]
-    image = scene_images(size, count=1)[0]
-    report: dict[str, Any] = {
-        "size": list(size),
-        "cameras": cameras,
-        "machine": describe_machine(torch.device("cpu"), load_average),
-        # The default first: this process's middleware reads its profile once.
-        "delivered": [delivered(image, rate=rate, frames=frames, cameras=cameras, profile=False)],
-    }
-    report["delivered"].append(delivered(image, rate=rate, frames=frames, cameras=cameras, profile=True))
-    for entry in report["delivered"]:
-        print_delivery(f"{entry['model']}, profile {entry['profile']}", entry)
-    return _finish(report, json_path)
-
-
-def bench_soak(
-    *,
-    preset: str,
-    size: tuple[int, int],
-    minutes: float,
-    vocabulary_text: str | None = None,
-    device: str = "auto",
-    json_path: Path | None = None,
-) -> int:
-    """Watch the node's memory under a camera at ten times the model's rate; see docs/offline.md.
-
-    Returns:
-        The exit code: 0, or 1 where it grew by more than 2 % or a frame was published twice.
-
-    Raises:
-        OvsegError: the preset or the vocabulary is wrong, or a process failed.
-    """
-    load_average = os.getloadavg()[0]
-    specs = TABLETOP_SPECS if vocabulary_text is None else parse_vocabulary(vocabulary_text)
-    segmenter = build_segmenter(preset, device)
-    prompt = segmenter.prepare(Vocabulary.build(specs))
-    image = scene_images(size, count=1)[0]
-    seconds = float(np.median([_timed_call(segmenter, prompt, image)[0] for _ in range(5)]))
-    figures = soak(node_parameters(preset, device, vocabulary_text), image, model_seconds=seconds, minutes=minutes)
-    report = {"preset": preset, "size": list(size), "machine": describe_machine(segmenter.device, load_average)}
-    for name, value in figures.items():
-        print(f"{name:42}{value}")
-    _finish({**report, "soak": figures}, json_path)
-    return int(figures["growth_percent"] > 2 or figures["published_twice"] > 0)
-
-
-def node_parameters(preset: str, device: str, vocabulary_text: str | None) -> dict[str, Any]:
-    """Of a node with this model and these words."""
-    specs = TABLETOP_SPECS if vocabulary_text is None else parse_vocabulary(vocabulary_text)
-    return {"preset": preset, "device": device, "vocabulary": [spec.name for spec in specs]}
-
-
-def print_delivery(title: str, entry: dict[str, Any]) -> None:
-    """What a subscriber got, on stdout."""
-    latency = entry["latency_ms"]
-    print(
-        f"{title}: {entry['arrived']} of {entry['sent']} frames arrived ({entry['arrived_percent']} %) at "
-        f"{entry['rate']} Hz; stamp to arrival {latency['p50']} ms p50, {latency['p95']} ms p95"
-    )
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
@@ -246,7 +238,7 @@ def print_report(report: dict[str, Any]) -> None:
         _print_row("  its own part (less the model in it)", entry["own_ms"])
     for name, entry in report["node"].items():
         print(f"the node's own cost over the bare model, {name}: {entry['cost_ms']:.2f} ms a frame (median)")
-    print_delivery("camera stamp to a subscriber in another process", report["stamp_to_subscriber"])
+    _print_delivery("camera stamp to a subscriber in another process", report["stamp_to_subscriber"])
 
 
 def _measure_with_node(
@@ -283,10 +275,10 @@ def _measure_with_node(
     return report
 
 
-def _finish(report: dict[str, Any], json_path: Path | None) -> int:
-    if json_path is not None:
-        write_json(json_path, report)
-        print(f"figures written to {json_path}", file=sys.stderr)
+def _finish(report: dict[str, Any], options: BenchOptions) -> int:
+    if options.json is not None:
+        write_json(options.json, report)
+        print(f"figures written to {options.json}", file=sys.stderr)
     return 0
 
 
@@ -313,6 +305,14 @@ def _timed_call(segmenter: PanopticSegmenter, prompt: Prompt, image: np.ndarray)
 def _model_report(times: Sequence[tuple[float, float]]) -> dict[str, Any]:
     calls, kernels = zip(*times, strict=True)
     return {"kernels_ms": None if np.isnan(kernels).any() else summary(kernels), "model_call_ms": summary(calls)}
+
+
+def _print_delivery(title: str, entry: dict[str, Any]) -> None:
+    latency = entry["latency_ms"]
+    print(
+        f"{title}: {entry['arrived']} of {entry['sent']} frames arrived ({entry['arrived_percent']} %) at "
+        f"{entry['rate']} Hz; stamp to arrival {latency['p50']} ms p50, {latency['p95']} ms p95"
+    )
 
 
 def _print_row(title: str, row: dict[str, float]) -> None:
