@@ -1,7 +1,8 @@
 """What a data set's files are called, below its own folder: what is looked for, and where a pattern leads."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from ovseg_ros.core.errors import DatasetError
@@ -12,33 +13,40 @@ class Files:
     """The files of one kind that a split needs.
 
     Attributes:
-        patterns: where they may be below the data set's folder, as globs; one of them must match. {split} stands for
-            train or val, {long} for training or validation.
+        pattern: where they are below the data set's folder, as a glob. {split} stands for train or val, {long} for
+            training or validation.
+        or_else: where else they may be; "" if nowhere.
         note: what the files hold, where that is not obvious.
     """
 
-    patterns: tuple[str, ...]
+    pattern: str
+    or_else: str = ""
     note: str = ""
+
+    @property
+    def patterns(self) -> list[str]:
+        """Both places, the usual one first."""
+        return [pattern for pattern in (self.pattern, self.or_else) if pattern]
 
     def of_split(self, split: str) -> "Files":
         """The same with the split's names filled in."""
         long = {"train": "training", "val": "validation"}.get(split, split)
-        return Files(tuple(pattern.format(split=split, long=long) for pattern in self.patterns), self.note)
+        pattern, or_else = (text.format(split=split, long=long) for text in (self.pattern, self.or_else))
+        return Files(pattern, or_else, self.note)
 
     def are_in(self, root: Path) -> bool:
         """Whether any is there."""
         return any(next(root.glob(pattern), None) is not None for pattern in self.patterns)
 
     def place(self, root: Path) -> Path:
-        """The folder that all of them are below, or the one file: the first that exists, else the first of all."""
+        """The folder that all of them are below, or the one file: the first that exists, else the usual one."""
         places = [root / pattern.partition("*")[0] for pattern in self.patterns]
         return next((place for place in places if place.exists()), places[0])
 
     @property
     def glob(self) -> str:
-        """What to look for in `place`, such as "*/*_leftImg8bit.png"; the same in all of `patterns`."""
-        pattern = self.patterns[0]
-        return pattern[pattern.index("*") :]
+        """What to look for in `place`, such as "*/*_leftImg8bit.png"; the same in either."""
+        return self.pattern[self.pattern.index("*") :]
 
     @property
     def suffix(self) -> str:
@@ -46,14 +54,12 @@ class Files:
         return self.glob.rpartition("*")[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """What every split needs, its annotations first; each field of a subclass that is `Files` is a part of it."""
+class Layout(ABC):
+    """What every split needs."""
 
+    @abstractmethod
     def parts(self, split: str) -> list[Files]:
-        """The files of a split."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return [value.of_split(split) for value in values if isinstance(value, Files)]
+        """The files of a split: the index if there is one, the annotations, the images."""
 
     def expected(self, split: str) -> list[str]:
         """What a split needs, in words, a line for each part."""
@@ -78,6 +84,9 @@ class PanopticLayout(Layout):
     image_path: Callable[[str], str] = str
     ignored_ids: Sequence[int] = ()
 
+    def parts(self, split: str) -> list[Files]:
+        return [files.of_split(split) for files in (self.index, self.annotations, self.images)]
+
 
 @dataclass(frozen=True, slots=True)
 class SemanticLayout(Layout):
@@ -94,6 +103,9 @@ class SemanticLayout(Layout):
     images: Files
     bits: int
     ignored: Sequence[int]
+
+    def parts(self, split: str) -> list[Files]:
+        return [files.of_split(split) for files in (self.labels, self.images)]
 
     def pairs(self, root: Path, split: str) -> list[tuple[str, Path, Path]]:
         """Name, image and label map for every name in either folder, sorted: a missing file is that sample's fault.

@@ -55,115 +55,85 @@ def _cityscapes_image(file_name: str) -> str:
     return f"{file_name.partition('_')[0]}/{file_name.replace('_gtFine', '')}"
 
 
-_ADE20K_COUNTS = {"train": 20210, "val": 2000}
-_CONTEXT_COUNTS = {"train": 4998, "val": 5105}
-_CITYSCAPES_COUNTS = {"train": 2975, "val": 500}
-_LONG_IMAGES = Files(("images/{long}/*.jpg",))
-_CITYSCAPES_IMAGES = Files(("leftImg8bit/{split}/*/*_leftImg8bit.png",))
-_CITYSCAPES_IGNORED = [label for label in range(34) if label not in CITYSCAPES_IDS]
+def _images(train: int, val: int) -> dict[str, int]:
+    return {"train": train, "val": val}
+
+
+_ADE20K, _CONTEXT = "ADEChallengeData2016", "pascal_ctx_d2"
+_LONG_IMAGES = Files("images/{long}/*.jpg")
+_CITYSCAPES_IMAGES = Files("leftImg8bit/{split}/*/*_leftImg8bit.png")
+
+_COCO = PanopticLayout(
+    Files("annotations/panoptic_{split}2017.json"),
+    # Beside annotations/ or, as the download unpacks, inside it.
+    Files("panoptic_{split}2017/*.png", or_else="annotations/panoptic_{split}2017/*.png"),
+    Files("{split}2017/*.jpg"),
+)
+# As prepare_ade20k_pan_seg.py leaves it.
+_ADE20K_PANOPTIC = PanopticLayout(
+    Files("ade20k_panoptic_{split}.json"), Files("ade20k_panoptic_{split}/*.png"), _LONG_IMAGES
+)
+# As downloaded.
+_ADE20K_SEMANTIC = SemanticLayout(
+    Files("annotations/{long}/*.png", note="8-bit, 1 to 150, 0 = ignore"), _LONG_IMAGES, 8, (0,)
+)
+# As prepare_ade20k_full_sem_seg.py leaves it.
+_ADE20K_FULL = SemanticLayout(
+    Files("annotations_detectron2/{long}/*.tif", note="16-bit, 0 to 846, 65535 = ignore"),
+    Files("images_detectron2/{long}/*.jpg"),
+    16,
+    (65535,),
+)
+# As prepare_pascal_ctx_sem_seg.py and prepare_pascal_ctx_full_sem_seg.py leave it.
+_CONTEXT_59 = SemanticLayout(
+    Files("annotations_ctx59/{long}/*.png", note="8-bit, 0 to 58, 255 = ignore"), _LONG_IMAGES, 8, (255,)
+)
+_CONTEXT_459 = SemanticLayout(
+    Files("annotations_ctx459/{long}/*.tif", note="16-bit, 0 to 458, 65535 = ignore"), _LONG_IMAGES, 16, (65535,)
+)
+# Version 1.2, by itself or inside the download of version 2.0, which holds both; 66 is "Unlabeled".
+_VISTAS = PanopticLayout(
+    Files("{long}/panoptic/panoptic_2018.json", or_else="{long}/v1.2/panoptic/panoptic_2018.json"),
+    Files("{long}/panoptic/*.png", or_else="{long}/v1.2/panoptic/*.png"),
+    Files("{long}/images/*.jpg"),
+    _with_jpg,
+    ignored_ids=(66,),
+)
+# As createPanopticImgs.py leaves it, with label ids (its default), not train ids.
+_CITIES_PANOPTIC = PanopticLayout(
+    Files("gtFine/cityscapes_panoptic_{split}.json"),
+    Files("gtFine/cityscapes_panoptic_{split}/*_gtFine_panoptic.png"),
+    _CITYSCAPES_IMAGES,
+    _cityscapes_image,
+)
+# As downloaded; the names hold the city's folder.
+_CITIES_SEMANTIC = SemanticLayout(
+    Files("gtFine/{split}/*/*_gtFine_labelIds.png", note="8-bit, 0 to 33"),
+    _CITYSCAPES_IMAGES,
+    8,
+    [label for label in range(34) if label not in CITYSCAPES_IDS],
+)
+# What `ovseg dataset tabletop` writes.
+_TABLETOP = PanopticLayout(Files("panoptic.json"), Files("panoptic/*.png"), Files("images/*.png"))
 
 DATASETS: dict[str, DatasetInfo] = {
-    "coco_panoptic": DatasetInfo(
-        "coco_133",
-        COCO_IDS,
-        "coco",
-        {"train": 118287, "val": 5000},
-        PanopticLayout(
-            Files(("annotations/panoptic_{split}2017.json",)),
-            # Beside annotations/ or, as the download unpacks, inside it.
-            Files(("panoptic_{split}2017/*.png", "annotations/panoptic_{split}2017/*.png")),
-            Files(("{split}2017/*.jpg",)),
-        ),
+    "coco_panoptic": DatasetInfo("coco_133", COCO_IDS, "coco", _images(118287, 5000), _COCO),
+    "ade20k_panoptic": DatasetInfo("ade20k_150", range(150), _ADE20K, _images(20210, 2000), _ADE20K_PANOPTIC),
+    "ade20k_semantic": DatasetInfo("ade20k_150", range(1, 151), _ADE20K, _images(20210, 2000), _ADE20K_SEMANTIC),
+    "ade20k_full": DatasetInfo("ade20k_847", range(847), "ADE20K_2021_17_01", _images(25574, 2000), _ADE20K_FULL),
+    "pascal_context_59": DatasetInfo("pascal_context_59", range(59), _CONTEXT, _images(4998, 5105), _CONTEXT_59),
+    "pascal_context_459": DatasetInfo("pascal_context_459", range(459), _CONTEXT, _images(4998, 5105), _CONTEXT_459),
+    "mapillary_vistas": DatasetInfo(
+        "mapillary_vistas", range(1, 66), "mapillary_vistas", _images(18000, 2000), _VISTAS
     ),
-    "ade20k_panoptic": DatasetInfo(  # as prepare_ade20k_pan_seg.py leaves it
-        "ade20k_150",
-        range(150),
-        "ADEChallengeData2016",
-        _ADE20K_COUNTS,
-        PanopticLayout(
-            Files(("ade20k_panoptic_{split}.json",)), Files(("ade20k_panoptic_{split}/*.png",)), _LONG_IMAGES
-        ),
+    "cityscapes_panoptic": DatasetInfo(
+        "cityscapes", CITYSCAPES_IDS, "cityscapes", _images(2975, 500), _CITIES_PANOPTIC
     ),
-    "ade20k_semantic": DatasetInfo(  # as downloaded
-        "ade20k_150",
-        range(1, 151),
-        "ADEChallengeData2016",
-        _ADE20K_COUNTS,
-        SemanticLayout(Files(("annotations/{long}/*.png",), "8-bit, 1 to 150, 0 = ignore"), _LONG_IMAGES, 8, (0,)),
+    "cityscapes_semantic": DatasetInfo(
+        "cityscapes", CITYSCAPES_IDS, "cityscapes", _images(2975, 500), _CITIES_SEMANTIC
     ),
-    "ade20k_full": DatasetInfo(  # as prepare_ade20k_full_sem_seg.py leaves it
-        "ade20k_847",
-        range(847),
-        "ADE20K_2021_17_01",
-        {"train": 25574, "val": 2000},
-        SemanticLayout(
-            Files(("annotations_detectron2/{long}/*.tif",), "16-bit, 0 to 846, 65535 = ignore"),
-            Files(("images_detectron2/{long}/*.jpg",)),
-            16,
-            (65535,),
-        ),
-    ),
-    "pascal_context_59": DatasetInfo(  # as prepare_pascal_ctx_sem_seg.py leaves it
-        "pascal_context_59",
-        range(59),
-        "pascal_ctx_d2",
-        _CONTEXT_COUNTS,
-        SemanticLayout(
-            Files(("annotations_ctx59/{long}/*.png",), "8-bit, 0 to 58, 255 = ignore"), _LONG_IMAGES, 8, (255,)
-        ),
-    ),
-    "pascal_context_459": DatasetInfo(  # as prepare_pascal_ctx_full_sem_seg.py leaves it
-        "pascal_context_459",
-        range(459),
-        "pascal_ctx_d2",
-        _CONTEXT_COUNTS,
-        SemanticLayout(
-            Files(("annotations_ctx459/{long}/*.tif",), "16-bit, 0 to 458, 65535 = ignore"), _LONG_IMAGES, 16, (65535,)
-        ),
-    ),
-    "mapillary_vistas": DatasetInfo(  # version 1.2, by itself or inside the download of version 2.0, which holds both
-        "mapillary_vistas",
-        range(1, 66),
-        "mapillary_vistas",
-        {"train": 18000, "val": 2000},
-        PanopticLayout(
-            Files(("{long}/panoptic/panoptic_2018.json", "{long}/v1.2/panoptic/panoptic_2018.json")),
-            Files(("{long}/panoptic/*.png", "{long}/v1.2/panoptic/*.png")),
-            Files(("{long}/images/*.jpg",)),
-            _with_jpg,
-            ignored_ids=(66,),  # "Unlabeled"
-        ),
-    ),
-    "cityscapes_panoptic": DatasetInfo(  # as createPanopticImgs.py leaves it, with label ids (its default)
-        "cityscapes",
-        CITYSCAPES_IDS,
-        "cityscapes",
-        _CITYSCAPES_COUNTS,
-        PanopticLayout(
-            Files(("gtFine/cityscapes_panoptic_{split}.json",)),
-            Files(("gtFine/cityscapes_panoptic_{split}/*_gtFine_panoptic.png",)),
-            _CITYSCAPES_IMAGES,
-            _cityscapes_image,
-        ),
-    ),
-    "cityscapes_semantic": DatasetInfo(  # as downloaded; names hold the city's folder
-        "cityscapes",
-        CITYSCAPES_IDS,
-        "cityscapes",
-        _CITYSCAPES_COUNTS,
-        SemanticLayout(
-            Files(("gtFine/{split}/*/*_gtFine_labelIds.png",), "8-bit, 0 to 33"),
-            _CITYSCAPES_IMAGES,
-            8,
-            _CITYSCAPES_IGNORED,
-        ),
-    ),
-    "tabletop": DatasetInfo(  # what `ovseg dataset tabletop` writes
-        "tabletop",
-        range(1, 101),
-        "tabletop",
-        {"train": 0, "val": 0, "test": 0, "captions": 0},
-        PanopticLayout(Files(("panoptic.json",)), Files(("panoptic/*.png",)), Files(("images/*.png",))),
+    "tabletop": DatasetInfo(
+        "tabletop", range(1, 101), "tabletop", {**_images(0, 0), "test": 0, "captions": 0}, _TABLETOP
     ),
 }
 """Every data set by its name. The root of all but the tabletop holds all splits; a tabletop folder is one split."""

@@ -36,7 +36,7 @@ from ovseg_ros.offline.tools.bench_delivery import delivered, soak, stamp_to_sub
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 
 if TYPE_CHECKING:  # needs rclpy
-    from ovseg_ros.ros.bench.in_process import NodeBench, RoundTimes
+    from ovseg_ros.ros.bench.in_process import RoundTimes
 
 NODE_TIMEOUT = 60.0
 """Seconds after which a frame that the node has not published is given up."""
@@ -171,6 +171,7 @@ def measure(
 ) -> dict[str, Any]:
     """Times in milliseconds of the scopes within this process; `node` is None, with a reason, without ROS."""
     prompt = in_own_thread("text", lambda: segmenter.prepare(Vocabulary.build(specs)))
+    turns = tqdm([images[index % len(images)] for index in range(warmup + frames)], desc="bench", unit="frame")
     try:
         from ovseg_ros.ros.bench.in_process import NodeBench
     except ImportError as error:
@@ -178,10 +179,22 @@ def measure(
             f"the node was not measured: {error}; build the package with colcon, source install/setup.bash and run "
             "again (rclpy and the built messages are needed)"
         )
-        times = [_timed_call(segmenter, prompt, image) for image in _turns(images, warmup + frames, "model call")]
+        times = [_timed_call(segmenter, prompt, image) for image in turns]
         return {**_model_report(times[warmup:]), "node": None, "node_reason": reason}
+    bare = []
     with NodeBench(segmenter, specs, cameras) as node:
-        return _measure_with_node(segmenter, prompt, images, node, frames=frames, warmup=warmup)
+        rounds: dict[str, list[RoundTimes]] = {name: [] for name in node.subscriptions}
+        for image in turns:
+            bare.append(node.call(partial(_timed_call, segmenter, prompt, image)))
+            for name, times_of_name in rounds.items():
+                node.subscribe(name)
+                times_of_name.append(node.run_round(image, NODE_TIMEOUT))
+    median = float(np.median([seconds for seconds, _ in bare[warmup:]]))
+    passes = {
+        name: {"outputs": sorted(node.subscriptions[name]), **_node_report(times_of_name[warmup:], median)}
+        for name, times_of_name in rounds.items()
+    }
+    return {**_model_report(bare[warmup:]), "node": passes}
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
@@ -224,55 +237,21 @@ def print_report(report: dict[str, Any]) -> None:
     )
     if machine["load_average"] > machine["cores"] / 2:
         print(f"warning: the machine was busy before this run (load {machine['load_average']}); the times are too long")
+    node = report["node"] or {}
+    rows = [("kernels", report["kernels_ms"]), ("model call", report["model_call_ms"])]
+    for name, entry in node.items():
+        rows.append((f"callback to publish, {name}", entry["callback_to_publish_ms"]))
+        rows.append(("  its own part (less the model in it)", entry["own_ms"]))
     print(f"{'milliseconds':42}{'p50':>9}{'p95':>9}{'p99':>9}")
-    if report["kernels_ms"] is None:
-        print(f"{'kernels':42}{'not measured: there is no GPU':>27}")
-    else:
-        _print_row("kernels", report["kernels_ms"])
-    _print_row("model call", report["model_call_ms"])
-    if report["node"] is None:
+    for title, row in rows:
+        values = [f"{row[share]:9.2f}" for share in ("p50", "p95", "p99")] if row else ["not measured: there is no GPU"]
+        print(f"{title:42}{''.join(values):>27}")
+    if not node:
         print(report["node_reason"])
         return
-    for name, entry in report["node"].items():
-        _print_row(f"callback to publish, {name}", entry["callback_to_publish_ms"])
-        _print_row("  its own part (less the model in it)", entry["own_ms"])
-    for name, entry in report["node"].items():
+    for name, entry in node.items():
         print(f"the node's own cost over the bare model, {name}: {entry['cost_ms']:.2f} ms a frame (median)")
     _print_delivery("camera stamp to a subscriber in another process", report["stamp_to_subscriber"])
-
-
-def _measure_with_node(
-    segmenter: PanopticSegmenter,
-    prompt: Prompt,
-    images: Sequence[np.ndarray],
-    node: "NodeBench",
-    *,
-    frames: int,
-    warmup: int,
-) -> dict[str, Any]:
-    bare: list[tuple[float, float]] = []
-    passes: dict[str, list[RoundTimes]] = {name: [] for name in node.subscriptions}
-    for image in _turns(images, warmup + frames, "model call and node"):
-        bare.append(node.call(partial(_timed_call, segmenter, prompt, image)))
-        for name, rounds in passes.items():
-            node.subscribe(name)
-            rounds.append(node.run_round(image, NODE_TIMEOUT))
-    report: dict[str, Any] = {**_model_report(bare[warmup:]), "node": {}}
-    for name, rounds in passes.items():
-        timed = rounds[warmup:]
-        # Round by round in the node, so that the model's own spread cancels.
-        own = [(times.whole - times.model) / len(times.frames) for times in timed]
-        per_frame = [times.whole / len(times.frames) for times in timed]
-        bare_median = np.median([seconds for seconds, _ in bare[warmup:]])
-        report["node"][name] = {
-            "outputs": sorted(node.subscriptions[name]),
-            "callback_to_publish_ms": summary([seconds for times in timed for seconds in times.frames]),
-            "model_call_in_node_ms": summary([times.model / len(times.frames) for times in timed]),
-            "own_ms": summary(own),
-            "cost_ms": round(1000 * float(np.median(own)), 3),
-            "median_difference_to_bare_ms": round(1000 * float(np.median(per_frame) - bare_median), 3),
-        }
-    return report
 
 
 def _finish(report: dict[str, Any], options: BenchOptions) -> int:
@@ -282,29 +261,38 @@ def _finish(report: dict[str, Any], options: BenchOptions) -> int:
     return 0
 
 
-def _turns(images: Sequence[np.ndarray], count: int, title: str) -> "tqdm[np.ndarray]":
-    return tqdm([images[index % len(images)] for index in range(count)], desc=f"bench {title}", unit="frame")
-
-
 def _timed_call(segmenter: PanopticSegmenter, prompt: Prompt, image: np.ndarray) -> tuple[float, float]:
     """Seconds of the call, and between the device's events around it; the latter NaN without a GPU."""
-    on_gpu = segmenter.device.type == "cuda"
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else []
+    if segmenter.device.type != "cuda":
+        began = time.perf_counter()
+        segmenter.segment(image, prompt)
+        return time.perf_counter() - began, float("nan")
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     began = time.perf_counter()
-    for event in events[:1]:
-        event.record()
+    first.record()
     segmenter.segment(image, prompt)
     seconds = time.perf_counter() - began
-    if not on_gpu:
-        return seconds, float("nan")
-    events[1].record()
+    last.record()
     torch.cuda.synchronize(segmenter.device)
-    return seconds, events[0].elapsed_time(events[1]) / 1000
+    return seconds, first.elapsed_time(last) / 1000
 
 
 def _model_report(times: Sequence[tuple[float, float]]) -> dict[str, Any]:
     calls, kernels = zip(*times, strict=True)
     return {"kernels_ms": None if np.isnan(kernels).any() else summary(kernels), "model_call_ms": summary(calls)}
+
+
+def _node_report(rounds: Sequence["RoundTimes"], bare_median: float) -> dict[str, Any]:
+    # Round by round in the node, so that the model's own spread cancels.
+    own = [(times.whole - times.model) / len(times.frames) for times in rounds]
+    per_frame = [times.whole / len(times.frames) for times in rounds]
+    return {
+        "callback_to_publish_ms": summary([seconds for times in rounds for seconds in times.frames]),
+        "model_call_in_node_ms": summary([times.model / len(times.frames) for times in rounds]),
+        "own_ms": summary(own),
+        "cost_ms": round(1000 * float(np.median(own)), 3),
+        "median_difference_to_bare_ms": round(1000 * float(np.median(per_frame) - bare_median), 3),
+    }
 
 
 def _print_delivery(title: str, entry: dict[str, Any]) -> None:
@@ -313,10 +301,6 @@ def _print_delivery(title: str, entry: dict[str, Any]) -> None:
         f"{title}: {entry['arrived']} of {entry['sent']} frames arrived ({entry['arrived_percent']} %) at "
         f"{entry['rate']} Hz; stamp to arrival {latency['p50']} ms p50, {latency['p95']} ms p95"
     )
-
-
-def _print_row(title: str, row: dict[str, float]) -> None:
-    print(f"{title:42}{row['p50']:9.2f}{row['p95']:9.2f}{row['p99']:9.2f}")
 
 
 def _cpu_name() -> str:
