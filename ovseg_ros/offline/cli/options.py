@@ -3,10 +3,13 @@
 import argparse
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 
 DEVICE_HELP = "auto (the first GPU, else the CPU), cpu, cuda or cuda:N"
 PRESET_HELP = "name of a preset in config/models, or the path of a preset's YAML file"

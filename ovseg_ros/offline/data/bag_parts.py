@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
@@ -21,7 +21,7 @@ from ovseg_ros.offline.data.files import read_json, write_bytes, write_json
 
 JOURNAL_NAME = "ovseg_progress.json"
 # Metadata of version 8, whose QoS entries are strings, is what every distribution since Humble reads.
-_METADATA_VERSION = 8
+_METADATA_VERSION: Final = 8
 _UNLIMITED = QosTime(2147483647, 4294967295)
 
 
