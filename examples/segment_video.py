@@ -29,7 +29,7 @@ def main() -> None:
             picture = draw_segments(image, result.segment_ids, names)
             if writer is None:
                 size = (picture.shape[1], picture.shape[0])
-                writer = cv2.VideoWriter(options.out, cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+                writer = cv2.VideoWriter(options.out, cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
             writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
             count += 1
     finally:  # also after Ctrl-C

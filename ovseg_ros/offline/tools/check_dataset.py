@@ -161,7 +161,7 @@ def _faults_of_both(dataset: AnyDataset, index: int, fault: str) -> tuple[str, .
     try:
         read_image(dataset.paths_of(index)[0])
     except DatasetError as error:
-        return (fault,) if str(error) == fault else (fault, str(error))
+        return tuple(dict.fromkeys((fault, str(error))))
     return (fault,)
 
 
@@ -188,22 +188,16 @@ def _splits_present(name: str, root: Path) -> list[str]:
     """The splits of which any file is there, else all of them; of a tabletop folder, the one that it holds."""
     info = dataset_info(name)
     if name == "tabletop":
-        return [_tabletop_split(root, info.splits)]
+        try:
+            found = read_json(root / "panoptic.json", "")["info"]["split"]
+        except (DatasetError, KeyError, TypeError):
+            found = None  # opening it as the first says what is wrong
+        return [found if found in info.splits else info.splits[0]]
     present = [split for split in info.splits if any(part.are_in(root) for part in info.layout.parts(split))]
     for split in info.splits:
         if present and split not in present:
             print(f"{name} {split} in {root}: no file of it is there; not checked")
     return present or list(info.splits)
-
-
-def _tabletop_split(root: Path, splits: tuple[str, ...]) -> str:
-    """The split that the index names; the first if it names none, so that opening it says what is wrong."""
-    try:
-        info = read_json(root / "panoptic.json", "").get("info")
-    except DatasetError:
-        return splits[0]
-    found = info.get("split") if isinstance(info, dict) else None
-    return str(found) if found in splits else splits[0]
 
 
 def _unlisted(dataset: AnyDataset) -> list[str]:
