@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ovseg_ros.core.errors import ConfigError, DatasetError
@@ -11,7 +11,8 @@ from ovseg_ros.offline.data.categories import CITYSCAPES_IDS, COCO_IDS, load_cat
 from ovseg_ros.offline.data.layouts import Files, PanopticLayout, SemanticLayout
 from ovseg_ros.offline.data.panoptic import PanopticFiles
 from ovseg_ros.offline.data.semantic import SemanticFiles
-from ovseg_ros.offline.data.types import DatasetCategory, PanopticDataset, SemanticDataset
+from ovseg_ros.offline.data.types import DatasetCategory
+from ovseg_ros.sim.categories import SEEN, TABLETOP_SPECS, UNSEEN, held_out_synonym
 
 ROOT_VARIABLE = "OVSEG_DATASETS"
 """Environment variable with the folder that holds a folder for each data set, where no root is given."""
@@ -27,6 +28,8 @@ class DatasetInfo:
         folder: its folder below `OVSEG_DATASETS`.
         images: the splits that it has, with the number of images in each as published; 0 where there is no number.
         layout: what each split needs.
+        groups: names of categories whose figures are of interest by themselves, by the group's name.
+        held_out: for some ways of renaming, a name for each category that no training text contains.
     """
 
     vocabulary: str
@@ -34,6 +37,8 @@ class DatasetInfo:
     folder: str
     images: Mapping[str, int]
     layout: PanopticLayout | SemanticLayout
+    groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    held_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -113,8 +118,6 @@ _CITIES_SEMANTIC = SemanticLayout(
     8,
     [label for label in range(34) if label not in CITYSCAPES_IDS],
 )
-# What `ovseg dataset tabletop` writes.
-_TABLETOP = PanopticLayout(Files("panoptic.json"), Files("panoptic/*.png"), Files("images/*.png"))
 
 DATASETS: dict[str, DatasetInfo] = {
     "coco_panoptic": DatasetInfo("coco_133", COCO_IDS, "coco", _images(118287, 5000), _COCO),
@@ -133,26 +136,38 @@ DATASETS: dict[str, DatasetInfo] = {
         "cityscapes", CITYSCAPES_IDS, "cityscapes", _images(2975, 500), _CITIES_SEMANTIC
     ),
     "tabletop": DatasetInfo(
-        "tabletop", range(1, 101), "tabletop", {**_images(0, 0), "test": 0, "captions": 0}, _TABLETOP
+        "tabletop",
+        range(1, 101),
+        "tabletop",
+        dict.fromkeys(("train", "val", "test", "captions"), 0),
+        PanopticLayout(Files("panoptic.json"), Files("panoptic/*.png"), Files("images/*.png")),
+        groups={"seen": SEEN, "unseen": UNSEEN},
+        held_out={
+            "synonyms": tuple(held_out_synonym(spec.name) for spec in TABLETOP_SPECS),
+            "synonyms_and_colors": tuple(held_out_synonym(spec.name, replace_color=True) for spec in TABLETOP_SPECS),
+        },
     ),
 }
 """Every data set by its name. The root of all but the tabletop holds all splits; a tabletop folder is one split."""
 
 
-def open_dataset(name: str, root: Path | None, split: str) -> PanopticDataset | SemanticDataset:
+def open_dataset(name: str, root: Path | None, split: str = "") -> PanopticFiles | SemanticFiles:
     """Open one split of a data set; no image is read.
 
     Args:
         name: a key of `DATASETS`.
         root: the data set's own folder; if None, its folder below `$OVSEG_DATASETS`.
-        split: one of the data set's splits.
+        split: one of the data set's splits; "" is the one that a tabletop folder holds, and val of all others.
 
     Raises:
         ConfigError: an unknown name or split, or no root.
         DatasetError: a folder or an index is missing or malformed.
     """
     info = dataset_info(name)
-    require_split(name, split)
+    if split:
+        require_split(name, split)
+    elif name != "tabletop":
+        split = "val"
     root = dataset_root(name, root)
     if not root.is_dir():
         raise DatasetError(
@@ -160,11 +175,20 @@ def open_dataset(name: str, root: Path | None, split: str) -> PanopticDataset | 
         )
     if isinstance(info.layout, SemanticLayout):
         return SemanticFiles(name, root, split, info.categories(), info.layout)
-    dataset = PanopticFiles(name, root, split, info.categories(), info.layout)
-    found = dataset.index.info.get("split")
-    if name == "tabletop" and found != split:  # the scenes of its splits look alike
-        raise DatasetError(f"{dataset.index.path} holds the split {found!r}; expected {split!r}")
-    return dataset
+    files = PanopticFiles(name, root, split, info.categories(), info.layout)
+    if name == "tabletop":
+        _require_tabletop(files, [split] if split else info.splits)
+    return files
+
+
+def _require_tabletop(files: PanopticFiles, splits: Sequence[str]) -> None:
+    """Refuses a folder that holds another split: they are made of other scenes, and all look alike."""
+    info = files.index.info
+    if info.get("split") not in splits:
+        expected = " or ".join(map(repr, splits))
+        raise DatasetError(f"{files.index.path} holds the split {info.get('split')!r}; expected {expected}")
+    files.split = str(info["split"])
+    files.scenes = {key: info[key] for key in ("seed", "width", "height") if isinstance(info.get(key), int)}
 
 
 def dataset_info(name: str) -> DatasetInfo:

@@ -40,6 +40,7 @@ class PanopticFiles(PanopticDataset):
         return str(Path(self.index.files[index][0]).with_suffix(""))
 
     def paths_of(self, index: int) -> tuple[Path, Path]:
+        """The image file and the annotation file of sample `index`; they need not exist."""
         image, annotation = self.index.files[index]
         return self._images / self._image_path(image), self._annotations / annotation
 
