@@ -138,35 +138,6 @@ def check_split(name: str, root: Path, split: str, *, workers: int = 0) -> Split
     return report
 
 
-def check_image(dataset: AnyDataset, index: int) -> ImageCheck:
-    """Read one sample and say what is wrong with each of its files."""
-    name = dataset.name_of(index)
-    try:
-        sample = dataset[index]
-    except DatasetError as error:
-        return ImageCheck(name, faults=_faults_of_both(dataset, index, str(error)))
-    if not isinstance(sample, PanopticSample):
-        present = np.unique(sample.labels)
-        return ImageCheck(name, is_void=sample.is_void, categories=tuple(present[present != IGNORE].tolist()))
-    counts = {
-        "segments": len(sample.segments),
-        "crowd_segments": sum(segment.is_crowd for segment in sample.segments),
-        "empty_segments": sum(segment.area == 0 for segment in sample.segments),
-        "segments_with_another_area": sum(segment.area != segment.declared_area for segment in sample.segments),
-    }
-    categories = tuple({segment.category for segment in sample.segments})
-    return ImageCheck(name, is_void=sample.is_void, categories=categories, counts=Counter(counts))
-
-
-def _faults_of_both(dataset: AnyDataset, index: int, fault: str) -> tuple[str, ...]:
-    """`fault`, and what is wrong with the image besides, since reading a sample stops at the first fault."""
-    try:
-        read_image(dataset.paths_of(index)[0])
-    except DatasetError as error:
-        return tuple(dict.fromkeys((fault, str(error))))
-    return (fault,)
-
-
 def _checks(dataset: AnyDataset, workers: int) -> Iterator[ImageCheck]:
     """In order, so that two runs report the same."""
     workers = min(workers or os.cpu_count() or 1, -(-len(dataset) // _IMAGES_PER_PROCESS))
@@ -183,7 +154,30 @@ class _ImageChecks(TorchDataset[ImageCheck]):
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> ImageCheck:
-        return check_image(self._dataset, index)
+        name = self._dataset.name_of(index)
+        try:
+            sample = self._dataset[index]
+        except DatasetError as error:
+            return ImageCheck(name, faults=self._faults_of_both(index, str(error)))
+        if not isinstance(sample, PanopticSample):
+            present = np.unique(sample.labels)
+            return ImageCheck(name, is_void=sample.is_void, categories=tuple(present[present != IGNORE].tolist()))
+        segments = sample.segments
+        counts = {
+            "segments": len(segments),
+            "crowd_segments": sum(segment.is_crowd for segment in segments),
+            "empty_segments": sum(segment.area == 0 for segment in segments),
+            "segments_with_another_area": sum(segment.area != segment.declared_area for segment in segments),
+        }
+        return ImageCheck(name, (), sample.is_void, tuple({segment.category for segment in segments}), Counter(counts))
+
+    def _faults_of_both(self, index: int, fault: str) -> tuple[str, ...]:
+        """`fault`, and what is wrong with the image besides, since reading a sample stops at the first fault."""
+        try:
+            read_image(self._dataset.paths_of(index)[0])
+        except DatasetError as error:
+            return tuple(dict.fromkeys((fault, str(error))))
+        return (fault,)
 
 
 def _splits_present(name: str, root: Path) -> list[str]:
