@@ -33,7 +33,7 @@ test-gpu: $(BUILD) ## Run the tests that need a CUDA device; never part of make 
 lint: $(VENV) ## Check formatting, style and types
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	.venv/bin/mypy ovseg_ros/core
+	.venv/bin/mypy ovseg_ros/api.py ovseg_ros/core ovseg_ros/offline examples
 
 bench: $(BUILD) ## Measure the model call and the node's own cost
 	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) ovseg bench

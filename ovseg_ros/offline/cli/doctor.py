@@ -2,8 +2,10 @@
 
 import argparse
 
+from ovseg_ros.offline.cli.options import Commands
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+
+def add(commands: Commands) -> None:
     """Describe the subcommand."""
     parser = commands.add_parser("doctor", help="say what is wrong with this installation, and what to do about it")
     parser.add_argument("--json", action="store_true", help="for machines")

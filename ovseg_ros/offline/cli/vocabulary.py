@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ovseg_ros.core.errors import VocabularyError
-from ovseg_ros.offline.cli.options import seconds
+from ovseg_ros.offline.cli.options import Commands, seconds
 
 if TYPE_CHECKING:
     from ovseg_ros.core.vocabulary import CategorySpec
     from ovseg_ros.ros.node.vocabulary_client import VocabularyClient
 
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add(commands: Commands) -> None:
     """Describe the subcommand."""
     parser = commands.add_parser("vocabulary", help="show or change the vocabulary of a running node")
     actions = parser.add_subparsers(dest="action", metavar="show|set|add|remove", required=True)

@@ -105,23 +105,21 @@ def open_bag_images(path: Path, topics: Sequence[str]) -> Iterator[BagImages]:
 def _choose(reader: AnyReader, path: Path, topics: Sequence[str]) -> list[Connection]:
     images = [connection for connection in reader.connections if connection.msgtype in (_RAW, _COMPRESSED)]
     found = sorted({connection.topic for connection in images})
-    listed = ", ".join(found) or "none"
     if not found:
         others = ", ".join(sorted({connection.topic for connection in reader.connections})[:20]) or "none"
         raise DatasetError(f"{path} holds no image topic (Image or CompressedImage); its topics: {others}")
     for topic in topics:
         if topic not in found:
-            raise DatasetError(f"{path} holds no images on {topic!r}; image topics: {listed}")
-    wanted = list(dict.fromkeys(topics)) or _only_colour(found, path)
+            raise DatasetError(f"{path} holds no images on {topic!r}; image topics: {', '.join(found)}")
+    wanted = topics or _only_colour(found, path)
     return [connection for connection in images if connection.topic in wanted]
 
 
 def _only_colour(found: list[str], path: Path) -> list[str]:
     """The one camera of a bag: its raw topic where both forms were recorded."""
-    candidates = [topic for topic in found if "depth" not in topic.lower()]
-    raw = [topic for topic in candidates if f"{topic}/compressed" in candidates]
-    rest = [topic for topic in candidates if topic.removesuffix("/compressed") not in raw]
-    cameras = raw + rest
+    colour = [topic for topic in found if "depth" not in topic.lower()]
+    twins = {f"{topic}/compressed" for topic in colour}
+    cameras = [topic for topic in colour if topic not in twins]
     if len(cameras) != 1:
         raise DatasetError(f"{path} holds several image topics; choose with --topic: {', '.join(found)}")
     return cameras

@@ -5,12 +5,11 @@ is replaced after each, so the folder can be played at any time.
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
@@ -18,11 +17,11 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys.store import Typestore
 
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.offline.data.files import write_bytes, write_json
+from ovseg_ros.offline.data.files import read_json, write_bytes, write_json
 
 JOURNAL_NAME = "ovseg_progress.json"
 # Metadata of version 8, whose QoS entries are strings, is what every distribution since Humble reads.
-_METADATA_VERSION = 8
+_METADATA_VERSION: Final = 8
 _UNLIMITED = QosTime(2147483647, 4294967295)
 
 
@@ -51,16 +50,19 @@ class BagParts:
 
         Raises:
             ConfigError: the folder holds something else.
+            DatasetError: its journal is damaged.
         """
         self._folder, self._typestore = folder, typestore
+        self._journal_path, self._metadata_path = folder / JOURNAL_NAME, folder / "metadata.yaml"
         self._journal: dict[str, Any] = {"settings": settings, "done": False, "state": {}, "parts": []}
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"--out {folder} is a file; expected a folder")
-        if overwrite:
-            self._clear()
-        elif (folder / JOURNAL_NAME).is_file():
-            self._journal = self._read_journal(settings)
-        elif (folder / "metadata.yaml").exists():
+        if self._journal_path.is_file():
+            if overwrite:
+                self._clear()
+            else:
+                self._journal = self._read_journal(settings)
+        elif self._metadata_path.exists():
             raise ConfigError(f"{folder} is a bag that this command did not write; choose another --out")
 
     @property
@@ -90,12 +92,12 @@ class BagParts:
         self._journal["parts"].append({**information, "relative_file_paths": [f"{name}.mcap"]})
         self._journal["state"] = state
         self._write_metadata()
-        write_json(self._folder / JOURNAL_NAME, self._journal)
+        write_json(self._journal_path, self._journal)
 
     def finish(self) -> None:
         """Marks the bag as complete."""
         self._journal["done"] = True
-        write_json(self._folder / JOURNAL_NAME, self._journal)
+        write_json(self._journal_path, self._journal)
 
     def _write(self, folder: Path, messages: Sequence[BagMessage]) -> dict[str, Any]:
         """A bag of one file; returns its metadata."""
@@ -120,37 +122,29 @@ class BagParts:
         starts = [part["starting_time"]["nanoseconds_since_epoch"] for part in parts]
         ends = [start + part["duration"]["nanoseconds"] for start, part in zip(starts, parts, strict=True)]
         topics: dict[str, dict[str, Any]] = {}
-        for part in parts:
-            for topic in part["topics_with_message_count"]:
-                known = topics.setdefault(topic["topic_metadata"]["name"], {**topic, "message_count": 0})
-                known["message_count"] += topic["message_count"]
+        for topic in (topic for part in parts for topic in part["topics_with_message_count"]):
+            known = topics.setdefault(topic["topic_metadata"]["name"], {**topic, "message_count": 0})
+            known["message_count"] += topic["message_count"]
+        paths = [part["relative_file_paths"][0] for part in parts]
+        files = [
+            {"path": path, **{key: part[key] for key in ("starting_time", "duration", "message_count")}}
+            for path, part in zip(paths, parts, strict=True)
+        ]
         merged = {
             **parts[0],
-            "relative_file_paths": [part["relative_file_paths"][0] for part in parts],
+            "relative_file_paths": paths,
             "starting_time": {"nanoseconds_since_epoch": min(starts)},
             "duration": {"nanoseconds": max(ends) - min(starts)},
             "message_count": sum(part["message_count"] for part in parts),
             "topics_with_message_count": list(topics.values()),
-            "files": [
-                {
-                    "path": part["relative_file_paths"][0],
-                    "starting_time": part["starting_time"],
-                    "duration": part["duration"],
-                    "message_count": part["message_count"],
-                }
-                for part in parts
-            ],
+            "files": files,
         }
         content = yaml.safe_dump({"rosbag2_bagfile_information": merged}, sort_keys=False)
-        write_bytes(self._folder / "metadata.yaml", content.encode())
+        write_bytes(self._metadata_path, content.encode())
 
     def _read_journal(self, settings: dict[str, Any]) -> dict[str, Any]:
-        path = self._folder / JOURNAL_NAME
-        try:
-            journal: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            recorded = journal["settings"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} is damaged ({error}); add --overwrite to start again") from error
+        journal = read_json(self._journal_path, "add --overwrite to start again")
+        recorded = journal.get("settings", {})
         changed = sorted(key for key in settings.keys() | recorded.keys() if settings.get(key) != recorded.get(key))
         if changed:
             details = ", ".join(f"{key} (was {recorded.get(key)!r}, now {settings.get(key)!r})" for key in changed)
@@ -161,16 +155,9 @@ class BagParts:
         return journal
 
     def _clear(self) -> None:
-        """Removes only what this class wrote."""
-        path = self._folder / JOURNAL_NAME
-        if not path.is_file():
-            if (self._folder / "metadata.yaml").exists():
-                raise ConfigError(f"{self._folder} is a bag that this command did not write; choose another --out")
-            return
-        for file in self._folder.glob(f"{self._folder.name}_*.mcap"):
-            file.unlink()
-        (self._folder / "metadata.yaml").unlink(missing_ok=True)
-        path.unlink()
+        """Removes only what this class wrote, the journal last."""
+        for file in (*self._folder.glob(f"{self._folder.name}_*.mcap"), self._metadata_path, self._journal_path):
+            file.unlink(missing_ok=True)
 
 
 def fingerprint(path: Path) -> str:

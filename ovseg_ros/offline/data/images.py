@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -28,17 +29,7 @@ IMAGE_SUFFIXES = frozenset(
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
-DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-)
+DAMAGE = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError, struct.error, zlib.error)
 """What Pillow's decoders raise for a damaged file, whichever of their parsers meets the damage first."""
 
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
@@ -112,7 +103,7 @@ def open_source(path: Path, *, exclude: Path | None = None) -> ImageSource:
         raise ImageError(f"{path} does not exist; give an image, a folder of images or a video")
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return _open_video(path)
-    return ImageSource(1, iter([SourceImage(path.stem, lambda: load_image(path))]))
+    return ImageSource(1, iter([SourceImage(path.stem, partial(load_image, path))]))
 
 
 def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
@@ -149,19 +140,15 @@ def _open_folder(folder: Path, exclude: Path | None) -> ImageSource:
     ]
     if not paths:
         raise ImageError(f"{folder} has no image; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
-    relative = [path.relative_to(folder) for path in paths]
     # "cup.png" is named "cup", unless "cup.jpg" lies beside it (or on file systems that ignore case, "Cup.jpg").
-    stems = Counter(str(path.with_suffix("")).casefold() for path in relative)
+    stems = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
+    count = Counter(stem.casefold() for stem in stems)
     names = [
-        (path if stems[str(path.with_suffix("")).casefold()] > 1 else path.with_suffix("")).as_posix()
-        for path in relative
+        stem if count[stem.casefold()] == 1 else path.relative_to(folder).as_posix()
+        for stem, path in zip(stems, paths, strict=True)
     ]
-
-    def images() -> Iterator[SourceImage]:
-        for name, path in zip(names, paths, strict=True):
-            yield SourceImage(name, lambda path=path: load_image(path))
-
-    return ImageSource(len(paths), images())
+    images = (SourceImage(name, partial(load_image, path)) for name, path in zip(names, paths, strict=True))
+    return ImageSource(len(paths), images)
 
 
 def _open_video(path: Path) -> ImageSource:
@@ -174,14 +161,10 @@ def _open_video(path: Path) -> ImageSource:
     frame_count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
     def images() -> Iterator[SourceImage]:
+        index = 0
         try:
-            index = 0
-            while True:
-                decoded, frame = capture.read()
-                if not decoded:
-                    break
-                rgb = np.ascontiguousarray(frame[..., ::-1])
-                yield SourceImage(f"{path.stem}_{index:06d}", lambda rgb=rgb: rgb)
+            while (read := capture.read())[0]:
+                yield SourceImage(f"{path.stem}_{index:06d}", partial(cv2.cvtColor, read[1], cv2.COLOR_BGR2RGB))
                 index += 1
         finally:
             capture.release()

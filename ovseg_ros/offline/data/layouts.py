@@ -1,109 +1,132 @@
-"""Where each data set's files are, below its own folder. The folders' names are those of detectron2's data sets."""
+"""What a data set's files are called, below its own folder: what is looked for, and where a pattern leads."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ovseg_ros.core.errors import DatasetError
-from ovseg_ros.offline.data.panoptic import PanopticLayout
-
-_CITYSCAPES_IMAGE = "_leftImg8bit.png"
-_CITYSCAPES_LABELS = "_gtFine_labelIds.png"
-_LONG_SPLIT = {"train": "training", "val": "validation"}
-
-Pairs = list[tuple[str, Path, Path]]
-"""Name, image and label map of every image, sorted by name."""
 
 
-def coco(root: Path, split: str) -> PanopticLayout:
-    """COCO panoptic, 2017; the folder of PNGs lies beside `annotations/` or, as the download unpacks, inside it."""
-    pngs = f"panoptic_{split}2017"
-    return PanopticLayout(
-        index=root / "annotations" / f"{pngs}.json",
-        images=root / f"{split}2017",
-        annotations=_first_folder(root / pngs, root / "annotations" / pngs),
-    )
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of one kind that a split needs.
 
-
-def ade20k_panoptic(root: Path, split: str) -> PanopticLayout:
-    """ADE20K-150 as prepare_ade20k_pan_seg.py leaves it."""
-    return PanopticLayout(
-        index=root / f"ade20k_panoptic_{split}.json",
-        images=root / "images" / _LONG_SPLIT[split],
-        annotations=root / f"ade20k_panoptic_{split}",
-    )
-
-
-def ade20k_semantic(root: Path, split: str) -> Pairs:
-    """ADE20K-150 as downloaded."""
-    folder = _LONG_SPLIT[split]
-    return _pairs(root / "images" / folder, root / "annotations" / folder, ".jpg", ".png")
-
-
-def ade20k_full(root: Path, split: str) -> Pairs:
-    """ADE20K-847 as prepare_ade20k_full_sem_seg.py leaves it."""
-    folder = _LONG_SPLIT[split]
-    return _pairs(root / "images_detectron2" / folder, root / "annotations_detectron2" / folder, ".jpg", ".tif")
-
-
-def pascal_context(root: Path, split: str, categories: int) -> Pairs:
-    """PASCAL Context as prepare_pascal_ctx_sem_seg.py (59) or prepare_pascal_ctx_full_sem_seg.py (459) leaves it."""
-    folder = _LONG_SPLIT[split]
-    suffix = ".png" if categories == 59 else ".tif"
-    return _pairs(root / "images" / folder, root / f"annotations_ctx{categories}" / folder, ".jpg", suffix)
-
-
-def mapillary_vistas(root: Path, split: str) -> PanopticLayout:
-    """Mapillary Vistas 1.2, by itself or inside the download of version 2.0, which holds both."""
-    folder = root / _LONG_SPLIT[split]
-    annotations = _first_folder(folder / "panoptic", folder / "v1.2" / "panoptic")
-    return PanopticLayout(annotations / "panoptic_2018.json", folder / "images", annotations, _with_jpg)
-
-
-def cityscapes_panoptic(root: Path, split: str) -> PanopticLayout:
-    """Cityscapes as createPanopticImgs.py leaves it, with label ids (its default), not train ids."""
-    fine = root / "gtFine"
-    name = f"cityscapes_panoptic_{split}"
-    return PanopticLayout(fine / f"{name}.json", root / "leftImg8bit" / split, fine / name, _cityscapes_image)
-
-
-def cityscapes_semantic(root: Path, split: str) -> Pairs:
-    """Cityscapes as downloaded; the names hold the city's folder."""
-    return _pairs(root / "leftImg8bit" / split, root / "gtFine" / split, _CITYSCAPES_IMAGE, _CITYSCAPES_LABELS, "*/*")
-
-
-def tabletop(root: Path) -> PanopticLayout:
-    """What `ovseg dataset tabletop` writes."""
-    return PanopticLayout(root / "panoptic.json", root / "images", root / "panoptic")
-
-
-def _pairs(images: Path, labels: Path, image_suffix: str, label_suffix: str, pattern: str = "*") -> Pairs:
-    """A pair for every name in either folder: that the other file is missing is a fault of that one sample.
-
-    Raises:
-        DatasetError: a folder is missing, or both are empty.
+    Attributes:
+        pattern: where they are below the data set's folder, as a glob. {split} stands for train or val, {long} for
+            training or validation.
+        or_else: where else they may be; "" if nowhere.
+        note: what the files hold, where that is not obvious.
     """
-    missing = [str(folder) for folder in (images, labels) if not folder.is_dir()]
-    if missing:
-        raise DatasetError(f"the folder {' and the folder '.join(missing)} is missing; see docs/datasets.md")
-    names = {
-        path.relative_to(folder).as_posix().removesuffix(suffix)
-        for folder, suffix in ((images, image_suffix), (labels, label_suffix))
-        for path in folder.glob(f"{pattern}{suffix}")
-    }
-    if not names:
-        raise DatasetError(f"{images} has no {pattern}{image_suffix} and {labels} has no {pattern}{label_suffix}")
-    return [(name, images / f"{name}{image_suffix}", labels / f"{name}{label_suffix}") for name in sorted(names)]
+
+    pattern: str
+    or_else: str = ""
+    note: str = ""
+
+    @property
+    def patterns(self) -> list[str]:
+        """Both places, the usual one first."""
+        return [pattern for pattern in (self.pattern, self.or_else) if pattern]
+
+    def of_split(self, split: str) -> "Files":
+        """The same with the split's names filled in."""
+        long = {"train": "training", "val": "validation"}.get(split, split)
+        pattern, or_else = (text.format(split=split, long=long) for text in (self.pattern, self.or_else))
+        return Files(pattern, or_else, self.note)
+
+    def are_in(self, root: Path) -> bool:
+        """Whether any is there."""
+        return any(next(root.glob(pattern), None) is not None for pattern in self.patterns)
+
+    def place(self, root: Path) -> Path:
+        """The folder that all of them are below, or the one file: the first that exists, else the usual one."""
+        places = [root / pattern.partition("*")[0] for pattern in self.patterns]
+        return next((place for place in places if place.exists()), places[0])
+
+    @property
+    def glob(self) -> str:
+        """What to look for in `place`, such as "*/*_leftImg8bit.png"; the same in either."""
+        return self.pattern[self.pattern.index("*") :]
+
+    @property
+    def suffix(self) -> str:
+        """How every name ends, such as "_leftImg8bit.png"."""
+        return self.glob.rpartition("*")[2]
 
 
-def _first_folder(*candidates: Path) -> Path:
-    """The first that is a folder; the first of all if none is."""
-    return next((folder for folder in candidates if folder.is_dir()), candidates[0])
+class Layout(ABC):
+    """What every split needs."""
+
+    @abstractmethod
+    def parts(self, split: str) -> list[Files]:
+        """The files of a split: the index if there is one, the annotations, the images."""
+
+    def expected(self, split: str) -> list[str]:
+        """What a split needs, in words, a line for each part."""
+        return [", or ".join(part.patterns) + (f" ({part.note})" if part.note else "") for part in self.parts(split)]
 
 
-def _with_jpg(file_name: str) -> str:
-    """Mapillary's index may name the image after its annotation."""
-    return str(Path(file_name).with_suffix(".jpg"))
+@dataclass(frozen=True, slots=True)
+class PanopticLayout(Layout):
+    """COCO's panoptic format.
+
+    Attributes:
+        index: the JSON file.
+        annotations: PNGs of segment ids.
+        images: the photographs.
+        image_path: an image's path in the folder of `images`, from its file name in the index.
+        ignored_ids: category ids in the index whose segments are void.
+    """
+
+    index: Files
+    annotations: Files
+    images: Files
+    image_path: Callable[[str], str] = str
+    ignored_ids: Sequence[int] = ()
+
+    def parts(self, split: str) -> list[Files]:
+        return [files.of_split(split) for files in (self.index, self.annotations, self.images)]
 
 
-def _cityscapes_image(file_name: str) -> str:
-    """createPanopticImgs.py writes aachen_0_1_gtFine_leftImg8bit.png for aachen/aachen_0_1_leftImg8bit.png."""
-    return f"{file_name.partition('_')[0]}/{file_name.replace('_gtFine', '')}"
+@dataclass(frozen=True, slots=True)
+class SemanticLayout(Layout):
+    """A label map for every image, under the same name.
+
+    Attributes:
+        labels: the label maps.
+        images: the photographs.
+        bits: of the label maps, 8 or 16.
+        ignored: their values for pixels without a category; any value that no category has is a fault.
+    """
+
+    labels: Files
+    images: Files
+    bits: int
+    ignored: Sequence[int]
+
+    def parts(self, split: str) -> list[Files]:
+        return [files.of_split(split) for files in (self.labels, self.images)]
+
+    def pairs(self, root: Path, split: str) -> list[tuple[str, Path, Path]]:
+        """Name, image and label map for every name in either folder, sorted: a missing file is that sample's fault.
+
+        Raises:
+            DatasetError: a folder is missing, or both are empty.
+        """
+        labels, images = self.parts(split)
+        folders = [(files, files.place(root)) for files in (images, labels)]
+        missing = [str(folder) for _, folder in folders if not folder.is_dir()]
+        if missing:
+            raise DatasetError(f"the folder {' and the folder '.join(missing)} is missing; see docs/datasets.md")
+        names = {
+            path.relative_to(folder).as_posix().removesuffix(files.suffix)
+            for files, folder in folders
+            for path in folder.glob(files.glob)
+        }
+        if not names:
+            raise DatasetError(" and ".join(f"{folder} has no {files.glob}" for files, folder in folders))
+        (_, image_folder), (_, label_folder) = folders
+        return [
+            (name, image_folder / f"{name}{images.suffix}", label_folder / f"{name}{labels.suffix}")
+            for name in sorted(names)
+        ]

@@ -8,9 +8,7 @@ A fault in one image's entry is kept and raised when that image is read, so that
 COCO's train split has 118,287 images and 1.3 million segments; they are held in flat arrays, which processes share.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +16,13 @@ import numpy as np
 
 from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.core.vocabulary import normalize_name
+from ovseg_ros.offline.data.files import read_json
 from ovseg_ros.offline.data.types import DatasetCategory
 
 _LARGEST_ID = (1 << 24) - 1
 _LARGEST_AREA = (1 << 31) - 1
 IGNORED = -1
 """Category index of a segment whose pixels are void."""
-
-_COLUMNS = ("id", "category", "crowd", "area")
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """One image and its annotation.
-
-    Attributes:
-        image_file: as written, such as 000000000139.jpg.
-        annotation_file: as written, such as 000000000139.png.
-        size: (height, width).
-        segments: (S, 4) int64: segment id, category index or `IGNORED`, is crowd (0 or 1), declared area.
-    """
-
-    image_file: str
-    annotation_file: str
-    size: tuple[int, int]
-    segments: np.ndarray
 
 
 class PanopticIndex:
@@ -53,13 +33,17 @@ class PanopticIndex:
         categories: the categories that it must have.
         ignored_ids: category ids that it may have besides; no others.
 
+    Attributes:
+        files: of each image its file's name and its annotation's, as written; "" where it has no annotation.
+        info: what the file says of itself; may be empty.
+
     Raises:
         DatasetError: the file is missing or not an index, or its table of categories is another one.
     """
 
     def __init__(self, path: Path, categories: Sequence[DatasetCategory], ignored_ids: Sequence[int] = ()) -> None:
         self.path = path
-        content = read_json(path)
+        content = read_json(path, "it may be incomplete: get it again; docs/datasets.md says how it is made")
         for key in ("images", "annotations", "categories"):
             if not isinstance(content.get(key), list):
                 raise DatasetError(
@@ -73,32 +57,25 @@ class PanopticIndex:
         self._index_of = dict.fromkeys(ignored_ids, IGNORED)
         self._index_of.update({category.dataset_id: category.index for category in categories})
         self._problems: dict[int, str] = {}
-        self._names: list[tuple[str, str]] = []
+        self.files: list[tuple[str, str]] = []
         self._parse(content["images"], content["annotations"])
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.files)
 
-    def image_file(self, index: int) -> str:
-        """The image's file name, also of an entry with a fault."""
-        return self._names[index][0]
+    def entry(self, index: int) -> tuple[tuple[int, int], np.ndarray]:
+        """An image's (height, width), and its segments.
 
-    def annotation_file(self, index: int) -> str:
-        """The annotation's file name, also of an entry with a fault; empty where there is none."""
-        return self._names[index][1]
-
-    def entry(self, index: int) -> IndexEntry:
-        """The entry of one image.
+        Returns:
+            Of the segments (S, 4) int64: id, category index or `IGNORED`, whether crowd (0 or 1), declared area.
 
         Raises:
             DatasetError: the entry has a fault.
         """
-        image_file, annotation_file = self._names[index]
         if index in self._problems:
-            raise DatasetError(f"{self.path}: {image_file}: {self._problems[index]}")
+            raise DatasetError(f"{self.path}: {self.files[index][0]}: {self._problems[index]}")
         height, width = self._sizes[index].tolist()
-        segments = self._segments[self._offsets[index] : self._offsets[index + 1]]
-        return IndexEntry(image_file, annotation_file, (height, width), segments)
+        return (height, width), self._segments[self._offsets[index] : self._offsets[index + 1]]
 
     def _parse(self, images: list[Any], annotations: list[Any]) -> None:
         annotation_of: dict[Any, Any] = {}
@@ -122,7 +99,7 @@ class PanopticIndex:
                 missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
                 self._problems[position] = missing
                 size, segments, annotation_file = (0, 0), [], ""
-            self._names.append((image["file_name"], annotation_file))
+            self.files.append((image["file_name"], annotation_file))
             sizes.append(size)
             rows += segments
             counts.append(len(segments))
@@ -134,10 +111,10 @@ class PanopticIndex:
             )
         self._sizes = np.array(sizes, dtype=np.int32).reshape(-1, 2)
         self._offsets = np.cumsum(counts, dtype=np.int64)
-        self._segments = np.array(rows, dtype=np.int64).reshape(-1, len(_COLUMNS))
+        self._segments = np.array(rows, dtype=np.int64).reshape(-1, 4)
 
     def _segments_of(self, annotation: Any) -> tuple[list[list[int]], str]:
-        """Rows of `IndexEntry.segments` and the PNG's name, or ValueError, KeyError or TypeError with what is wrong."""
+        """Rows as in `entry`, and the PNG's name, or ValueError, KeyError or TypeError with what is wrong."""
         if annotation is None:
             raise ValueError("it has no annotation")
         rows, seen = [], set()
@@ -185,24 +162,6 @@ def category_faults(
         if identity not in ignored_ids
     ]
     return faults
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        DatasetError: the file is missing, unreadable, not JSON, or holds something else.
-    """
-    if not path.is_file():
-        raise DatasetError(f"{path} is missing; check the folder, or see docs/datasets.md for how it is made")
-    try:
-        with path.open("rb") as file:
-            content = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} cannot be read as JSON: {error}; it may be incomplete, get it again") from error
-    if not isinstance(content, dict):
-        raise DatasetError(f"{path} holds a {type(content).__name__}; expected an object in COCO's panoptic format")
-    return content
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from ovseg_ros.offline.data.coco_panoptic import rgb_to_ids
 from ovseg_ros.offline.data.images import DAMAGE, load_image
 
 _GREY_16_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
-MODE_NAMES = {
+_MODE_NAMES = {
     "1": "1-bit",
     "L": "8-bit grey",
     "P": "8-bit palette",
@@ -84,7 +84,7 @@ def _decode(path: Path, modes: Collection[str], expected: str) -> np.ndarray:
     except (*DAMAGE, Image.DecompressionBombError) as error:
         raise DatasetError(f"the annotation {path} cannot be decoded: {error}; it may be truncated") from error
     if pixels is None:
-        raise DatasetError(f"the annotation {path} is {MODE_NAMES.get(mode, mode)}; expected {expected}")
+        raise DatasetError(f"the annotation {path} is {_MODE_NAMES.get(mode, mode)}; expected {expected}")
     return pixels
 
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ovseg_ros.core.errors import ConfigError, DatasetError
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb, rgb_to_ids, tight_box
-from ovseg_ros.offline.data.files import write_json, write_png
+from ovseg_ros.offline.data.files import write_image, write_json
 from ovseg_ros.offline.data.images import load_image
 from ovseg_ros.sim import categories
 from ovseg_ros.sim.scene import SPLITS
@@ -219,7 +219,7 @@ def _write_image(job: tuple[DatasetConfig, int, Path]) -> None:
     millimetres = np.round(frame.depth * _MILLIMETRES)
     depth = np.where(millimetres <= _DEEPEST, millimetres, 0).astype(np.uint16)
     for folder, content in zip(_PNG_FOLDERS, (frame.image, ids_to_rgb(frame.segment_ids), depth), strict=True):
-        write_png(out / folder / name, content)
+        write_image(out / folder / name, content)
     ids = category_ids()
     record = {
         "image": {

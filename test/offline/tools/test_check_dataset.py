@@ -126,7 +126,7 @@ def test_counts_that_are_no_faults(tmp_path: Path) -> None:
     report = check_split("tabletop", tmp_path, "test")
     assert report.is_faultless
     assert report.unlisted == [str(tmp_path / "images/stray.png")]
-    assert (report.empty, report.other_area) == (1, 2)
+    assert (report.counts["empty_segments"], report.counts["segments_with_another_area"]) == (1, 2)
 
 
 @pytest.mark.parametrize("missing", ["images", "panoptic", "panoptic.json"])
@@ -181,7 +181,8 @@ def test_what_ovseg_dataset_writes_is_faultless(tmp_path: Path) -> None:
     write_dataset(DatasetConfig("val", 2, width=48, height=32), tmp_path, workers=1)
     report = check_split("tabletop", tmp_path, "val")
     assert report.is_faultless
-    assert (report.images, report.empty, report.other_area, report.unlisted) == (2, 0, 0, [])
+    assert (report.images, report.unlisted) == (2, [])
+    assert (report.counts["empty_segments"], report.counts["segments_with_another_area"]) == (0, 0)
     assert report.images_of_category["table"] == 2
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
+from ovseg_ros.core.resources import config_dir
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.tools import doctor
 
@@ -26,10 +27,15 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_required_versions_are_those_of_setup_py() -> None:
-    stated = dict(re.findall(r'"([\w-]+)>=([\d.]+)(?:,<\d+)?"', (ROOT / "setup.py").read_text()))
-    assert {name: stated.get(name) for name in doctor.REQUIRED} == doctor.REQUIRED
-    for name, version in doctor.TOO_NEW.items():
-        assert f'"{name}>={doctor.REQUIRED[name]},<{version}"' in (ROOT / "setup.py").read_text()
+    assert doctor.required()["torch"] == ("2.6", "") and doctor.required()["transformers"] == ("4.57", "5")
+    assert {"pydantic", "scipy"} <= doctor.required().keys()
+    assert not {"mujoco", "rosbags", "tensorboard"} & doctor.required().keys()
+    assert "install_requires=[line for line in REQUIREMENTS" in (ROOT / "setup.py").read_text()
+    lines = (ROOT / "ovseg_ros" / "minimum_versions.txt").read_text().splitlines()
+    stated = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w-]+>=[\d.]+(,<[\d.]+)?", line) for line in stated)
+    pinned = dict(re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    assert {line.split(">=")[0] for line in stated} <= pinned.keys()
 
 
 def test_this_installation_has_no_broken_package() -> None:
@@ -49,7 +55,7 @@ def test_this_installation_has_no_broken_package() -> None:
 def test_versions_are_compared_as_numbers(
     monkeypatch: pytest.MonkeyPatch, version: str | None, status: str, advice: str
 ) -> None:
-    monkeypatch.setattr(doctor, "_version", lambda name: version if name == "torch" else doctor.REQUIRED[name])
+    monkeypatch.setattr(doctor, "_version", lambda name: version if name == "torch" else doctor.required()[name][0])
     torch_finding = next(finding for finding in doctor.check_packages() if finding.subject == "torch")
     assert torch_finding.status == status
     assert torch_finding.advice.startswith(advice)
@@ -73,7 +79,7 @@ def test_without_ros_and_without_packages_it_still_answers(
     subjects = {finding["subject"]: finding for finding in report["findings"]}
     assert subjects["ROS 2"]["status"] == "WARN" and "setup.bash" in subjects["ROS 2"]["advice"]
     assert subjects["torch"]["status"] == "FAIL"
-    assert report["counts"]["FAIL"] == len(doctor.REQUIRED)
+    assert report["counts"]["FAIL"] == len(doctor.required())
     assert all(finding["advice"] for finding in report["findings"] if finding["status"] != "OK")
 
 
@@ -122,7 +128,7 @@ def test_the_transport_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_profile_that_comes_with_the_package_satisfies_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RMW_IMPLEMENTATION", raising=False)
-    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", doctor._bundled_profile())
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", str(config_dir() / "fastdds_shm.xml"))
     assert doctor.check_transport("kilted").status == "OK"
 
 
