@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ovseg_ros.core.errors import ConfigError, DatasetError
@@ -11,7 +11,8 @@ from ovseg_ros.offline.data import layouts
 from ovseg_ros.offline.data.categories import CITYSCAPES_IDS, COCO_IDS, load_categories
 from ovseg_ros.offline.data.panoptic import PanopticFiles, PanopticLayout
 from ovseg_ros.offline.data.semantic import LabelTable, SemanticFiles
-from ovseg_ros.offline.data.types import DatasetCategory, PanopticDataset, SemanticDataset
+from ovseg_ros.offline.data.types import DatasetCategory
+from ovseg_ros.sim.categories import SEEN, TABLETOP_SPECS, UNSEEN, held_out_synonym
 
 ROOT_VARIABLE = "OVSEG_DATASETS"
 """Environment variable with the folder that holds a folder for each data set, where no root is given."""
@@ -41,6 +42,8 @@ class DatasetInfo:
         folder: its folder below `OVSEG_DATASETS`.
         images: the splits that it has, with the number of images in each as published; 0 where there is no number.
         layout: what each split needs.
+        groups: names of categories whose figures are of interest by themselves, by the group's name.
+        held_out: for some ways of renaming, a name for each category that no training text contains.
     """
 
     vocabulary: str
@@ -48,6 +51,8 @@ class DatasetInfo:
     folder: str
     images: Mapping[str, int]
     layout: tuple[LayoutPart, ...]
+    groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    held_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -162,25 +167,33 @@ DATASETS: dict[str, DatasetInfo] = {
         "tabletop",
         {"train": 0, "val": 0, "test": 0, "captions": 0},
         (LayoutPart(("panoptic.json",)), LayoutPart(("panoptic/*.png",)), LayoutPart(("images/*.png",))),
+        groups={"seen": SEEN, "unseen": UNSEEN},
+        held_out={
+            "synonyms": tuple(held_out_synonym(spec.name) for spec in TABLETOP_SPECS),
+            "synonyms_and_colors": tuple(held_out_synonym(spec.name, replace_color=True) for spec in TABLETOP_SPECS),
+        },
     ),
 }
 """Every data set by its name. The root of all but the tabletop holds all splits; a tabletop folder is one split."""
 
 
-def open_dataset(name: str, root: Path | None, split: str) -> PanopticDataset | SemanticDataset:
+def open_dataset(name: str, root: Path | None, split: str = "") -> PanopticFiles | SemanticFiles:
     """Open one split of a data set; no image is read.
 
     Args:
         name: a key of `DATASETS`.
         root: the data set's own folder; if None, its folder below `$OVSEG_DATASETS`.
-        split: one of the data set's splits.
+        split: one of the data set's splits; "" is the one that a tabletop folder holds, and val of all others.
 
     Raises:
         ConfigError: an unknown name or split, or no root.
         DatasetError: a folder or an index is missing or malformed.
     """
     info = dataset_info(name)
-    require_split(name, split)
+    if split:
+        require_split(name, split)
+    elif name != "tabletop":
+        split = "val"
     root = dataset_root(name, root)
     if not root.is_dir():
         raise DatasetError(
@@ -258,9 +271,13 @@ def dataset_root(name: str, root: Path | None) -> Path:
     return Path(parent) / dataset_info(name).folder
 
 
-def _tabletop(dataset: PanopticFiles) -> PanopticFiles:
+def _tabletop(files: PanopticFiles) -> PanopticFiles:
     """Refuses a folder that holds another split: they are made of other scenes, and all look alike."""
-    found = dataset.index.info.get("split")
-    if found != dataset.split:
-        raise DatasetError(f"{dataset.layout.index} holds the split {found!r}; expected {dataset.split!r}")
-    return dataset
+    info = files.index.info
+    found, expected = info.get("split"), [files.split] if files.split else DATASETS["tabletop"].splits
+    if found not in expected:
+        expected_splits = " or ".join(map(repr, expected))
+        raise DatasetError(f"{files.layout.index} holds the split {found!r}; expected {expected_splits}")
+    files.split = str(found)
+    files.scenes = {key: info[key] for key in ("seed", "width", "height") if isinstance(info.get(key), int)}
+    return files

@@ -63,6 +63,7 @@ class PanopticFiles(PanopticDataset):
         return str(Path(self.index.image_file(index)).with_suffix(""))
 
     def paths_of(self, index: int) -> tuple[Path, Path]:
+        """The image file and the annotation file of sample `index`; they need not exist."""
         image = self.layout.images / self.layout.image_path(self.index.image_file(index))
         return image, self.layout.annotations / self.index.annotation_file(index)
 

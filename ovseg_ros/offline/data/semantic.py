@@ -68,6 +68,7 @@ class SemanticFiles(SemanticDataset):
         return self.pairs[index][0]
 
     def paths_of(self, index: int) -> tuple[Path, Path]:
+        """The image file and the annotation file of sample `index`; they need not exist."""
         _, image, labels = self.pairs[index]
         return image, labels
 

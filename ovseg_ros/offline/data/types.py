@@ -5,7 +5,7 @@ therefore also the category ids of a vocabulary that is built of that file first
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -113,16 +113,25 @@ class Dataset(ABC, Generic[Sample]):
 
     Attributes:
         name: as `open_dataset` takes it.
-        root: the data set's folder.
+        root: the data set's folder; None where images are rendered.
         split: as `open_dataset` takes it.
         categories: K categories; `categories[i].index == i`.
+        scenes: of a simulated data set, what made it: `seed` of the first scene, `width` and `height` in pixels.
     """
 
-    def __init__(self, name: str, root: Path, split: str, categories: Sequence[DatasetCategory]) -> None:
+    def __init__(
+        self,
+        name: str,
+        root: Path | None,
+        split: str,
+        categories: Sequence[DatasetCategory],
+        scenes: Mapping[str, int] | None = None,
+    ) -> None:
         self.name = name
         self.root = root
         self.split = split
         self.categories = tuple(categories)
+        self.scenes = dict(scenes or {})
 
     @abstractmethod
     def __len__(self) -> int:
@@ -140,10 +149,6 @@ class Dataset(ABC, Generic[Sample]):
     @abstractmethod
     def name_of(self, index: int) -> str:
         """The name that sample `index` has, without reading it."""
-
-    @abstractmethod
-    def paths_of(self, index: int) -> tuple[Path, Path]:
-        """The image file and the annotation file of sample `index`; they need not exist."""
 
     def __iter__(self) -> Iterator[Sample]:
         for index in range(len(self)):

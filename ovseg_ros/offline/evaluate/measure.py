@@ -1,23 +1,25 @@
 """One image through the segmenter, and what it contributes to every figure."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.merge import merge_panoptic
 from ovseg_ros.core.metrics.confusion import confusion_pairs
 from ovseg_ros.core.metrics.mean_iou import MeanIoU
-from ovseg_ros.core.metrics.overlaps import MaskOverlaps, mask_overlaps
-from ovseg_ros.core.metrics.panoptic_quality import PanopticQuality
-from ovseg_ros.core.model import Prompt, TwoStage
+from ovseg_ros.core.metrics.overlaps import MaskOverlaps, mask_overlaps, segment_overlaps
+from ovseg_ros.core.metrics.panoptic_quality import CategoryCounts, PanopticQuality
+from ovseg_ros.core.model import Prompt, TwoStage, TwoStagePrompt
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Prediction
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.evaluate.instances import Instance, detected_instances, true_instances, upsampled_masks
-from ovseg_ros.offline.evaluate.oracle import Oracle, true_classes, true_proposals
+from ovseg_ros.offline.evaluate.oracle import Oracle, named_rightly, true_classes, true_proposals
 from ovseg_ros.offline.evaluate.record import ImageRecord
 from ovseg_ros.offline.evaluate.semantic import semantic_map
 from ovseg_ros.offline.evaluate.truth import Truth
@@ -29,17 +31,20 @@ class ImagePrediction:
 
     Attributes:
         panoptic: the merged segments.
+        renamed: the same under each vocabulary of held-out names.
         semantic: (H, W) uint16 category ids, from all masks and scores.
         detections: things, for average precision; empty where the truth has no instances.
-        overlaps: of the proposals with the truth without its crowd regions.
-        classified: see `ImageRecord`.
+        overlaps: of the proposals that count with the truth without its crowd regions.
+        classified, seconds: see `ImageRecord`.
     """
 
     panoptic: PanopticResult
+    renamed: Mapping[str, PanopticResult]
     semantic: np.ndarray
     detections: tuple[Instance, ...]
     overlaps: MaskOverlaps
     classified: tuple[int, int]
+    seconds: float
 
 
 class Evaluator:
@@ -48,13 +53,30 @@ class Evaluator:
     Args:
         segmenter: what is measured.
         prompt: its prepared vocabulary; category ids are the data set's category indices.
-        oracle: which of its stages an oracle replaces; None for none.
+        oracle: which of its stages an oracle replaces; "" for none.
+        renamed: prompts of vocabularies with other names for the same categories.
+        min_objectness: proposals less likely than this to be any segment do not count for mask recall.
     """
 
-    def __init__(self, segmenter: PanopticSegmenter, prompt: Prompt, oracle: Oracle | None = None) -> None:
-        self._segmenter = segmenter
-        self._prompt = prompt
-        self._oracle = oracle
+    def __init__(
+        self,
+        segmenter: PanopticSegmenter,
+        prompt: Prompt,
+        oracle: Oracle = "",
+        *,
+        renamed: Mapping[str, Prompt] | None = None,
+        min_objectness: float = 0.0,
+    ) -> None:
+        self._segmenter, self._prompt, self._oracle = segmenter, prompt, oracle
+        self._renamed = renamed or {}
+        self._min_objectness = min_objectness
+        merge = segmenter.merge
+        self._merge = replace(merge, object_threshold=0.0) if oracle == "classes" else merge
+
+    @property
+    def device(self) -> torch.device:
+        """Where the segmenter runs."""
+        return self._segmenter.device
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -65,76 +87,89 @@ class Evaluator:
         """What the image contributes; an image without anything to find is not segmented."""
         if truth.is_void:
             return ImageRecord(truth.name, is_void=True, size=truth.size)
-        return record_of(truth, self.predict(truth), [c.is_thing for c in self.vocabulary.categories])
+        return record_of(truth, self.predict(truth), self.vocabulary)
 
     def predict(self, truth: Truth) -> ImagePrediction:
         """Segment the image; the truth beyond the image is read by an oracle and for the overlaps only."""
-        vocabulary, merge = self.vocabulary, self._segmenter.merge
-        without_crowd = truth.without_crowd()
-        classified = (0, 0)
-        if self._oracle == "masks":
-            predicted, categories = self._with_true_masks(truth)
-            classified = len(categories), _hits(predicted, categories)
-        else:
-            predicted = self._segmenter.predict([truth.image], self._prompt)
-        overlaps = _overlaps(predicted.mask_logits[0], without_crowd)
+        began = time.perf_counter()
+        predicted, overlaps, panoptic = self._segment(truth, self._prompt)
+        seconds = 0.0 if self._oracle else time.perf_counter() - began
         masks, logits = predicted.mask_logits[0], predicted.class_logits[0]
-        if self._oracle == "classes":
-            logits = true_classes(truth, overlaps, len(vocabulary.categories))[0].to(masks.device)
-            merge = replace(merge, object_threshold=0.0)
+        is_counted = (predicted.objectness[0] >= self._min_objectness).cpu().numpy()  # (Q,)
+        overlaps = overlaps or _overlaps(masks, truth)
         return ImagePrediction(
-            merge_panoptic(masks, logits, vocabulary, truth.size, merge),
-            semantic_map(masks, logits, vocabulary, truth.size),
-            detected_instances(masks, logits, vocabulary, truth.size) if truth.is_panoptic else (),
-            overlaps,
-            classified,
+            panoptic,
+            {name: self._segment(truth, prompt)[2] for name, prompt in self._renamed.items()},
+            semantic_map(masks, logits, self.vocabulary, truth.size),
+            detected_instances(masks, logits, self.vocabulary, truth.size) if truth.is_panoptic else (),
+            overlaps.of_masks(is_counted),
+            named_rightly(truth, logits) if self._oracle == "masks" else (0, 0),
+            seconds,
         )
 
+    def _segment(self, truth: Truth, prompt: Prompt) -> tuple[Prediction, MaskOverlaps | None, PanopticResult]:
+        """As `PanopticSegmenter.segment` does, but for the oracle's part; the overlaps only if it needed them."""
+        overlaps = None
+        if self._oracle == "masks":
+            predicted = self._with_true_masks(truth, prompt)
+        else:
+            predicted = self._segmenter.predict([truth.image], prompt)
+        if self._oracle == "classes":
+            overlaps = _overlaps(predicted.mask_logits[0], truth)
+            logits = true_classes(truth, overlaps, len(prompt.vocabulary.categories))
+            predicted = replace(predicted, class_logits=logits.to(predicted.mask_logits.device))
+        masks, logits = predicted.mask_logits[0], predicted.class_logits[0]
+        return predicted, overlaps, merge_panoptic(masks, logits, prompt.vocabulary, truth.size, self._merge)
+
     @torch.inference_mode()
-    def _with_true_masks(self, truth: Truth) -> tuple[Prediction, list[int]]:
-        """What the second stage says of the true masks, and their categories."""
+    def _with_true_masks(self, truth: Truth, prompt: Prompt) -> Prediction:
+        """What the second stage says of the true masks."""
         model = self._segmenter.model
-        if not isinstance(model, TwoStage):
+        if not (isinstance(model, TwoStage) and isinstance(prompt, TwoStagePrompt)):
             raise ConfigError("the oracle 'masks' is for models of two stages; this one makes and names masks at once")
         pixels = self._segmenter.to_pixels([truth.image])
-        proposals, categories = true_proposals(truth, model.propose(pixels, self._prompt))
-        return model.classify(pixels, proposals, self._prompt), categories
+        return model.classify(pixels, true_proposals(truth, model.propose(pixels, prompt)), prompt)
 
 
-def record_of(truth: Truth, prediction: ImagePrediction, is_thing: Iterable[bool]) -> ImageRecord:
-    """The counts of one image.
-
-    Args:
-        truth, prediction: of the image.
-        is_thing: of each category index.
-    """
+def record_of(truth: Truth, prediction: ImagePrediction, vocabulary: Vocabulary) -> ImageRecord:
+    """The counts of one image; the vocabulary is the one of the prediction."""
     pixels = MeanIoU(NO_CATEGORY)
     pixels.add(prediction.semantic, truth.labels)
-    record = ImageRecord(truth.name, size=truth.size, pixels=pixels.counts(), classified=prediction.classified)
+    record = ImageRecord(
+        truth.name,
+        size=truth.size,
+        pixels=pixels.counts(),
+        classified=prediction.classified,
+        seconds=prediction.seconds,
+    )
     if not truth.is_panoptic:
         return record
-    predicted_ids = prediction.panoptic.segment_ids
-    predicted = {segment.id: segment.category_id for segment in prediction.panoptic.segments}
-    quality = PanopticQuality()
-    quality.add(predicted_ids, predicted, truth.segment_ids, truth.categories, truth.crowd_ids, truth.areas)
-    best = prediction.overlaps.best_iou()
-    found_50, found_75 = (int(np.count_nonzero(best >= threshold)) for threshold in (0.5, 0.75))
+    predicted_ids, predicted = prediction.panoptic.segment_ids, _categories(prediction.panoptic)
+    confusion = confusion_pairs(predicted_ids, predicted, truth.segment_ids, truth.categories, truth.crowd_ids)
+    _, final = segment_overlaps(predicted_ids, truth.without_crowd())
+    covered = prediction.overlaps.covered(0.5), prediction.overlaps.covered(0.75), final.covered(0.5)
     return replace(
         record,
-        quality=quality.per_category(),
-        recall=(len(best), found_50, found_75),
-        confusion=confusion_pairs(predicted_ids, predicted, truth.segment_ids, truth.categories, truth.crowd_ids),
+        quality=_quality(truth, prediction.panoptic),
+        renamed={name: _quality(truth, panoptic) for name, panoptic in prediction.renamed.items()},
+        recall=(len(final.segment_ids), *covered),
+        confusion=tuple((*pair, count) for pair, count in confusion.items()),
         detections=prediction.detections,
-        instances=true_instances(truth, list(is_thing)),
+        instances=true_instances(truth, vocabulary),
     )
 
 
-def _overlaps(mask_logits: torch.Tensor, truth_ids: np.ndarray) -> MaskOverlaps:
-    size = (truth_ids.shape[0], truth_ids.shape[1])
-    return mask_overlaps(upsampled_masks(mask_logits, size), truth_ids)
+def _quality(truth: Truth, panoptic: PanopticResult) -> tuple[CategoryCounts, ...]:
+    quality = PanopticQuality()
+    quality.add(
+        panoptic.segment_ids, _categories(panoptic), truth.segment_ids, truth.categories, truth.crowd_ids, truth.areas
+    )
+    return quality.counts()
 
 
-def _hits(predicted: Prediction, categories: list[int]) -> int:
-    """How many masks have the highest score, "no object" aside, at their true category."""
-    best = predicted.class_logits[0, :, :-1].argmax(dim=-1).tolist()
-    return sum(int(index == category) for index, category in zip(best, categories, strict=True))
+def _categories(panoptic: PanopticResult) -> dict[int, int]:
+    return {segment.id: segment.category_id for segment in panoptic.segments}
+
+
+def _overlaps(mask_logits: Tensor, truth: Truth) -> MaskOverlaps:
+    return mask_overlaps(upsampled_masks(mask_logits, truth.size), truth.without_crowd())

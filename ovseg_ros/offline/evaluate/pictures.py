@@ -10,6 +10,7 @@ from ovseg_ros.core.draw import draw_segments
 from ovseg_ros.core.types import NO_CATEGORY
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.evaluate.figures import image_score
+from ovseg_ros.offline.evaluate.measure import ImagePrediction
 from ovseg_ros.offline.evaluate.record import ImageRecord
 from ovseg_ros.offline.evaluate.truth import Truth
 

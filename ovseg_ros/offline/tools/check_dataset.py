@@ -15,15 +15,17 @@ from tqdm import tqdm
 from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.offline.data.files import write_json
 from ovseg_ros.offline.data.open import LayoutPart, dataset_info, dataset_root, open_dataset, require_split
+from ovseg_ros.offline.data.panoptic import PanopticFiles
 from ovseg_ros.offline.data.panoptic_index import read_json
 from ovseg_ros.offline.data.pixels import read_image
-from ovseg_ros.offline.data.types import IGNORE, PanopticDataset, PanopticSample, SemanticDataset
+from ovseg_ros.offline.data.semantic import SemanticFiles
+from ovseg_ros.offline.data.types import IGNORE, PanopticSample
 
 _SHOWN = 20
 # Fewer images are read sooner than another process is started.
 _IMAGES_PER_PROCESS = 50
 
-AnyDataset = PanopticDataset | SemanticDataset
+AnyDataset = PanopticFiles | SemanticFiles
 
 
 @dataclass(frozen=True, slots=True)
