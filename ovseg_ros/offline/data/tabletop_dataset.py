@@ -12,10 +12,8 @@ A record marks its image as done, so a run that was stopped goes on where it was
 `seed + n` of the split; splits never share a scene (see `sim.scene`).
 """
 
-import json
 import multiprocessing
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +21,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ovseg_ros.core.errors import ConfigError, DatasetError
+from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb, tight_box
 from ovseg_ros.offline.data.files import write_json, write_png
 from ovseg_ros.offline.data.open import dataset_info
+from ovseg_ros.offline.data.panoptic_index import read_json
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample, SegmentLabel
 from ovseg_ros.sim import categories
 from ovseg_ros.sim.scene import SPLITS
@@ -92,12 +91,6 @@ class RenderedTabletop(PanopticDataset):
         return f"{index:06d}"
 
 
-def render_frames(config: DatasetConfig) -> Iterator[Frame]:
-    """The frames of a data set, rendered in this thread instead of read from disk."""
-    for number in range(config.count):
-        yield _render(config, number)
-
-
 def write_dataset(config: DatasetConfig, out: Path, *, workers: int = 0) -> None:
     """Write a data set, or finish one that was stopped; images that are done already are kept.
 
@@ -111,7 +104,7 @@ def write_dataset(config: DatasetConfig, out: Path, *, workers: int = 0) -> None
     facts = {"split": config.split, **config.scenes}
     facts_path = out / "records" / "config.json"
     if facts_path.exists():
-        found = _read_json(facts_path)
+        found = read_json(facts_path)
         if found != facts:
             raise ConfigError(f"{out} was begun with {found}, not with {facts}; choose another --out")
     write_json(facts_path, facts)
@@ -129,7 +122,7 @@ def write_dataset(config: DatasetConfig, out: Path, *, workers: int = 0) -> None
             with multiprocessing.get_context("spawn").Pool(workers) as pool:
                 for _ in pool.imap_unordered(_write_image, missing):
                     bar.update()
-    write_json(out / INDEX_NAME, _index_of(config, [_read_json(_record_path(out, n)) for n in range(config.count)]))
+    write_json(out / INDEX_NAME, _index_of(config, [read_json(_record_path(out, n)) for n in range(config.count)]))
 
 
 def _render(config: DatasetConfig, number: int) -> Frame:
@@ -202,13 +195,3 @@ def _index_of(config: DatasetConfig, records: list[dict[str, Any]]) -> dict[str,
 
 def _record_path(out: Path, number: int) -> Path:
     return out / "records" / f"{number:06d}.json"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}; delete it and write the data set again") from error
-    if not isinstance(value, dict):
-        raise DatasetError(f"{path} holds a {type(value).__name__}; expected an object; write the data set again")
-    return value

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,33 +18,11 @@ from ovseg_ros.core.model import Prompt, TwoStage, TwoStagePrompt
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Prediction
 from ovseg_ros.core.vocabulary import Vocabulary
-from ovseg_ros.offline.evaluate.instances import Instance, detected_instances, true_instances, upsampled_masks
+from ovseg_ros.offline.evaluate.instances import detected_instances, true_instances, upsampled_masks
 from ovseg_ros.offline.evaluate.oracle import Oracle, named_rightly, true_classes, true_proposals
 from ovseg_ros.offline.evaluate.record import ImageRecord
 from ovseg_ros.offline.evaluate.semantic import semantic_map
-from ovseg_ros.offline.evaluate.truth import Truth
-
-
-@dataclass(frozen=True, slots=True)
-class ImagePrediction:
-    """What was predicted for one image.
-
-    Attributes:
-        panoptic: the merged segments.
-        renamed: the same under each vocabulary of held-out names.
-        semantic: (H, W) uint16 category ids, from all masks and scores.
-        detections: things, for average precision; empty where the truth has no instances.
-        overlaps: of the proposals that count with the truth without its crowd regions.
-        classified, seconds: see `ImageRecord`.
-    """
-
-    panoptic: PanopticResult
-    renamed: Mapping[str, PanopticResult]
-    semantic: np.ndarray
-    detections: tuple[Instance, ...]
-    overlaps: MaskOverlaps
-    classified: tuple[int, int]
-    seconds: float
+from ovseg_ros.offline.evaluate.truth import Truth, regions
 
 
 class Evaluator:
@@ -87,25 +65,39 @@ class Evaluator:
         """What the image contributes; an image without anything to find is not segmented."""
         if truth.is_void:
             return ImageRecord(truth.name, is_void=True, size=truth.size)
-        return record_of(truth, self.predict(truth), self.vocabulary)
-
-    def predict(self, truth: Truth) -> ImagePrediction:
-        """Segment the image; the truth beyond the image is read by an oracle and for the overlaps only."""
         began = time.perf_counter()
         predicted, overlaps, panoptic = self._segment(truth, self._prompt)
         seconds = 0.0 if self._oracle else time.perf_counter() - began
         masks, logits = predicted.mask_logits[0], predicted.class_logits[0]
-        is_counted = (predicted.objectness[0] >= self._min_objectness).cpu().numpy()  # (Q,)
-        overlaps = overlaps or _overlaps(masks, truth)
-        return ImagePrediction(
-            panoptic,
-            {name: self._segment(truth, prompt)[2] for name, prompt in self._renamed.items()},
-            semantic_map(masks, logits, self.vocabulary, truth.size),
-            detected_instances(masks, logits, self.vocabulary, truth.size) if truth.is_panoptic else (),
-            overlaps.of_masks(is_counted),
-            named_rightly(truth, logits) if self._oracle == "masks" else (0, 0),
-            seconds,
+        pixels = MeanIoU(NO_CATEGORY)
+        pixels.add(semantic_map(masks, logits, self.vocabulary, truth.size), truth.labels)
+        classified = named_rightly(truth, logits) if self._oracle == "masks" else (0, 0)
+        record = ImageRecord(
+            truth.name, size=truth.size, pixels=pixels.counts(), classified=classified, seconds=seconds
         )
+        if not truth.is_panoptic:
+            return record
+        is_counted = (predicted.objectness[0] >= self._min_objectness).cpu().numpy()  # (Q,)
+        proposed = (overlaps or _overlaps(masks, truth)).of_masks(is_counted)
+        _, final = segment_overlaps(panoptic.segment_ids, truth.without_crowd())
+        found, true = (panoptic.segment_ids, _categories(panoptic)), (truth.segment_ids, truth.categories)
+        return replace(
+            record,
+            quality=_quality(truth, panoptic),
+            renamed={name: _quality(truth, self._segment(truth, p)[2]) for name, p in self._renamed.items()},
+            recall=(len(final.segment_ids), proposed.covered(0.5), proposed.covered(0.75), final.covered(0.5)),
+            confusion=tuple((*pair, n) for pair, n in confusion_pairs(*found, *true, truth.crowd_ids).items()),
+            detections=detected_instances(masks, logits, self.vocabulary, truth.size),
+            instances=true_instances(truth, self.vocabulary),
+        )
+
+    def segments(self, truth: Truth) -> tuple[np.ndarray, Mapping[int, int]]:
+        """What is found in the image: ids (H, W), 0 = void, and their categories; see `regions` without instances."""
+        predicted, _, panoptic = self._segment(truth, self._prompt)
+        if truth.is_panoptic:
+            return panoptic.segment_ids, _categories(panoptic)
+        masks, logits = predicted.mask_logits[0], predicted.class_logits[0]
+        return regions(semantic_map(masks, logits, self.vocabulary, truth.size))
 
     def _segment(self, truth: Truth, prompt: Prompt) -> tuple[Prediction, MaskOverlaps | None, PanopticResult]:
         """As `PanopticSegmenter.segment` does, but for the oracle's part; the overlaps only if it needed them."""
@@ -129,34 +121,6 @@ class Evaluator:
             raise ConfigError("the oracle 'masks' is for models of two stages; this one makes and names masks at once")
         pixels = self._segmenter.to_pixels([truth.image])
         return model.classify(pixels, true_proposals(truth, model.propose(pixels, prompt)), prompt)
-
-
-def record_of(truth: Truth, prediction: ImagePrediction, vocabulary: Vocabulary) -> ImageRecord:
-    """The counts of one image; the vocabulary is the one of the prediction."""
-    pixels = MeanIoU(NO_CATEGORY)
-    pixels.add(prediction.semantic, truth.labels)
-    record = ImageRecord(
-        truth.name,
-        size=truth.size,
-        pixels=pixels.counts(),
-        classified=prediction.classified,
-        seconds=prediction.seconds,
-    )
-    if not truth.is_panoptic:
-        return record
-    predicted_ids, predicted = prediction.panoptic.segment_ids, _categories(prediction.panoptic)
-    confusion = confusion_pairs(predicted_ids, predicted, truth.segment_ids, truth.categories, truth.crowd_ids)
-    _, final = segment_overlaps(predicted_ids, truth.without_crowd())
-    covered = prediction.overlaps.covered(0.5), prediction.overlaps.covered(0.75), final.covered(0.5)
-    return replace(
-        record,
-        quality=_quality(truth, prediction.panoptic),
-        renamed={name: _quality(truth, panoptic) for name, panoptic in prediction.renamed.items()},
-        recall=(len(final.segment_ids), *covered),
-        confusion=tuple((*pair, count) for pair, count in confusion.items()),
-        detections=prediction.detections,
-        instances=true_instances(truth, vocabulary),
-    )
 
 
 def _quality(truth: Truth, panoptic: PanopticResult) -> tuple[CategoryCounts, ...]:

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,37 +28,56 @@ def without_nan(value: Any) -> Any:
     return value
 
 
-def print_figures(plan: Plan, figures: Mapping[str, Any]) -> None:
-    """A readable table of what `figures_of` gives, on stdout."""
-    oracle = f", oracle {plan.oracle}" if plan.oracle else ""
-    print(f"preset {plan.preset}{oracle} on {plan.data} {plan.split}, {figures['images']} images")
-    if plan.is_panoptic:
-        _print_panoptic(plan, figures)
-    print(f"mIoU {figures['miou']:.1f} over {figures['miou_categories']} categories")
+QUALITY_COLUMNS = ("PQ", "95 % interval", "SQ", "RQ", "mIoU", "categories")
+
+
+def quality_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Of each group of categories, its name and `QUALITY_COLUMNS`; none without instances."""
+    rows = [(name, figures[name]) for name in figures.get("groups", ())]
+    return [
+        (name, *map(shown, (r["pq"], r["pq_ci95"], r["sq"], r["rq"], r["miou"], r["categories"]))) for name, r in rows
+    ]
+
+
+def other_rows(plan: Plan, figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names of the figures beside that table, and their values."""
+    yield "mIoU", f"{shown(figures['miou'])} over {figures['miou_categories']} categories"
+    for name, value in list(figures.get("ap", {}).items())[:3]:
+        yield name.upper(), shown(value)
+    for key, name in (
+        ("mask_recall_50", "mask recall at IoU 0.5"),
+        ("mask_recall_75", "mask recall at IoU 0.75"),
+        ("segment_recall_50", "mask recall at IoU 0.5 by final segments"),
+    ):
+        if key in figures:
+            yield name, f"{shown(figures[key])} ({shown(figures[f'{key}_ci95'])})"
     if "mask_accuracy" in figures:
-        print(f"true masks named rightly: {figures['mask_accuracy']:.1f}")
+        yield "true masks named rightly", shown(figures["mask_accuracy"])
+    for key in plan.renamed:
+        values = ", ".join(f"{name} {shown(figures[key][name]['pq'])}" for name in figures["groups"])
+        yield f"PQ by {key.replace('_', ' ')}", f"{values}; drop in all {shown(figures[key]['drop'])}"
+    yield "images", str(figures["images"])
+
+
+def print_figures(plan: Plan, figures: Mapping[str, Any]) -> None:
+    """What `figures_of` gives, on stdout."""
+    oracle = f", oracle {plan.oracle}" if plan.oracle else ""
+    print(f"preset {plan.preset}{oracle} on {plan.data} {plan.split}")
+    if rows := quality_rows(figures):
+        for name, *cells in (("", *QUALITY_COLUMNS), *rows):
+            print(f"{name:8}" + "".join(f"{cell:>15}" for cell in cells))
+    for name, value in other_rows(plan, figures):
+        print(f"{name}: {value}")
     if seconds := figures.get("seconds_per_image"):
         print(f"seconds per image on {plan.device}: p50 {seconds['p50']:.3f}, p95 {seconds['p95']:.3f}")
     if figures["skipped"] or figures["void"]:
         print(f"{len(figures['skipped'])} images skipped, {len(figures['void'])} with nothing to find")
 
 
-def _print_panoptic(plan: Plan, figures: Mapping[str, Any]) -> None:
-    print(f"{'':8}{'PQ':>7}{'95 % interval':>17}{'SQ':>7}{'RQ':>7}{'mIoU':>7}{'categories':>12}")
-    for name in figures["groups"]:
-        row = figures[name]
-        low, high = row["pq_ci95"]
-        print(
-            f"{name:8}{row['pq']:7.1f}{f'{low:.1f} to {high:.1f}':>17}{row['sq']:7.1f}{row['rq']:7.1f}"
-            f"{row['miou']:7.1f}{row['categories']:12d}"
-        )
-    for key in plan.renamed:
-        qualities = ", ".join(f"{name} {figures[key][name]['pq']:.1f}" for name in figures["groups"])
-        print(f"{key.replace('_', ' ')}: PQ {qualities}; drop in PQ over all {figures[key]['drop']:.1f}")
-    ap = figures["ap"]
-    print(f"AP {ap['ap']:.1f}, AP50 {ap['ap50']:.1f}, AP75 {ap['ap75']:.1f}")
-    low, high = figures["mask_recall_50_ci95"]
-    print(
-        f"mask recall at IoU 0.5: proposals {figures['mask_recall_50']:.1f} ({low:.1f} to {high:.1f}), final segments "
-        f"{figures['segment_recall_50']:.1f}; at 0.75: proposals {figures['mask_recall_75']:.1f}"
-    )
+def shown(value: Any) -> str:
+    """A figure, an interval or a text as people read it."""
+    if isinstance(value, list):
+        return " to ".join(map(shown, value))
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.1f}"
+    return str(value)

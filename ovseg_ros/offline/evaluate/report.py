@@ -5,14 +5,16 @@ itself scripts and everything from outside.
 """
 
 import base64
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
 import cv2
 import numpy as np
+
+from ovseg_ros.offline.evaluate.output import QUALITY_COLUMNS, other_rows, quality_rows, shown
+from ovseg_ros.offline.evaluate.plan import Plan
 
 _MOST_CONFUSIONS = 50
 _JPEG_QUALITY = 90
@@ -48,22 +50,22 @@ class Picture:
     pixels: np.ndarray
 
 
-def html_report(
-    facts: Mapping[str, Any], figures: Mapping[str, Any], worst: Sequence[Picture], median: Sequence[Picture]
-) -> str:
+def html_report(plan: Plan, figures: Mapping[str, Any], worst: Sequence[Picture], median: Sequence[Picture]) -> str:
     """The page.
 
     Args:
-        facts: what was run; texts and numbers.
+        plan: what was run.
         figures: from `figures_of`.
         worst, median: pictures, in the order in which they are shown; none where there are no pictures.
     """
-    title = f"{facts['preset']} on {facts['data']} {facts['split']}"
+    title = f"{plan.preset} on {plan.data} {plan.split}"
+    facts = [(name, value) for name, value in asdict(plan).items() if isinstance(value, str) and value]
+    facts.append(("checkpoints", ", ".join(f"{name} {digest[:12]}" for name, digest in plan.checkpoints.items())))
     score = "PQ" if "all" in figures else "mIoU"
-    parts = [_HEAD.format(title=escape(title)), f"<h1>{escape(title)}</h1>", _table(("", ""), facts.items())]
-    if "all" in figures:
-        parts += ["<h2>Panoptic quality</h2>", _quality_table(figures)]
-    parts += ["<h2>Other figures</h2>", _table(("", ""), _other_figures(figures))]
+    parts = [_HEAD.format(title=escape(title)), f"<h1>{escape(title)}</h1>", _table(("", ""), facts)]
+    if rows := quality_rows(figures):
+        parts += ["<h2>Panoptic quality</h2>", _table(("", *QUALITY_COLUMNS), rows)]
+    parts += ["<h2>Other figures</h2>", _table(("", ""), other_rows(plan, figures))]
     parts += _problems(figures)
     for heading, pictures in ((f"Lowest {score}", worst), (f"Median {score}", median)):
         if pictures:
@@ -73,28 +75,6 @@ def html_report(
         parts += [f"<h2>Confusions</h2><p>{escape(_confusion_note(figures))}</p>", _confusion_rows(figures)]
     parts += ["<h2>Categories</h2>", _category_table(figures), "</body></html>\n"]
     return "\n".join(parts)
-
-
-def _quality_table(figures: Mapping[str, Any]) -> str:
-    rows = [
-        (name, row["pq"], _interval(row["pq_ci95"]), row["sq"], row["rq"], row["categories"])
-        for name in ("all", "things", "stuff")
-        for row in [figures[name]]
-    ]
-    return _table(("", "PQ", "95 % interval", "SQ", "RQ", "categories"), rows)
-
-
-def _other_figures(figures: Mapping[str, Any]) -> Iterable[Sequence[Any]]:
-    yield "mIoU", figures["miou"]
-    for name, label in (("ap", "AP"), ("ap50", "AP50"), ("ap75", "AP75")):
-        if "ap" in figures:
-            yield label, figures["ap"][name]
-    for percent in (50, 75):
-        if f"mask_recall_{percent}" in figures:
-            yield f"mask recall at IoU 0.{percent}", figures[f"mask_recall_{percent}"]
-    if "mask_accuracy" in figures:
-        yield "true masks named rightly", figures["mask_accuracy"]
-    yield "images", figures["images"]
 
 
 def _problems(figures: Mapping[str, Any]) -> list[str]:
@@ -149,18 +129,8 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[Any]], *, text_columns
         lines.append("<tr>" + "".join(f"<th>{escape(title)}</th>" for title in titles) + "</tr>")
     for row in rows:
         cells = (
-            f"<td{' class=text' if place < text_columns else ''}>{escape(_text(value))}</td>"
+            f"<td{' class=text' if place < text_columns else ''}>{escape(shown(value))}</td>"
             for place, value in enumerate(row)
         )
         lines.append("<tr>" + "".join(cells) + "</tr>")
     return "\n".join([*lines, "</table>"])
-
-
-def _interval(ends: Sequence[float]) -> str:
-    return "" if any(math.isnan(end) for end in ends) else f"{ends[0]:.1f} to {ends[1]:.1f}"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.1f}"
-    return str(value)

@@ -186,16 +186,12 @@ def _write_report(
     def pictures(chosen: Sequence[ImageRecord]) -> list[Picture]:
         truths = [truth_of(dataset[index_of[record.name]]) for record in chosen]
         return [
-            Picture(record.name, image_score(record), comparison(t, evaluator.predict(t), evaluator.vocabulary))
+            Picture(record.name, image_score(record), comparison(t, *evaluator.segments(t), evaluator.vocabulary))
             for record, t in zip(chosen, truths, strict=True)
         ]
 
     worst, median = worst_and_median(records, _PICTURES)
-    shown = {
-        **{name: value for name, value in asdict(plan).items() if isinstance(value, str) and value},
-        "checkpoints": ", ".join(f"{name} {digest[:12]}" for name, digest in plan.checkpoints.items()),
-    }
-    page = html_report(shown, figures, pictures(worst), pictures(median))
+    page = html_report(plan, figures, pictures(worst), pictures(median))
     write_bytes(folder / "report.html", page.encode("utf-8", "replace"))
     print(f"report written to {folder / 'report.html'}", file=sys.stderr)
 

@@ -1,7 +1,5 @@
 """Identity over time on simulated takes in which camera and objects move: IDF1 and identity switches."""
 
-import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +14,7 @@ from ovseg_ros.core.tracking.appearance import segment_appearance
 from ovseg_ros.core.tracking.tracker import Tracker, TrackingConfig
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Segment
 from ovseg_ros.core.vocabulary import Vocabulary
-from ovseg_ros.offline.data.files import write_json
+from ovseg_ros.offline.evaluate.output import write_figures
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 from ovseg_ros.sim.motion import moving_frames
 from ovseg_ros.sim.simulator import Frame, TabletopSimulator
@@ -138,9 +136,7 @@ def evaluate_tracking(
         **{name: of_masks.report() for name, of_masks in figures.items()},
     }
     _print_report(report, list(figures))
-    if json_path is not None:
-        write_json(json_path, {key: _rounded(value) for key, value in report.items()})
-        print(f"figures written to {json_path}", file=sys.stderr)
+    write_figures(json_path, report)
     return 0
 
 
@@ -162,10 +158,3 @@ def _print_report(report: Mapping[str, Any], names: Sequence[str]) -> None:
             f"recall {row['recall']:5.1f}, {row['true_observations']} true and "
             f"{row['predicted_observations']} predicted observations"
         )
-
-
-def _rounded(value: Any) -> Any:
-    """JSON has no NaN: None in its place."""
-    if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 3)
-    return {key: _rounded(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -18,7 +18,6 @@ from PIL import Image
 from ovseg_ros.core.errors import ConfigError, DatasetError
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb
 from ovseg_ros.offline.data.open import DATASETS, ROOT_VARIABLE, open_dataset
-from ovseg_ros.offline.data.reading import SampleReader
 from ovseg_ros.offline.data.types import IGNORE, PanopticDataset, SemanticDataset
 
 HEIGHT, WIDTH = 6, 8
@@ -121,6 +120,7 @@ def test_coco(tmp_path: Path) -> None:
     write_coco(tmp_path)
     dataset = open_dataset("coco_panoptic", tmp_path, "val")
     assert_two_segments(dataset, ("rug-merged", "person"))
+    assert open_dataset("coco_panoptic", tmp_path).split == "val"
     assert dataset.name_of(0) == "000000000000"
     assert [c.dataset_id for c in dataset.categories][10:13] == [11, 13, 14]
     assert len(dataset.categories) == 133
@@ -183,6 +183,10 @@ def test_tabletop(tmp_path: Path) -> None:
     assert_two_segments(open_dataset("tabletop", tmp_path, "val"), ("table", "red cube"))
     with pytest.raises(DatasetError, match="holds the split 'val'; expected 'train'"):
         open_dataset("tabletop", tmp_path, "train")
+    assert open_dataset("tabletop", tmp_path).split == "val"
+    change(tmp_path / "panoptic.json", lambda content: content["info"].pop("split"))
+    with pytest.raises(DatasetError, match="holds the split None; expected 'train' or 'val' or 'test' or 'captions'"):
+        open_dataset("tabletop", tmp_path)
 
 
 SEMANTIC = {
@@ -262,6 +266,18 @@ def test_a_data_set_can_be_sent_to_a_process(tmp_path: Path) -> None:
     write_coco(tmp_path, 2)
     dataset = pickle.loads(pickle.dumps(open_dataset("coco_panoptic", tmp_path, "val")))
     assert [sample.name for sample in dataset] == ["000000000000", "000000000001"]
+
+
+def test_groups_and_held_out_names_are_of_the_categories() -> None:
+    for info in DATASETS.values():
+        names = [category.name for category in info.categories()] if info.groups else []
+        assert all(group < set(names) for group in info.groups.values())
+        assert all(len(set(renamed)) == len(names) for renamed in info.held_out.values())
+    tabletop = DATASETS["tabletop"]
+    first = {key: renamed[0] for key, renamed in tabletop.held_out.items()}
+    assert tabletop.categories()[0].name == "red cube"
+    assert first == {"synonyms": "red block", "synonyms_and_colors": "crimson block"}
+    assert [len(tabletop.groups[name]) for name in ("seen", "unseen")] == [64, 36]
 
 
 # Opening
@@ -352,10 +368,8 @@ def test_a_faulty_entry_costs_only_its_image(
     dataset = open_dataset("coco_panoptic", tmp_path, "val")
     with pytest.raises(DatasetError, match=reason):
         dataset[0]
-    reader = SampleReader(dataset)
-    assert [sample.name for sample in reader] == ["000000000001", "000000000002"]
-    assert list(reader.skipped) == [dataset.name_of(0)]
-    assert reader.summary().startswith("1 of 3 images skipped")
+    assert dataset.name_of(0)
+    assert [dataset[index].name for index in (1, 2)] == ["000000000001", "000000000002"]
 
 
 def truncate(path: Path) -> None:
@@ -432,27 +446,7 @@ def test_indices_out_of_range(tmp_path: Path) -> None:
                 dataset[index]
 
 
-# Going through a data set
-
-
-def test_stopping_at_the_first_fault(tmp_path: Path) -> None:
-    write_coco(tmp_path, 3)
-    truncate(tmp_path / "val2017/000000000001.jpg")
-    reader = SampleReader(open_dataset("coco_panoptic", tmp_path, "val"), on_error="stop")
-    read = iter(reader)
-    assert next(read).name == "000000000000"
-    with pytest.raises(DatasetError, match="000000000001.jpg"):
-        next(read)
-    with pytest.raises(ConfigError, match="'ignore'; expected 'skip' or 'stop'"):
-        SampleReader(open_dataset("coco_panoptic", tmp_path, "val"), on_error="ignore")
-
-
-def test_chosen_samples_in_the_order_given(tmp_path: Path) -> None:
-    write_coco(tmp_path, 3)
-    reader = SampleReader(open_dataset("coco_panoptic", tmp_path, "val"), indices=[2, 0])
-    assert [sample.name for sample in reader] == ["000000000002", "000000000000"]
-    assert len(reader) == 2
-    assert reader.summary() == ""
+# Without labels, and with odd ones
 
 
 def make_void(content: dict[str, Any]) -> None:
@@ -463,13 +457,7 @@ def test_an_all_void_panoptic_image_is_counted_not_a_fault(tmp_path: Path) -> No
     change(write_coco(tmp_path, 2), make_void)
     write_map(tmp_path / "panoptic_val2017/000000000000.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     dataset = open_dataset("coco_panoptic", tmp_path, "val")
-    assert dataset[0].is_void
-    reader = SampleReader(dataset, on_error="stop")
-    assert [sample.name for sample in reader] == ["000000000001"]
-    assert reader.void == ["000000000000"]
-    assert not reader.skipped
-    assert "1 of 2 images have no labelled pixel" in reader.summary()
-    assert len(list(SampleReader(dataset, keep_void=True))) == 2
+    assert [sample.is_void for sample in dataset] == [True, False]
 
 
 def test_an_all_ignored_semantic_image_is_void(tmp_path: Path) -> None:
@@ -478,7 +466,6 @@ def test_an_all_ignored_semantic_image_is_void(tmp_path: Path) -> None:
     dataset = open_dataset("ade20k_semantic", tmp_path, "val")
     assert isinstance(dataset, SemanticDataset)
     assert dataset[0].is_void
-    assert list(SampleReader(dataset)) == []
 
 
 def test_a_segment_that_others_were_drawn_over_stays_with_its_declared_area(tmp_path: Path) -> None:
