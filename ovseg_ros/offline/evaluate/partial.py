@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic.dataclasses import dataclass
 
@@ -28,56 +28,41 @@ class _Head:
     format: str = _FORMAT
 
 
-class PartialFile:
-    """The file of one part, open for more records.
+def open_partial(path: Path, plan: Plan, shard: Shard) -> tuple[TextIO, dict[str, ImageRecord]]:
+    """The file of a part, open for more records, and those that it holds already, by name.
 
     Args:
         path: made if need be.
         plan, shard: must be those that the file was begun with.
 
-    Attributes:
-        records: what the file holds already, by name.
-
     Raises:
         ConfigError: the file belongs to another evaluation or part.
         DatasetError: the file is damaged in other places than its last line.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    complete = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+    if not complete:
+        file = path.open("w", encoding="utf-8")
+        append(file, _Head(plan, shard))
+        return file, {}
+    found_plan, found_shard, records = read_partial(path)
+    difference = found_plan.difference(plan)
+    if found_shard != shard:
+        difference = f"shard is {found_shard.number}/{found_shard.count} and {shard.number}/{shard.count}"
+    if difference:
+        raise ConfigError(f"{path} belongs to another evaluation: {difference}; choose another --partial")
+    os.truncate(path, complete)
+    return path.open("a", encoding="utf-8"), records
 
-    def __init__(self, path: Path, plan: Plan, shard: Shard) -> None:
-        self.records: dict[str, ImageRecord] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        complete = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
-        if complete:
-            found_plan, found_shard, self.records = read_partial(path)
-            difference = found_plan.difference(plan)
-            if found_shard != shard:
-                difference = f"shard is {found_shard.number}/{found_shard.count} and {shard.number}/{shard.count}"
-            if difference:
-                raise ConfigError(f"{path} belongs to another evaluation: {difference}; choose another --partial")
-            os.truncate(path, complete)
-        self._file = path.open("a" if complete else "w", encoding="utf-8")
-        if not complete:
-            self._write(_Head(plan, shard))
 
-    def add(self, record: ImageRecord) -> None:
-        """Write an image's record; a later record of the same image replaces an earlier one."""
-        self.records[record.name] = record
-        self._write(record)
-
-    def __enter__(self) -> "PartialFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def _write(self, value: _Head | ImageRecord) -> None:
-        # Floats survive exactly, since JSON writes enough digits.
-        self._file.write(json.dumps(asdict(value), allow_nan=False) + "\n")
-        self._file.flush()
+def append(file: TextIO, value: _Head | ImageRecord) -> None:
+    """Write a line; of several records of one image, the last counts. Floats survive exactly."""
+    file.write(json.dumps(asdict(value), allow_nan=False) + "\n")
+    file.flush()
 
 
 def read_partial(path: Path) -> tuple[Plan, Shard, dict[str, ImageRecord]]:
-    """Plan, part and records of a file; of several records of an image the last counts.
+    """Plan, part and records of a file.
 
     Raises:
         DatasetError: the file is missing or damaged in other places than its last line.

@@ -71,8 +71,14 @@ def html_report(plan: Plan, figures: Mapping[str, Any], worst: Sequence[Picture]
         if pictures:
             parts.append(f"<h2>{heading}</h2>")
             parts += [_figure(picture, score) for picture in pictures]
-    if figures.get("confusion"):
-        parts += [f"<h2>Confusions</h2><p>{escape(_confusion_note(figures))}</p>", _confusion_rows(figures)]
+    if pairs := figures.get("confusion"):
+        note = (
+            f"Segments whose masks match (IoU above 0.5) but whose categories differ; {min(_MOST_CONFUSIONS, len(pairs))} "
+            f"of {len(pairs)} pairs. The share is of the true category's matched masks."
+        )
+        rows = [(pair["truth"], pair["predicted"], pair["count"], pair["share"]) for pair in pairs[:_MOST_CONFUSIONS]]
+        parts += ["<h2>Confusions</h2>", f"<p>{note}</p>"]
+        parts.append(_table(("truth", "predicted", "masks", "share"), rows, text_columns=2))
     parts += ["<h2>Categories</h2>", _category_table(figures), "</body></html>\n"]
     return "\n".join(parts)
 
@@ -86,20 +92,6 @@ def _problems(figures: Mapping[str, Any]) -> list[str]:
         names = ", ".join(figures["void"][:20])
         parts += [f"<h2>Nothing to find: {len(figures['void'])} images</h2>", f"<p>{escape(names)}</p>"]
     return parts
-
-
-def _confusion_note(figures: Mapping[str, Any]) -> str:
-    shown, total = min(_MOST_CONFUSIONS, len(figures["confusion"])), len(figures["confusion"])
-    return (
-        f"Segments whose masks match (IoU above 0.5) but whose categories differ; {shown} of {total} pairs. The share "
-        "is of the true category's matched masks."
-    )
-
-
-def _confusion_rows(figures: Mapping[str, Any]) -> str:
-    pairs = figures["confusion"][:_MOST_CONFUSIONS]
-    rows = [(pair["truth"], pair["predicted"], pair["count"], pair["share"]) for pair in pairs]
-    return _table(("truth", "predicted", "masks", "share"), rows, text_columns=2)
 
 
 def _category_table(figures: Mapping[str, Any]) -> str:

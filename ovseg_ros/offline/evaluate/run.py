@@ -19,7 +19,7 @@ from ovseg_ros.offline.data.types import PanopticDataset, SemanticDataset
 from ovseg_ros.offline.evaluate.figures import LEVEL, RESAMPLES, SEED, figures_of, image_score
 from ovseg_ros.offline.evaluate.measure import Evaluator
 from ovseg_ros.offline.evaluate.output import print_figures, write_figures
-from ovseg_ros.offline.evaluate.partial import PartialFile, merge_partials
+from ovseg_ros.offline.evaluate.partial import append, merge_partials, open_partial
 from ovseg_ros.offline.evaluate.pictures import comparison, worst_and_median
 from ovseg_ros.offline.evaluate.plan import Plan, Shard, resolved, vocabulary_of
 from ovseg_ros.offline.evaluate.record import ImageRecord
@@ -73,9 +73,9 @@ def evaluate(
 
     records: dict[str, ImageRecord] = {}
     with ExitStack() as stack:
-        file = stack.enter_context(PartialFile(partial, plan, shard)) if partial is not None else None
-        if file is not None:
-            records.update(file.records)
+        if partial is not None:
+            file, records = open_partial(partial, plan, shard)
+            stack.enter_context(file)
         indices = [i for i in shard.of(plan.images) if _is_open(records.get(dataset.name_of(i)))]
         for index in tqdm(indices, desc=f"evaluate {plan.data} {plan.split}", unit="image"):
             try:
@@ -85,8 +85,8 @@ def evaluate(
                     raise
                 record = ImageRecord(dataset.name_of(index), fault=str(error))
             records[record.name] = record
-            if file is not None:
-                file.add(record)
+            if partial is not None:
+                append(file, record)
     done = list(records.values())
     if shard.count > 1:
         print(f"part {shard.number} of {shard.count}: {len(done)} images in {partial}")
