@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.offline.cli.options import DEVICE_HELP, PRESET_HELP, positive
+from ovseg_ros.offline.cli.options import DEVICE_HELP, PRESET_HELP, positive, share
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -41,9 +41,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     how.add_argument(
         "--min-objectness",
-        type=float,
+        type=share,
         metavar="P",
-        help="only proposals that are so likely some segment count for mask recall",
+        help="proposals less likely than this to be any segment do not count for mask recall",
     )
 
     parts = parser.add_argument_group("in parts")

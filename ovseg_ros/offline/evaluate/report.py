@@ -72,11 +72,11 @@ def html_report(plan: Plan, figures: Mapping[str, Any], worst: Sequence[Picture]
             parts.append(f"<h2>{heading}</h2>")
             parts += [_figure(picture, score) for picture in pictures]
     if pairs := figures.get("confusion"):
-        note = (
-            f"Segments whose masks match (IoU above 0.5) but whose categories differ; {min(_MOST_CONFUSIONS, len(pairs))} "
-            f"of {len(pairs)} pairs. The share is of the true category's matched masks."
-        )
         rows = [(pair["truth"], pair["predicted"], pair["count"], pair["share"]) for pair in pairs[:_MOST_CONFUSIONS]]
+        note = (
+            f"Segments whose masks match (IoU above 0.5) but whose categories differ; {len(rows)} of {len(pairs)} pairs. "
+            "The share is of the true category's matched masks."
+        )
         parts += ["<h2>Confusions</h2>", f"<p>{note}</p>"]
         parts.append(_table(("truth", "predicted", "masks", "share"), rows, text_columns=2))
     parts += ["<h2>Categories</h2>", _category_table(figures), "</body></html>\n"]
