@@ -74,8 +74,8 @@ def html_report(plan: Plan, figures: Mapping[str, Any], worst: Sequence[Picture]
     if pairs := figures.get("confusion"):
         rows = [(pair["truth"], pair["predicted"], pair["count"], pair["share"]) for pair in pairs[:_MOST_CONFUSIONS]]
         note = (
-            f"Segments whose masks match (IoU above 0.5) but whose categories differ; {len(rows)} of {len(pairs)} pairs. "
-            "The share is of the true category's matched masks."
+            "Segments whose masks match (IoU above 0.5) but whose categories differ; "
+            f"{len(rows)} of {len(pairs)} pairs. The share is of the true category's matched masks."
         )
         parts += ["<h2>Confusions</h2>", f"<p>{note}</p>"]
         parts.append(_table(("truth", "predicted", "masks", "share"), rows, text_columns=2))
