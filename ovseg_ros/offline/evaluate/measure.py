@@ -17,7 +17,6 @@ from ovseg_ros.core.metrics.panoptic_quality import CategoryCounts, PanopticQual
 from ovseg_ros.core.model import Prompt, TwoStage, TwoStagePrompt
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Prediction
-from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.evaluate.instances import detected_instances, true_instances, upsampled_masks
 from ovseg_ros.offline.evaluate.oracle import Oracle, named_rightly, true_classes, true_proposals
 from ovseg_ros.offline.evaluate.record import ImageRecord
@@ -34,6 +33,9 @@ class Evaluator:
         oracle: which of its stages an oracle replaces; "" for none.
         renamed: prompts of vocabularies with other names for the same categories.
         min_objectness: proposals less likely than this to be any segment do not count for mask recall.
+
+    Attributes:
+        segmenter, vocabulary: what is measured, and the prompt's words.
     """
 
     def __init__(
@@ -45,21 +47,12 @@ class Evaluator:
         renamed: Mapping[str, Prompt] | None = None,
         min_objectness: float = 0.0,
     ) -> None:
-        self._segmenter, self._prompt, self._oracle = segmenter, prompt, oracle
+        self.segmenter, self.vocabulary = segmenter, prompt.vocabulary
+        self._prompt, self._oracle = prompt, oracle
         self._renamed = renamed or {}
         self._min_objectness = min_objectness
         merge = segmenter.merge
         self._merge = replace(merge, object_threshold=0.0) if oracle == "classes" else merge
-
-    @property
-    def device(self) -> torch.device:
-        """Where the segmenter runs."""
-        return self._segmenter.device
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """What the segmenter is asked for."""
-        return self._prompt.vocabulary
 
     def measure(self, truth: Truth) -> ImageRecord:
         """What the image contributes; an image without anything to find is not segmented."""
@@ -105,7 +98,7 @@ class Evaluator:
         if self._oracle == "masks":
             predicted = self._with_true_masks(truth, prompt)
         else:
-            predicted = self._segmenter.predict([truth.image], prompt)
+            predicted = self.segmenter.predict([truth.image], prompt)
         if self._oracle == "classes":
             overlaps = _overlaps(predicted.mask_logits[0], truth)
             logits = true_classes(truth, overlaps, len(prompt.vocabulary.categories))
@@ -116,10 +109,10 @@ class Evaluator:
     @torch.inference_mode()
     def _with_true_masks(self, truth: Truth, prompt: Prompt) -> Prediction:
         """What the second stage says of the true masks."""
-        model = self._segmenter.model
+        model = self.segmenter.model
         if not (isinstance(model, TwoStage) and isinstance(prompt, TwoStagePrompt)):
             raise ConfigError("the oracle 'masks' is for models of two stages; this one makes and names masks at once")
-        pixels = self._segmenter.to_pixels([truth.image])
+        pixels = self.segmenter.to_pixels([truth.image])
         return model.classify(pixels, true_proposals(truth, model.propose(pixels, prompt)), prompt)
 
 

@@ -6,9 +6,9 @@ itself scripts and everything from outside.
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -35,15 +35,8 @@ img {{ max-width: 100%; border: 1px solid #ccc }}
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One image of the report.
-
-    Attributes:
-        name: of the image.
-        score: in percent.
-        pixels: uint8 RGB (H, W, 3), see `pictures.comparison`.
-    """
+class Picture(NamedTuple):
+    """An image's name, its score in percent, and uint8 RGB (H, W, 3), see `pictures.comparison`."""
 
     name: str
     score: float

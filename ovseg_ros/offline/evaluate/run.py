@@ -69,14 +69,15 @@ def evaluate(
     dataset = _open(plan, root)
     plan = resolved(plan, dataset)
     evaluator = _evaluator(plan, dataset, device)
-    plan = replace(plan, device=evaluator.device.type)
+    plan = replace(plan, device=evaluator.segmenter.device.type)
 
     records: dict[str, ImageRecord] = {}
     with ExitStack() as stack:
         if partial is not None:
             file, records = open_partial(partial, plan, shard)
             stack.enter_context(file)
-        indices = [i for i in shard.of(plan.images) if _is_open(records.get(dataset.name_of(i)))]
+        done = {name for name, record in records.items() if not record.fault}  # a faulty file may have been repaired
+        indices = [i for i in shard.of(plan.images) if dataset.name_of(i) not in done]
         for index in tqdm(indices, desc=f"evaluate {plan.data} {plan.split}", unit="image"):
             try:
                 record = evaluator.measure(truth_of(dataset[index]))
@@ -87,14 +88,14 @@ def evaluate(
             records[record.name] = record
             if partial is not None:
                 append(file, record)
-    done = list(records.values())
+    found = list(records.values())
     if shard.count > 1:
-        print(f"part {shard.number} of {shard.count}: {len(done)} images in {partial}")
+        print(f"part {shard.number} of {shard.count}: {len(found)} images in {partial}")
     else:
-        figures = _publish(plan, done, json_path)
+        figures = _publish(plan, found, json_path)
         if report is not None:
-            _write_report(report, plan, done, figures, evaluator, dataset)
-    return _exit_code(done)
+            _write_report(report, plan, found, figures, evaluator, dataset)
+    return _exit_code(found)
 
 
 def merge(
@@ -119,11 +120,11 @@ def merge(
         OvsegError: parts do not fit together, or for the report as in `evaluate`.
     """
     plan, records = merge_partials(paths)
+    dataset = _open(plan, root) if report is not None else None
+    if dataset is not None and (difference := plan.difference(resolved(plan, dataset))):
+        raise ConfigError(f"this machine has other files than the parts were made with: {difference}")
     figures = _publish(plan, records, json_path)
-    if report is not None:
-        dataset = _open(plan, root)
-        if difference := plan.difference(resolved(plan, dataset)):
-            raise ConfigError(f"this machine has other files than the parts were made with: {difference}")
+    if report is not None and dataset is not None:
         _write_report(report, plan, records, figures, _evaluator(plan, dataset, device), dataset)
     return _exit_code(records)
 
@@ -153,11 +154,6 @@ def _evaluator(plan: Plan, dataset: AnyDataset, device: str) -> Evaluator:
         renamed={key: segmenter.prepare(Vocabulary.build(renamed)) for key, renamed in specs.items()},
         min_objectness=plan.min_objectness or 0.0,
     )
-
-
-def _is_open(record: ImageRecord | None) -> bool:
-    """Whether an image is still to be evaluated; one with a fault is, since its file may have been repaired."""
-    return record is None or bool(record.fault)
 
 
 def _publish(plan: Plan, records: Sequence[ImageRecord], json_path: Path | None) -> dict[str, Any]:
