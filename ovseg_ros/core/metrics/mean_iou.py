@@ -55,12 +55,6 @@ class MeanIoU:
         for counter, place in ((self._intersection, 0), (self._predicted, 1), (self._truth, 2)):
             counter.update({k: pixels[place] for k, pixels in counts.items() if pixels[place]})
 
-    def merge(self, other: "MeanIoU") -> None:
-        """Add the counts of `other`."""
-        self._intersection.update(other._intersection)
-        self._predicted.update(other._predicted)
-        self._truth.update(other._truth)
-
     def per_category(self) -> dict[int, float]:
         """IoU in percent of every category with a true or a predicted pixel, in the order of its id."""
         return {

@@ -1,7 +1,7 @@
 """How freely overlapping masks and true segments cover each other; pixels that the truth leaves void do not exist."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,6 +32,14 @@ class MaskOverlaps:
     def best_iou(self) -> np.ndarray:
         """(T,) float64: of each true segment, the IoU of the mask that fits it best; 0 without masks."""
         return self.iou().max(axis=0, initial=0.0)
+
+    def covered(self, threshold: float) -> int:
+        """How many true segments some mask covers with an IoU of `threshold` or more."""
+        return int(np.count_nonzero(self.best_iou() >= threshold))
+
+    def of_masks(self, chosen: np.ndarray) -> "MaskOverlaps":
+        """Those of some masks, chosen by a bool array (Q,)."""
+        return replace(self, intersection=self.intersection[chosen], mask_areas=self.mask_areas[chosen])
 
 
 def segment_overlaps(predicted_ids: np.ndarray, truth_ids: np.ndarray) -> tuple[np.ndarray, MaskOverlaps]:

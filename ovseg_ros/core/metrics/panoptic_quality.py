@@ -11,7 +11,7 @@ Sums are exact (`math.fsum`), so figures do not depend on the order in which ima
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,9 @@ VOID = 0
 """Segment id of pixels that belong to no segment."""
 
 _TP, _FP, _FN, _IOU = range(4)
+
+CategoryCounts = tuple[int, int, int, int, float]
+"""A category, and its tp, fp, fn and iou as in `CategoryQuality`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,24 +166,22 @@ class PanopticQuality:
         np.add.at(counts[:, _FN], np.searchsorted(categories, invisible_categories).astype(np.intp), 1)
         self._images.append((categories, counts))
 
-    def add_counts(self, counts: Mapping[int, CategoryQuality]) -> None:
-        """Add one image by its counts, as `per_category` gave them where that image alone had been added."""
-        rows = [(c.tp, c.fp, c.fn, c.iou) for c in counts.values()]
-        order = np.argsort(np.array(list(counts), dtype=np.int64))  # `_dense` needs ascending categories
-        categories = np.array(list(counts), dtype=np.int64)[order]
-        self._images.append((categories, np.array(rows, dtype=np.float64).reshape(-1, 4)[order]))
+    def counts(self) -> tuple[CategoryCounts, ...]:
+        """The sums of every category that was met, in the order of its id."""
+        categories, counts = self._dense()
+        return tuple(
+            (int(k), int(row[_TP]), int(row[_FP]), int(row[_FN]), float(row[_IOU]))
+            for k, row in zip(categories, _exact_sum(counts), strict=True)
+        )
 
-    def merge(self, other: "PanopticQuality") -> None:
-        """Append the images of `other`, for example from another process."""
-        self._images.extend(other._images)
+    def add_counts(self, counts: Sequence[CategoryCounts]) -> None:
+        """Add one image by what `counts` gave where that image alone had been added."""
+        table = np.array(counts, dtype=np.float64).reshape(-1, 5)
+        self._images.append((table[:, 0].astype(np.int64), table[:, 1:]))
 
     def per_category(self) -> dict[int, CategoryQuality]:
-        """Counts of every category that was met, in the order of its id."""
-        categories, counts = self._dense()
-        return {
-            int(k): CategoryQuality(int(row[_TP]), int(row[_FP]), int(row[_FN]), float(row[_IOU]))
-            for k, row in zip(categories, _exact_sum(counts), strict=True)
-        }
+        """`counts` by category."""
+        return {k: CategoryQuality(tp, fp, fn, iou) for k, tp, fp, fn, iou in self.counts()}
 
     def result(self, categories: Collection[int] | None = None) -> QualityResult:
         """Averages over `categories`, or over all; those that never occurred are left out."""

@@ -34,6 +34,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 to 1")
+    return value
+
+
 def size(text: str) -> tuple[int, int]:
     """WxH as (width, height)."""
     width, separator, height = text.lower().partition("x")

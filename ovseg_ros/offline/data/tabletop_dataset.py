@@ -1,6 +1,6 @@
-"""The simulated tabletop as a data set in COCO panoptic format: `ovseg dataset tabletop`.
+"""The simulated tabletop as a data set: rendered when it is read, or written in COCO panoptic format.
 
-Layout of the folder:
+Layout of the folder that `ovseg dataset tabletop` writes:
 
     panoptic.json                       the index, in COCO's panoptic format; written last
     images/NNNNNN.png                   uint8 RGB
@@ -12,31 +12,29 @@ A record marks its image as done, so a run that was stopped goes on where it was
 `seed + n` of the split; splits never share a scene (see `sim.scene`).
 """
 
-import json
 import multiprocessing
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ovseg_ros.core.errors import ConfigError, DatasetError
-from ovseg_ros.core.vocabulary import Vocabulary
-from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb, rgb_to_ids, tight_box
-from ovseg_ros.offline.data.files import write_image, write_json
-from ovseg_ros.offline.data.images import load_image
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb, tight_box
+from ovseg_ros.offline.data.files import read_json, write_image, write_json
+from ovseg_ros.offline.data.open import dataset_info
+from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample, SegmentLabel
 from ovseg_ros.sim import categories
 from ovseg_ros.sim.scene import SPLITS
-from ovseg_ros.sim.simulator import Frame, GroundTruthSegment, TabletopSimulator
+from ovseg_ros.sim.simulator import Frame, TabletopSimulator
 
 INDEX_NAME = "panoptic.json"
 _MILLIMETRES = 1000.0
 _DEEPEST = 65535
 _PNG_FOLDERS = ("images", "panoptic", "depth")
+_INDEX_OF = {spec.name: index for index, spec in enumerate(categories.TABLETOP_SPECS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +64,30 @@ class DatasetConfig:
         if not (16 <= self.width <= 1920 and 16 <= self.height <= 1920):
             raise ConfigError(f"expected a width and height of 16 to 1920 pixels, got {self.width}x{self.height}")
 
-
-def category_ids() -> dict[str, int]:
-    """The id of every tabletop category in the files: 1 to 100, in the order of `TABLETOP_SPECS`."""
-    return {spec.name: index for index, spec in enumerate(categories.TABLETOP_SPECS, start=1)}
-
-
-def tabletop_vocabulary() -> Vocabulary:
-    """The 100 words of the tabletop, one canonical name each."""
-    return Vocabulary.build(categories.TABLETOP_SPECS)
+    @property
+    def scenes(self) -> dict[str, int]:
+        """See `Dataset`."""
+        return {"seed": self.seed, "width": self.width, "height": self.height}
 
 
-def render_frames(config: DatasetConfig) -> Iterator[Frame]:
-    """The frames of a data set, rendered in this thread instead of read from disk."""
-    for number in range(config.count):
-        yield _render(config, number)
+class RenderedTabletop(PanopticDataset):
+    """The tabletop rendered when it is read; what `write_dataset` writes has the same images, segments and names."""
+
+    def __init__(self, config: DatasetConfig) -> None:
+        super().__init__("tabletop", None, config.split, dataset_info("tabletop").categories(), config.scenes)
+        self._config = config
+
+    def __len__(self) -> int:
+        return self._config.count
+
+    def __getitem__(self, index: int) -> PanopticSample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{len(self)} images are rendered; there is no image {index}")
+        frame = _render(self._config, index)
+        return PanopticSample(frame.image, frame.segment_ids.astype(np.int32), _labels(frame), self.name_of(index))
+
+    def name_of(self, index: int) -> str:
+        return f"{index:06d}"
 
 
 def write_dataset(config: DatasetConfig, out: Path, *, workers: int = 0) -> None:
@@ -93,10 +100,10 @@ def write_dataset(config: DatasetConfig, out: Path, *, workers: int = 0) -> None
     Raises:
         ConfigError: `out` holds a data set made with another split, seed or resolution.
     """
-    facts = {"split": config.split, "seed": config.seed, "width": config.width, "height": config.height}
+    facts = {"split": config.split, **config.scenes}
     facts_path = out / "records" / "config.json"
     if facts_path.exists():
-        found = _read_json(facts_path)
+        found = read_json(facts_path, "delete it and write the data set again")
         if found != facts:
             raise ConfigError(f"{out} was begun with {found}, not with {facts}; choose another --out")
     write_json(facts_path, facts)
@@ -114,95 +121,7 @@ def write_dataset(config: DatasetConfig, out: Path, *, workers: int = 0) -> None
             with multiprocessing.get_context("spawn").Pool(workers) as pool:
                 for _ in pool.imap_unordered(_write_image, missing):
                     bar.update()
-    write_json(out / INDEX_NAME, _index_of(config, [_read_json(_record_path(out, n)) for n in range(config.count)]))
-
-
-class TabletopDataset:
-    """Reads a data set that `write_dataset` wrote, checking each file against the index.
-
-    Args:
-        folder: the data set's folder.
-
-    Raises:
-        DatasetError: the index is missing or malformed.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        path = folder / INDEX_NAME
-        if not path.is_file():
-            raise DatasetError(
-                f"{path} is missing; finish writing the data set with the same command, or check the path"
-            )
-        index = _read_json(path)
-        try:
-            self._category_names = {int(entry["id"]): str(entry["name"]) for entry in index["categories"]}
-            self._is_thing = {int(entry["id"]): bool(entry["isthing"]) for entry in index["categories"]}
-            self._info = dict(index["info"])
-            annotations = {entry["image_id"]: entry for entry in index["annotations"]}
-            self._entries = [(image, annotations[image["id"]]) for image in index["images"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise DatasetError(
-                f"{path} is malformed: {type(error).__name__} {error}; write the data set again"
-            ) from error
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """Split, seed and resolution, as written."""
-        return self._info
-
-    def frames(self) -> Iterator[Frame]:
-        """All frames in order; see `frame`."""
-        for number in range(len(self)):
-            yield self.frame(number)
-
-    def frame(self, number: int) -> Frame:
-        """One frame, equal to what the simulator rendered except that depth is rounded to millimetres.
-
-        Raises:
-            DatasetError: a file is missing, has another size, or disagrees with the index.
-        """
-        image_entry, annotation = self._entries[number]
-        name = image_entry["file_name"]
-        size = (image_entry["height"], image_entry["width"])
-        image = load_image(self._folder / "images" / name)
-        ids = rgb_to_ids(load_image(self._folder / "panoptic" / annotation["file_name"]))
-        depth = cv2.imread(str(self._folder / "depth" / image_entry["depth_file_name"]), cv2.IMREAD_UNCHANGED)
-        if depth is None or depth.dtype != np.uint16:
-            raise DatasetError(f"the depth of {name} in {self._folder} is missing or not a 16-bit PNG")
-        for what, array in (("image", image), ("panoptic map", ids), ("depth", depth)):
-            if array.shape[:2] != size:
-                raise DatasetError(f"the {what} of {name} is {array.shape[:2]}, but the index says {size}")
-        return Frame(
-            image=image,
-            depth=depth.astype(np.float32) / _MILLIMETRES,
-            segment_ids=ids.astype(np.uint16),
-            segments=self._checked_segments(name, ids, annotation["segments_info"]),
-            camera_matrix=np.array(image_entry["camera_matrix"], dtype=np.float64),
-        )
-
-    def _checked_segments(
-        self, name: str, ids: np.ndarray, infos: list[dict[str, Any]]
-    ) -> tuple[GroundTruthSegment, ...]:
-        present, areas = np.unique(ids[ids != 0], return_counts=True)
-        expected = {info["id"]: info["area"] for info in infos}
-        found = dict(zip(present.tolist(), areas.tolist(), strict=True))
-        if found != expected:
-            raise DatasetError(
-                f"{name}: the panoptic map has segments and areas {found}, but the index says {expected}"
-            )
-        unknown = {info["category_id"] for info in infos} - self._category_names.keys()
-        if unknown:
-            raise DatasetError(f"{name}: category ids {sorted(unknown)} are not in the index")
-        return tuple(
-            GroundTruthSegment(
-                info["id"], self._category_names[info["category_id"]], self._is_thing[info["category_id"]]
-            )
-            for info in infos
-        )
+    write_json(out / INDEX_NAME, _index_of(config, [_record(out, n) for n in range(config.count)]))
 
 
 def _render(config: DatasetConfig, number: int) -> Frame:
@@ -210,6 +129,13 @@ def _render(config: DatasetConfig, number: int) -> Frame:
         config.seed + number, split=config.split, width=config.width, height=config.height
     ) as simulator:
         return simulator.render()
+
+
+def _labels(frame: Frame) -> tuple[SegmentLabel, ...]:
+    areas = np.bincount(frame.segment_ids.reshape(-1)).tolist()
+    return tuple(
+        SegmentLabel(s.id, _INDEX_OF[s.label], s.is_thing, False, areas[s.id], areas[s.id]) for s in frame.segments
+    )
 
 
 def _write_image(job: tuple[DatasetConfig, int, Path]) -> None:
@@ -220,7 +146,6 @@ def _write_image(job: tuple[DatasetConfig, int, Path]) -> None:
     depth = np.where(millimetres <= _DEEPEST, millimetres, 0).astype(np.uint16)
     for folder, content in zip(_PNG_FOLDERS, (frame.image, ids_to_rgb(frame.segment_ids), depth), strict=True):
         write_image(out / folder / name, content)
-    ids = category_ids()
     record = {
         "image": {
             "id": number + 1,
@@ -237,12 +162,12 @@ def _write_image(job: tuple[DatasetConfig, int, Path]) -> None:
             "segments_info": [
                 {
                     "id": segment.id,
-                    "category_id": ids[segment.label],
-                    "area": int(np.count_nonzero(frame.segment_ids == segment.id)),
+                    "category_id": 1 + segment.category,
+                    "area": segment.area,
                     "bbox": tight_box(frame.segment_ids == segment.id),
                     "iscrowd": 0,
                 }
-                for segment in frame.segments
+                for segment in _labels(frame)
             ],
         },
     }
@@ -250,18 +175,11 @@ def _write_image(job: tuple[DatasetConfig, int, Path]) -> None:
 
 
 def _index_of(config: DatasetConfig, records: list[dict[str, Any]]) -> dict[str, Any]:
-    ids = category_ids()
     return {
-        "info": {
-            "description": "simulated tabletop of ovseg_ros",
-            "split": config.split,
-            "seed": config.seed,
-            "width": config.width,
-            "height": config.height,
-        },
+        "info": {"description": "simulated tabletop of ovseg_ros", "split": config.split, **config.scenes},
         "categories": [
             {
-                "id": ids[spec.name],
+                "id": 1 + _INDEX_OF[spec.name],
                 "name": spec.name,
                 "supercategory": categories.split_pair(spec.name)[1] if spec.is_thing else "surface",
                 "isthing": int(spec.is_thing),
@@ -278,11 +196,5 @@ def _record_path(out: Path, number: int) -> Path:
     return out / "records" / f"{number:06d}.json"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}; delete it and write the data set again") from error
-    if not isinstance(value, dict):
-        raise DatasetError(f"{path} holds a {type(value).__name__}; expected an object; write the data set again")
-    return value
+def _record(out: Path, number: int) -> dict[str, Any]:
+    return read_json(_record_path(out, number), "delete it and run the same command again")

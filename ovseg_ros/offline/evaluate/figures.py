@@ -2,45 +2,52 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from ovseg_ros.core.metrics.mask_recall import MaskRecall
 from ovseg_ros.core.metrics.mean_iou import MeanIoU
-from ovseg_ros.core.metrics.panoptic_quality import PanopticQuality
+from ovseg_ros.core.metrics.panoptic_quality import CategoryCounts, PanopticQuality
 from ovseg_ros.core.types import NO_CATEGORY
 from ovseg_ros.offline.evaluate.average_precision import average_precision
 from ovseg_ros.offline.evaluate.plan import Plan
 from ovseg_ros.offline.evaluate.record import ImageRecord
 
-BOOTSTRAP = {"level": 0.95, "resamples": 1000, "seed": 0}
+LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
+"""Of the bootstrap intervals."""
 
 
 def figures_of(plan: Plan, records: Sequence[ImageRecord]) -> dict[str, Any]:
     """All figures, in percent; NaN where nothing was counted. They do not depend on the order of the records."""
     ordered = sorted(records, key=lambda record: record.name)
     counted = [record for record in ordered if record.is_counted]
-    pixels = MeanIoU(NO_CATEGORY)
-    for record in counted:
-        pixels.add_counts(record.pixels)
-    things = [index for index, (_, is_thing) in enumerate(plan.categories) if is_thing]
+    pixels = _pixels(record.pixels for record in counted)
     figures: dict[str, Any] = {
         "miou": pixels.result(only_in_truth=True),
         "miou_categories": sum(truth > 0 for _, _, truth in pixels.counts().values()),
     }
-    quality, ap = PanopticQuality(), dict[int, float]()
+    quality, ap = _quality(record.quality for record in counted), dict[int, float]()
     if plan.is_panoptic:
-        for record in counted:
-            quality.add_counts(record.quality)
-        stuff = set(range(len(plan.categories))) - set(things)
-        groups: dict[str, Collection[int] | None] = {"all": None, "things": things, "stuff": stuff}
-        figures.update({name: _quality_figures(quality, group) for name, group in groups.items()})
-        figures["ap"], ap = average_precision(counted, things)
-        figures.update(_recall_figures(counted))
+        groups = groups_of(plan)
+        figures["groups"] = list(groups)
+        for name, group in groups.items():
+            figures[name] = _quality_figures(quality, group) | {"miou": pixels.result(group, only_in_truth=True)}
+        for key, names in plan.renamed.items():
+            renamed = _quality(record.renamed[key] for record in counted)
+            rows = {name: _quality_figures(renamed, group) for name, group in groups.items()}
+            drops = {_drop(name): figures[name]["pq"] - row["pq"] for name, row in rows.items()}
+            figures[key] = {**rows, **drops, "names": list(names)}
+        figures["ap"], ap = average_precision(counted, _indices(plan, is_thing=True))
+        for place, name in enumerate(("mask_recall_50", "mask_recall_75", "segment_recall_50"), start=1):
+            figures |= _recall_figures(name, [(record.recall[place], record.recall[0]) for record in counted])
         figures["confusion"] = confusion_table(plan, counted)
     if plan.oracle == "masks":
         masks, right = (sum(record.classified[place] for record in counted) for place in (0, 1))
         figures["mask_accuracy"] = 100.0 * right / masks if masks else math.nan
+    if seconds := [record.seconds for record in counted if record.seconds]:
+        figures["seconds_per_image"] = {f"p{share}": float(np.percentile(seconds, share)) for share in (50, 95)}
     figures["per_category"] = _per_category(plan, quality, pixels, ap)
     figures["images"] = len(counted)
     figures["void"] = [record.name for record in ordered if record.is_void]
@@ -48,15 +55,17 @@ def figures_of(plan: Plan, records: Sequence[ImageRecord]) -> dict[str, Any]:
     return figures
 
 
+def groups_of(plan: Plan) -> dict[str, Collection[int] | None]:
+    """Category indices over which figures are averaged, None for all of them."""
+    things, stuff = _indices(plan, is_thing=True), _indices(plan, is_thing=False)
+    return {"all": None, "things": things, "stuff": stuff, **plan.groups}
+
+
 def image_score(record: ImageRecord) -> float:
     """How well one image was segmented, in percent: its PQ, or its mean IoU where there are no instances."""
     if record.quality:
-        quality = PanopticQuality()
-        quality.add_counts(record.quality)
-        return quality.result().pq
-    pixels = MeanIoU(NO_CATEGORY)
-    pixels.add_counts(record.pixels)
-    return pixels.result(only_in_truth=True)
+        return _quality([record.quality]).result().pq
+    return _pixels([record.pixels]).result(only_in_truth=True)
 
 
 def confusion_table(plan: Plan, records: Sequence[ImageRecord]) -> list[dict[str, Any]]:
@@ -65,10 +74,9 @@ def confusion_table(plan: Plan, records: Sequence[ImageRecord]) -> list[dict[str
     Each with `count` and `share`: the percentage of the true category's matched masks.
     """
     pairs: Counter[tuple[int, int]] = Counter()
-    for record in records:
-        pairs.update(record.confusion)
     matched: Counter[int] = Counter()
-    for (truth, _), count in pairs.items():
+    for truth, predicted, count in (row for record in records for row in record.confusion):
+        pairs[truth, predicted] += count
         matched[truth] += count
     names = [name for name, _ in plan.categories]
     wrong = sorted(((-count, *pair) for pair, count in pairs.items() if pair[0] != pair[1]))
@@ -78,11 +86,27 @@ def confusion_table(plan: Plan, records: Sequence[ImageRecord]) -> list[dict[str
     ]
 
 
+def _indices(plan: Plan, *, is_thing: bool) -> list[int]:
+    return [index for index, (_, kind) in enumerate(plan.categories) if kind == is_thing]
+
+
+def _quality(images: Iterable[Sequence[CategoryCounts]]) -> PanopticQuality:
+    quality = PanopticQuality()
+    for counts in images:
+        quality.add_counts(counts)
+    return quality
+
+
+def _pixels(images: Iterable[Mapping[int, tuple[int, int, int]]]) -> MeanIoU:
+    pixels = MeanIoU(NO_CATEGORY)
+    for counts in images:
+        pixels.add_counts(counts)
+    return pixels
+
+
 def _quality_figures(quality: PanopticQuality, group: Collection[int] | None) -> dict[str, Any]:
     result = quality.result(group)
-    interval = quality.confidence_interval(
-        group, level=BOOTSTRAP["level"], resamples=int(BOOTSTRAP["resamples"]), seed=int(BOOTSTRAP["seed"])
-    )
+    interval = quality.confidence_interval(group, level=LEVEL, resamples=RESAMPLES, seed=SEED)
     return {
         "pq": result.pq,
         "sq": result.sq,
@@ -92,19 +116,16 @@ def _quality_figures(quality: PanopticQuality, group: Collection[int] | None) ->
     }
 
 
-def _recall_figures(records: Sequence[ImageRecord]) -> dict[str, Any]:
-    figures: dict[str, Any] = {}
-    for place, percent in ((1, 50), (2, 75)):
-        recall = MaskRecall(percent / 100)
-        for record in records:
-            recall.add_counts(record.recall[place], record.recall[0])
-        figures[f"mask_recall_{percent}"] = recall.result()
-        figures[f"mask_recall_{percent}_ci95"] = list(
-            recall.confidence_interval(
-                level=BOOTSTRAP["level"], resamples=int(BOOTSTRAP["resamples"]), seed=int(BOOTSTRAP["seed"])
-            )
-        )
-    return figures
+def _recall_figures(name: str, counts: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    recall = MaskRecall()
+    for found, segments in counts:
+        recall.add(found, segments)
+    interval = recall.confidence_interval(level=LEVEL, resamples=RESAMPLES, seed=SEED)
+    return {name: recall.result(), f"{name}_ci95": list(interval)}
+
+
+def _drop(group: str) -> str:
+    return "drop" if group == "all" else f"drop_{group}"
 
 
 def _per_category(
@@ -116,7 +137,8 @@ def _per_category(
     for index, (name, is_thing) in enumerate(plan.categories):
         if index not in by_id and index not in iou:
             continue
-        row: dict[str, Any] = {"is_thing": is_thing, "iou": iou.get(index, math.nan)}
+        row: dict[str, Any] = {"is_thing": is_thing, **{group: index in plan.groups[group] for group in plan.groups}}
+        row["iou"] = iou.get(index, math.nan)
         if index in by_id:
             q = by_id[index]
             row |= {"pq": q.pq, "sq": q.sq, "rq": q.rq, "tp": q.tp, "fp": q.fp, "fn": q.fn}
@@ -124,14 +146,3 @@ def _per_category(
             row["ap"] = ap.get(index, math.nan)
         rows[name] = row
     return rows
-
-
-def without_nan(value: Any) -> Any:
-    """The same with None for NaN, which JSON has not; nothing is rounded."""
-    if isinstance(value, float):
-        return None if math.isnan(value) else value
-    if isinstance(value, Mapping):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_nan(item) for item in value]
-    return value

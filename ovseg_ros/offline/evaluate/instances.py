@@ -1,7 +1,7 @@
 """Masks and their class scores as detections of things, for average precision."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,7 @@ MAX_DETECTIONS = 100
 """Detections of one image, as in COCO's evaluation."""
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(NamedTuple):
     """A detected or a true thing.
 
     Attributes:
@@ -68,18 +67,18 @@ def detected_instances(
     return tuple(found)
 
 
-def true_instances(truth: Truth, is_thing: list[bool]) -> tuple[Instance, ...]:
+def true_instances(truth: Truth, vocabulary: Vocabulary) -> tuple[Instance, ...]:
     """The things of an image, crowd regions marked; those without a pixel are left out.
 
     Args:
         truth: a panoptic truth.
-        is_thing: of each category index.
+        vocabulary: its categories, in the order of their indices.
     """
     present = set(np.unique(truth.segment_ids).tolist())
     return tuple(
         Instance(category, _code(truth.segment_ids == segment), is_crowd=segment in truth.crowd_ids)
         for segment, category in truth.categories.items()
-        if is_thing[category] and segment in present
+        if vocabulary.categories[category].is_thing and segment in present
     )
 
 

@@ -14,7 +14,7 @@ from ovseg_ros.core.metrics.overlaps import MaskOverlaps
 from ovseg_ros.core.types import MaskProposals
 from ovseg_ros.offline.evaluate.truth import Truth
 
-Oracle = Literal["masks", "classes"]
+Oracle = Literal["", "masks", "classes"]
 
 MIN_IOU = 0.5
 """A proposal that covers no true segment better than this is "no object" to the class oracle."""
@@ -24,11 +24,10 @@ _IMPOSSIBLE = -1e4
 _MOST_MASK_ELEMENTS = 1 << 26
 
 
-def true_proposals(truth: Truth, own: MaskProposals) -> tuple[MaskProposals, list[int]]:
-    """The true segments as proposals, and the category index of each.
+def true_proposals(truth: Truth, own: MaskProposals) -> MaskProposals:
+    """The true segments as proposals, without crowd regions and segments without a pixel.
 
-    Crowd regions and segments without a pixel are no proposals. Masks have the image's resolution, or a fraction of it
-    where that would be more than 64 million values.
+    Masks have the image's resolution, or a fraction of it where that would be more than 64 million values.
 
     Args:
         truth: of the image.
@@ -36,8 +35,7 @@ def true_proposals(truth: Truth, own: MaskProposals) -> tuple[MaskProposals, lis
             come with zeros for query embeddings; if the generator has class logits, with logits that say "an object,
             of no particular class".
     """
-    present = set(np.unique(truth.segment_ids).tolist())
-    segments = [i for i in truth.categories if i in present and i not in truth.crowd_ids]
+    segments = _visible(truth)
     height, width = truth.size
     step = 1
     while len(segments) * (height // step) * (width // step) > _MOST_MASK_ELEMENTS:
@@ -54,7 +52,14 @@ def true_proposals(truth: Truth, own: MaskProposals) -> tuple[MaskProposals, lis
         class_logits = torch.zeros(1, len(segments), own.class_logits.shape[-1], device=device)
         class_logits[..., -1] = 2 * _OUTSIDE
     embeddings = torch.zeros(1, len(segments), own.query_embeddings.shape[-1], device=device)
-    return MaskProposals(logits, embeddings, class_logits), [truth.categories[i] for i in segments]
+    return MaskProposals(logits, embeddings, class_logits)
+
+
+def named_rightly(truth: Truth, class_logits: torch.Tensor) -> tuple[int, int]:
+    """How many true proposals there are, and how many have the highest of (Q, K + 1), "no object" aside, rightly."""
+    best = class_logits[:, :-1].argmax(dim=-1).tolist()
+    right = [index == truth.categories[i] for index, i in zip(best, _visible(truth), strict=True)]
+    return len(right), sum(right)
 
 
 def true_classes(truth: Truth, overlaps: MaskOverlaps, categories: int) -> torch.Tensor:
@@ -81,3 +86,9 @@ def true_classes(truth: Truth, overlaps: MaskOverlaps, categories: int) -> torch
                 logits[query, truth.categories[int(overlaps.segment_ids[segment])]] = np.log(best)
                 logits[query, -1] = np.log(1 - best) if best < 1 else _IMPOSSIBLE
     return torch.from_numpy(logits)[None]
+
+
+def _visible(truth: Truth) -> list[int]:
+    """The true segments with a pixel, without crowd regions."""
+    present = set(np.unique(truth.segment_ids).tolist())
+    return [i for i in truth.categories if i in present and i not in truth.crowd_ids]

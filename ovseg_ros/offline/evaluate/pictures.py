@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 
 from ovseg_ros.core.draw import draw_segments
-from ovseg_ros.core.types import NO_CATEGORY
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.evaluate.figures import image_score
 from ovseg_ros.offline.evaluate.record import ImageRecord
@@ -34,25 +33,25 @@ def worst_and_median(records: Sequence[ImageRecord], count: int) -> tuple[list[I
     return ranked[:count], ranked[max(start, count) :][:count]
 
 
-def comparison(truth: Truth, prediction: ImagePrediction, vocabulary: Vocabulary) -> np.ndarray:
+def comparison(
+    truth: Truth, segment_ids: np.ndarray, categories: Mapping[int, int], vocabulary: Vocabulary
+) -> np.ndarray:
     """The image, its truth and what was predicted, next to each other under their titles.
 
-    Segments have the colour and name of their category; void is left as it is. Of a semantic truth, every category is
-    one segment, and the prediction shown is the semantic one.
+    Segments have the colour and name of their category; void is left as it is.
+
+    Args:
+        truth: of the image.
+        segment_ids, categories: what was predicted, as `Evaluator.segments` gives it.
+        vocabulary: of the categories.
 
     Returns:
         uint8 RGB (H', W', 3); three panels of 400 to 640 pixels in width, unless images are very small.
     """
-    if truth.is_panoptic:
-        predicted_ids = prediction.panoptic.segment_ids
-        predicted = {segment.id: segment.category_id for segment in prediction.panoptic.segments}
-    else:
-        predicted_ids = (prediction.semantic.astype(np.int32) + 1) % (NO_CATEGORY + 1)
-        predicted = {int(i): int(i) - 1 for i in np.unique(predicted_ids) if i}
     panels = [
         _panel(truth.image, np.zeros(truth.size, dtype=np.int32), {}, vocabulary),
         _panel(truth.image, truth.segment_ids, truth.categories, vocabulary),
-        _panel(truth.image, predicted_ids, predicted, vocabulary),
+        _panel(truth.image, segment_ids, categories, vocabulary),
     ]
     titled = [_titled(panel, title) for panel, title in zip(panels, ("image", "truth", "prediction"), strict=True)]
     gap = np.full((titled[0].shape[0], _GAP, 3), _BACKGROUND, dtype=np.uint8)

@@ -1,18 +1,29 @@
 """What is evaluated: the facts that all parts of one evaluation share, and which images belong to which part."""
 
+import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, field, replace
+from pathlib import Path
 from typing import Any
 
-from ovseg_ros.core.errors import ConfigError, DatasetError, VocabularyError
+from pydantic.dataclasses import dataclass
+
+from ovseg_ros.core.classification.fisa.config import FisaConfig
+from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
+from ovseg_ros.core.config import STRICT
+from ovseg_ros.core.errors import ConfigError, VocabularyError
+from ovseg_ros.core.presets import FisaSection, checkpoint_paths, load_preset, preset_path
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, normalize_name, parse_vocabulary
-from ovseg_ros.offline.data.types import DatasetCategory
+from ovseg_ros.offline.data.files import sha256_of
+from ovseg_ros.offline.data.open import dataset_info
+from ovseg_ros.offline.data.types import DatasetCategory, PanopticDataset, SemanticDataset
+from ovseg_ros.offline.evaluate.oracle import Oracle
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Shard:
     """Part `number` of `count`: images number - 1, number - 1 + count, ... of the split.
 
@@ -52,74 +63,100 @@ class Shard:
         return range(self.number - 1, images, self.count)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Plan:
-    """The facts of an evaluation; parts with equal plans may be merged.
+    """What is evaluated: what is asked for, and, once `resolved`, what that is. Parts with equal plans may be merged.
 
     Attributes:
-        preset: name or path, as given.
+        preset: name of a preset or path of its YAML.
+        data: name of the data set.
+        split: "" takes the data set's usual one.
+        images: how many images of the split, the first ones, all parts together evaluate; 0 for all.
+        oracle: which stage an oracle replaces; "" for none.
+        vocabulary: see `vocabulary_of`; "" for the data set's own.
+        synonyms: whether to segment under the data set's held-out names too.
+        min_objectness: proposals less likely than this to be any segment do not count for mask recall; None counts, on
+            the tabletop, those that the preset's classifier reads, and elsewhere all.
+        scenes: see `Dataset.scenes`; of what is rendered, those that are not given have their defaults.
         preset_sha256: of the preset's file.
         checkpoints: SHA-256 of each weight file.
-        data, split: the data set.
-        images: how many images of the split are evaluated, by all parts together.
-        oracle: "masks", "classes" or "" for none.
-        vocabulary: name or path, as given; "" for the data set's own.
         vocabulary_sha256: of all names, synonyms and traits.
         categories: name and whether it is a thing, in the order of the data set's indices.
+        groups: category indices of the data set's groups.
+        renamed: held-out names of all categories, for each way of renaming.
         is_panoptic: whether the truth has instances.
+        device: type of device that segments.
     """
 
     preset: str
-    preset_sha256: str
-    checkpoints: dict[str, str]
-    data: str
-    split: str
-    images: int
-    oracle: str
-    vocabulary: str
-    vocabulary_sha256: str
-    categories: list[list[Any]]
-    is_panoptic: bool
-
-    @classmethod
-    def from_json(cls, value: Any) -> "Plan":
-        """The inverse of `to_json`.
-
-        Raises:
-            DatasetError: the value is not a plan.
-        """
-        try:
-            plan = cls(**value)
-            if not all(len(entry) == 2 and isinstance(entry[0], str) for entry in plan.categories):
-                raise TypeError("categories are not pairs of a name and whether it is a thing")
-        except (TypeError, ValueError) as error:
-            raise DatasetError(f"not the head of a part of an evaluation: {error}") from error
-        return plan
-
-    def to_json(self) -> dict[str, Any]:
-        """As a mapping of JSON's types."""
-        return asdict(self)
+    data: str = "tabletop"
+    split: str = ""
+    images: int = 0
+    oracle: Oracle = ""
+    vocabulary: str = ""
+    synonyms: bool = False
+    min_objectness: float | None = None
+    scenes: Mapping[str, int] = field(default_factory=dict)
+    preset_sha256: str = ""
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
+    vocabulary_sha256: str = ""
+    categories: tuple[tuple[str, bool], ...] = ()
+    groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    renamed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    is_panoptic: bool = True
+    device: str = ""
 
     def difference(self, other: "Plan") -> str:
-        """What differs, such as "split is 'val' and 'train'"; empty if nothing does. Paths may differ by machine."""
-        mine, theirs = self.to_json(), other.to_json()
-        names = [name for name in mine if name not in ("preset", "vocabulary") and mine[name] != theirs[name]]
+        """What differs, such as "split is 'val' and 'train'"; empty if nothing does. What may differ by machine may."""
+        mine, theirs = asdict(self), asdict(other)
+        names = [n for n in mine if n not in ("preset", "vocabulary", "device") and mine[n] != theirs[n]]
         return ", ".join(f"{name} is {_short(mine[name])} and {_short(theirs[name])}" for name in names)
 
 
-def vocabulary_of(categories: Sequence[DatasetCategory], source: str | None) -> Vocabulary:
+def resolved(plan: Plan, dataset: PanopticDataset | SemanticDataset) -> Plan:
+    """The plan with all facts of the preset and the data set, but for the device.
+
+    Raises:
+        OvsegError: preset, weights or vocabulary are wrong, or the data set is not what the plan asks for.
+    """
+    info = dataset_info(dataset.name)
+    if plan.synonyms and not info.held_out:
+        raise ConfigError(f"{dataset.name} has no held-out names for synonyms; the tabletop has them")
+    for name, value in plan.scenes.items():
+        if dataset.scenes.get(name) != value:
+            raise ConfigError(f"{name} {value} is asked for, but the data has {dataset.scenes.get(name, 'none')}")
+    if (min_objectness := plan.min_objectness) is None:
+        min_objectness = _objectness_read(plan.preset) if dataset.name == "tabletop" else 0.0
+    indices = {name: [c.index for c in dataset.categories if c.name in group] for name, group in info.groups.items()}
+    return replace(
+        plan,
+        split=dataset.split,
+        images=min(plan.images or len(dataset), len(dataset)),
+        min_objectness=min_objectness,
+        scenes=dataset.scenes,
+        preset_sha256=sha256_of(preset_path(plan.preset)),
+        checkpoints=_digests(checkpoint_paths(plan.preset)),
+        vocabulary_sha256=fingerprint(vocabulary_of(dataset.categories, plan.vocabulary)),
+        categories=tuple((category.name, category.is_thing) for category in dataset.categories),
+        groups={name: tuple(group) for name, group in indices.items()},
+        renamed=info.held_out if plan.synonyms else {},
+        is_panoptic=isinstance(dataset, PanopticDataset),
+    )
+
+
+def vocabulary_of(categories: Sequence[DatasetCategory], source: str) -> Vocabulary:
     """The words that the segmenter is asked for, one category for each of the data set's, in its order.
 
     Args:
         categories: of the data set.
-        source: a vocabulary file, or names separated by commas; None for the data set's own. Its i-th category is
+        source: a vocabulary file, or names separated by commas; "" for the data set's own. Its i-th category is
             taken for the data set's i-th; thing or stuff is the data set's.
 
     Raises:
         VocabularyError: the vocabulary has another number of categories, or has them in another order.
     """
     specs: Sequence[CategorySpec]
-    specs = [CategorySpec(c.name, c.synonyms) for c in categories] if source is None else parse_vocabulary(source)
+    specs = parse_vocabulary(source) if source else [CategorySpec(c.name, c.synonyms) for c in categories]
     if len(specs) != len(categories):
         raise VocabularyError(
             f"the vocabulary {_short(source)} has {len(specs)} categories, but the data set has {len(categories)}, "
@@ -144,6 +181,23 @@ def fingerprint(vocabulary: Vocabulary) -> str:
     """SHA-256 of everything in a vocabulary that changes results."""
     traits = [[c.name, c.synonyms, c.is_thing, c.threshold, c.negative] for c in vocabulary.categories]
     return hashlib.sha256(json.dumps(traits).encode()).hexdigest()
+
+
+def _objectness_read(preset: str) -> float:
+    """The objectness from which a preset's classifier reads proposals."""
+    match load_preset(preset).model.classifier:
+        case MaskedCropConfig(min_objectness=least) | FisaSection(architecture=FisaConfig(min_objectness=least)):
+            return least
+    return 0.0
+
+
+def _digests(paths: Sequence[Path]) -> dict[str, str]:
+    """SHA-256 by file name; two files of one name are numbered."""
+    digests: dict[str, str] = {}
+    for path in paths:
+        name = path.name if path.name not in digests else f"{path.name} ({len(digests) + 1})"
+        digests[name] = sha256_of(path)
+    return digests
 
 
 def _short(value: Any) -> str:

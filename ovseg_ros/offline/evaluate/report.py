@@ -5,14 +5,16 @@ itself scripts and everything from outside.
 """
 
 import base64
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+
+from ovseg_ros.offline.evaluate.output import QUALITY_COLUMNS, other_rows, quality_rows, shown
+from ovseg_ros.offline.evaluate.plan import Plan
 
 _MOST_CONFUSIONS = 50
 _JPEG_QUALITY = 90
@@ -33,68 +35,45 @@ img {{ max-width: 100%; border: 1px solid #ccc }}
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One image of the report.
-
-    Attributes:
-        name: of the image.
-        score: in percent.
-        pixels: uint8 RGB (H, W, 3), see `pictures.comparison`.
-    """
+class Picture(NamedTuple):
+    """An image's name, its score in percent, and uint8 RGB (H, W, 3), see `pictures.comparison`."""
 
     name: str
     score: float
     pixels: np.ndarray
 
 
-def html_report(
-    facts: Mapping[str, Any], figures: Mapping[str, Any], worst: Sequence[Picture], median: Sequence[Picture]
-) -> str:
+def html_report(plan: Plan, figures: Mapping[str, Any], worst: Sequence[Picture], median: Sequence[Picture]) -> str:
     """The page.
 
     Args:
-        facts: what was run; texts and numbers.
+        plan: what was run.
         figures: from `figures_of`.
         worst, median: pictures, in the order in which they are shown; none where there are no pictures.
     """
-    title = f"{facts['preset']} on {facts['data']} {facts['split']}"
+    title = f"{plan.preset} on {plan.data} {plan.split}"
+    facts = [(name, value) for name, value in asdict(plan).items() if isinstance(value, str) and value]
+    facts.append(("checkpoints", ", ".join(f"{name} {digest[:12]}" for name, digest in plan.checkpoints.items())))
     score = "PQ" if "all" in figures else "mIoU"
-    parts = [_HEAD.format(title=escape(title)), f"<h1>{escape(title)}</h1>", _table(("", ""), facts.items())]
-    if "all" in figures:
-        parts += ["<h2>Panoptic quality</h2>", _quality_table(figures)]
-    parts += ["<h2>Other figures</h2>", _table(("", ""), _other_figures(figures))]
+    parts = [_HEAD.format(title=escape(title)), f"<h1>{escape(title)}</h1>", _table(("", ""), facts)]
+    if rows := quality_rows(figures):
+        parts += ["<h2>Panoptic quality</h2>", _table(("", *QUALITY_COLUMNS), rows)]
+    parts += ["<h2>Other figures</h2>", _table(("", ""), other_rows(plan, figures))]
     parts += _problems(figures)
     for heading, pictures in ((f"Lowest {score}", worst), (f"Median {score}", median)):
         if pictures:
             parts.append(f"<h2>{heading}</h2>")
             parts += [_figure(picture, score) for picture in pictures]
-    if figures.get("confusion"):
-        parts += [f"<h2>Confusions</h2><p>{escape(_confusion_note(figures))}</p>", _confusion_rows(figures)]
+    if pairs := figures.get("confusion"):
+        rows = [(pair["truth"], pair["predicted"], pair["count"], pair["share"]) for pair in pairs[:_MOST_CONFUSIONS]]
+        note = (
+            "Segments whose masks match (IoU above 0.5) but whose categories differ; "
+            f"{len(rows)} of {len(pairs)} pairs. The share is of the true category's matched masks."
+        )
+        parts += ["<h2>Confusions</h2>", f"<p>{note}</p>"]
+        parts.append(_table(("truth", "predicted", "masks", "share"), rows, text_columns=2))
     parts += ["<h2>Categories</h2>", _category_table(figures), "</body></html>\n"]
     return "\n".join(parts)
-
-
-def _quality_table(figures: Mapping[str, Any]) -> str:
-    rows = [
-        (name, row["pq"], _interval(row["pq_ci95"]), row["sq"], row["rq"], row["categories"])
-        for name in ("all", "things", "stuff")
-        for row in [figures[name]]
-    ]
-    return _table(("", "PQ", "95 % interval", "SQ", "RQ", "categories"), rows)
-
-
-def _other_figures(figures: Mapping[str, Any]) -> Iterable[Sequence[Any]]:
-    yield "mIoU", figures["miou"]
-    for name, label in (("ap", "AP"), ("ap50", "AP50"), ("ap75", "AP75")):
-        if "ap" in figures:
-            yield label, figures["ap"][name]
-    for percent in (50, 75):
-        if f"mask_recall_{percent}" in figures:
-            yield f"mask recall at IoU 0.{percent}", figures[f"mask_recall_{percent}"]
-    if "mask_accuracy" in figures:
-        yield "true masks named rightly", figures["mask_accuracy"]
-    yield "images", figures["images"]
 
 
 def _problems(figures: Mapping[str, Any]) -> list[str]:
@@ -106,20 +85,6 @@ def _problems(figures: Mapping[str, Any]) -> list[str]:
         names = ", ".join(figures["void"][:20])
         parts += [f"<h2>Nothing to find: {len(figures['void'])} images</h2>", f"<p>{escape(names)}</p>"]
     return parts
-
-
-def _confusion_note(figures: Mapping[str, Any]) -> str:
-    shown, total = min(_MOST_CONFUSIONS, len(figures["confusion"])), len(figures["confusion"])
-    return (
-        f"Segments whose masks match (IoU above 0.5) but whose categories differ; {shown} of {total} pairs. The share "
-        "is of the true category's matched masks."
-    )
-
-
-def _confusion_rows(figures: Mapping[str, Any]) -> str:
-    pairs = figures["confusion"][:_MOST_CONFUSIONS]
-    rows = [(pair["truth"], pair["predicted"], pair["count"], pair["share"]) for pair in pairs]
-    return _table(("truth", "predicted", "masks", "share"), rows, text_columns=2)
 
 
 def _category_table(figures: Mapping[str, Any]) -> str:
@@ -149,18 +114,8 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[Any]], *, text_columns
         lines.append("<tr>" + "".join(f"<th>{escape(title)}</th>" for title in titles) + "</tr>")
     for row in rows:
         cells = (
-            f"<td{' class=text' if place < text_columns else ''}>{escape(_text(value))}</td>"
+            f"<td{' class=text' if place < text_columns else ''}>{escape(shown(value))}</td>"
             for place, value in enumerate(row)
         )
         lines.append("<tr>" + "".join(cells) + "</tr>")
     return "\n".join([*lines, "</table>"])
-
-
-def _interval(ends: Sequence[float]) -> str:
-    return "" if any(math.isnan(end) for end in ends) else f"{ends[0]:.1f} to {ends[1]:.1f}"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.1f}"
-    return str(value)

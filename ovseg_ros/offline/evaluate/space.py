@@ -1,6 +1,5 @@
 """How well depth tells where things are, on the simulated tabletop: masks are exact, so that geometry alone errs."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from tqdm import tqdm
 
 from ovseg_ros.core.space.pinhole import Pinhole
 from ovseg_ros.core.space.segments import measure_segments
-from ovseg_ros.offline.data.files import write_json
+from ovseg_ros.offline.evaluate.output import write_figures
 from ovseg_ros.sim.simulator import TabletopSimulator
 
 _SHARES = (50, 75, 90, 95)
@@ -85,9 +84,7 @@ def evaluate_space(*, split: str, scenes: int, seed: int, noise: float, json_pat
     errors = measure_errors(split, scenes, seed, noise=noise, progress=True)
     report = {"split": split, "seed": seed, "scenes": scenes, "noise": noise, **errors.report()}
     _print_report(report)
-    if json_path is not None:
-        write_json(json_path, report)
-        print(f"figures written to {json_path}", file=sys.stderr)
+    write_figures(json_path, report)
     return 0
 
 

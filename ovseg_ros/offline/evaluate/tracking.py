@@ -1,9 +1,7 @@
 """Identity over time on simulated takes in which camera and objects move: IDF1 and identity switches."""
 
-import math
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,13 @@ from ovseg_ros.core.tracking.appearance import segment_appearance
 from ovseg_ros.core.tracking.tracker import Tracker, TrackingConfig
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Segment
 from ovseg_ros.core.vocabulary import Vocabulary
-from ovseg_ros.offline.data.files import write_json
+from ovseg_ros.offline.evaluate.output import write_figures
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 from ovseg_ros.sim.motion import moving_frames
 from ovseg_ros.sim.simulator import Frame, TabletopSimulator
+
+_SIZE = (320, 240)
+"""Width and height of the frames, pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +32,14 @@ class TakesConfig:
     seed: int = 0
     seconds: float = 12.0
     rate: float = 5.0
-    width: int = 320
-    height: int = 240
 
 
 @dataclass
 class TrackingFigures:
     """A tracker of its own for every take, and the score over all."""
 
-    config: TrackingConfig
     score: IdentityScore = field(default_factory=IdentityScore)
-    tracker: Tracker = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.tracker = Tracker(self.config)
+    tracker: Tracker = field(default_factory=lambda: Tracker(TrackingConfig()))
 
     def add(self, time: float, frame: Frame, result: PanopticResult) -> None:
         """The next frame of a take."""
@@ -59,7 +54,7 @@ class TrackingFigures:
     def end(self) -> None:
         """The take is over."""
         self.score.end_sequence()
-        self.tracker = Tracker(self.config)
+        self.tracker = Tracker(TrackingConfig())
 
     def report(self) -> dict[str, Any]:
         """Shares in percent."""
@@ -91,12 +86,7 @@ def truth_result(frame: Frame) -> PanopticResult:
 
 
 def evaluate_tracking(
-    config: TakesConfig,
-    *,
-    preset: str | None = None,
-    device: str = "auto",
-    tracking: TrackingConfig | None = None,
-    json_path: Path | None = None,
+    config: TakesConfig, *, preset: str | None = None, device: str = "auto", json_path: Path | None = None
 ) -> int:
     """Track through takes, print the figures and write them.
 
@@ -105,7 +95,6 @@ def evaluate_tracking(
         preset: also track what this preset segments, under the whole vocabulary of the tabletop; None for the ground
             truth's masks only.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        tracking: of the tracker; None for the defaults.
         json_path: where the figures go; None for nowhere.
 
     Returns:
@@ -114,58 +103,35 @@ def evaluate_tracking(
     Raises:
         OvsegError: the preset or its checkpoint is wrong.
     """
-    figures = {"ground_truth_masks": TrackingFigures(tracking or TrackingConfig())}
-    segmenter = build_segmenter(preset, device) if preset is not None else None
-    prompt = segmenter.prepare(Vocabulary.build(TABLETOP_SPECS)) if segmenter is not None else None
-    if segmenter is not None:
-        figures["predicted_masks"] = TrackingFigures(tracking or TrackingConfig())
-    takes = tqdm(_takes(config), total=config.sequences, desc="evaluate-tracking", unit="take")
-    for take in takes:
+    results: dict[str, Callable[[Frame], PanopticResult]] = {"ground_truth_masks": truth_result}
+    if preset is not None:
+        segmenter = build_segmenter(preset, device)
+        prompt = segmenter.prepare(Vocabulary.build(TABLETOP_SPECS))
+        results["predicted_masks"] = lambda frame: segmenter.segment(frame.image, prompt)
+    figures = {name: TrackingFigures() for name in results}
+    for take in tqdm(_takes(config), total=config.sequences, desc="evaluate-tracking", unit="take"):
         for time, frame in take:
-            figures["ground_truth_masks"].add(time, frame, truth_result(frame))
-            if segmenter is not None and prompt is not None:
-                figures["predicted_masks"].add(time, frame, segmenter.segment(frame.image, prompt))
+            for name, result_of in results.items():
+                figures[name].add(time, frame, result_of(frame))
         for of_masks in figures.values():
             of_masks.end()
-    report: dict[str, Any] = {
-        "preset": preset,
-        "split": config.split,
-        "seed": config.seed,
-        "sequences": config.sequences,
-        "seconds": config.seconds,
-        "rate": config.rate,
-        "size": [config.width, config.height],
-        **{name: of_masks.report() for name, of_masks in figures.items()},
-    }
-    _print_report(report, list(figures))
-    if json_path is not None:
-        write_json(json_path, {key: _rounded(value) for key, value in report.items()})
-        print(f"figures written to {json_path}", file=sys.stderr)
-    return 0
-
-
-def _takes(config: TakesConfig) -> Iterator[Iterable[tuple[float, Frame]]]:
-    for seed in range(config.seed, config.seed + config.sequences):
-        with TabletopSimulator(seed, split=config.split, width=config.width, height=config.height) as simulator:
-            yield moving_frames(simulator, seconds=config.seconds, rate=config.rate, seed=seed)
-
-
-def _print_report(report: Mapping[str, Any], names: Sequence[str]) -> None:
+    reports = {name: of_masks.report() for name, of_masks in figures.items()}
     print(
-        f"split {report['split']}, {report['sequences']} takes of {report['seconds']:g} s "
-        f"at {report['rate']:g} frames/s, seeds from {report['seed']}"
+        f"split {config.split}, {config.sequences} takes of {config.seconds:g} s at {config.rate:g} frames/s, "
+        f"seeds from {config.seed}"
     )
-    for name in names:
-        row = report[name]
+    for name, row in reports.items():
         print(
             f"{name.replace('_', ' '):20} IDF1 {row['idf1']:5.1f}, identity switches {row['identity_switches']}, "
             f"recall {row['recall']:5.1f}, {row['true_observations']} true and "
             f"{row['predicted_observations']} predicted observations"
         )
+    write_figures(json_path, {"preset": preset, **asdict(config), "size": list(_SIZE), **reports})
+    return 0
 
 
-def _rounded(value: Any) -> Any:
-    """JSON has no NaN: None in its place."""
-    if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 3)
-    return {key: _rounded(item) for key, item in value.items()} if isinstance(value, dict) else value
+def _takes(config: TakesConfig) -> Iterator[Iterable[tuple[float, Frame]]]:
+    width, height = _SIZE
+    for seed in range(config.seed, config.seed + config.sequences):
+        with TabletopSimulator(seed, split=config.split, width=width, height=height) as simulator:
+            yield moving_frames(simulator, seconds=config.seconds, rate=config.rate, seed=seed)

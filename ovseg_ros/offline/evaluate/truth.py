@@ -19,7 +19,7 @@ class Truth:
         segment_ids: (H, W) int32, 0 = void. Of a semantic sample, every category is one segment.
         categories: category index of each segment, in the annotation's order; some may have no pixel.
         crowd_ids: segments that are crowd regions.
-        areas: pixels of each segment as the annotation declares them.
+        areas: pixels of each segment as a panoptic annotation declares them.
         labels: (H, W) uint16 category index, `NO_CATEGORY` where there is none. Crowd regions have their category.
         is_panoptic: False where segments are not instances, so that only semantic figures mean something.
         name: unique within the split.
@@ -64,19 +64,9 @@ def truth_of(sample: PanopticSample | SemanticSample) -> Truth:
             f"{sample.image.shape[:2]}; correct one of the files"
         )
     if isinstance(sample, SemanticSample):
+        ids, categories = regions(sample.labels)
         labels = sample.labels.astype(np.uint16)
-        segment_ids = np.where(labels == NO_CATEGORY, 0, sample.labels + 1).astype(np.int32)
-        present, areas = np.unique(segment_ids[segment_ids != 0], return_counts=True)
-        return Truth(
-            sample.image,
-            segment_ids,
-            {int(i): int(i) - 1 for i in present},
-            frozenset(),
-            dict(zip(present.tolist(), areas.tolist(), strict=True)),
-            labels,
-            False,
-            sample.name,
-        )
+        return Truth(sample.image, ids, categories, frozenset(), {}, labels, False, sample.name)
     present, index = np.unique(sample.segment_ids, return_inverse=True)
     categories = {segment.id: segment.category for segment in sample.segments}
     table = np.array([categories.get(int(i), NO_CATEGORY) for i in present], dtype=np.uint16)
@@ -90,3 +80,9 @@ def truth_of(sample: PanopticSample | SemanticSample) -> Truth:
         True,
         sample.name,
     )
+
+
+def regions(labels: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
+    """Every category of a map (H, W) as one segment: ids (H, W) int32, 0 = void, and the category of each id."""
+    ids = np.where(labels == NO_CATEGORY, 0, labels.astype(np.int32) + 1)
+    return ids, {i: i - 1 for i in np.unique(ids[ids != 0]).tolist()}

@@ -206,10 +206,10 @@ def summary(seconds: Sequence[float]) -> dict[str, float]:
 
 def scene_images(size: tuple[int, int], count: int) -> list[np.ndarray]:
     """Tabletop scenes of the test split at (width, height), rendered at 320x240 and scaled."""
-    from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, render_frames
+    from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, RenderedTabletop
 
-    frames = render_frames(DatasetConfig("test", count))
-    return [cv2.resize(frame.image, size, interpolation=cv2.INTER_CUBIC) for frame in frames]
+    samples = RenderedTabletop(DatasetConfig("test", count))
+    return [cv2.resize(sample.image, size, interpolation=cv2.INTER_CUBIC) for sample in samples]
 
 
 def describe_machine(device: torch.device, load_average: float) -> dict[str, Any]:

@@ -18,6 +18,11 @@ def test_void_pixels_do_not_exist():
     assert overlaps.intersection.tolist() == [[2, 0]]
     assert overlaps.mask_areas.tolist() == [2] and overlaps.segment_areas.tolist() == [3, 1]
     assert overlaps.best_iou() == pytest.approx([2 / 3, 0])
+    assert (overlaps.covered(2 / 3), overlaps.covered(0.67), overlaps.of_masks(np.array([False])).covered(0.5)) == (
+        1,
+        0,
+        0,
+    )
 
 
 def test_no_masks_and_no_segments():

@@ -45,6 +45,7 @@ def test_each_command_explains_itself(command, capsys):
         ["bench", "--size", "640"],
         ["bench", "--size", "0x480"],
         ["evaluate", "--images", "many"],
+        ["evaluate", "--min-objectness", "25"],
     ],
 )
 def test_a_wrong_command_line_exits_with_2(arguments, capsys):

@@ -1,16 +1,18 @@
-"""The tabletop data set: written, stopped, resumed, read back and damaged."""
+"""The tabletop as a data set: rendered, written, stopped, resumed and read back."""
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
 from ovseg_ros.core.errors import ConfigError, DatasetError
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.data import tabletop_dataset
-from ovseg_ros.offline.data.files import write_image
-from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, TabletopDataset, render_frames, write_dataset
+from ovseg_ros.offline.data.open import open_dataset
+from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, RenderedTabletop, write_dataset
 from ovseg_ros.sim.categories import SEEN
+from ovseg_ros.sim.simulator import TabletopSimulator
 
 CONFIG = DatasetConfig("test", count=2, seed=5, width=80, height=60)
 
@@ -33,16 +35,30 @@ def copied(written, tmp_path):
 
 
 def test_what_is_read_is_what_was_rendered(written):
-    dataset = TabletopDataset(written)
-    assert len(dataset) == 2 and dataset.info["split"] == "test"
-    for read, rendered in zip(dataset.frames(), render_frames(CONFIG), strict=True):
-        np.testing.assert_array_equal(read.image, rendered.image)
-        np.testing.assert_array_equal(read.segment_ids, rendered.segment_ids)
-        assert read.segment_ids.dtype == np.uint16 and read.depth.dtype == np.float32
-        assert read.segments == rendered.segments
-        near = rendered.depth < 65
-        assert near.any() and np.abs(read.depth - rendered.depth)[near].max() <= 0.0006
-        np.testing.assert_allclose(read.camera_matrix, rendered.camera_matrix)
+    read, rendered = open_dataset("tabletop", written), RenderedTabletop(CONFIG)
+    assert len(read) == len(rendered) == 2 and read.split == rendered.split == "test"
+    assert read.scenes == rendered.scenes == {"seed": 5, "width": 80, "height": 60}
+    assert read.categories == rendered.categories
+    for mine, other in zip(read, rendered, strict=True):
+        np.testing.assert_array_equal(mine.image, other.image)
+        np.testing.assert_array_equal(mine.segment_ids, other.segment_ids)
+        assert mine.segment_ids.dtype == other.segment_ids.dtype == np.int32
+        assert (mine.segments, mine.name) == (other.segments, other.name) and len(mine.segments) > 2
+    with pytest.raises(IndexError, match="there is no image 2"):
+        rendered[2]
+
+
+def test_depth_and_camera_are_the_simulators(written):
+    entries = json.loads((written / "panoptic.json").read_text())["images"]
+    for number, entry in enumerate(entries):
+        with TabletopSimulator(CONFIG.seed + number, width=80, height=60) as simulator:
+            frame = simulator.render()
+        depth = cv2.imread(str(written / "depth" / entry["depth_file_name"]), cv2.IMREAD_UNCHANGED)
+        near = frame.depth < 65
+        assert depth.dtype == np.uint16 and near.any() and not depth[~near].any()
+        assert np.abs(depth / 1000 - frame.depth)[near].max() <= 0.0006
+        np.testing.assert_allclose(entry["camera_matrix"], frame.camera_matrix)
+        assert entry["scene_seed"] == CONFIG.seed + number
 
 
 def test_index_is_coco_panoptic_with_the_splits(written):
@@ -61,14 +77,14 @@ def test_index_is_coco_panoptic_with_the_splits(written):
 def test_a_stopped_run_goes_on_and_keeps_what_is_done(copied, monkeypatch):
     (copied / "records" / "000001.json").unlink()
     (copied / "panoptic.json").unlink()
-    with pytest.raises(DatasetError, match="finish writing"):
-        TabletopDataset(copied)
+    with pytest.raises(DatasetError, match=r"panoptic\.json is missing"):
+        open_dataset("tabletop", copied)
     rendered = []
     original = tabletop_dataset._render
     monkeypatch.setattr(tabletop_dataset, "_render", lambda c, n: rendered.append(n) or original(c, n))
     write_dataset(CONFIG, copied, workers=1)
     assert rendered == [1]
-    assert len(list(TabletopDataset(copied).frames())) == 2
+    assert len(list(open_dataset("tabletop", copied))) == 2
 
 
 def test_a_folder_of_another_configuration_is_refused(copied):
@@ -76,20 +92,10 @@ def test_a_folder_of_another_configuration_is_refused(copied):
         write_dataset(DatasetConfig("test", count=2, seed=6, width=80, height=60), copied, workers=1)
 
 
-def test_damage_is_named(copied):
-    write_image(copied / "panoptic" / "000000.png", np.zeros((60, 80, 3), dtype=np.uint8))
-    with pytest.raises(DatasetError, match=r"000000\.png: the panoptic map has segments"):
-        TabletopDataset(copied).frame(0)
-    (copied / "depth" / "000001.png").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"depth of 000001\.png"):
-        TabletopDataset(copied).frame(1)
-    write_image(copied / "images" / "000000.png", np.zeros((6, 8, 3), dtype=np.uint8))
-    with pytest.raises(DatasetError, match=r"image of 000000\.png is \(6, 8\), but the index says \(60, 80\)"):
-        TabletopDataset(copied).frame(0)
-    for content, reason in (('{"images": []}', "malformed"), ("[]", "list"), ("{", "cannot be read")):
-        (copied / "panoptic.json").write_text(content)
-        with pytest.raises(DatasetError, match=reason):
-            TabletopDataset(copied)
+def test_a_damaged_record_is_named(copied):
+    (copied / "records" / "000001.json").write_text("{")
+    with pytest.raises(DatasetError, match=r"000001\.json cannot be read"):
+        write_dataset(CONFIG, copied, workers=1)
 
 
 @pytest.mark.parametrize("change", [{"split": "tset"}, {"count": 0}, {"seed": -1}, {"width": 4}])
@@ -112,7 +118,7 @@ def test_two_processes_by_the_command(tmp_path):
         "2",
     ]
     assert main([*arguments, "--size", "80x60"]) == 0
-    assert len(list(TabletopDataset(tmp_path / "d").frames())) == 2
+    assert len(list(open_dataset("tabletop", tmp_path / "d", "val"))) == 2
 
 
 def test_an_unknown_split_is_exit_code_2(tmp_path, capsys):

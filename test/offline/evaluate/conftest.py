@@ -1,6 +1,7 @@
 """Painted worlds: every category has its colour, so that a segmenter without learning is right, or wrong as told."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import cv2
@@ -9,40 +10,53 @@ import pytest
 import torch
 from torch import nn
 
-from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD
 from ovseg_ros.core.merge import MergeConfig
+from ovseg_ros.core.model import Classifier, Proposer, TwoStage
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.text import TextEncoder
-from ovseg_ros.core.types import MaskClassification, MaskProposals
-from ovseg_ros.offline.evaluate import run
+from ovseg_ros.core.types import MaskProposals
+from ovseg_ros.offline.evaluate import plan, run
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 
 SIZE = (32, 48)
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255))
 
 
-class ColourProposer(nn.Module):
-    """One mask for every colour but those in `blind`, moved by `shift` pixels to the right."""
+class ColourProposer(Proposer):
+    """One mask for every colour but those in `blind`, moved by `shift` pixels to the right.
 
-    def __init__(self, blind, shift):
+    Each is an object with 2/3, but for those in `unsure`, with 1/11.
+    """
+
+    def __init__(self, blind, shift, unsure):
         super().__init__()
         self.shift = shift
         self.seen = [index for index in range(len(COLORS)) if index not in blind]
+        self.class_logits = torch.zeros(len(self.seen), 3)
+        self.class_logits[[self.seen.index(index) for index in unsure], -1] = math.log(20)
 
-    def forward(self, images):
-        mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    def prepare(self, text):
+        return None
+
+    def forward(self, pixels, words):
         colors = torch.tensor([COLORS[i] for i in self.seen], dtype=torch.float32).reshape(-1, 3, 1, 1) / 255
-        distance = ((images * std + mean)[:, None] - colors[None]).abs().amax(dim=2)
+        distance = (pixels[:, None] - colors[None]).abs().amax(dim=2)
         masks = torch.where(distance < 0.1, 9.0, -9.0).roll(self.shift, dims=-1)  # (B, Q, h, w)
-        return MaskProposals(masks, torch.zeros(*masks.shape[:2], 4), torch.zeros(*masks.shape[:2], 3))
+        return MaskProposals(masks, torch.zeros(*masks.shape[:2], 4), self.class_logits.expand(len(masks), -1, -1))
 
 
-class ColourClassifier(nn.Module):
-    """Names a mask by the mean colour under it; `mistakes` says which category takes which one's name."""
+class ColourClassifier(Classifier):
+    """Names a mask by the mean colour under it; `mistakes` says which category takes which one's name.
 
-    def __init__(self, mistakes=None):
+    Words in `unknown` it does not find.
+    """
+
+    def __init__(self, mistakes=None, unknown=()):
         super().__init__()
-        self.mistakes = mistakes or {}
+        self.mistakes, self.unknown = mistakes or {}, unknown
+
+    def prepare(self, text):
+        return text
 
     def forward(self, images, proposals, text):
         inside = (proposals.mask_logits > 0).float()
@@ -53,21 +67,17 @@ class ColourClassifier(nn.Module):
         for query in range(distance.shape[1]):
             if inside[0, query].any():
                 nearest = int(distance[0, query].argmin())
-                logits[0, query, self.mistakes.get(nearest, nearest)] = 9.0
+                category = text.vocabulary.categories[self.mistakes.get(nearest, nearest)]
+                logits[0, query, -1 if category.name in self.unknown else category.id] = 9.0
             else:
                 logits[0, query, -1] = 9.0
-        return MaskClassification(logits)
+        return logits
 
 
-def painted_segmenter(mistakes=None, blind=(), shift=0):
-    return PanopticSegmenter(
-        proposer=ColourProposer(blind, shift),
-        classifier=ColourClassifier(mistakes),
-        text_encoder=TextEncoder(lambda sentences: torch.ones(len(sentences), 2) / 2**0.5, ["{}"]),
-        merge=MergeConfig(min_area=1),
-        input_size=SIZE,
-        device=torch.device("cpu"),
-    )
+def painted_segmenter(mistakes=None, blind=(), shift=0, unsure=(), unknown=()):
+    text_encoder = TextEncoder(lambda sentences: torch.ones(len(sentences), 2) / 2**0.5, ["{}"])
+    model = TwoStage(ColourProposer(blind, shift, unsure), ColourClassifier(mistakes, unknown), text_encoder, SIZE)
+    return PanopticSegmenter(model, MergeConfig(min_area=1), torch.device("cpu"))
 
 
 def write_folder(folder, count, *, seed=0, void=(), crowd=()):
@@ -117,7 +127,7 @@ def painted(monkeypatch):
 
     def use(segmenter):
         monkeypatch.setattr(run, "build_segmenter", lambda preset, device: segmenter)
-        monkeypatch.setattr(run, "checkpoint_paths", lambda preset: ())
+        monkeypatch.setattr(plan, "checkpoint_paths", lambda preset: ())
 
     names = [spec.name for spec in TABLETOP_SPECS[:6]]
     return SimpleNamespace(use=use, segmenter=painted_segmenter, write_folder=write_folder, names=names, size=SIZE)

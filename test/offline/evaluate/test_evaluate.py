@@ -1,139 +1,130 @@
-"""`ovseg evaluate`: known results give known figures; the command writes what it says."""
+"""`ovseg evaluate` on the tabletop, rendered or read: groups, held-out names, objectness, parts and pages."""
 
 import json
-import math
 
-import numpy as np
 import pytest
-import torch
 
-from ovseg_ros.core.types import NO_CATEGORY, MaskProposals, PanopticResult, Segment, TextEmbeddings
 from ovseg_ros.offline.cli.main import main
+from ovseg_ros.offline.data.files import sha256_of
 from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, write_dataset
-from ovseg_ros.offline.evaluate import tabletop as evaluate
-from ovseg_ros.offline.evaluate.tabletop import Evaluation, evaluate_frames, proposed_masks
-from ovseg_ros.sim.categories import SEEN, TABLETOP_SPECS, UNSEEN
-from ovseg_ros.sim.simulator import Frame, GroundTruthSegment
-
-SEEN_THING = sorted(SEEN - {"table", "floor", "wall", "mat"})[0]
-UNSEEN_THING = sorted(UNSEEN)[0]
+from ovseg_ros.offline.evaluate import plan, run
+from ovseg_ros.sim.categories import SEEN, TABLETOP_SPECS, UNSEEN, held_out_synonym
 
 
-def make_frame(ids, labels, image_seed=0):
-    """A frame whose rows are split among segments 1, 2, ... as `ids` says."""
-    ids = np.repeat(np.array([ids], dtype=np.uint16), 4, axis=0)
-    image = np.random.default_rng(image_seed).integers(0, 256, (*ids.shape, 3), dtype=np.uint8)
-    segments = tuple(
-        GroundTruthSegment(i, label, label not in ("table", "wall")) for i, label in enumerate(labels, start=1)
+def figures(tmp_path, *options, code=0):
+    path = tmp_path / "out" / "figures.json"
+    path.unlink(missing_ok=True)
+    assert main(["evaluate", *map(str, options), "--json", str(path)]) == code
+    return json.loads(path.read_text())
+
+
+def without_times(found):
+    return {key: value for key, value in found.items() if key != "seconds_per_image"}
+
+
+def test_the_truth_scores_100_in_every_group(painted, tmp_path):
+    painted.use(painted.segmenter())
+    found = figures(tmp_path, "--dataset", painted.write_folder(tmp_path / "data", 4))
+    assert found["groups"] == ["all", "things", "stuff", "seen", "unseen"] and (found["split"], found["images"]) == (
+        "test",
+        4,
     )
-    return Frame(image, np.ones(ids.shape, dtype=np.float32), ids, segments, np.eye(3))
+    seen, unseen = (len(group & set(painted.names)) for group in (SEEN, UNSEEN))
+    assert (seen, unseen) == (4, 2)
+    for name, count in (("seen", seen), ("unseen", unseen), ("things", 6), ("all", 6)):
+        row = found[name]
+        assert (row["pq"], row["miou"], row["categories"], row["pq_ci95"]) == (100.0, 100.0, count, [100.0, 100.0])
+    assert found["stuff"]["pq"] is None and found["stuff"]["miou"] is None and found["stuff"]["categories"] == 0
+    assert found["mask_recall_50"] == found["segment_recall_50"] == 100.0
+    for name in painted.names:
+        row = found["per_category"][name]
+        assert row["tp"] >= 1 and (row["seen"], row["unseen"]) == (name in SEEN, name in UNSEEN)
 
 
-class Oracle:
-    """Knows the truth of one frame, and swaps names as told."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, frame, mistakes=None, known=None):
-        self._frame, self._mistakes, self._known = frame, mistakes or {}, known
-
-    def encode_vocabulary(self, vocabulary):
-        count = len(vocabulary.categories)
-        return TextEmbeddings(torch.zeros(count, 2), torch.arange(count), vocabulary)
-
-    def propose(self, image):
-        ids = torch.from_numpy(self._frame.segment_ids.astype(np.int64))
-        present = torch.tensor([segment.id for segment in self._frame.segments])
-        logits = torch.where(ids[None] == present[:, None, None], 5.0, -5.0)
-        return MaskProposals(logits[None].float(), torch.zeros(1, len(present), 4))
-
-    def segment(self, image, text):
-        position = {spec.name: index for index, spec in enumerate(TABLETOP_SPECS)}
-        category_ids = np.full(self._frame.segment_ids.shape, NO_CATEGORY, dtype=np.uint16)
-        ids = np.zeros_like(self._frame.segment_ids)
-        segments = []
-        for truth in self._frame.segments:
-            category = text.vocabulary.categories[position[self._mistakes.get(truth.label, truth.label)]]
-            if self._known is not None and category.name not in self._known:
-                continue
-            mask = self._frame.segment_ids == truth.id
-            ids[mask], category_ids[mask] = truth.id, category.id
-            segments.append(
-                Segment(truth.id, category.id, category.name, 0.9, category.is_thing, int(mask.sum()), (0, 0, 1, 1))
-            )
-        confidence = (ids > 0).astype(np.uint8)
-        return PanopticResult(ids, category_ids, confidence, tuple(segments), text.vocabulary.version)
+def test_an_unseen_object_named_as_a_seen_one_costs_both_groups(painted, tmp_path):
+    index = [name in UNSEEN for name in painted.names].index(True)
+    painted.use(painted.segmenter(mistakes={index: 1}))
+    found = figures(tmp_path, "--dataset", painted.write_folder(tmp_path / "data", 4))
+    assert found["unseen"]["pq"] == 50.0 and found["per_category"][painted.names[index]]["pq"] == 0.0
+    assert found["seen"]["rq"] < 100.0 and found["mask_recall_50"] == found["segment_recall_50"] == 100.0
 
 
-def evaluated(segmenter, frames, renamed=None):
-    evaluation = Evaluation.of_names(TABLETOP_SPECS)
-    evaluate_frames(segmenter, frames, evaluation, renamed or {})
-    return evaluation.report()
+def test_held_out_names_are_scored_against_the_same_truth(painted, tmp_path, capsys):
+    unseen = [held_out_synonym(name) for name in painted.names if name in UNSEEN]
+    painted.use(painted.segmenter(unknown=unseen))
+    found = figures(tmp_path, "--dataset", painted.write_folder(tmp_path / "data", 4), "--synonyms")
+    assert found["all"]["pq"] == 100.0
+    renamed = found["synonyms"]
+    assert (renamed["seen"]["pq"], renamed["unseen"]["pq"]) == (100.0, 0.0)
+    assert (renamed["drop_seen"], renamed["drop_unseen"]) == (0.0, 100.0) and renamed["drop"] == pytest.approx(100 / 3)
+    assert renamed["names"] == [held_out_synonym(spec.name) for spec in TABLETOP_SPECS]
+    assert {"red block", "desk"} <= set(renamed["names"])
+    assert found["synonyms_and_colors"]["drop"] == 0.0 and "crimson sphere" in found["synonyms_and_colors"]["names"]
+    assert "PQ by synonyms and colors: all 100.0" in capsys.readouterr().out
 
 
-def test_the_truth_scores_100_in_every_group():
-    frame = make_frame([1, 1, 2, 2, 3, 0], [SEEN_THING, UNSEEN_THING, "table"])
-    report = evaluated(Oracle(frame), [frame])
-    for name, count in (("seen", 2), ("unseen", 1), ("things", 2), ("stuff", 1), ("all", 3)):
-        assert (report[name]["pq"], report[name]["miou"], report[name]["categories"]) == (100.0, 100.0, count)
-        assert report[name]["pq_ci95"] == [100.0, 100.0]
-    assert report["mask_recall_50"] == report["segment_recall_50"] == 100.0
-    assert report["per_category"][UNSEEN_THING]["tp"] == 1 and not report["per_category"][UNSEEN_THING]["seen"]
+def test_proposals_that_the_preset_does_not_read_do_not_count_for_recall(painted, tmp_path):
+    painted.use(painted.segmenter(unsure=(1, 2, 3)))
+    folder = painted.write_folder(tmp_path / "data", 4)
+    found = figures(tmp_path, "--dataset", folder)
+    assert found["min_objectness"] == 0.25  # of the preset
+    assert found["mask_recall_50"] < 60 and found["segment_recall_50"] == found["all"]["pq"] == 100.0
+    assert figures(tmp_path, "--dataset", folder, "--min-objectness", 0)["mask_recall_50"] == 100.0
+    assert figures(tmp_path, "--dataset", folder, "--min-objectness", 0.9)["mask_recall_50"] == 0.0
+    assert (
+        figures(tmp_path, "--dataset", folder, "--min-objectness", 0.9, "--oracle", "masks")["mask_recall_50"] == 100.0
+    )
 
 
-def test_an_unseen_object_named_as_a_seen_one_costs_both_groups():
-    frame = make_frame([1, 1, 2, 2], [SEEN_THING, UNSEEN_THING])
-    report = evaluated(Oracle(frame, mistakes={UNSEEN_THING: SEEN_THING}), [frame])
-    assert report["unseen"]["pq"] == 0.0
-    assert report["seen"]["rq"] == pytest.approx(100 / 1.5)
-    assert report["mask_recall_50"] == 100.0
-
-
-def test_renamed_vocabularies_are_scored_against_the_same_truth():
-    frame = make_frame([1, 1, 2, 2], [SEEN_THING, UNSEEN_THING])
-    names = [f"thing {index}" for index in range(len(TABLETOP_SPECS))]
-    renamed = Evaluation.of_names(TABLETOP_SPECS, names)
-    known = {names[[spec.name for spec in TABLETOP_SPECS].index(SEEN_THING)], SEEN_THING, UNSEEN_THING}
-    report = evaluated(Oracle(frame, known=known), [frame], {"synonyms": renamed})
-    assert report["all"]["pq"] == 100.0
-    assert renamed.group_report(SEEN)["pq"] == 100.0
-    assert renamed.group_report(UNSEEN)["pq"] == 0.0
-
-
-def test_proposals_that_the_generator_takes_for_nothing_do_not_count():
-    mask_logits = torch.full((1, 2, 2, 3), 5.0)
-    class_logits = torch.tensor([[[3.0, 0.0, 0.0], [0.0, 0.0, 3.0]]])
-    proposals = MaskProposals(mask_logits, torch.zeros(1, 2, 4), class_logits)
-    assert proposed_masks(proposals, (8, 12)).shape == (1, 8, 12)
-    assert proposed_masks(MaskProposals(mask_logits, torch.zeros(1, 2, 4)), (8, 12)).all()
-    nothing = MaskProposals(mask_logits, torch.zeros(1, 2, 4), torch.tensor([[[0.0, 0.0, 9.0]] * 2]))
-    assert proposed_masks(nothing, (8, 12)).shape == (0, 8, 12)
-
-
-def test_categories_that_never_occur_are_null_in_json():
-    frame = make_frame([1, 1], [SEEN_THING])
-    report = evaluated(Oracle(frame), [frame])
-    assert math.isnan(report["unseen"]["pq"])
-    assert evaluate._without_nan({"a": [report["unseen"]["pq"], 1.23456]}) == {"a": [None, 1.2346]}
-
-
-def test_the_command_on_a_data_set_with_random_weights(tmp_path, monkeypatch, tiny_segmenter, capsys):
-    write_dataset(DatasetConfig("val", count=2, width=64, height=48), tmp_path / "data", workers=1)
-    monkeypatch.setattr(evaluate, "build_segmenter", lambda preset, device: tiny_segmenter)
+@pytest.fixture
+def tiny(monkeypatch, tmp_path, tiny_segmenter):
+    """The command evaluates a tiny segmenter with random weights."""
     (tmp_path / "weights.bin").write_bytes(b"abc")
-    monkeypatch.setattr(evaluate, "checkpoint_paths", lambda preset: (tmp_path / "weights.bin",))
-    json_path = tmp_path / "out" / "figures.json"
-    arguments = ["evaluate", "--dataset", str(tmp_path / "data"), "--synonyms", "--json", str(json_path)]
-    assert main(arguments) == 0
-    report = json.loads(json_path.read_text())
-    assert (report["split"], report["images"], report["size"]) == ("val", 2, [64, 48])
-    assert report["checkpoints"] == {"weights.bin": evaluate.sha256_of(tmp_path / "weights.bin")}
-    for group in ("seen", "unseen"):
-        assert {"pq", "sq", "rq"} <= report[group].keys()
-    assert 0 <= report["mask_recall_50"] <= 100
-    for key in ("synonyms", "synonyms_and_colors"):
-        assert {"seen", "unseen", "drop"} <= report[key].keys()
-    assert {"red sphere", "desk"} <= set(report["synonyms"]["names"])
-    assert "crimson sphere" in report["synonyms_and_colors"]["names"]
+    monkeypatch.setattr(run, "build_segmenter", lambda preset, device: tiny_segmenter)
+    monkeypatch.setattr(plan, "checkpoint_paths", lambda preset: (tmp_path / "weights.bin",))
+
+
+def test_what_is_rendered_and_what_is_read_have_the_same_figures(tmp_path, tiny, capsys):
+    rendered = figures(tmp_path, "--images", 2, "--seed", 5, "--split", "val", "--synonyms")
+    assert (rendered["split"], rendered["images"], rendered["seed"]) == ("val", 2, 5)
+    assert rendered["checkpoints"] == {"weights.bin": sha256_of(tmp_path / "weights.bin")}
+    assert rendered["device"] == "cpu" and rendered["seconds_per_image"]["p50"] > 0
+    assert 0 <= rendered["mask_recall_50"] <= 100 and {"pq", "sq", "rq"} <= rendered["synonyms"]["unseen"].keys()
     table = capsys.readouterr().out
-    assert "unseen" in table and "mask recall" in table
+    assert "unseen" in table and "mask recall" in table and "seconds per image on cpu" in table
+    write_dataset(DatasetConfig("val", count=3, seed=5), tmp_path / "data", workers=1)
+    for options in (["--dataset", tmp_path / "data"], ["--data", "tabletop", "--root", tmp_path / "data"]):
+        read = figures(tmp_path, *options, "--images", 2, "--synonyms")
+        assert without_times(read) == without_times(rendered)
+
+
+def test_rendered_scenes_are_evaluated_in_parts_with_a_report(tmp_path, tiny):
+    options = ["--images", 3, "--oracle", "classes", "--vocabulary", ", ".join(f"odd thing {i}" for i in range(100))]
+    whole = figures(tmp_path, *options, "--report", tmp_path / "whole")
+    assert whole["oracle"] == "classes" and "seconds_per_image" not in whole
+    parts = [str(tmp_path / f"{number}.jsonl") for number in (1, 2)]
+    for number in (1, 2):
+        part = ["--shard", f"{number}/2", "--partial", tmp_path / "{shard}.jsonl"]
+        assert main(["evaluate", *map(str, (*options, *part))]) == 0
+    assert figures(tmp_path, "--merge", *parts, "--report", tmp_path / "merged") == whole
+    assert (tmp_path / "merged" / "report.html").read_bytes() == (tmp_path / "whole" / "report.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--split", "valley"], "unknown split 'valley'"),
+        (["--seed", "3", "--dataset", "{folder}"], "seed 3 is asked for, but the data has none"),
+        (["--split", "val", "--dataset", "{folder}"], "holds the split 'test'; expected 'val'"),
+        (["--synonyms", "--data", "ade20k_semantic", "--root", "{ade}"], "ade20k_semantic has no held-out names"),
+    ],
+)
+def test_what_the_data_does_not_have_is_refused(painted, tmp_path, options, reason, capsys):
+    folder, ade = painted.write_folder(tmp_path / "data", 1), tmp_path / "ade"
+    (ade / "annotations").mkdir(parents=True)
+    (ade / "images").mkdir()
+    (folder / "images").rename(ade / "images" / "validation")
+    (folder / "panoptic").rename(ade / "annotations" / "validation")
+    (ade / "images" / "validation" / "000000.png").rename(ade / "images" / "validation" / "000000.jpg")
+    assert main(["evaluate", *(option.format(folder=folder, ade=ade) for option in options)]) == 2
+    assert reason in capsys.readouterr().err

@@ -127,8 +127,7 @@ def test_vocabularies_of_another_length_or_order_are_refused(painted, tmp_path, 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--data", "tabletop", "--synonyms"], "--synonyms cannot be given"),
-        (["--oracle", "masks"], "--oracle cannot be given"),
+        (["--dataset", "x", "--data", "tabletop"], "--data cannot be given"),
         (["--merge", "x", "--data", "tabletop"], "--data cannot be given"),
         (["--data", "no_such_data", "--root", "x"], "no_such_data"),
         (["--data", "tabletop", "--root", "no/such/folder", "--split", "test"], "no/such/folder"),

@@ -8,7 +8,7 @@ import pytest
 
 from ovseg_ros.offline.cli.main import main
 
-pytest.importorskip("mujoco", reason="the simulated scenes need mujoco")
+pytest.importorskip("ovseg_ros.sim.simulator", reason="the simulated scenes need mujoco")
 
 
 def test_the_median_error_is_below_a_centimetre(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from ovseg_ros.offline.cli.main import main
 
-pytest.importorskip("mujoco", reason="the simulated takes need mujoco")
+pytest.importorskip("ovseg_ros.sim.simulator", reason="the simulated takes need mujoco")
 
 
 @pytest.mark.parametrize("rate", ["2", "6"])

@@ -7,7 +7,6 @@ import re
 import cv2
 import numpy as np
 
-from ovseg_ros.core.metrics.panoptic_quality import CategoryQuality
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.data.types import PanopticSample, SegmentLabel
@@ -22,7 +21,7 @@ HOSTILE = ['<script>alert("1")</script>', "</table><h1>& 'quoted' \"too\"", "杯
 
 
 def record(name, tp, fn):
-    return ImageRecord(name, size=(4, 4), quality={0: CategoryQuality(tp, 0, fn, float(tp))})
+    return ImageRecord(name, size=(4, 4), quality=((0, tp, 0, fn, float(tp)),))
 
 
 def test_worst_and_median_by_score_then_name():
@@ -40,9 +39,7 @@ def test_worst_and_median_by_score_then_name():
 
 
 def plan(names):
-    return Plan(
-        "p", "0", {}, "data", "val", 2, "", "", "0", [[name, index == 0] for index, name in enumerate(names)], True
-    )
+    return Plan("<script>", "d", "</title>", categories=tuple((name, index == 0) for index, name in enumerate(names)))
 
 
 class Reader(html.parser.HTMLParser):
@@ -61,14 +58,13 @@ def test_names_of_strangers_stay_text():
     confused = ImageRecord(
         "<b>name</b>.jpg",
         size=(4, 4),
-        quality={k: CategoryQuality(1, 0, 1, 0.75) for k in range(4)},
-        confusion={(0, 1): 2, (0, 0): 6, (2, 3): 1},
+        quality=tuple((k, 1, 0, 1, 0.75) for k in range(4)),
+        confusion=((0, 1, 2), (0, 0, 6), (2, 3, 1)),
     )
     broken = ImageRecord("<img src=x onerror=alert(1)>", fault="<i>reason</i>\udcff")
     made = plan(HOSTILE)
     figures = figures_of(made, [confused, broken])
-    facts = {"preset": "<script>", "data": "d", "split": "</title>"}
-    page = html_report(facts, figures, [Picture("<svg onload=x>", 1.0, np.zeros((2, 2, 3), np.uint8))], [])
+    page = html_report(made, figures, [Picture("<svg onload=x>", 1.0, np.zeros((2, 2, 3), np.uint8))], [])
     reader = Reader()
     reader.feed(page.encode("utf-8", "replace").decode())
     assert not reader.tags & {"script", "b", "i", "svg"} and page.count("<img ") == 1
@@ -93,7 +89,7 @@ def test_pictures_are_three_panels_of_a_width_that_people_can_read(painted):
     evaluator = Evaluator(segmenter, text)
     for size in ((32, 48), (480, 640), (1024, 2048), (3, 1000), (1, 1)):
         truth = truth_of(painted_sample(*size))
-        picture = comparison(truth, evaluator.predict(truth), text.vocabulary)
+        picture = comparison(truth, *evaluator.segments(truth), text.vocabulary)
         width = (picture.shape[1] - 12) // 3
         assert picture.dtype == np.uint8 and (400 <= width <= 640 or size == (1, 1))
         image, true, predicted = (picture[28:, start : start + width] for start in (0, width + 6, 2 * width + 12))

@@ -17,7 +17,7 @@ from ovseg_ros.offline.evaluate import oracle
 from ovseg_ros.offline.evaluate.average_precision import average_precision
 from ovseg_ros.offline.evaluate.instances import Instance, detected_instances, true_instances
 from ovseg_ros.offline.evaluate.measure import Evaluator
-from ovseg_ros.offline.evaluate.oracle import true_classes, true_proposals
+from ovseg_ros.offline.evaluate.oracle import named_rightly, true_classes, true_proposals
 from ovseg_ros.offline.evaluate.record import ImageRecord
 from ovseg_ros.offline.evaluate.semantic import semantic_map
 from ovseg_ros.offline.evaluate.truth import truth_of
@@ -99,8 +99,9 @@ def test_truth_of_a_panoptic_sample():
     assert truth.labels.tolist() == [[NO_CATEGORY, 1, 1, 0]]
     assert truth.without_crowd().tolist() == [[0, 70000, 70000, 0]]
     assert dict(truth.areas) == {70000: 9, 5: 1, 8: 0} and list(truth.categories) == [70000, 5, 8]
-    assert [(i.category, i.is_crowd) for i in true_instances(truth, [True] * 3)] == [(1, False), (0, True)]
-    assert true_instances(truth, [False] * 3) == ()
+    assert [(i.category, i.is_crowd) for i in true_instances(truth, WORDS)] == [(1, False), (0, True)]
+    stuff = Vocabulary.build([CategorySpec(name, is_thing=False) for name in ("wall", "floor", "sky")])
+    assert true_instances(truth, stuff) == ()
 
 
 def test_truth_of_a_semantic_sample():
@@ -119,13 +120,15 @@ def test_an_annotation_of_another_size_is_refused():
 def test_true_proposals_leave_out_crowd_and_what_has_no_pixel():
     truth = truth_of(panoptic([[1, 1, 2, 3]], [label(1, 2), label(2, 0), label(3, 1, crowd=True), label(9, 1, area=0)]))
     own = MaskProposals(torch.zeros(1, 7, 1, 1), torch.zeros(1, 7, 6), torch.zeros(1, 7, 4))
-    proposals, categories = true_proposals(truth, own)
-    assert categories == [2, 0]
+    proposals = true_proposals(truth, own)
     assert (proposals.mask_logits[0] > 0).int().tolist() == [[[1, 1, 0, 0]], [[0, 0, 1, 0]]]
     assert proposals.query_embeddings.shape == (1, 2, 6) and proposals.class_logits.shape == (1, 2, 4)
     assert (proposals.class_logits.softmax(-1)[..., -1] < 1e-6).all()
-    without = true_proposals(truth, MaskProposals(torch.zeros(1, 0, 1, 1), torch.zeros(1, 0, 6)))[0]
+    without = true_proposals(truth, MaskProposals(torch.zeros(1, 0, 1, 1), torch.zeros(1, 0, 6)))
     assert without.class_logits is None and without.mask_logits.shape[1] == 2
+    right, wrong = [0.0, 0.0, 1.0, 0.0, 9.0], [0.0, 1.0, 0.0, 0.0, 0.0]
+    assert named_rightly(truth, torch.tensor([right, wrong])) == (2, 1)
+    assert named_rightly(truth, torch.tensor([right, [1.0, 0.0, 0.0, 0.0, 0.0]])) == (2, 2)
 
 
 def test_true_classes_follow_the_best_iou():
@@ -133,13 +136,13 @@ def test_true_classes_follow_the_best_iou():
     masks = np.array(
         [[[1, 1, 1, 0, 0, 0]], [[0, 1, 1, 0, 0, 0]], [[0, 0, 1, 1, 0, 0]], [[0, 0, 0, 1, 1, 1]]], dtype=bool
     )
-    logits = true_classes(truth, mask_overlaps(masks, truth.segment_ids), 4).logits
+    logits = true_classes(truth, mask_overlaps(masks, truth.segment_ids), 4)
     probabilities = logits.softmax(-1)[0].numpy()
     assert probabilities[0] == pytest.approx([0, 0, 1, 0, 0])
     assert probabilities[1] == pytest.approx([0, 0, 2 / 3, 0, 1 / 3])
     assert probabilities[2] == pytest.approx([0, 0, 0, 0, 1])  # best IoU 1/3
     assert probabilities[3] == pytest.approx([0, 1, 0, 0, 0])  # void does not count
-    assert true_classes(truth, mask_overlaps([], truth.segment_ids), 4).logits.shape == (1, 0, 5)
+    assert true_classes(truth, mask_overlaps([], truth.segment_ids), 4).shape == (1, 0, 5)
 
 
 def code(mask):
@@ -193,17 +196,17 @@ def test_large_images_have_smaller_true_masks(monkeypatch):
     monkeypatch.setattr(oracle, "_MOST_MASK_ELEMENTS", 150)
     ids = np.repeat(np.repeat([[1, 2], [2, 1]], 10, axis=0), 10, axis=1)
     truth = truth_of(panoptic(ids, [label(1, 0), label(2, 1)]))
-    proposals, _ = true_proposals(truth, MaskProposals(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 6)))
+    proposals = true_proposals(truth, MaskProposals(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 6)))
     assert proposals.mask_logits.shape == (1, 2, 6, 6)
     upsampled = F.interpolate(proposals.mask_logits, size=(20, 20), mode="bilinear")[0] > 0
     assert ((upsampled[0].numpy() == (ids == 1)).mean()) > 0.9 and not (upsampled[0] & upsampled[1]).any()
 
 
-@pytest.mark.parametrize("which", [None, "masks", "classes"])
+@pytest.mark.parametrize("which", ["", "masks", "classes"])
 def test_segments_without_any_pixel_are_missed_even_in_a_void_image(painted, which):
     segmenter = painted.segmenter()
     text = segmenter.prepare(Vocabulary.build([CategorySpec(f"word {i}") for i in range(6)]))
     sample = panoptic(np.zeros(painted.size), [label(3, 1, area=0)])
     record = Evaluator(segmenter, text, which).measure(truth_of(sample))
-    assert record.is_counted and record.quality[1].fn == 1 and record.recall == (0, 0, 0)
+    assert record.is_counted and record.quality == ((1, 0, 0, 1, 0.0),) and record.recall == (0, 0, 0, 0)
     assert Evaluator(segmenter, text, which).measure(truth_of(panoptic(np.zeros(painted.size), []))).is_void
