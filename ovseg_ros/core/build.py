@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
@@ -36,11 +35,10 @@ from ovseg_ros.core.presets import (
 from ovseg_ros.core.proposals.eomt.checkpoints import load_eomt
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.proposals.padded import BLACK, PaddedProposer
-from ovseg_ros.core.resources import config_dir
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.templates import prompt_templates
 from ovseg_ros.core.text import TextEncoder
-from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, load_vocabulary_file, normalize_name
+from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, find_vocabulary, load_vocabulary_file, normalize_name
 from ovseg_ros.core.weights.strict import load_strict, read_state
 
 
@@ -177,8 +175,7 @@ def _class_phrases(names: Sequence[str], vocabulary: str | None) -> list[tuple[s
     """
     if vocabulary is None:
         return [(name,) for name in names]
-    is_path = vocabulary.endswith((".yaml", ".yml"))
-    path = Path(vocabulary).expanduser() if is_path else config_dir() / "vocabularies" / f"{vocabulary}.yaml"
+    path = find_vocabulary(vocabulary)
     specs = load_vocabulary_file(path)[: len(names)]
     described = [(spec.name, *spec.synonyms) for spec in specs]
     known = [{normalize_name(phrase) for phrase in phrases} for phrases in described]

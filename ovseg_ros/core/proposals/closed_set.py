@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ovseg_ros.core.errors import CheckpointError
-from ovseg_ros.core.resources import config_dir
-from ovseg_ros.core.vocabulary import load_vocabulary_file, normalize_name
+from ovseg_ros.core.vocabulary import find_vocabulary, load_vocabulary_file, normalize_name
 
 _CONFIG = "config.json"
 
@@ -72,7 +71,7 @@ def _of_dataset(num_classes: int) -> ClosedSet | None:
     if num_classes not in _VOCABULARIES:
         return None
     name = _VOCABULARIES[num_classes]
-    specs = load_vocabulary_file(config_dir() / "vocabularies" / f"{name}.yaml")[:num_classes]
+    specs = load_vocabulary_file(find_vocabulary(name))[:num_classes]
     names, is_thing = tuple(spec.name for spec in specs), tuple(spec.is_thing for spec in specs)
     return ClosedSet(names, is_thing, f"vocabularies/{name}.yaml")
 
