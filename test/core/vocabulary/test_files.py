@@ -218,24 +218,21 @@ def test_a_bundled_vocabulary_is_found_by_name_and_a_file_of_ones_own_comes_firs
     (tmp_path / "street").mkdir()  # no vocabulary
     for name in ("street", "street.yaml"):
         assert find_vocabulary(name) == EXAMPLES / "street.yaml"
-        assert (
-            parse_vocabulary(f" {name} ") == initial_specs([""], name) == load_vocabulary_file(EXAMPLES / "street.yaml")
-        )
+        specs = load_vocabulary_file(EXAMPLES / "street.yaml")
+        assert parse_vocabulary(f" {name} ") == initial_specs([""], name) == specs
         assert saving_path(name) is None
     assert parse_vocabulary("street,") == (CategorySpec("street", is_thing=False),)
     own = write(tmp_path, "categories: [lorry]", "street.yaml")
     assert find_vocabulary("street") == EXAMPLES / "street.yaml"
-    assert (
-        find_vocabulary("street.yaml") == find_vocabulary(str(own)).relative_to(tmp_path) == saving_path("street.yaml")
-    )
+    assert find_vocabulary("street.yaml") == saving_path("street.yaml") == Path("street.yaml")
+    assert find_vocabulary(str(own)) == own
     assert initial_specs([], "street.yaml") == (CategorySpec("lorry"),)
 
 
 @pytest.mark.parametrize("source", ["steet", "steet.yaml", "a/street", "~nobody-here/words.yaml", "x" * 5000, "\0"])
 def test_what_is_not_there_is_said_with_the_names_that_are(source):
-    with pytest.raises(
-        VocabularyError, match=r"does not exist, nor has .*vocabularies one of that name .*street, tabl"
-    ) as caught:
+    message = r"does not exist, nor has .*vocabularies one of that name .*street, tabletop"
+    with pytest.raises(VocabularyError, match=message) as caught:
         find_vocabulary(source)
     assert len(str(caught.value)) < 500
 
