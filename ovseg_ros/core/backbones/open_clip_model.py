@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.weights.files import WeightFiles, read_weights
-from ovseg_ros.core.weights.hub import find_file
+from ovseg_ros.core.weights.files import find_weights, read_weights
 from ovseg_ros.core.weights.strict import check_fit
 
 CHECKPOINT_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
@@ -59,10 +58,9 @@ def build_open_clip(
     tokenizer = SimpleTokenizer(context_length=model.context_length)
     if device == "meta":
         return model, tokenizer
-    path = find_file(config.checkpoint, CHECKPOINT_NAMES)
-    state = read_weights(WeightFiles(str(path), (path,), {}))
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    _assign_strictly(model, {_nested(key): value for key, value in state.items()}, path)
+    files = find_weights(config.checkpoint, CHECKPOINT_NAMES)
+    state = {_nested(key.removeprefix("module.")): value for key, value in read_weights(files).items()}
+    _assign_strictly(model, state, files.where)
     if model.text.attn_mask is not None:  # not in a checkpoint, so it is still without content
         model.text.attn_mask = model.text.build_causal_mask()
     return model, tokenizer
@@ -130,12 +128,12 @@ def _nested(key: str) -> str:
     return key if at_top else f"text.{key}"
 
 
-def _assign_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+def _assign_strictly(model: nn.Module, state: dict[str, Tensor], where: str) -> None:
     wanted = model.state_dict()
     state.pop("text.attn_mask", None)  # some old files have it; it is a constant
     for name in ("logit_scale", "logit_bias"):
         if name in state and name in wanted and state[name].numel() == 1:
             state[name] = state[name].reshape(wanted[name].shape)
-    check_fit(wanted, state, path)
+    check_fit(wanted, state, where)
     model.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()}, assign=True)
     model.requires_grad_(False)

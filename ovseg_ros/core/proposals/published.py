@@ -1,4 +1,4 @@
-"""The mask generators whose weights anyone can download, in one table: names and architectures.
+"""The EoMTs whose weights anyone can download, in one table: names and architectures.
 
 Sources: the model zoo and configurations of github.com/tue-mps/eomt (MIT). Published quality is in docs/checkpoints.md.
 """
@@ -6,6 +6,7 @@ Sources: the model zoo and configurations of github.com/tue-mps/eomt (MIT). Publ
 from dataclasses import dataclass, replace
 
 from ovseg_ros.core.proposals.eomt.network import EoMTConfig
+from ovseg_ros.core.weights.files import repository_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +26,6 @@ class PublishedEoMT:
     dataset: str
     config: EoMTConfig
     base: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedMask2Former:
-    """One Mask2Former.
-
-    Attributes:
-        hub_name: what `load_mask2former` takes.
-        backbone: the image encoder.
-    """
-
-    hub_name: str
-    backbone: str
 
 
 _SMALL = EoMTConfig(image_size=(640, 640), width=384, depth=12, heads=6, joint_blocks=3)
@@ -87,12 +75,7 @@ PUBLISHED_EOMT = (
 )
 """Never measure zero-shot quality on ADE20K with the checkpoints that were trained on it."""
 
-PUBLISHED_MASK2FORMER = (
-    PublishedMask2Former("facebook/mask2former-swin-tiny-coco-panoptic", "Swin-T"),
-    PublishedMask2Former("facebook/mask2former-swin-base-coco-panoptic", "Swin-B"),
-)
 
-
-def published_base(hub_name: str) -> str | None:
-    """The repository of the weights to which a published EoMT holds differences; None where it holds whole weights."""
-    return next((entry.base for entry in PUBLISHED_EOMT if entry.hub_name == hub_name), None)
+def published_eomt(source: str) -> PublishedEoMT | None:
+    """What is known of an EoMT by its hub name, with or without "hf-hub:"; None where it is no published one's."""
+    return next((entry for entry in PUBLISHED_EOMT if entry.hub_name == repository_of(source)), None)

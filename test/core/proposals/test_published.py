@@ -15,7 +15,7 @@ from ovseg_ros.core.proposals.eomt.layouts import (
     infer_config,
 )
 from ovseg_ros.core.proposals.eomt.network import EoMT
-from ovseg_ros.core.proposals.published import DINOV3_BASES, PUBLISHED_EOMT, published_base
+from ovseg_ros.core.proposals.published import DINOV3_BASES, PUBLISHED_EOMT, published_eomt
 
 ON_DINOV2 = [published for published in PUBLISHED_EOMT if not published.config.dinov3]
 ON_DINOV3 = [published for published in PUBLISHED_EOMT if published.config.dinov3]
@@ -114,8 +114,8 @@ def test_only_what_is_on_dinov3_has_a_base():
     for published in PUBLISHED_EOMT:
         on_dinov3 = published.hub_name.endswith("_dinov3")
         assert (published.base is not None) == published.config.dinov3 == on_dinov3
-        assert published_base(published.hub_name) == published.base
-    assert published_base("somebody/else") is None
+        assert published_eomt(published.hub_name) is published_eomt(f"hf-hub:{published.hub_name}") is published
+    assert published_eomt("somebody/else") is published_eomt("/a/file.bin") is None
 
 
 def test_the_table_says_what_the_names_say():

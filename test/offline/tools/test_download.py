@@ -92,10 +92,13 @@ def preset(tmp_path: Path) -> str:
     weights = {"repo": "owner/model", "bytes": 100, "licence": "MIT"}
     values = {
         "description": "For tests.",
-        "input_size": [64, 64],
-        "eomt_hub": {"checkpoint": "owner/model"},
-        "open_clip": {"architecture": "ViT-B-16", "checkpoint": "owner/model"},
-        "pooling": {},
+        "model": {
+            "kind": "two_stage",
+            "input_size": [64, 64],
+            "proposer": {"kind": "published_eomt", "checkpoint": "owner/model"},
+            "clip": {"kind": "open_clip", "architecture": "ViT-B-16", "checkpoint": "owner/model"},
+            "classifier": {"kind": "pooled"},
+        },
         "weights": [
             {**weights, "file": "weights.safetensors", "alternatives": ["weights.bin"]},
             {**weights, "file": "config.json"},

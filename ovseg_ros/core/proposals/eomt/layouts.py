@@ -8,7 +8,7 @@ and on DINOv2 in queries, keys and values being one matrix or three.
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -34,8 +34,8 @@ class EoMTLayout:
         keys: names of all weights of an architecture.
         mask_probabilities: name of the masking probability of each joint block, (L2,); 0 once annealing has ended.
         ignored: keys that may be there and are no weights of the network at inference.
-        dinov3: whether the ViT is a DINOv3.
         settings: what a config.json has to say where it says anything of it; another value is another network.
+        dinov3: whether the ViT is a DINOv3.
     """
 
     name: str
@@ -43,8 +43,8 @@ class EoMTLayout:
     keys: Callable[[EoMTConfig], KeyMap]
     mask_probabilities: str
     ignored: frozenset[str]
+    settings: Mapping[str, object]
     dinov3: bool = False
-    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 def _with_modules(keys: KeyMap, modules: Mapping[str, str]) -> KeyMap:
@@ -54,50 +54,37 @@ def _with_modules(keys: KeyMap, modules: Mapping[str, str]) -> KeyMap:
     return keys
 
 
-def _tue_mps_heads(config: EoMTConfig) -> KeyMap:
-    keys: KeyMap = {"queries.weight": ("network.q.weight",)}
-    modules = {
-        "class_head": "network.class_head",
-        **{f"mask_head.{index}": f"network.mask_head.{index}" for index in (0, 2, 4)},
-    }
+def _head_keys(config: EoMTConfig, modules: dict[str, str], queries: str, upscale: str, norm: str) -> KeyMap:
+    keys: KeyMap = {"queries.weight": (f"{queries}.weight",)}
     for index in range(config.upscale_blocks):
-        mine, theirs = f"upscale.{index}", f"network.upscale.{index}"
-        modules |= {f"{mine}.upsample": f"{theirs}.conv1", f"{mine}.norm": f"{theirs}.norm"}
+        mine, theirs = f"upscale.{index}", f"{upscale}.{index}"
+        modules = modules | {f"{mine}.upsample": f"{theirs}.conv1", f"{mine}.norm": f"{theirs}.{norm}"}
         keys[f"{mine}.depthwise.weight"] = (f"{theirs}.conv2.weight",)
     return _with_modules(keys, modules)
+
+
+def _tue_mps_heads(config: EoMTConfig) -> KeyMap:
+    modules = {name: f"network.{name}" for name in ("class_head", "mask_head.0", "mask_head.2", "mask_head.4")}
+    return _head_keys(config, modules, queries="network.q", upscale="network.upscale", norm="norm")
+
+
+def _transformers_heads(config: EoMTConfig) -> KeyMap:
+    modules = {"class_head": "class_predictor"} | {f"mask_head.{2 * i}": f"mask_head.fc{i + 1}" for i in range(3)}
+    return _head_keys(config, modules, queries="query", upscale="upscale_block.block", norm="layernorm2d")
 
 
 def _tue_mps_dinov2_keys(config: EoMTConfig) -> KeyMap:
     backbone = "network.encoder.backbone"
-    keys: KeyMap = {
-        "encoder.cls_token": (f"{backbone}.cls_token",),
-        "encoder.pos_embed": (f"{backbone}.pos_embed",),
-    }
-    if config.register_tokens:
-        keys["encoder.reg_token"] = (f"{backbone}.reg_token",)
-    modules = {"encoder.patch_embed.proj": f"{backbone}.patch_embed.proj", "encoder.norm": f"{backbone}.norm"}
+    names = ["cls_token", "pos_embed"] + (["reg_token"] if config.register_tokens else [])
+    modules = ["patch_embed.proj", "norm"]
     for index in range(config.depth):
-        mine, theirs = f"encoder.blocks.{index}", f"{backbone}.blocks.{index}"
-        for module in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
-            modules[f"{mine}.{module}"] = f"{theirs}.{module}"
+        modules += [
+            f"blocks.{index}.{name}" for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+        ]
         if config.layer_scale is not None:
-            keys |= {f"{mine}.{scale}.gamma": (f"{theirs}.{scale}.gamma",) for scale in ("ls1", "ls2")}
-    return _with_modules(keys, modules) | _tue_mps_heads(config)
-
-
-def _transformers_heads(config: EoMTConfig) -> KeyMap:
-    keys: KeyMap = {"queries.weight": ("query.weight",)}
-    modules = {
-        "class_head": "class_predictor",
-        "mask_head.0": "mask_head.fc1",
-        "mask_head.2": "mask_head.fc2",
-        "mask_head.4": "mask_head.fc3",
-    }
-    for index in range(config.upscale_blocks):
-        mine, theirs = f"upscale.{index}", f"upscale_block.block.{index}"
-        modules |= {f"{mine}.upsample": f"{theirs}.conv1", f"{mine}.norm": f"{theirs}.layernorm2d"}
-        keys[f"{mine}.depthwise.weight"] = (f"{theirs}.conv2.weight",)
-    return _with_modules(keys, modules)
+            names += [f"blocks.{index}.{scale}.gamma" for scale in ("ls1", "ls2")]
+    keys: KeyMap = {f"encoder.{name}": (f"{backbone}.{name}",) for name in names}
+    return _with_modules(keys, {f"encoder.{name}": f"{backbone}.{name}" for name in modules}) | _tue_mps_heads(config)
 
 
 def _transformers_dinov2_keys(config: EoMTConfig) -> KeyMap:
@@ -166,11 +153,6 @@ def _transformers_dinov3_keys(config: EoMTConfig) -> KeyMap:
     return _dinov3_vit_keys(config, "embeddings", "layers", "layernorm") | _transformers_heads(config)
 
 
-_TUE_MPS_IGNORED = frozenset(
-    {"network.attn_mask_probs", "network.encoder.pixel_mean", "network.encoder.pixel_std", "criterion.empty_weight"}
-)
-_TRANSFORMERS_IGNORED = frozenset({"attn_mask_probs", "criterion.empty_weight"})
-
 _DINOV2_SETTINGS = {"model_type": "eomt", "hidden_act": "gelu", "layer_norm_eps": 1e-6, "num_channels": 3}
 _DINOV3_SETTINGS = {
     "hidden_act": "gelu",
@@ -193,7 +175,9 @@ TUE_MPS = EoMTLayout(
     marker="network.encoder.backbone.cls_token",
     keys=_tue_mps_dinov2_keys,
     mask_probabilities="network.attn_mask_probs",
-    ignored=_TUE_MPS_IGNORED,
+    ignored=frozenset(
+        {"network.attn_mask_probs", "network.encoder.pixel_mean", "network.encoder.pixel_std", "criterion.empty_weight"}
+    ),
     settings=_DINOV2_SETTINGS,
 )
 
@@ -202,25 +186,22 @@ TRANSFORMERS = EoMTLayout(
     marker="embeddings.position_embeddings.weight",
     keys=_transformers_dinov2_keys,
     mask_probabilities="attn_mask_probs",
-    ignored=_TRANSFORMERS_IGNORED,
+    ignored=frozenset({"attn_mask_probs", "criterion.empty_weight"}),
     settings=_DINOV2_SETTINGS,
 )
 
-TUE_MPS_DINOV3 = EoMTLayout(  # without settings: its ViT is described by the config.json of the base weights
-    name="tue-mps",
+TUE_MPS_DINOV3 = replace(
+    TUE_MPS,
     marker="network.encoder.backbone.patch_embed.cls_token",
     keys=_tue_mps_dinov3_keys,
-    mask_probabilities="network.attn_mask_probs",
-    ignored=_TUE_MPS_IGNORED,
     dinov3=True,
+    settings={},  # its ViT is described by the config.json of the base weights
 )
 
-TRANSFORMERS_DINOV3 = EoMTLayout(
-    name="transformers",
+TRANSFORMERS_DINOV3 = replace(
+    TRANSFORMERS,
     marker="layers.0.attention.o_proj.weight",
     keys=_transformers_dinov3_keys,
-    mask_probabilities="attn_mask_probs",
-    ignored=_TRANSFORMERS_IGNORED,
     dinov3=True,
     settings={"model_type": "eomt_dinov3", **_DINOV3_SETTINGS},
 )
