@@ -24,7 +24,14 @@ from ovseg_ros.core.proposals.eomt.layouts import (
 )
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.proposals.published import DINOV3_BASES, published_eomt
-from ovseg_ros.core.weights.files import TRANSFORMERS_NAMES, WeightFiles, cached_file, find_weights, read_weights
+from ovseg_ros.core.weights.files import (
+    TRANSFORMERS_NAMES,
+    WeightFiles,
+    cached_file,
+    find_weights,
+    read_weights,
+    repository_of,
+)
 from ovseg_ros.core.weights.strict import fit_faults
 
 
@@ -77,7 +84,7 @@ def load_eomt(
             whole weights or differences.
     """
     published = published_eomt(source)
-    if published is not None and published.base is not None and not _is_here(published.hub_name):
+    if published is not None and published.base is not None and not _is_here(source):
         _find_base(base, published.base, source)  # before anyone downloads what cannot be used without it
     files = find_weights(source)
     where = files.where
@@ -118,8 +125,8 @@ def load_eomt(
     return LoadedEoMT(model.eval(), names)
 
 
-def _is_here(hub_name: str) -> bool:
-    return Path(hub_name).exists() or cached_file(hub_name, TRANSFORMERS_NAMES) is not None
+def _is_here(source: str) -> bool:
+    return Path(source).exists() or cached_file(repository_of(source) or "", TRANSFORMERS_NAMES) is not None
 
 
 def _find_base(base: str | None, repository: str | None, where: str) -> WeightFiles:
@@ -167,7 +174,7 @@ def _base_weights(model: EoMT, files: WeightFiles, where: str) -> dict[str, Tens
             f"from, or correct num_attention_heads in its config.json"
         )
     ignored = frozenset({"embeddings.mask_token"})  # of the pretraining
-    found, faults = _fit(dinov3_base_keys(model.config), ignored, model, read_weights(files))
+    found, faults = _fit(dinov3_base_keys(model.state_dict()), ignored, model, read_weights(files))
     if faults:
         raise CheckpointError(
             f"{base} is not the DINOv3 to which {where} holds differences (ViT {model.config.depth} x "
@@ -189,7 +196,7 @@ def _check_settings(settings: Mapping[str, Any], expected: Mapping[str, object],
 
 def _parts(model: EoMT, layout: EoMTLayout, state: Mapping[str, Tensor], where: str) -> dict[str, list[Tensor]]:
     """The file's tensors by the model's keys, several where they are to be joined; all of both sides accounted for."""
-    found, faults = _fit(layout.keys(model.config), layout.ignored, model, state)
+    found, faults = _fit(layout.keys(model.state_dict()), layout.ignored, model, state)
     if faults:
         raise CheckpointError(
             f"{where} does not fit the EoMT that its tensors imply (ViT {model.config.depth} x {model.config.width}, "
