@@ -48,7 +48,7 @@ class MaskProposals:
     Attributes:
         mask_logits: (B, Q, h, w) before the sigmoid, covering the whole image.
         query_embeddings: (B, Q, C).
-        class_logits: (B, Q, N + 1) over the generator's own closed set, the last is "no object"; None if it has none.
+        class_logits: (B, Q, N + 1) over the proposer's own closed set, the last is "no object"; None if it has none.
     """
 
     mask_logits: torch.Tensor

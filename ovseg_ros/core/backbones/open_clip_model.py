@@ -29,7 +29,7 @@ class OpenClipConfig:
     Attributes:
         architecture: a name of `open_clip.list_models()`, or the path of a JSON file in open_clip's format.
         checkpoint: hub repository ("owner/name"), folder, or file (.bin, .pt, .safetensors).
-        mean, std: of the image tower's input, for channels in [0, 1].
+        mean, std: of the image encoder's input, for channels in [0, 1].
     """
 
     architecture: str
@@ -70,7 +70,7 @@ def model_description(architecture: str) -> dict[str, Any]:
     """What open_clip's constructor takes for an architecture's name or JSON file.
 
     Raises:
-        ConfigError: if there is no such name or file, or its text tower is not open_clip's own transformer.
+        ConfigError: if there is no such name or file, or its text encoder is not open_clip's own transformer.
     """
     if architecture.endswith(".json"):
         try:
@@ -101,7 +101,7 @@ def model_description(architecture: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def encode_prompts(model: open_clip.CustomTextCLIP, tokenizer: SimpleTokenizer, sentences: Sequence[str]) -> Tensor:
-    """Unit vectors (N, D) of sentences, by the text tower on its own device.
+    """Unit vectors (N, D) of sentences, by the text encoder on its own device.
 
     A token attends only to earlier ones, so what follows the last sentence's end is not computed: the same vectors for
     a sixth of the work.
@@ -123,7 +123,7 @@ def encode_prompts(model: open_clip.CustomTextCLIP, tokenizer: SimpleTokenizer, 
 
 
 def _nested(key: str) -> str:
-    """A key of `open_clip.CLIP`, whose text tower lies at the top, as `CustomTextCLIP` calls it."""
+    """A key of `open_clip.CLIP`, whose text encoder lies at the top, as `CustomTextCLIP` calls it."""
     at_top = key.startswith(("visual.", "text.")) or key in ("logit_scale", "logit_bias")
     return key if at_top else f"text.{key}"
 
