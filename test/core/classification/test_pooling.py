@@ -11,8 +11,8 @@ from ovseg_ros.core.classification.pooling import (
     MaskPooling,
     PoolingConfig,
     VitEncoder,
-    grid_weights,
     dense_encoder,
+    grid_weights,
 )
 from ovseg_ros.core.errors import ConfigError
 
