@@ -276,11 +276,5 @@ def _keep_original(path: Path) -> None:
 
 
 def _entry(spec: CategorySpec) -> dict[str, object]:
-    entry: dict[str, object] = {"name": spec.name, "is_thing": spec.is_thing}
-    if spec.synonyms:
-        entry["synonyms"] = list(spec.synonyms)
-    if spec.threshold:
-        entry["threshold"] = spec.threshold
-    if spec.negative:
-        entry["negative"] = True
-    return entry
+    rest = {"synonyms": list(spec.synonyms), "threshold": spec.threshold, "negative": spec.negative}
+    return {"name": spec.name, "is_thing": spec.is_thing, **{key: value for key, value in rest.items() if value}}
