@@ -24,13 +24,7 @@ from ovseg_ros.core.proposals.eomt.network import EoMTConfig
 from ovseg_ros.core.proposals.published import published_eomt
 from ovseg_ros.core.resources import config_dir, weights_dir
 from ovseg_ros.core.templates import prompt_templates
-from ovseg_ros.core.weights.files import (
-    TRANSFORMERS_NAMES,
-    cached_file,
-    find_weights,
-    repository_folder,
-    repository_of,
-)
+from ovseg_ros.core.weights.files import TRANSFORMERS_NAMES, cached_file, find_weights, repository_folder, repository_of
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -268,9 +262,9 @@ def checkpoint_paths(preset: str) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def missing_weights(config: PresetConfig, cache: Path | None = None) -> list[WeightFile]:
+def missing_weights(config: PresetConfig) -> list[WeightFile]:
     """Those of a preset's `weights` that are not in the local cache of the hub."""
-    return [weights for weights in config.weights if weights.cached(cache) is None]
+    return [weights for weights in config.weights if weights.cached() is None]
 
 
 def require_weights(preset: str, config: PresetConfig) -> None:
@@ -301,11 +295,9 @@ def _public_checkpoints(config: PresetConfig) -> Iterator[tuple[str, Sequence[st
     for section in _sections(config):
         match section:
             case PublishedEoMTSection():
-                yield section.checkpoint, TRANSFORMERS_NAMES
                 published = published_eomt(section.checkpoint)
                 base = section.base or (published.base if published is not None else None)
-                if base is not None:
-                    yield base, TRANSFORMERS_NAMES
+                yield from ((source, TRANSFORMERS_NAMES) for source in (section.checkpoint, base) if source)
             case Mask2FormerSection():
                 yield section.checkpoint, TRANSFORMERS_NAMES
             case OpenClipConfig():

@@ -24,10 +24,8 @@ def _check_queries(mask_logits: torch.Tensor, **parts: torch.Tensor | None) -> N
     _require(mask_logits.ndim == 4, f"mask_logits must be (B, Q, h, w), got {tuple(mask_logits.shape)}")
     queries = tuple(mask_logits.shape[:2])
     for name, part in parts.items():
-        is_right = part is None or (part.ndim == 3 and part.shape[:2] == queries)
-        _require(
-            is_right, f"{name} must be {queries} + (channels,), got {tuple(part.shape) if part is not None else ()}"
-        )
+        if part is not None and (part.ndim != 3 or part.shape[:2] != queries):
+            raise ValueError(f"{name} must be {queries} + (channels,), got {tuple(part.shape)}")
 
 
 @dataclass(frozen=True, slots=True)

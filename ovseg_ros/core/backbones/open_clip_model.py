@@ -60,7 +60,14 @@ def build_open_clip(
         return model, tokenizer
     files = find_weights(config.checkpoint, CHECKPOINT_NAMES)
     state = {_nested(key.removeprefix("module.")): value for key, value in read_weights(files).items()}
-    _assign_strictly(model, state, files.where)
+    state.pop("text.attn_mask", None)  # some old files have it; it is a constant
+    wanted = model.state_dict()
+    for name in ("logit_scale", "logit_bias"):
+        if name in state and name in wanted and state[name].numel() == 1:
+            state[name] = state[name].reshape(wanted[name].shape)
+    check_fit(wanted, state, files.where)
+    model.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()}, assign=True)
+    model.requires_grad_(False)
     if model.text.attn_mask is not None:  # not in a checkpoint, so it is still without content
         model.text.attn_mask = model.text.build_causal_mask()
     return model, tokenizer
@@ -126,14 +133,3 @@ def _nested(key: str) -> str:
     """A key of `open_clip.CLIP`, whose text encoder lies at the top, as `CustomTextCLIP` calls it."""
     at_top = key.startswith(("visual.", "text.")) or key in ("logit_scale", "logit_bias")
     return key if at_top else f"text.{key}"
-
-
-def _assign_strictly(model: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    wanted = model.state_dict()
-    state.pop("text.attn_mask", None)  # some old files have it; it is a constant
-    for name in ("logit_scale", "logit_bias"):
-        if name in state and name in wanted and state[name].numel() == 1:
-            state[name] = state[name].reshape(wanted[name].shape)
-    check_fit(wanted, state, where)
-    model.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()}, assign=True)
-    model.requires_grad_(False)

@@ -3,7 +3,6 @@
 from ovseg_ros.core.vocabulary.files import (
     find_vocabulary,
     initial_specs,
-    is_saved_file,
     load_vocabulary_file,
     parse_vocabulary,
     save_vocabulary_file,
@@ -12,9 +11,6 @@ from ovseg_ros.core.vocabulary.files import (
 from ovseg_ros.core.vocabulary.ids import Category, Vocabulary, color_of_name
 from ovseg_ros.core.vocabulary.words import (
     MAX_CATEGORY_ID,
-    MAX_NAME_LENGTH,
-    MAX_SYNONYMS,
-    MAX_VOCABULARY_BYTES,
     UNKNOWN,
     CategorySpec,
     guess_is_thing,
@@ -26,9 +22,6 @@ from ovseg_ros.core.vocabulary.words import (
 
 __all__ = [
     "MAX_CATEGORY_ID",
-    "MAX_NAME_LENGTH",
-    "MAX_SYNONYMS",
-    "MAX_VOCABULARY_BYTES",
     "UNKNOWN",
     "Category",
     "CategorySpec",
@@ -37,7 +30,6 @@ __all__ = [
     "find_vocabulary",
     "guess_is_thing",
     "initial_specs",
-    "is_saved_file",
     "load_vocabulary_file",
     "normalize_name",
     "parse_names",

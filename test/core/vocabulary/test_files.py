@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 from ovseg_ros.core.errors import VocabularyError
 from ovseg_ros.core.vocabulary import (
-    MAX_VOCABULARY_BYTES,
     CategorySpec,
     Vocabulary,
     files,
     find_vocabulary,
     initial_specs,
-    is_saved_file,
     load_vocabulary_file,
     parse_vocabulary,
     save_vocabulary_file,
     saving_path,
 )
+from ovseg_ros.core.vocabulary.files import is_saved_file
+from ovseg_ros.core.vocabulary.words import MAX_VOCABULARY_BYTES
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 
 EXAMPLES = Path(__file__).parents[3] / "config" / "vocabularies"

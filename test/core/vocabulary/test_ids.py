@@ -16,14 +16,13 @@ from hypothesis import strategies as st
 
 from ovseg_ros.core.errors import VocabularyError
 from ovseg_ros.core.vocabulary import (
-    MAX_NAME_LENGTH,
-    MAX_SYNONYMS,
     CategorySpec,
     Vocabulary,
     color_of_name,
     normalize_name,
     parse_vocabulary,
 )
+from ovseg_ros.core.vocabulary.words import MAX_NAME_LENGTH, MAX_SYNONYMS
 
 
 def build(*names: str, previous: Vocabulary | None = None) -> Vocabulary:

@@ -58,9 +58,8 @@ def load_eomt(
 ) -> LoadedEoMT:
     """Load a published EoMT (panoptic, instance or semantic), in the authors' or in transformers' layout.
 
-    Parameters stay mapped from the file where they are used as they are, so loading takes little more memory than the
-    weights have (measured in docs/checkpoints.md); the file must not change while the model lives. Nothing is
-    downloaded.
+    Parameters stay mapped from the file where they are used as they are (docs/checkpoints.md); it must not change while
+    the model lives. Nothing is downloaded.
 
     On DINOv3 the authors publish the ViT as differences to Meta's weights, which are gated. Their rule is followed:
     every tensor under `network.encoder.backbone` is added to the base's tensor of that name, all others are whole.
@@ -72,8 +71,8 @@ def load_eomt(
             for the checkpoint's own. At any other size the model interpolates them for every image. On DINOv3 it only
             sets `model.config.image_size`.
         dtype: type of the parameters; None keeps the file's.
-        base: the DINOv3 weights to which the differences are added, like `source`; None looks for the repository that
-            the published ones were trained from in the local cache.
+        base: the DINOv3 weights to which the differences are added, like `source`; None takes the repository that the
+            published ones were trained from.
         differences: whether a file on DINOv3 in the authors' layout holds differences, as the published ones do, or
             whole weights, as the authors' training writes (their setting `delta_weights`). None takes the published
             names for differences, and any other file unless it brings ImageNet's constants, as whole ones do.
