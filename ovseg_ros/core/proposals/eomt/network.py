@@ -197,7 +197,7 @@ class EoMT(nn.Module):
         return self._run(images, mask_probabilities)[1]
 
     def _run(self, images: Tensor, mask_probabilities: Tensor | None) -> tuple[Tensor, list[QueryPrediction]]:
-        """Normalised tokens after the last block; predictions before each joint block, if masked, and after the last."""
+        """Normalised tokens after the last block; predictions before each joint block, if masked, and after the end."""
         tokens, grid = self._embed(images)
         rotation = self._rotation(grid, tokens.device)
         predictions = []
