@@ -88,13 +88,13 @@ def write_random_weights(preset: str, cache: str) -> None:
 
     from ovseg_ros.core.backbones.open_clip_model import model_description
     from ovseg_ros.core.presets import load_preset
-    from ovseg_ros.core.proposals.published import PUBLISHED_EOMT
+    from ovseg_ros.core.proposals.published import published_eomt
 
     config = load_preset(preset)
     proposer, clip = config.model.proposer, config.model.clip
     if proposer.kind != "published_eomt" or clip.kind != "open_clip":
         raise SystemExit("--random-weights is for presets with a published_eomt and an open_clip")
-    eomt = next(entry.config for entry in PUBLISHED_EOMT if entry.hub_name == proposer.checkpoint)
+    eomt = published_eomt(proposer.checkpoint).config
     settings = EomtConfig(
         hidden_size=eomt.width,
         num_hidden_layers=eomt.depth,

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
@@ -36,12 +35,12 @@ from ovseg_ros.core.presets import (
 from ovseg_ros.core.proposals.eomt.checkpoints import load_eomt
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.proposals.padded import BLACK, PaddedProposer
-from ovseg_ros.core.resources import config_dir
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.templates import prompt_templates
 from ovseg_ros.core.text import TextEncoder
-from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, load_vocabulary_file, normalize_name
-from ovseg_ros.core.weights.strict import load_strict, read_state
+from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, find_vocabulary, load_vocabulary_file, normalize_name
+from ovseg_ros.core.weights.files import read_safetensors
+from ovseg_ros.core.weights.strict import load_strict
 
 
 def build_segmenter(preset: str, device: str = "auto") -> PanopticSegmenter:
@@ -86,13 +85,15 @@ def build_proposer(
         case PublishedEoMTSection():
             base = config.base and files.public(config.base)
             source = files.public(config.checkpoint)
-            loaded = load_eomt(source, image_size=input_size, dtype=torch.float32, base=base)
-            return PaddedProposer(loaded.model, input_size, padding_color=BLACK), loaded.closed_set.names
+            loaded = load_eomt(
+                source, image_size=input_size, dtype=torch.float32, base=base, differences=config.differences
+            )
+            return PaddedProposer(loaded.model, input_size, padding_color=BLACK), loaded.class_names
         case Mask2FormerSection():
             from ovseg_ros.core.proposals.mask2former import load_mask2former  # seconds of transformers' imports
 
             mask2former = load_mask2former(files.public(config.checkpoint))
-            return PaddedProposer(mask2former.model, input_size), mask2former.closed_set.names
+            return PaddedProposer(mask2former.model, input_size), mask2former.class_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ def build_classifier(
                 std=clip.std,
             )
             if config.checkpoint is not None:
-                fisa.load_trained_state_dict(read_state(files.own(config.checkpoint)))
+                fisa.load_trained_state_dict(read_safetensors(files.own(config.checkpoint)))
             return fisa
         case PooledSection():
             ensemble = config.ensemble
@@ -177,8 +178,7 @@ def _class_phrases(names: Sequence[str], vocabulary: str | None) -> list[tuple[s
     """
     if vocabulary is None:
         return [(name,) for name in names]
-    is_path = vocabulary.endswith((".yaml", ".yml"))
-    path = Path(vocabulary).expanduser() if is_path else config_dir() / "vocabularies" / f"{vocabulary}.yaml"
+    path = find_vocabulary(vocabulary)
     specs = load_vocabulary_file(path)[: len(names)]
     described = [(spec.name, *spec.synonyms) for spec in specs]
     known = [{normalize_name(phrase) for phrase in phrases} for phrases in described]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ovseg_ros.core.errors import ImageError
+from ovseg_ros.core.images import check_image
 from ovseg_ros.core.types import PanopticResult
 from ovseg_ros.core.vocabulary import Vocabulary, color_of_name
 
@@ -45,16 +45,10 @@ def draw_overlay(
         image: uint8 RGB (H, W, 3).
         result: of the same (H, W).
         vocabulary: the version that produced `result`; gives the colours.
-        alpha: weight of the category colour, 0 to 1.
-        labels: whether to write names.
-        scale: enlarges the picture, so that names stay legible on small images.
-
-    Returns:
-        uint8 RGB (H * scale, W * scale, 3), new.
+        alpha, labels, scale: as `alpha`, `show_labels` and `scale` of `draw_segments`, which says what comes back.
 
     Raises:
-        ImageError: `image` is not uint8 RGB.
-        ValueError: `result` and `vocabulary` are of different versions, or sizes differ.
+        ImageError, ValueError: as `draw_segments`, or `result` and `vocabulary` are of different versions.
     """
     if result.vocabulary_version != vocabulary.version:
         raise ValueError(
@@ -104,8 +98,7 @@ def draw_segments(
     _check(image, segment_ids, alpha, scale)
     if colors is None:
         colors = {segment_id: color_of_name(label) for segment_id, label in labels.items()}
-    image = np.ascontiguousarray(image)
-    segment_ids = np.ascontiguousarray(segment_ids)
+    image, segment_ids = np.ascontiguousarray(image), np.ascontiguousarray(segment_ids)
     if scale > 1:
         size = (image.shape[1] * scale, image.shape[0] * scale)
         image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
@@ -224,8 +217,7 @@ def _place(
                 min(max(left, 0), image_size[0] - width), min(max(top, 0), image_size[1] - height), width, height
             )
             hidden = sum(plate.overlap(other) for other in placed)
-            distance = abs(rows) * height + abs(columns) * width / 2
-            cost = hidden * 1e3 + distance
+            cost = hidden * 1e3 + abs(rows) * height + abs(columns) * width / 2
             if cost < best_cost:
                 best, best_cost = plate, cost
     return best
@@ -251,8 +243,7 @@ def _shortened(text: str, width: int, font_scale: float, thickness: int) -> str:
 
 
 def _check(image: np.ndarray, segment_ids: np.ndarray, alpha: float, scale: int) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ImageError(f"image must be uint8 RGB (H, W, 3) with H, W >= 1; got {image.dtype} {image.shape}")
+    check_image(image)
     if segment_ids.dtype != np.uint16 or segment_ids.shape != image.shape[:2]:
         raise ValueError(
             f"segment_ids must be uint16 {image.shape[:2]}, as the image; got {segment_ids.dtype} {segment_ids.shape}"

@@ -5,8 +5,8 @@ NumPy views on the message's own buffer. Whatever is wrong with a message is an 
 field, value and remedy.
 """
 
-import reprlib
 from dataclasses import dataclass
+from reprlib import repr as shown
 from typing import Any, Protocol
 
 import cv2
@@ -92,7 +92,14 @@ def image_from_message(message: ImageMessage, topic: str) -> np.ndarray:
     """
     layout = _LAYOUTS.get(message.encoding)
     if layout is None:
-        raise _unknown_encoding(message, topic)
+        supported = ", ".join(_LAYOUTS)
+        problem = f"; expected one of {supported}"
+        if is_measurement(message.encoding):
+            problem = (
+                ", which holds depth or other measurements; choose (or remap image to) the topic of a colour camera "
+                f"({supported})"
+            )
+        raise ImageFieldError(topic, "encoding", f"is {shown(message.encoding)}{problem}")
     pixels = _pixels(message, layout, topic)  # (H, W) or (H, W, channels)
     if message.encoding in _SUBSAMPLED and message.width % 2:
         raise ImageFieldError(
@@ -132,7 +139,7 @@ def image_from_compressed_message(message: CompressedImageMessage, topic: str) -
         raise ImageFieldError(
             topic,
             "data",
-            f"({data.size} bytes, format {_show(message.format)}) is no picture that OpenCV reads; publish JPEG or PNG",
+            f"({data.size} bytes, format {shown(message.format)}) is no picture that OpenCV reads; publish JPEG or PNG",
         )
     check_size(decoded.shape[1], decoded.shape[0], topic)
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
@@ -147,7 +154,7 @@ def depth_from_message(message: ImageMessage, topic: str) -> np.ndarray:
     layout = _DEPTH_LAYOUTS.get(message.encoding)
     if layout is None:
         raise ImageFieldError(
-            topic, "encoding", f"is {_show(message.encoding)}; expected a depth image, {' or '.join(_DEPTH_LAYOUTS)}"
+            topic, "encoding", f"is {shown(message.encoding)}; expected a depth image, {' or '.join(_DEPTH_LAYOUTS)}"
         )
     values = _pixels(message, layout, topic)
     depth = values.astype(np.float32)
@@ -215,22 +222,6 @@ def _is_truncated(data: bytes) -> bool:
     return False
 
 
-def _unknown_encoding(message: ImageMessage, topic: str) -> ImageFieldError:
-    supported = ", ".join(_LAYOUTS)
-    if is_measurement(message.encoding):
-        return ImageFieldError(
-            topic,
-            "encoding",
-            f"is {_show(message.encoding)}, which holds depth or other measurements; "
-            f"choose (or remap image to) the topic of a colour camera ({supported})",
-        )
-    return ImageFieldError(topic, "encoding", f"is {_show(message.encoding)}; expected one of {supported}")
-
-
 def is_measurement(encoding: str) -> bool:
     """Whether an encoding holds depth or other measurements rather than a picture."""
     return encoding in _DEPTH_LAYOUTS or encoding.startswith(("32", "64"))
-
-
-def _show(value: str) -> str:
-    return reprlib.repr(value)

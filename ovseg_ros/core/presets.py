@@ -4,10 +4,9 @@ A section's `kind` says which system it describes. A new system is one more sect
 one more case in `build.py`.
 """
 
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -22,11 +21,10 @@ from ovseg_ros.core.config import STRICT, from_mapping, load_yaml
 from ovseg_ros.core.errors import CheckpointError, ConfigError
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.proposals.eomt.network import EoMTConfig
-from ovseg_ros.core.proposals.published import published_base
+from ovseg_ros.core.proposals.published import published_eomt
 from ovseg_ros.core.resources import config_dir, weights_dir
 from ovseg_ros.core.templates import prompt_templates
-from ovseg_ros.core.weights.files import find_weights
-from ovseg_ros.core.weights.hub import cached_file, find_file, is_repository, repository_folder
+from ovseg_ros.core.weights.files import TRANSFORMERS_NAMES, cached_file, find_weights, repository_folder, repository_of
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -50,16 +48,13 @@ class PublishedEoMTSection:
         checkpoint: hub repository ("owner/name"), folder or file.
         base: of an EoMT on DINOv3, the DINOv3 weights to which it holds differences, named likewise; None takes the
             repository that the published one was trained from.
+        differences: whether a file on DINOv3 holds differences or whole weights; None: see `load_eomt`.
     """
 
     checkpoint: str
     base: str | None = None
+    differences: bool | None = None
     kind: Literal["published_eomt"] = "published_eomt"
-
-    @property
-    def base_weights(self) -> str | None:
-        """`base`, else what the published checkpoint was trained from; None where it needs no other weights."""
-        return self.base or published_base(self.checkpoint)
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -162,8 +157,7 @@ class WeightFile:
 
     def cached(self, cache: Path | None = None) -> Path | None:
         """Where the file lies in the local cache of the hub; None if it has not been fetched."""
-        found = (cached_file(self.repo, name, revision=self.revision, cache=cache) for name in self.names)
-        return next((path for path in found if path is not None), None)
+        return cached_file(self.repo, self.names, revision=self.revision, cache=cache)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -263,19 +257,14 @@ def checkpoint_paths(preset: str) -> tuple[Path, ...]:
     config, files = load_preset(preset), preset_folder(preset)
     require_weights(preset, config)
     paths = [files.own(name) for name in own_checkpoints(config)]
-    for section in _sections(config):
-        match section:
-            case PublishedEoMTSection() | Mask2FormerSection():
-                for source in _public_sources(section):
-                    paths += find_weights(files.public(source)).shards
-            case OpenClipConfig():
-                paths.append(find_file(files.public(section.checkpoint), CHECKPOINT_NAMES))
+    for source, names in _public_checkpoints(config):
+        paths += find_weights(files.public(source), names).shards
     return tuple(paths)
 
 
-def missing_weights(config: PresetConfig, cache: Path | None = None) -> list[WeightFile]:
+def missing_weights(config: PresetConfig) -> list[WeightFile]:
     """Those of a preset's `weights` that are not in the local cache of the hub."""
-    return [weights for weights in config.weights if weights.cached(cache) is None]
+    return [weights for weights in config.weights if weights.cached() is None]
 
 
 def require_weights(preset: str, config: PresetConfig) -> None:
@@ -285,8 +274,7 @@ def require_weights(preset: str, config: PresetConfig) -> None:
         CheckpointError: with the file, the folder where it should be and the command that fetches it.
     """
     files = preset_folder(preset)
-    used = {source for section in _sections(config) for source in _public_sources(section)}
-    used = {source for source in used if is_repository(files.public(source))}
+    used = {repository_of(files.public(source)) for source, _ in _public_checkpoints(config)}
     missing = [weights for weights in missing_weights(config) if weights.repo in used]
     if missing:
         first, size = missing[0], sum(weights.bytes for weights in missing) / 1e9
@@ -297,17 +285,20 @@ def require_weights(preset: str, config: PresetConfig) -> None:
         )
 
 
-def _sections(config: PresetConfig) -> list[Any]:
+def _sections(config: PresetConfig) -> tuple[ProposerSection | ClipSection | ClassifierSection, ...]:
     """The parts of a preset's model."""
-    return [getattr(config.model, field.name) for field in fields(config.model)]
+    return config.model.proposer, config.model.clip, config.model.classifier
 
 
-def _public_sources(section: Any) -> Iterator[str]:
-    """The public weights that a section names."""
-    match section:
-        case PublishedEoMTSection():
-            yield section.checkpoint
-            if section.base_weights is not None:
-                yield section.base_weights
-        case Mask2FormerSection() | OpenClipConfig():
-            yield section.checkpoint
+def _public_checkpoints(config: PresetConfig) -> Iterator[tuple[str, Sequence[str]]]:
+    """The public weights that a preset's sections name, each with the files to look for."""
+    for section in _sections(config):
+        match section:
+            case PublishedEoMTSection():
+                published = published_eomt(section.checkpoint)
+                base = section.base or (published.base if published is not None else None)
+                yield from ((source, TRANSFORMERS_NAMES) for source in (section.checkpoint, base) if source)
+            case Mask2FormerSection():
+                yield section.checkpoint, TRANSFORMERS_NAMES
+            case OpenClipConfig():
+                yield section.checkpoint, CHECKPOINT_NAMES

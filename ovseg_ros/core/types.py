@@ -19,6 +19,15 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _check_queries(mask_logits: torch.Tensor, **parts: torch.Tensor | None) -> None:
+    """Masks are (B, Q, h, w), and what comes with them (B, Q, channels)."""
+    _require(mask_logits.ndim == 4, f"mask_logits must be (B, Q, h, w), got {tuple(mask_logits.shape)}")
+    queries = tuple(mask_logits.shape[:2])
+    for name, part in parts.items():
+        if part is not None and (part.ndim != 3 or part.shape[:2] != queries):
+            raise ValueError(f"{name} must be {queries} + (channels,), got {tuple(part.shape)}")
+
+
 @dataclass(frozen=True, slots=True)
 class TextEmbeddings:
     """A vocabulary as the classifier sees it; made once per vocabulary, never per frame.
@@ -48,7 +57,7 @@ class MaskProposals:
     Attributes:
         mask_logits: (B, Q, h, w) before the sigmoid, covering the whole image.
         query_embeddings: (B, Q, C).
-        class_logits: (B, Q, N + 1) over the generator's own closed set, the last is "no object"; None if it has none.
+        class_logits: (B, Q, N + 1) over the proposer's own closed set, the last is "no object"; None if it has none.
     """
 
     mask_logits: torch.Tensor
@@ -56,15 +65,7 @@ class MaskProposals:
     class_logits: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        _require(self.mask_logits.ndim == 4, f"mask_logits must be (B, Q, h, w), got {tuple(self.mask_logits.shape)}")
-        batch_queries = self.mask_logits.shape[:2]
-        for name in ("query_embeddings", "class_logits"):
-            value = getattr(self, name)
-            if value is not None:
-                _require(
-                    value.ndim == 3 and value.shape[:2] == batch_queries,
-                    f"{name} must be {tuple(batch_queries)} + (channels,), got {tuple(value.shape)}",
-                )
+        _check_queries(self.mask_logits, query_embeddings=self.query_embeddings, class_logits=self.class_logits)
 
     @property
     def objectness(self) -> torch.Tensor:
@@ -91,14 +92,9 @@ class Prediction:
     objectness: torch.Tensor
 
     def __post_init__(self) -> None:
-        _require(self.mask_logits.ndim == 4, f"mask_logits must be (B, Q, h, w), got {tuple(self.mask_logits.shape)}")
-        batch_queries = self.mask_logits.shape[:2]
-        for name, ndim in (("class_logits", 3), ("query_embeddings", 3), ("objectness", 2)):
-            shape = getattr(self, name).shape
-            _require(
-                len(shape) == ndim and shape[:2] == batch_queries,
-                f"{name} must be {tuple(batch_queries)} and {ndim - 2} more dimensions, got {tuple(shape)}",
-            )
+        _check_queries(self.mask_logits, class_logits=self.class_logits, query_embeddings=self.query_embeddings)
+        shape = tuple(self.mask_logits.shape[:2])
+        _require(self.objectness.shape == shape, f"objectness must be {shape}, got {tuple(self.objectness.shape)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ A thing category is a colour-shape pair ("red cube"), as in CLEVR; a stuff categ
 and, as in CLEVR-CoGenT, some colours of every other shape. Captions may name both, as captions on the web do.
 
 Every word has training synonyms, which captions use, and one held-out synonym, which no training text contains. The
-held-out nouns were chosen, before any evaluation, among near synonyms that the frozen text tower alone ranks closest to
-the right word (it knows no "pentagram"); held-out colours were not filtered so and are reported apart.
+held-out nouns were chosen, before any evaluation, among near synonyms that the frozen text encoder alone ranks closest
+to the right word (it knows no "pentagram"); held-out colours were not filtered so and are reported apart.
 """
 
 from dataclasses import dataclass
@@ -74,9 +74,7 @@ TEXTURES = {
 
 UNSEEN_SHAPES = frozenset({"star", "bowl"})
 
-_SHAPES_BY_NAME = {word.name: word for word in SHAPES}
-_COLORS_BY_NAME = {word.name: word for word in COLORS}
-_STUFF_BY_NAME = {word.name: word for word in STUFF}
+_WORDS = {word.name: word for word in (*SHAPES, *COLORS, *STUFF)}
 
 
 def pair_name(color: str, shape: str) -> str:
@@ -84,16 +82,11 @@ def pair_name(color: str, shape: str) -> str:
     return f"{color} {shape}"
 
 
-def _is_unseen_pair(color_index: int, shape_index: int) -> bool:
-    """Two colours of every shape are held out; the stride spreads them evenly over the colours."""
-    offset = (color_index - 3 * shape_index) % len(COLORS)
-    return offset in (0, 4)
-
-
+# Of every other shape two colours are held out; the stride spreads them evenly over the colours.
 UNSEEN = frozenset(
     pair_name(color.name, shape.name)
     for (color_index, color), (shape_index, shape) in product(enumerate(COLORS), enumerate(SHAPES))
-    if shape.name in UNSEEN_SHAPES or _is_unseen_pair(color_index, shape_index)
+    if shape.name in UNSEEN_SHAPES or (color_index - 3 * shape_index) % len(COLORS) in (0, 4)
 )
 THINGS = tuple(pair_name(color.name, shape.name) for shape, color in product(SHAPES, COLORS))
 SEEN_THINGS = tuple(name for name in THINGS if name not in UNSEEN)
@@ -113,18 +106,14 @@ def split_pair(name: str) -> tuple[str, str]:
 
 def held_out_synonym(name: str, *, replace_color: bool = False) -> str:
     """The synonym of a category name that no training text contains: "red ball" -> "red sphere" or "crimson sphere"."""
-    if name in _STUFF_BY_NAME:
-        return _STUFF_BY_NAME[name].held_out
+    if name in _WORDS:
+        return _WORDS[name].held_out
     color, shape = split_pair(name)
-    color_name = _COLORS_BY_NAME[color].held_out if replace_color else color
-    return f"{color_name} {_SHAPES_BY_NAME[shape].held_out}"
+    return f"{_WORDS[color].held_out if replace_color else color} {_WORDS[shape].held_out}"
 
 
 def names_of(label: str) -> frozenset[str]:
     """Every phrase of this vocabulary that is true of a ground-truth segment with category `label`."""
-    if label in _STUFF_BY_NAME:
-        nouns = _STUFF_BY_NAME[label].all_names
-        return frozenset(nouns) | {f"{texture} {noun}" for texture, noun in product(TEXTURES[label], nouns)}
-    color, shape = split_pair(label)
-    nouns = _SHAPES_BY_NAME[shape].all_names
-    return frozenset(nouns) | {f"{tint} {noun}" for tint, noun in product(_COLORS_BY_NAME[color].all_names, nouns)}
+    color, noun = ("", label) if label in _WORDS else split_pair(label)
+    nouns, adjectives = _WORDS[noun].all_names, _WORDS[color].all_names if color else TEXTURES[label]
+    return frozenset(nouns) | {f"{adjective} {noun}" for adjective, noun in product(adjectives, nouns)}

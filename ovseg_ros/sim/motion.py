@@ -29,40 +29,27 @@ def moving_frames(
         rate: frames per second.
         seed: of the pushes.
     """
-    pushes = _Pushes(simulator, np.random.default_rng([4, seed]))
+    rng = np.random.default_rng([4, seed])
+    step = simulator.timestep
+    period, pushing = round(PUSH_PERIOD / step), round(_PUSH_TIME / step)
+    done, pushed, velocity = 0, 0, (0.0, 0.0, 0.0)  # `done` in steps of physics, so that rounding does not add up
     for number in range(int(seconds * rate)):
         time = number / rate
-        pushes.run_until(time)
+        while done < round(time / step):
+            if done % period == 0:
+                pushed, velocity = _choose(simulator, rng)
+            if done % period < pushing:
+                simulator.push(pushed, velocity)
+            simulator.step(1)
+            done += 1
         yield time, simulator.render(time)
 
 
-class _Pushes:
-    """Physics with somebody's hand in it, step by step."""
-
-    def __init__(self, simulator: TabletopSimulator, rng: np.random.Generator) -> None:
-        self._simulator = simulator
-        self._rng = rng
-        self._done = 0  # in steps of physics, so that rounding does not add up
-        self._object = 0
-        self._velocity = (0.0, 0.0, 0.0)
-
-    def run_until(self, time: float) -> None:
-        step = self._simulator.timestep
-        period, pushing = round(PUSH_PERIOD / step), round(_PUSH_TIME / step)
-        while self._done < round(time / step):
-            since = self._done % period
-            if since == 0:
-                self._choose()
-            if since < pushing:
-                self._simulator.push(self._object, self._velocity)
-            self._simulator.step(1)
-            self._done += 1
-
-    def _choose(self) -> None:
-        """Another object, and a push towards a point near the middle."""
-        self._object = int(self._rng.integers(len(self._simulator.scene.objects)))
-        speed = self._rng.uniform(*_SPEED)
-        target = self._rng.uniform(-_TARGET_HALF_SIZE, _TARGET_HALF_SIZE, 2)
-        way = target - self._simulator.object_position(self._object)[:2]
-        x, y = speed * way / max(float(np.linalg.norm(way)), 1e-6)
-        self._velocity = (float(x), float(y), 0.0)
+def _choose(simulator: TabletopSimulator, rng: np.random.Generator) -> tuple[int, tuple[float, float, float]]:
+    """An object, and the velocity of a push towards a point near the middle."""
+    index = int(rng.integers(len(simulator.scene.objects)))
+    speed = rng.uniform(*_SPEED)
+    target = rng.uniform(-_TARGET_HALF_SIZE, _TARGET_HALF_SIZE, 2)
+    way = target - simulator.object_position(index)[:2]
+    x, y = speed * way / max(float(np.linalg.norm(way)), 1e-6)
+    return index, (float(x), float(y), 0.0)

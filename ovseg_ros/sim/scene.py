@@ -5,7 +5,6 @@ A scene is a function of (split, seed); splits never share a random stream.
 
 from dataclasses import dataclass
 from functools import cache
-from xml.sax.saxutils import quoteattr
 
 import cv2
 import numpy as np
@@ -107,17 +106,11 @@ def make_scene(split: str, seed: int) -> Scene:
     for label in rng.choice(labels, size=count):
         objects.append(_place_object(str(label), objects, rng))
     textures = {name: str(rng.choice(kinds)) for name, kinds in categories.TEXTURES.items()}
-    has_mat = bool(rng.random() < 0.6)
-    if not has_mat:
+    if rng.random() >= 0.6:
         del textures["mat"]
     assets = {f"{name}.png": _texture_png(name, kind, rng) for name, kind in textures.items()}
-    return Scene(
-        objects=tuple(objects),
-        textures=textures,
-        xml=_to_xml(objects, has_mat=has_mat, rng=rng),
-        assets=assets,
-        camera=random_camera(rng),
-    )
+    xml = _to_xml(objects, has_mat="mat" in textures, rng=rng)
+    return Scene(tuple(objects), textures, xml, assets, random_camera(rng))
 
 
 def random_camera(rng: np.random.Generator) -> CameraPose:
@@ -191,8 +184,7 @@ def _object_geoms(item: SceneObject, index: int) -> str:
     if item.shape == "cylinder":
         return f'<geom type="cylinder" size="{0.68 * size:.5g} {0.9 * size:.5g}" {common}"/>'
     if item.shape == "book":
-        x, y, cover = 1.15 * size, 0.85 * size, 0.05 * size
-        pages = 0.2 * size
+        x, y, cover, pages = 1.15 * size, 0.85 * size, 0.05 * size, 0.2 * size
         return (
             f'<geom type="box" size="{x:.5g} {y:.5g} {cover:.5g}" pos="0 0 {pages + cover:.5g}" {common}.front"/>'
             f'<geom type="box" size="{x:.5g} {y:.5g} {cover:.5g}" pos="0 0 {-pages - cover:.5g}" {common}.back"/>'
@@ -204,12 +196,11 @@ def _object_geoms(item: SceneObject, index: int) -> str:
 
 
 def _to_xml(objects: list[SceneObject], *, has_mat: bool, rng: np.random.Generator) -> str:
-    surfaces = ["table", "floor", "wall"] + (["mat"] if has_mat else [])
-    repeats = {"table": 2, "floor": 5, "wall": 3, "mat": 1}
+    repeats = {"table": 2, "floor": 5, "wall": 3} | ({"mat": 1} if has_mat else {})
     assets, bodies = [], []
-    for name in surfaces:
+    for name, count in repeats.items():
         assets.append(f'<texture name="{name}" type="2d" file="{name}.png"/>')
-        repeat = repeats[name] * rng.uniform(0.7, 1.4)
+        repeat = count * rng.uniform(0.7, 1.4)
         assets.append(
             f'<material name="{name}" texture="{name}" texrepeat="{repeat:.3g} {repeat:.3g}" specular="0.1" '
             f'shininess="0.1"/>'
@@ -238,7 +229,7 @@ def _to_xml(objects: list[SceneObject], *, has_mat: bool, rng: np.random.Generat
             f'pos="{x:.4g} {y:.4g} {TABLE_HEIGHT + 0.002}" euler="0 0 {angle:.4g}"/>'
         )
     return f"""
-<mujoco model={quoteattr("tabletop")}>
+<mujoco model="tabletop">
   <compiler angle="degree"/>
   <option timestep="0.004" cone="elliptic" impratio="3"/>
   <size memory="16M"/>
@@ -260,17 +251,17 @@ def _to_xml(objects: list[SceneObject], *, has_mat: bool, rng: np.random.Generat
 
 
 def _lights(rng: np.random.Generator) -> str:
-    lights = []
+    lights = ""
     for index in range(int(rng.integers(1, 3))):
         position = np.array([*rng.uniform(-1.2, 1.2, size=2), rng.uniform(1.8, 2.4)])
         tint = 1 + rng.uniform(-0.08, 0.08) * np.array([1.0, 0.0, -1.0])  # warm to cold
         diffuse = np.clip(rng.uniform(0.35, 0.65) * tint, 0, 1)
         direction = np.array([0, 0, TABLE_HEIGHT]) - position
-        lights.append(
+        lights += (
             f'<light pos="{_numbers(position)}" dir="{_numbers(direction)}" diffuse="{_numbers(diffuse)}" '
             f'specular="0.4 0.4 0.4" cutoff="75" castshadow="{"true" if index == 0 else "false"}"/>'
         )
-    return "".join(lights)
+    return lights
 
 
 def _room() -> str:

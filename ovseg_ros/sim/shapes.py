@@ -120,9 +120,7 @@ def star() -> Mesh:
 
 def cup() -> Mesh:
     """An open cup with a handle."""
-    wall = _revolve(
-        _hard([(0, -0.9), (0.62, -0.9), (0.72, 0.9), (0.62, 0.9), (0.53, -0.78), (0, -0.78)]),
-    )
+    wall = _revolve(_hard([(0, -0.9), (0.62, -0.9), (0.72, 0.9), (0.62, 0.9), (0.53, -0.78), (0, -0.78)]))
     angles = np.linspace(-np.pi / 2, np.pi / 2, 12)
     path = np.column_stack([0.66 + 0.48 * np.cos(angles), np.zeros(12), 0.5 * np.sin(angles)])
     return _join(wall, _tube(path, np.full(12, 0.11), closed=False, sides=8))
@@ -156,14 +154,5 @@ def banana() -> Mesh:
     return vertices[:, [0, 2, 1]] * np.array([1.0, 1.0, -1.0]), faces  # turned to lie in the table's plane
 
 
-MESHES = {
-    "cone": cone,
-    "ring": ring,
-    "egg": egg,
-    "star": star,
-    "cup": cup,
-    "bowl": bowl,
-    "bottle": bottle,
-    "banana": banana,
-}
+MESHES = {make.__name__: make for make in (cone, ring, egg, star, cup, bowl, bottle, banana)}
 """Mesh maker of every shape that is not a MuJoCo primitive."""

@@ -3,7 +3,6 @@
 import math
 import os
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 
 import numpy as np
 
@@ -12,13 +11,14 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 
 import mujoco
 
+from ovseg_ros.sim.categories import STUFF
 from ovseg_ros.sim.scene import CameraPose, Scene, make_scene
 from ovseg_ros.sim.spatial_truth import ObjectPose, body_box, cast_rays, optical_frame
 
 MIN_VISIBLE_AREA = 40
 """A segment with fewer visible pixels at 320x240 (scaled with the resolution) is void: too little to judge."""
 
-_STUFF = ("table", "floor", "wall", "mat")
+_STUFF = tuple(word.name for word in STUFF)
 _MAX_SETTLING_STEPS = 300
 _ORBIT_PERIOD = 24.0
 
@@ -74,9 +74,7 @@ class TabletopSimulator:
     def __enter__(self) -> "TabletopSimulator":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -175,11 +173,11 @@ class TabletopSimulator:
         visible = np.flatnonzero(areas >= least)
         ids = np.zeros(len(self._labels) + 1, dtype=np.uint16)  # the last entry serves owner -1
         ids[visible] = np.arange(1, len(visible) + 1)
-        segments = tuple(
-            GroundTruthSegment(int(ids[index]), *self._labels[index], int(index) if self._labels[index][1] else -1)
-            for index in visible
-        )
-        return ids[owner], segments
+        segments = []
+        for index in visible.tolist():
+            label, is_thing = self._labels[index]
+            segments.append(GroundTruthSegment(int(ids[index]), label, is_thing, index if is_thing else -1))
+        return ids[owner], tuple(segments)
 
     def _camera_matrix(self, vertical_fov: float) -> np.ndarray:
         focal = 0.5 * self.height / math.tan(math.radians(vertical_fov) / 2)

@@ -12,23 +12,13 @@ def _noise(rng: np.random.Generator, cells_y: int, cells_x: int) -> np.ndarray:
     return cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC).clip(0, 1)
 
 
-def _shade(color: np.ndarray, brightness: np.ndarray) -> np.ndarray:
-    """A colour (3,) in [0, 1] times a brightness map (SIZE, SIZE)."""
-    return (255 * np.clip(color * brightness[..., None], 0, 1)).astype(np.uint8)
-
-
-def _coordinates() -> tuple[np.ndarray, np.ndarray]:
-    y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
-    return y, x
-
-
 def make_texture(kind: str, color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A texture of one of the kinds named in `categories.TEXTURES`, around a base colour (3,) in [0, 1].
 
     Raises:
         ValueError: for a kind that does not exist.
     """
-    y, x = _coordinates()
+    y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
     fine = 0.92 + 0.16 * (_noise(rng, 64, 64) - 0.5)
     if kind == "plain":
         brightness = fine
@@ -55,4 +45,4 @@ def make_texture(kind: str, color: np.ndarray, rng: np.random.Generator) -> np.n
         brightness = fine * (0.8 + 0.2 * np.sin(40 * np.pi * x) * np.sin(40 * np.pi * y))
     else:
         raise ValueError(f"unknown texture kind {kind!r}; see ovseg_ros.sim.categories.TEXTURES")
-    return _shade(color, np.asarray(brightness))
+    return (255 * np.clip(color * np.asarray(brightness)[..., None], 0, 1)).astype(np.uint8)

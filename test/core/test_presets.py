@@ -57,6 +57,10 @@ def test_the_public_presets_say_what_they_need() -> None:
         ({"templates": "vil"}, "templates is 'vil'; expected vild or imagenet"),
         ({"classifer": {}}, "mine.yaml.model: unknown key 'classifer'; did you mean 'classifier'"),
         ({"proposer": {"kind": "mask2former", "checkpoint": "a/b", "base": "c/d"}}, "proposer: unknown key 'base'"),
+        (
+            {"proposer": {"kind": "published_eomt", "checkpoint": "a/b", "differences": 1}},
+            "expected true or false, got 1",
+        ),
         ({"kind": "one_stage"}, "mine.yaml.model.kind: unknown kind 'one_stage'; did you mean 'two_stage'"),
     ],
 )
@@ -76,6 +80,12 @@ def test_templates_by_name_or_in_full() -> None:
     ):
         preset = from_mapping(PresetConfig, {**BASE, "model": {**MODEL, "templates": value}}, "mine.yaml")
         assert prompt_templates(preset.model.templates) == expected
+
+
+def test_the_example_of_the_documentation_is_a_preset() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "presets.md").read_text(encoding="utf-8")
+    example = text.split("```yaml\n")[1].split("```")[0]
+    assert from_mapping(PresetConfig, yaml.safe_load(example), "presets.md").model.proposer.kind == "mask2former"
 
 
 @pytest.mark.parametrize("name", PUBLIC)

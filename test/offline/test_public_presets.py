@@ -157,10 +157,10 @@ def test_dinov3_takes_the_place_of_dinov2(tmp_path: Path) -> None:
     )
     vit.save_pretrained(tmp_path / "base")
     eomt = EoMT(EoMTConfig((64, 64), width=64, depth=2, heads=1, dinov3=True, num_queries=12, joint_blocks=1))
-    keys = TUE_MPS_DINOV3.keys(eomt.config)
+    keys = TUE_MPS_DINOV3.keys(eomt.state_dict())
     state = {keys[key][0]: value for key, value in eomt.state_dict().items()}
     in_base = vit.state_dict()
-    for key, [name] in dinov3_base_keys(eomt.config).items():
+    for key, [name] in dinov3_base_keys(eomt.state_dict()).items():
         state[keys[key][0]] = state[keys[key][0]] - in_base[name]
     (tmp_path / "differences").mkdir()
     state["network.attn_mask_probs"] = torch.zeros(1)

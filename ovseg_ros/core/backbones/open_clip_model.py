@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.weights.files import WeightFiles, read_weights
-from ovseg_ros.core.weights.hub import find_file
+from ovseg_ros.core.weights.files import find_weights, read_weights
 from ovseg_ros.core.weights.strict import check_fit
 
 CHECKPOINT_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
@@ -30,7 +29,7 @@ class OpenClipConfig:
     Attributes:
         architecture: a name of `open_clip.list_models()`, or the path of a JSON file in open_clip's format.
         checkpoint: hub repository ("owner/name"), folder, or file (.bin, .pt, .safetensors).
-        mean, std: of the image tower's input, for channels in [0, 1].
+        mean, std: of the image encoder's input, for channels in [0, 1].
     """
 
     architecture: str
@@ -59,10 +58,16 @@ def build_open_clip(
     tokenizer = SimpleTokenizer(context_length=model.context_length)
     if device == "meta":
         return model, tokenizer
-    path = find_file(config.checkpoint, CHECKPOINT_NAMES)
-    state = read_weights(WeightFiles(str(path), (path,), {}))
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    _assign_strictly(model, {_nested(key): value for key, value in state.items()}, path)
+    files = find_weights(config.checkpoint, CHECKPOINT_NAMES)
+    state = {_nested(key.removeprefix("module.")): value for key, value in read_weights(files).items()}
+    state.pop("text.attn_mask", None)  # some old files have it; it is a constant
+    wanted = model.state_dict()
+    for name in ("logit_scale", "logit_bias"):
+        if name in state and name in wanted and state[name].numel() == 1:
+            state[name] = state[name].reshape(wanted[name].shape)
+    check_fit(wanted, state, files.where)
+    model.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()}, assign=True)
+    model.requires_grad_(False)
     if model.text.attn_mask is not None:  # not in a checkpoint, so it is still without content
         model.text.attn_mask = model.text.build_causal_mask()
     return model, tokenizer
@@ -72,7 +77,7 @@ def model_description(architecture: str) -> dict[str, Any]:
     """What open_clip's constructor takes for an architecture's name or JSON file.
 
     Raises:
-        ConfigError: if there is no such name or file, or its text tower is not open_clip's own transformer.
+        ConfigError: if there is no such name or file, or its text encoder is not open_clip's own transformer.
     """
     if architecture.endswith(".json"):
         try:
@@ -103,7 +108,7 @@ def model_description(architecture: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def encode_prompts(model: open_clip.CustomTextCLIP, tokenizer: SimpleTokenizer, sentences: Sequence[str]) -> Tensor:
-    """Unit vectors (N, D) of sentences, by the text tower on its own device.
+    """Unit vectors (N, D) of sentences, by the text encoder on its own device.
 
     A token attends only to earlier ones, so what follows the last sentence's end is not computed: the same vectors for
     a sixth of the work.
@@ -125,17 +130,6 @@ def encode_prompts(model: open_clip.CustomTextCLIP, tokenizer: SimpleTokenizer, 
 
 
 def _nested(key: str) -> str:
-    """A key of `open_clip.CLIP`, whose text tower lies at the top, as `CustomTextCLIP` calls it."""
+    """A key of `open_clip.CLIP`, whose text encoder lies at the top, as `CustomTextCLIP` calls it."""
     at_top = key.startswith(("visual.", "text.")) or key in ("logit_scale", "logit_bias")
     return key if at_top else f"text.{key}"
-
-
-def _assign_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    wanted = model.state_dict()
-    state.pop("text.attn_mask", None)  # some old files have it; it is a constant
-    for name in ("logit_scale", "logit_bias"):
-        if name in state and name in wanted and state[name].numel() == 1:
-            state[name] = state[name].reshape(wanted[name].shape)
-    check_fit(wanted, state, path)
-    model.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()}, assign=True)
-    model.requires_grad_(False)

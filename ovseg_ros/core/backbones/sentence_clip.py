@@ -1,4 +1,4 @@
-"""The CLIP that names things: an open_clip vision transformer beside a text tower, and its mask-guided reading."""
+"""The CLIP of this package: an open_clip vision transformer beside a frozen sentence encoder."""
 
 from collections.abc import Sequence
 from importlib import resources
@@ -19,7 +19,7 @@ from ovseg_ros.core.errors import CheckpointError
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class ClipConfig:
-    """A CLIP in open_clip's terms, with a frozen sentence encoder as its text tower (locked-text training).
+    """A CLIP in open_clip's terms, with a frozen sentence encoder as its text encoder (locked-text training).
 
     Attributes:
         image_size: side of the square input, pixels.
@@ -54,12 +54,24 @@ def text_model_folder(package: str) -> Path:
 
 
 def build_clip(config: ClipConfig) -> tuple[open_clip.CustomTextCLIP, HFTokenizer]:
-    """The model, with pretrained text tower and randomly initialised image tower, and its tokenizer."""
+    """The model, with pretrained text encoder and randomly initialised image encoder, and its tokenizer."""
     folder = str(text_model_folder(config.text_package))
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # it would warn of the pooler, which mean pooling does not need
     try:
-        model = _make_model(config, folder)
+        model = open_clip.CustomTextCLIP(
+            embed_dim=config.embed_dim,
+            vision_cfg=_vision(config),
+            text_cfg={
+                "hf_model_name": folder,
+                "hf_tokenizer_name": folder,
+                "hf_pooler_type": "mean_pooler",
+                "hf_proj_type": None,
+                "hf_model_pretrained": True,
+                "context_length": config.context_length,
+            },
+            init_logit_bias=-8.0,
+        )
     finally:
         transformers.logging.set_verbosity(verbosity)
     model.text.requires_grad_(False).eval()
@@ -67,40 +79,18 @@ def build_clip(config: ClipConfig) -> tuple[open_clip.CustomTextCLIP, HFTokenize
 
 
 def make_image_tower(config: ClipConfig) -> open_clip.transformer.VisionTransformer:
-    """The image tower alone, randomly initialised, on the default device; for counting, without the text package."""
+    """The image encoder alone, randomly initialised, on the default device; for counting, without the text package."""
     least_text = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
     return open_clip.CLIP(embed_dim=config.embed_dim, vision_cfg=_vision(config), text_cfg=least_text).visual
 
 
 def _vision(config: ClipConfig) -> dict[str, int]:
-    return {
-        "image_size": config.image_size,
-        "patch_size": config.patch_size,
-        "width": config.width,
-        "layers": config.layers,
-        "head_width": config.head_width,
-    }
-
-
-def _make_model(config: ClipConfig, folder: str) -> open_clip.CustomTextCLIP:
-    return open_clip.CustomTextCLIP(
-        embed_dim=config.embed_dim,
-        vision_cfg=_vision(config),
-        text_cfg={
-            "hf_model_name": folder,
-            "hf_tokenizer_name": folder,
-            "hf_pooler_type": "mean_pooler",
-            "hf_proj_type": None,
-            "hf_model_pretrained": True,
-            "context_length": config.context_length,
-        },
-        init_logit_bias=-8.0,
-    )
+    return {name: getattr(config, name) for name in ("image_size", "patch_size", "width", "layers", "head_width")}
 
 
 @torch.no_grad()
 def encode_sentences(clip: open_clip.CustomTextCLIP, tokenizer: HFTokenizer, sentences: Sequence[str]) -> Tensor:
-    """Unit vectors (N, D) of sentences, by the text tower on its own device.
+    """Unit vectors (N, D) of sentences, by the text encoder on its own device.
 
     The tokenizer pads to the context length; columns that are padding in every row are cut, which changes nothing but
     the time.

@@ -1,8 +1,8 @@
-"""The mask generator's own classes and CLIP's words, joined as FC-CLIP joins them (Yu et al., NeurIPS 2023, Eq. 7).
+"""The proposer's own classes and CLIP's words, joined as FC-CLIP joins them (Yu et al., NeurIPS 2023, Eq. 7).
 
-Pure functions of probabilities; `training_free.py` puts them together.
+Pure functions of probabilities; `pooled.py` puts them together.
 
-Notation: N classes that the generator was trained with, K categories of the vocabulary.
+Notation: N classes that the proposer was trained with, K categories of the vocabulary.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class EnsembleConfig:
-    """How much CLIP counts beside the mask generator. The defaults are the published ones, not tuned here.
+    """How much CLIP counts beside the proposer. The defaults are the published ones, not tuned here.
 
     Attributes:
-        alpha: CLIP's share for categories that the generator was trained with, in [0, 1].
+        alpha: CLIP's share for categories that the proposer was trained with, in [0, 1].
         beta: CLIP's share for all others.
-        gamma: how far CLIP's confidence lowers the generator's "no object", in [0, 1]; 0 leaves it as it is.
-        synonyms: vocabulary whose categories describe the generator's classes, in their order: a name in
+        gamma: how far CLIP's confidence lowers the proposer's "no object", in [0, 1]; 0 leaves it as it is.
+        synonyms: vocabulary whose categories describe the proposer's classes, in their order: a name in
             config/vocabularies or a path. None leaves each class only the name that its checkpoint gives it.
         background: words that compete for masks but are never published, beside the vocabulary's own negatives. With
             few words asked for, every mask would otherwise be one of them. Empty for benchmarks, which forbid it.
@@ -41,7 +41,7 @@ class EnsembleConfig:
 
 
 def match_classes(categories: Sequence[Category], class_phrases: Sequence[Sequence[str]]) -> Tensor:
-    """Which classes of the generator are which categories, by any name or synonym that they share.
+    """Which classes of the proposer are which categories, by any name or synonym that they share.
 
     Args:
         categories: K, with their synonyms.
@@ -65,7 +65,7 @@ def match_classes(categories: Sequence[Category], class_phrases: Sequence[Sequen
 
 
 def in_vocabulary(class_probabilities: Tensor, shares: Tensor) -> Tensor:
-    """The generator's opinion on the vocabulary; what it gives to classes nobody asked for goes to unseen categories.
+    """The proposer's opinion on the vocabulary; what it gives to classes nobody asked for goes to unseen categories.
 
     Args:
         class_probabilities: (..., N), without "no object", each row adding up to 1.
@@ -85,7 +85,7 @@ def geometric_ensemble(inside: Tensor, clip: Tensor, seen: Tensor, alpha: float,
     """p_in^(1 - a) * p_clip^a, with a = alpha for seen categories and beta for others, made a distribution again.
 
     Args:
-        inside, clip: (..., K) probabilities of the generator and of CLIP.
+        inside, clip: (..., K) probabilities of the proposer and of CLIP.
         seen: (K,) bool.
 
     Returns:
@@ -100,7 +100,7 @@ def geometric_ensemble(inside: Tensor, clip: Tensor, seen: Tensor, alpha: float,
 def corrected_void(void: Tensor, clip: Tensor, gamma: float) -> Tensor:
     """COAT's correction: p_void' = p_void * (1 - gamma * max_c p_clip(c)).
 
-    The generator calls "no object" what it was not trained with; the more certain CLIP is of a word, the less that
+    The proposer calls "no object" what it was not trained with; the more certain CLIP is of a word, the less that
     counts.
 
     Args:

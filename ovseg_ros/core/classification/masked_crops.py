@@ -46,7 +46,7 @@ class MaskedCropConfig:
 
 
 class MaskedCropClassifier(Classifier):
-    """Names masks by CLIP on masked crops; "no object" collects what the generator or CLIP recognise as nothing."""
+    """Names masks by CLIP on masked crops; "no object" collects what the proposer or CLIP recognise as nothing."""
 
     def __init__(self, tower: ImageTower, config: MaskedCropConfig) -> None:
         """`tower`: with an open_clip `VisionTransformer` of square images."""

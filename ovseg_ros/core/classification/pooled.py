@@ -1,4 +1,4 @@
-"""Naming masks with public weights and no training: pooled CLIP features, joined with the generator's own classes."""
+"""Naming masks with public weights and no training: pooled CLIP features, joined with the proposer's own classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class PooledClassifier(Classifier):
         Args:
             pooling: images and masks to unit embeddings.
             logit_scale: what cosines are multiplied with before the softmax: 1 / temperature, CLIP's own.
-            ensemble: None lets CLIP alone name what the generator calls an object.
+            ensemble: None lets CLIP alone name what the proposer calls an object.
             class_phrases: names of each of the N classes in the proposals' `class_logits`, without "no object".
             background: the embedded `EnsembleConfig.background`, one prompt for each word.
         """
@@ -80,7 +80,7 @@ class PooledClassifier(Classifier):
     def forward(self, images: Tensor, proposals: MaskProposals, words: PooledWords) -> Tensor:
         """Open-vocabulary logits (B, Q, K + 1) of every proposal: logarithms of probabilities.
 
-        "No object" stands for the generator's verdict or, if that is likelier, for the best background word. Where it
+        "No object" stands for the proposer's verdict or, if that is likelier, for the best background word. Where it
         beats all words, they become impossible, so that a threshold near 0 lets weak words live but not empty masks.
 
         Args:
@@ -116,7 +116,7 @@ class PooledClassifier(Classifier):
         return best_prompts(prompts, words.owner, words.count).softmax(dim=-1)
 
     def _free_background(self, asked: Sequence[Category]) -> tuple[list[Category], list[int]]:
-        """Background words, and their rows, that mean nothing that was asked for, by name or by the generator's class.
+        """Background words, and their rows, that mean nothing that was asked for, by name or by the proposer's class.
 
         Whoever asks for "man" does not want "person" to take it away.
         """

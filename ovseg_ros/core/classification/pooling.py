@@ -36,7 +36,7 @@ class PoolingConfig:
             raise ValueError(f"short_side must be at most long_side = {self.long_side}, got {self.short_side}")
 
 
-class ConvNextTower(nn.Module):
+class ConvNextEncoder(nn.Module):
     """A ConvNeXt CLIP before its pooling, and what follows it."""
 
     def __init__(self, visual: TimmModel) -> None:
@@ -53,7 +53,7 @@ class ConvNextTower(nn.Module):
         return self.visual.head(self.visual.trunk.forward_head(pooled[:, :, None, None]))
 
 
-class VitTower(nn.Module):
+class VitEncoder(nn.Module):
     """A ViT CLIP's patch tokens after its last block, and the projection that its class token takes.
 
     Trained on class tokens only, its patches mean less than a ConvNeXt's features (FC-CLIP Tab. 9).
@@ -82,16 +82,16 @@ class VitTower(nn.Module):
         return self.visual.ln_post(pooled) @ self.visual.proj
 
 
-def make_tower(visual: nn.Module) -> ConvNextTower | VitTower:
-    """The part of a CLIP that can be pooled.
+def dense_encoder(visual: nn.Module) -> ConvNextEncoder | VitEncoder:
+    """The part of a CLIP whose features can be pooled.
 
     Raises:
         ConfigError: if it is neither a ConvNeXt nor a plain ViT with a class token.
     """
     if isinstance(visual, TimmModel) and isinstance(visual.trunk, ConvNeXt):
-        return ConvNextTower(visual)
+        return ConvNextEncoder(visual)
     if isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == "tok":
-        return VitTower(visual)
+        return VitEncoder(visual)
     kind = type(visual.trunk if isinstance(visual, TimmModel) else visual).__name__
     raise ConfigError(f"mask pooling needs a convnext_* or ViT-* CLIP with a class token, got {kind}")
 
@@ -106,9 +106,9 @@ class MaskPooling(nn.Module):
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
     ) -> None:
-        """`visual`: an open_clip image tower; `mean`, `std`: of its input, for channels in [0, 1]."""
+        """`visual`: an open_clip image encoder; `mean`, `std`: of its input, for channels in [0, 1]."""
         super().__init__()
-        self.tower = make_tower(visual)
+        self.encoder = dense_encoder(visual)
         self._config, self._mean, self._std = config, mean, std
 
     def forward(self, images: Tensor, mask_logits: Tensor) -> Tensor:
@@ -122,11 +122,11 @@ class MaskPooling(nn.Module):
             (B, Q, D).
         """
         canvas, covered = self._fit(images)
-        features = self.tower(canvas)  # (B, C, rows, columns)
+        features = self.encoder(canvas)  # (B, C, rows, columns)
         rows, columns = features.shape[-2:]
         weights = grid_weights(mask_logits.to(features.dtype), (rows, columns), covered)  # (B, Q, rows, columns)
         pooled = weights.flatten(2) @ features.flatten(2).transpose(1, 2)  # (B, Q, C)
-        return F.normalize(self.tower.project(pooled.flatten(0, 1)), dim=-1).unflatten(0, pooled.shape[:2])
+        return F.normalize(self.encoder.project(pooled.flatten(0, 1)), dim=-1).unflatten(0, pooled.shape[:2])
 
     def _fit(self, images: Tensor) -> tuple[Tensor, tuple[float, float]]:
         """Scaled, normalised and padded images, and how many rows and columns of feature cells the image covers."""
@@ -135,7 +135,7 @@ class MaskPooling(nn.Module):
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         if size != (height, width):
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
-        stride = self.tower.stride
+        stride = self.encoder.stride
         right, below = -size[1] % stride, -size[0] % stride
         canvas = F.pad(normalize(images, self._mean, self._std), (0, right, 0, below))
         return canvas, (size[0] / stride, size[1] / stride)

@@ -30,11 +30,11 @@ def with_none(best: Tensor, none: Tensor, vocabulary: Vocabulary) -> Tensor:
 
 
 def joined_with_objectness(words: Tensor, objectness: Tensor) -> Tensor:
-    """A mask is nothing if the generator says so, or else if no word fits it.
+    """A mask is nothing if the proposer says so, or else if no word fits it.
 
     Args:
         words: (..., K + 1) logits, the last is "none of these".
-        objectness: (...), the generator's probability that the mask is any segment.
+        objectness: (...), the proposer's probability that the mask is any segment.
 
     Returns:
         (..., K + 1) logarithms of probabilities, the last is "no object".

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ovseg_ros.core.metrics.bootstrap import bootstrap_interval
+
 
 class MaskRecall:
     """Recall of true segments, things and stuff alike, image by image; `MaskOverlaps.covered` counts."""
@@ -21,13 +23,7 @@ class MaskRecall:
 
     def confidence_interval(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
         """Percentile-bootstrap interval in percent, resampling images; (NaN, NaN) when there was no segment."""
-        images = len(self._found)
-        if sum(self._segments) == 0:
-            return float("nan"), float("nan")
-        generator = np.random.default_rng(seed)
-        weights = generator.multinomial(images, np.full(images, 1.0 / images), size=resamples)
-        segments = weights @ np.array(self._segments)
-        recall = 100.0 * (weights @ np.array(self._found))[segments > 0] / segments[segments > 0]
-        tail = 50.0 * (1.0 - level)
-        low, high = np.percentile(recall, [tail, 100.0 - tail])
-        return float(low), float(high)
+        found, segments = np.array(self._found), np.array(self._segments)
+        return bootstrap_interval(
+            lambda weights: 100.0 * (weights @ found) / (weights @ segments), len(found), level, resamples, seed
+        )

@@ -52,19 +52,41 @@ def segment_overlaps(predicted_ids: np.ndarray, truth_ids: np.ndarray) -> tuple[
     Raises:
         DatasetError: the maps differ in shape.
     """
-    if predicted_ids.shape != truth_ids.shape:
+    predicted, truth, joint = joint_areas(predicted_ids, truth_ids)
+    labelled = joint[:, 1:]
+    return predicted[1:], MaskOverlaps(truth[1:], labelled[1:], labelled[1:].sum(axis=1), labelled.sum(axis=0))
+
+
+def joint_areas(predicted_ids: np.ndarray, truth_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels of every pair of a predicted and a true segment.
+
+    Args:
+        predicted_ids: (H, W) integer of 0 or more, 0 = void.
+        truth_ids: (H, W), likewise.
+
+    Returns:
+        Ids of the prediction (P,) and of the truth (T,), ascending; the first of either is void, whether it occurs or
+        not; and (P, T) int64 pixels.
+
+    Raises:
+        DatasetError: the maps differ in shape or are none.
+    """
+    if predicted_ids.shape != truth_ids.shape or predicted_ids.ndim != 2:
         raise DatasetError(
-            f"the prediction is {predicted_ids.shape} and the truth is {truth_ids.shape}; they must agree"
+            f"the prediction is {predicted_ids.shape} and the truth is {truth_ids.shape}; they must agree, both the "
+            "same (H, W): resize the prediction to the truth's resolution first"
         )
-    predicted, row = np.unique(predicted_ids, return_inverse=True)
-    truth, column = np.unique(truth_ids, return_inverse=True)
+    (predicted, row), (truth, column) = _places(predicted_ids), _places(truth_ids)
     shape = (len(predicted), len(truth))
-    joint = np.bincount(row.reshape(-1) * shape[1] + column.reshape(-1), minlength=shape[0] * shape[1]).reshape(shape)
-    intersection = joint[np.ix_(predicted != 0, truth != 0)]
-    labelled = joint[:, truth != 0]
-    return predicted[predicted != 0], MaskOverlaps(
-        truth[truth != 0], intersection, labelled[predicted != 0].sum(axis=1), labelled.sum(axis=0)
-    )
+    joint = np.bincount(row * shape[1] + column, minlength=shape[0] * shape[1]).reshape(shape)
+    return predicted, truth, joint
+
+
+def _places(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Void and the ids that occur, ascending, and the place among them of every pixel."""
+    values, index = np.unique(ids, return_inverse=True)
+    index = index.reshape(-1)
+    return (values, index) if values.size and values[0] == 0 else (np.insert(values, 0, 0), index + 1)
 
 
 def mask_overlaps(masks: Iterable[np.ndarray], truth_ids: np.ndarray) -> MaskOverlaps:

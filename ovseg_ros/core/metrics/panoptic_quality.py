@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ovseg_ros.core.errors import DatasetError
+from ovseg_ros.core.metrics.bootstrap import bootstrap_interval
+from ovseg_ros.core.metrics.overlaps import joint_areas
 
 VOID = 0
 """Segment id of pixels that belong to no segment."""
@@ -111,23 +113,18 @@ class PanopticQuality:
         Raises:
             DatasetError: the maps differ in shape, are not integer, or disagree with the categories given for them.
         """
-        if predicted_ids.shape != truth_ids.shape or predicted_ids.ndim != 2:
-            raise DatasetError(
-                f"the prediction is {predicted_ids.shape} and the truth is {truth_ids.shape}; both must be the same "
-                "(H, W): resize the prediction to the truth's resolution first"
-            )
         unknown_crowd = set(crowd_ids) - set(truth_categories)
         if unknown_crowd:
             raise DatasetError(f"crowd ids {sorted(unknown_crowd)} are not among the truth's segments")
-        truth_segments, truth_index = _index_segments(truth_ids, truth_categories, "truth")
-        predicted_segments, predicted_index = _index_segments(predicted_ids, predicted_categories, "prediction")
+        predicted_segments, truth_segments, joint = joint_areas(predicted_ids, truth_ids)
+        predicted_segments, truth_segments, overlap = predicted_segments[1:], truth_segments[1:], joint.T
+        _check(predicted_segments, predicted_categories, "prediction")
+        _check(truth_segments, truth_categories, "truth")
         without_pixels = set(predicted_categories) - set(predicted_segments.tolist())
         if without_pixels:
             raise DatasetError(f"predicted segments {sorted(without_pixels)} have a category but no pixel")
 
-        # Row 0 and column 0 are void. overlap[t, p] counts the pixels of truth t under prediction p.
-        shape = (len(truth_segments) + 1, len(predicted_segments) + 1)
-        overlap = np.bincount(truth_index * shape[1] + predicted_index, minlength=shape[0] * shape[1]).reshape(shape)
+        # overlap[t, p] counts the pixels of truth t under prediction p; row 0 and column 0 are void.
         truth_area = overlap.sum(axis=1)[1:]  # (T,)
         if truth_areas is not None:
             truth_area = np.array([truth_areas[int(i)] for i in truth_segments], dtype=np.int64)
@@ -192,30 +189,11 @@ class PanopticQuality:
     def confidence_interval(
         self, categories: Collection[int] | None = None, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
     ) -> tuple[float, float]:
-        """Percentile-bootstrap interval of PQ, resampling images with replacement.
-
-        Args:
-            categories: as in `result`.
-            level: coverage in (0, 1).
-            resamples: number of bootstrap samples; more of them smooth the ends.
-            seed: of the resampling; the same seed gives the same interval.
-
-        Returns:
-            (low, high) in percent; (NaN, NaN) when nothing was counted.
-        """
+        """Interval of PQ in percent, over `categories` as in `result`; see `bootstrap_interval`."""
         _, counts = self._dense(categories)
-        images, width = counts.shape[0], counts.shape[1]
-        if images == 0 or width == 0:
-            return float("nan"), float("nan")
-        generator = np.random.default_rng(seed)
-        weights = generator.multinomial(images, np.full(images, 1.0 / images), size=resamples).astype(np.float64)
-        pq = _average((weights @ counts.reshape(images, -1)).reshape(resamples, width, 4))[0]
-        pq = pq[np.isfinite(pq)]
-        if pq.size == 0:
-            return float("nan"), float("nan")
-        tail = 50.0 * (1.0 - level)
-        low, high = np.percentile(pq, [tail, 100.0 - tail])
-        return float(low), float(high)
+        return bootstrap_interval(
+            lambda weights: _average(np.tensordot(weights, counts, axes=1))[0], len(counts), level, resamples, seed
+        )
 
     def _dense(self, categories: Collection[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Categories met (K,) int64, restricted to `categories`, and their counts by image (N, K, 4) float64."""
@@ -229,22 +207,17 @@ class PanopticQuality:
         return met, counts
 
 
-def _index_segments(ids: np.ndarray, categories: Mapping[int, int], what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Segments present (n,), ascending and without void, and for every pixel 0 (void) or 1 + its segment's place."""
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise DatasetError(f"segment ids of the {what} must be integers, got {ids.dtype}")
-    values, index = np.unique(ids, return_inverse=True)
-    index = index.reshape(-1).astype(np.int64)
-    unknown = [int(value) for value in values if value != VOID and int(value) not in categories]
+def _check(segments: np.ndarray, categories: Mapping[int, int], what: str) -> None:
+    """Refuse ids (n,) of a map's segments, without void, that are not those of its categories."""
+    if not np.issubdtype(segments.dtype, np.integer):
+        raise DatasetError(f"segment ids of the {what} must be integers, got {segments.dtype}")
+    unknown = [value for value in segments.tolist() if value not in categories]
     if unknown:
         raise DatasetError(f"pixels of the {what} carry segment ids {unknown[:10]} that have no category")
     if VOID in categories:
         raise DatasetError(f"the {what} gives segment id {VOID} a category, but {VOID} means void")
-    if values.size and values[0] < VOID:
-        raise DatasetError(f"segment ids of the {what} must be 0 or more, got {int(values[0])}")
-    if values.size and values[0] == VOID:
-        return values[1:].astype(np.int64), index
-    return values.astype(np.int64), index + 1
+    if segments.size and segments.min() < VOID:
+        raise DatasetError(f"segment ids of the {what} must be 0 or more, got {segments.min()}")
 
 
 def _exact_sum(counts: np.ndarray) -> np.ndarray:

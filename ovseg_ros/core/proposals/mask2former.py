@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from transformers import Mask2FormerForUniversalSegmentation
 
 from ovseg_ros.core.errors import CheckpointError
-from ovseg_ros.core.proposals.closed_set import ClosedSet, closed_set
+from ovseg_ros.core.proposals.closed_set import class_names
 from ovseg_ros.core.types import MaskProposals
 from ovseg_ros.core.weights.files import find_weights
+from ovseg_ros.core.weights.strict import list_faults
 
 _STRIDE = 4  # pixels of the image along a pixel of the mask logits
 _ALIGNMENT = 32  # the deepest features' stride
-_KEYS_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,11 @@ class LoadedMask2Former:
 
     Attributes:
         model: in evaluation mode, on the CPU.
-        closed_set: what its class logits mean.
-        summary: one line on what was loaded and from where.
+        class_names: what its class logits mean.
     """
 
     model: "Mask2Former"
-    closed_set: ClosedSet
-    summary: str
+    class_names: tuple[str, ...]
 
 
 class Mask2Former(nn.Module):
@@ -96,25 +94,12 @@ def load_mask2former(source: str) -> LoadedMask2Former:
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         first_line = str(error).split("\n", maxsplit=1)[0]
         raise CheckpointError(f"{source} cannot be loaded as a Mask2Former: {first_line}") from error
-    faults = {
-        "missing": sorted(report["missing_keys"]),
-        "unexpected": sorted(report["unexpected_keys"]),
-        "of another shape": sorted(
-            fault if isinstance(fault, str) else fault[0] for fault in report["mismatched_keys"]
-        ),
-    }
-    if any(faults.values()):
-        listed = "; ".join(f"{len(keys)} {fault}: {_shorten(keys)}" for fault, keys in faults.items() if keys)
-        raise CheckpointError(f"{source} does not fit the Mask2Former of its config.json: {listed}; download it again")
-    config = network.config
-    names = closed_set(config.num_labels, files.settings, source)
-    summary = (
-        f"Mask2Former on {config.backbone_config.model_type}, {config.num_queries} queries, "
-        f"{config.num_labels} classes ({names.origin}), from {source}"
+    faults = list_faults(
+        missing=sorted(report["missing_keys"]),
+        unexpected=sorted(report["unexpected_keys"]),
+        ill_shaped=sorted(fault if isinstance(fault, str) else fault[0] for fault in report["mismatched_keys"]),
     )
-    return LoadedMask2Former(Mask2Former(network).eval(), names, summary)
-
-
-def _shorten(keys: list[str]) -> str:
-    more = f" and {len(keys) - _KEYS_SHOWN} more" if len(keys) > _KEYS_SHOWN else ""
-    return ", ".join(keys[:_KEYS_SHOWN]) + more
+    if faults:
+        raise CheckpointError(f"{source} does not fit the Mask2Former of its config.json: {faults}; download it again")
+    names = class_names(network.config.num_labels, files.settings, source)
+    return LoadedMask2Former(Mask2Former(network).eval(), names)

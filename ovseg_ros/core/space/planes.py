@@ -7,6 +7,10 @@ import numpy as np
 _HYPOTHESES = 256
 _SAMPLES = 1500
 _REFINEMENTS = 3
+_MOST_PLANES = 3
+_LEAST_SHARE = 0.1  # of the points, on a plane that counts
+_TOLERANCE = 0.008  # metres at which a point still belongs to a plane...
+_RELATIVE_TOLERANCE = 0.01  # ... and as a share of the point's depth, as depth sensors err more far away
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,28 +30,20 @@ class Plane:
         return np.asarray(points @ self.normal + self.offset)
 
 
-def find_planes(
-    points: np.ndarray, *, tolerance: float = 0.008, relative_tolerance: float = 0.01, most: int = 3, share: float = 0.1
-) -> list[Plane]:
+def find_planes(points: np.ndarray) -> list[Plane]:
     """The largest planes in a cloud, one after the other (RANSAC, Fischler and Bolles 1981, then least squares).
 
-    The same points give the same planes: samples are drawn from a fixed seed.
-
-    Args:
-        points: (N, 3) finite points in the camera's optical frame.
-        tolerance: distance at which a point still belongs to a plane, metres.
-        relative_tolerance: the same as a share of the point's depth, as depth sensors err more far away.
-        most: most planes.
-        share: a plane holds at least this share of the points.
+    The same points give the same planes: samples are drawn from a fixed seed. `points` are (N, 3), finite, in the
+    camera's optical frame.
     """
     rng = np.random.default_rng(0)
     if len(points) > _SAMPLES:
         points = points[rng.choice(len(points), _SAMPLES, replace=False)]
     points = points.astype(np.float64)
-    least = max(int(share * len(points)), 8)
+    least = max(int(_LEAST_SHARE * len(points)), 8)
     planes: list[Plane] = []
-    while len(planes) < most and len(points) >= least:
-        plane, inside = _largest_plane(points, np.maximum(tolerance, relative_tolerance * points[:, 2]), rng)
+    while len(planes) < _MOST_PLANES and len(points) >= least:
+        plane, inside = _largest_plane(points, np.maximum(_TOLERANCE, _RELATIVE_TOLERANCE * points[:, 2]), rng)
         if plane is None or np.count_nonzero(inside) < least:
             break
         planes.append(plane)

@@ -7,6 +7,7 @@ as far as it can hide that part itself.
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ovseg_ros.core.space.grouped import lengths_of, means, quantiles, starts_of
 from ovseg_ros.core.space.pinhole import Pinhole
 from ovseg_ros.core.space.planes import Plane, find_planes
 
+_BACKGROUND_POINTS = 4000  # in which planes are sought, about
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: multiplying by it scatters consecutive numbers
 
 
@@ -65,6 +67,14 @@ class SegmentGeometry:
     is_supported: bool
 
 
+class _View(NamedTuple):
+    """The maps (H, W) that are measured, and their camera."""
+
+    depth: np.ndarray
+    segment_ids: np.ndarray
+    camera: Pinhole
+
+
 def measure_segments(
     depth: np.ndarray,
     camera: Pinhole,
@@ -103,12 +113,11 @@ def measure_segments(
     starts = starts_of(group)
     segment = group[starts]  # (N,)
     is_thing = np.isin(segment, list(thing_ids))
-    planes = find_planes(_background_points(depth, camera, is_valid, segment_ids, thing_ids))
+    view = _View(depth, segment_ids, camera)
+    planes = find_planes(_background_points(view, is_valid, thing_ids))
     centroids = means(points, starts)
     if planes:
-        boxes, supported = _standing_boxes(
-            points, starts, segment, is_thing, planes, depth, segment_ids, camera, config
-        )
+        boxes, supported = _standing_boxes(points, starts, segment, is_thing, planes, view, config)
     else:
         boxes, supported = principal_boxes(points, starts), np.zeros(len(segment), bool)
     return [
@@ -136,7 +145,7 @@ def _trusted_pixels(
 
 
 def _sample(mask: np.ndarray, ids: np.ndarray, samples: int) -> np.ndarray:
-    """Flat indices (P,) of the mask's pixels sorted by segment, thinned evenly to about `samples` a segment."""
+    """Flat indices (P,) of the mask's pixels sorted by segment, evenly subsampled to about `samples` a segment."""
     flat = np.flatnonzero(mask)
     stride = -(-np.bincount(ids[flat], minlength=1) // samples)
     scattered = (flat.astype(np.uint64) * _GOLDEN) >> np.uint64(40)
@@ -169,21 +178,15 @@ def _without_flying_pixels(
     return flat[kept], points[kept], medians
 
 
-def _background_points(
-    depth: np.ndarray,
-    camera: Pinhole,
-    is_valid: np.ndarray,
-    segment_ids: np.ndarray,
-    thing_ids: Collection[int],
-    most: int = 4000,
-) -> np.ndarray:
-    """Evenly thinned points (N, 3) of what is no thing; of everything where that is less than a twentieth."""
+def _background_points(view: _View, is_valid: np.ndarray, thing_ids: Collection[int]) -> np.ndarray:
+    """Evenly subsampled points (N, 3) of what is no thing; of everything where that is less than a twentieth."""
+    depth, segment_ids, camera = view
     is_thing = np.zeros(int(segment_ids.max(initial=0)) + 1, bool)
     is_thing[list(thing_ids)] = True
     flat = np.flatnonzero(is_valid & ~is_thing[segment_ids])
     if len(flat) * 20 < is_valid.sum():
         flat = np.flatnonzero(is_valid)
-    return _points_at(flat[:: max(1, len(flat) // most)], depth, camera)
+    return _points_at(flat[:: max(1, len(flat) // _BACKGROUND_POINTS)], depth, camera)
 
 
 def _standing_boxes(
@@ -192,9 +195,7 @@ def _standing_boxes(
     segment: np.ndarray,
     is_thing: np.ndarray,
     planes: list[Plane],
-    depth: np.ndarray,
-    segment_ids: np.ndarray,
-    camera: Pinhole,
+    view: _View,
     config: SpaceConfig,
 ) -> tuple[list[OrientedBox], np.ndarray]:
     """Boxes upright on the plane that each segment stands on, or, without one, on the largest plane."""
@@ -210,9 +211,7 @@ def _standing_boxes(
     frames = _frames(np.stack([plane.normal for plane in planes])[choice], means(points, starts))
     local = np.einsum("pd,pda->pa", points, frames[index])
     local[:, 2] = heights[choice[index], np.arange(len(points))]
-    hidden, hidden_index = _turned_behind(
-        points, local, starts, frames, supported, depth, segment_ids, segment, camera, config
-    )
+    hidden, hidden_index = _turned_behind(points, local, starts, frames, supported, segment, view, config)
     # One point on the plane under the first of each supported group makes the box reach down to it; it is repeated, as
     # single points count as outliers.
     below = np.repeat(starts[supported], np.maximum(lengths_of(starts, len(points))[supported] // 50, 2))
@@ -221,9 +220,7 @@ def _standing_boxes(
     group = np.concatenate([index, hidden_index, index[below]])
     order = np.argsort(group, kind="stable")
     everything = everything[order]
-    offsets = np.array([plane.offset for plane in planes])[
-        choice
-    ]  # heights are measured from the plane, points are not
+    offsets = np.array([plane.offset for plane in planes])[choice]  # heights are from the plane, points are not
     everything[:, 2] -= offsets[group[order]]
     return upright_boxes(everything, starts_of(group[order]), frames), supported
 
@@ -244,15 +241,14 @@ def _turned_behind(
     starts: np.ndarray,
     frames: np.ndarray,
     supported: np.ndarray,
-    depth: np.ndarray,
-    segment_ids: np.ndarray,
     segment: np.ndarray,
-    camera: Pinhole,
+    view: _View,
     config: SpaceConfig,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The visible points turned by 180 degrees about a vertical axis through the middle of the object's top, where the
     object itself hides what they would be: (M, 3) local and their groups (M,). Boxes, bottles, balls and most things
     that people make look the same from behind."""
+    camera = view.camera
     index = np.repeat(np.arange(len(starts)), lengths_of(starts, len(points)))
     top = quantiles(local[:, 2], starts, 0.99)
     is_top = local[:, 2] >= (top - config.top_share * np.abs(top))[index]
@@ -270,8 +266,8 @@ def _turned_behind(
     columns, rows = camera.project(candidates[chosen])
     is_inside = (columns >= 0) & (columns < camera.width) & (rows >= 0) & (rows < camera.height)
     chosen, columns, rows = chosen[is_inside], columns[is_inside], rows[is_inside]
-    is_hidden = (segment_ids[rows, columns] == segment[index[chosen]]) & (
-        depth[rows, columns] < candidates[chosen, 2] - config.hidden_margin
+    is_hidden = (view.segment_ids[rows, columns] == segment[index[chosen]]) & (
+        view.depth[rows, columns] < candidates[chosen, 2] - config.hidden_margin
     )
     chosen = chosen[is_hidden]
     return turned[chosen], index[chosen]

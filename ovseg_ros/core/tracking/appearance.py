@@ -3,15 +3,13 @@
 import cv2
 import numpy as np
 
-from ovseg_ros.core.tracking.subsampling import thinned_ids, thinned_image
+from ovseg_ros.core.tracking.subsampling import subsampled_ids, subsampled_image
 from ovseg_ros.core.types import PanopticResult
 
 _BINS = 64
-_PIXELS = 10_000
-"""Of an image, about so many are looked at."""
+_PIXELS = 10_000  # about so many of an image are looked at
 _UPPER_BITS = 0xC0
-_BIN = np.array([[1 / 4, 1 / 16, 1 / 64]], np.float32)
-"""Puts the two upper bits of each channel side by side."""
+_BIN = np.array([[1 / 4, 1 / 16, 1 / 64]], np.float32)  # puts the two upper bits of each channel side by side
 
 
 def segment_appearance(image: np.ndarray, result: PanopticResult) -> np.ndarray:
@@ -32,8 +30,8 @@ def segment_appearance(image: np.ndarray, result: PanopticResult) -> np.ndarray:
         raise ValueError(f"the image is {image.shape[:2]} and its segments are {result.segment_ids.shape}")
     own = [segment.id for segment in result.segments]
     count = 1 + max(own, default=0)  # with void
-    bins = cv2.transform(np.bitwise_and(thinned_image(image, _PIXELS), _UPPER_BITS, dtype=np.uint8), _BIN)  # (h, w)
-    ids = thinned_ids(result.segment_ids, count, _PIXELS)
+    bins = cv2.transform(np.bitwise_and(subsampled_image(image, _PIXELS), _UPPER_BITS, dtype=np.uint8), _BIN)  # (h, w)
+    ids = subsampled_ids(result.segment_ids, count, _PIXELS)
     pair = [ids, bins.astype(ids.dtype, copy=False)]
     histogram = cv2.calcHist(pair, [0, 1], None, [count, _BINS], [0, count, 0, _BINS])[own]
     colors = np.sqrt(histogram / np.maximum(histogram.sum(axis=1, keepdims=True), 1)).astype(np.float32)

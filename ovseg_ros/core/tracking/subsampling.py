@@ -1,10 +1,10 @@
-"""Fewer pixels, where each one is not needed."""
+"""Images with fewer pixels, for measures that need not see all."""
 
 import cv2
 import numpy as np
 
 
-def thinned_ids(ids: np.ndarray, count: int, pixels: int) -> np.ndarray:
+def subsampled_ids(ids: np.ndarray, count: int, pixels: int) -> np.ndarray:
     """Every few pixels of a segment image.
 
     Args:
@@ -18,8 +18,8 @@ def thinned_ids(ids: np.ndarray, count: int, pixels: int) -> np.ndarray:
     return ids[: height * stride : stride, : width * stride : stride].astype(np.uint8 if count <= 256 else np.uint16)
 
 
-def thinned_image(image: np.ndarray, pixels: int) -> np.ndarray:
-    """The colours (h, w, 3) of `image` (H, W, 3) at the places that `thinned_ids` takes of an image of this size."""
+def subsampled_image(image: np.ndarray, pixels: int) -> np.ndarray:
+    """The colours (h, w, 3) of `image` (H, W, 3) at the places that `subsampled_ids` takes of an image of this size."""
     stride, height, width = _grid(image, pixels)
     # OpenCV picks single pixels much faster than a strided copy of three channels.
     return cv2.resize(image[: height * stride, : width * stride], (width, height), interpolation=cv2.INTER_NEAREST)

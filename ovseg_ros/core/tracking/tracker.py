@@ -12,14 +12,13 @@ import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from ovseg_ros.core.tracking.subsampling import thinned_ids
+from ovseg_ros.core.tracking.subsampling import subsampled_ids
 from ovseg_ros.core.types import PanopticResult, Segment
 
-_PIXELS = 40_000
-"""Masks are compared on about this many pixels at most."""
+_PIXELS = 40_000  # masks are compared on about so many at most
 
+# Score of a pair that cannot be; it neither helps nor hurts an assignment. Possible pairs score higher.
 _IMPOSSIBLE = 0.0
-"""Score of a pair that cannot be; it neither helps nor hurts an assignment. Possible pairs score higher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class Tracker:
     def reset(self) -> None:
         """Forgets all objects. Their numbers are not given again."""
         self._objects = _objects(0, 0)
-        # The newest frame's segment image, thinned, and the least number above its ids.
+        # The newest frame's segment image, subsampled, and the least number above its ids.
         self._ids, self._count = np.zeros((1, 1), np.uint8), 1
         self._stamp = float("-inf")
 
@@ -87,7 +86,7 @@ class Tracker:
             known = _without_appearance(known, looks.shape[1])  # another model's: they cannot be compared
         now = self._sighted([result.segments[index] for index in things], result.segment_ids.shape, looks, known.dtype)
         count = 1 + max((segment.id for segment in result.segments), default=0)
-        ids = thinned_ids(result.segment_ids, count, _PIXELS)
+        ids = subsampled_ids(result.segment_ids, count, _PIXELS)
 
         scores = self._scores(known, now, self._overlaps(known, now, ids, count))
         rows, columns = linear_sum_assignment(scores, maximize=True)

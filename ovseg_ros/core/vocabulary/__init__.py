@@ -1,35 +1,41 @@
 """The words: what is asked for, with ids and colours; reading, saving and editing them."""
 
+from ovseg_ros.core.vocabulary.files import (
+    find_vocabulary,
+    initial_specs,
+    load_vocabulary_file,
+    parse_vocabulary,
+    save_vocabulary_file,
+    saving_path,
+)
+from ovseg_ros.core.vocabulary.ids import Category, Vocabulary, color_of_name
 from ovseg_ros.core.vocabulary.words import (
     MAX_CATEGORY_ID,
-    MAX_NAME_LENGTH,
-    MAX_SYNONYMS,
-    MAX_VOCABULARY_BYTES,
     UNKNOWN,
-    Category,
     CategorySpec,
-    Vocabulary,
-    color_of_name,
     guess_is_thing,
-    load_vocabulary_file,
     normalize_name,
     parse_names,
-    parse_vocabulary,
+    with_added,
+    without,
 )
 
 __all__ = [
     "MAX_CATEGORY_ID",
-    "MAX_NAME_LENGTH",
-    "MAX_SYNONYMS",
-    "MAX_VOCABULARY_BYTES",
     "UNKNOWN",
     "Category",
     "CategorySpec",
     "Vocabulary",
     "color_of_name",
+    "find_vocabulary",
     "guess_is_thing",
+    "initial_specs",
     "load_vocabulary_file",
     "normalize_name",
     "parse_names",
     "parse_vocabulary",
+    "save_vocabulary_file",
+    "saving_path",
+    "with_added",
+    "without",
 ]

@@ -1,34 +1,36 @@
-"""Where a published checkpoint's files are, and what is in them: a hub name, a folder or a file; never the network.
+"""Public weights: where a checkpoint's files are, and what is in them. Nothing here uses the network.
 
 Weights stay in the file, mapped into memory, until they are used: opening a checkpoint costs no memory of its size.
 """
 
 import json
 import pickle
-import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ovseg_ros.core.errors import CheckpointError
 
-# The first that is there counts: safetensors holds no code and is what transformers writes.
-_FILE_NAMES = (
+# Safetensors come first: they hold no code.
+TRANSFORMERS_NAMES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_SUFFIXES = frozenset({".safetensors", ".bin", ".ckpt", ".pt", ".pth"})
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""Weight files, or indices of their shards, as transformers writes them, the preferred one first."""
+
+_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
+_HUB_PREFIX = "hf-hub:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,48 +47,82 @@ class WeightFiles:
     shards: tuple[Path, ...]
     settings: Mapping[str, Any]
 
+    @property
+    def where(self) -> str:
+        """The source and its file, for messages."""
+        name = self.shards[0].name
+        return self.source if self.source.endswith(name) else f"{self.source} ({name})"
 
-def find_weights(source: str) -> WeightFiles:
-    """Find a checkpoint.
+
+def find_weights(source: str, names: Sequence[str] = TRANSFORMERS_NAMES) -> WeightFiles:
+    """Find a checkpoint on this machine.
 
     Args:
-        source: a file (.safetensors, .bin, .ckpt, .pt, .pth, or an index.json of shards), a folder that holds one, or a
-            hub name such as "tue-mps/coco_panoptic_eomt_large_640", looked for in the cache of huggingface_hub only.
-            An existing path wins over a hub name. A config.json beside the weights is read.
+        source: a file (.safetensors, .bin, .ckpt, .pt, .pth, or an index.json of shards); a folder that holds one; or a
+            hub repository, "owner/name" or "hf-hub:owner/name", looked for in the local cache of huggingface_hub. An
+            existing path wins over a repository. A config.json beside the weights is read.
+        names: file names to look for in a folder or repository, the preferred one first. A folder may instead hold
+            exactly one weight file of any name.
 
     Raises:
         CheckpointError: nothing is there, with where it was looked for and the command that fetches it; or a shard is
             missing.
     """
     path = Path(source).expanduser()
+    repository = repository_of(source)
     if path.is_dir():
-        file = _weights_in(path)
+        file = _weights_in(path, names)
     elif path.is_file():
         file = path
-    elif _HUB_NAME.fullmatch(source):
-        cached = cached_weights(source)
+    elif repository is None:
+        raise CheckpointError(
+            f"the checkpoint {source!r} is not there: there is no such file or folder, and a hub repository is written "
+            f"owner/name, such as tue-mps/coco_panoptic_eomt_large_640; correct the path"
+        )
+    else:
+        cached = cached_file(repository, names)
         if cached is None:
             raise CheckpointError(
-                f"the weights of {source} ({_FILE_NAMES[0]} or {_FILE_NAMES[2]}) are not on this machine: there is no "
-                f"folder {source}, and the hub cache {constants.HF_HUB_CACHE} has none; fetch them with "
-                f"'hf download {source}'"
+                f"the file {names[0]} of {repository} is missing: there is no folder {source}, and the hub's cache has "
+                f"none in {repository_folder(repository)}; fetch it with: ovseg download PRESET, or: hf download "
+                f"{repository}"
             )
         file = cached
-    else:
-        raise CheckpointError(
-            f"the checkpoint {source!r} is not there: expected a file, a folder or a hub name such as "
-            f"tue-mps/coco_panoptic_eomt_large_640; correct the path"
-        )
-    return WeightFiles(source, _shards(file), _settings(file.parent / "config.json"))
+    settings = file.parent / "config.json"
+    return WeightFiles(source, _shards(file), _read_json(settings) if settings.is_file() else {})
 
 
-def cached_weights(hub_name: str) -> Path | None:
-    """A hub repository's weight file, or the index of its shards, in the local cache; None if it was not fetched."""
-    for name in _FILE_NAMES:
-        found = try_to_load_from_cache(hub_name, name)
+def repository_of(source: str) -> str | None:
+    """The hub repository, "owner/name", if `source` is written like one; else None."""
+    repository = source.removeprefix(_HUB_PREFIX)
+    parts = repository.split("/")
+    return repository if len(parts) == 2 and all(parts) and parts[0] not in (".", "..", "~") else None
+
+
+def cached_file(
+    repository: str, names: Sequence[str], *, revision: str | None = None, cache: Path | None = None
+) -> Path | None:
+    """The first of `names` that the local cache has of a repository; None if it has none.
+
+    Args:
+        revision: branch, tag or commit; None is the main branch.
+        cache: its folder; None is the hub's own (HF_HUB_CACHE).
+    """
+    for name in names:
+        try:
+            found = try_to_load_from_cache(
+                repository, name, cache_dir=cache or constants.HF_HUB_CACHE, revision=revision
+            )
+        except HFValidationError:
+            return None
         if isinstance(found, str):
             return Path(found)
     return None
+
+
+def repository_folder(repository: str) -> Path:
+    """Where the local cache keeps a repository."""
+    return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
 
 
 def read_weights(files: WeightFiles) -> dict[str, Tensor]:
@@ -100,7 +136,7 @@ def read_weights(files: WeightFiles) -> dict[str, Tensor]:
     """
     state: dict[str, Tensor] = {}
     for shard in files.shards:
-        part = _read_safetensors(shard) if shard.suffix == ".safetensors" else _read_pickle(shard)
+        part = read_safetensors(shard) if shard.suffix == ".safetensors" else _read_pickle(shard)
         twice = state.keys() & part.keys()
         if twice:
             raise CheckpointError(f"{shard} repeats {len(twice)} keys of another shard, such as {min(twice)}")
@@ -108,16 +144,35 @@ def read_weights(files: WeightFiles) -> dict[str, Tensor]:
     return state
 
 
-def _weights_in(folder: Path) -> Path:
-    for name in _FILE_NAMES:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        CheckpointError: it is missing or unreadable.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"the checkpoint {path} does not exist; install the package again, or correct the path in the preset"
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file: {error}; it has {path.stat().st_size} bytes and may be cut "
+            f"off, download or write it again"
+        ) from error
+
+
+def _weights_in(folder: Path, names: Sequence[str]) -> Path:
+    for name in names:
         if (folder / name).is_file():
             return folder / name
     others = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.is_file())
     if len(others) != 1:
-        found = f"{len(others)} weight files ({', '.join(path.name for path in others)})" if others else "none"
+        found = f"{len(others)} ({', '.join(path.name for path in others)})" if others else "none"
         raise CheckpointError(
-            f"{folder} should hold {' or '.join(_FILE_NAMES)}, or exactly one file ending in "
-            f"{', '.join(sorted(_SUFFIXES))}; found {found}; name the file itself"
+            f"the folder {folder} holds none of {', '.join(names)}, and instead of exactly one file ending in "
+            f"{', '.join(_SUFFIXES)}, found {found}; name the file itself"
         )
     return others[0]
 
@@ -138,10 +193,6 @@ def _shards(file: Path) -> tuple[Path, ...]:
     return shards
 
 
-def _settings(path: Path) -> Mapping[str, Any]:
-    return _read_json(path) if path.is_file() else {}
-
-
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -150,16 +201,6 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is not a readable safetensors file: {error}; it may be cut off, "
-            f"download it again"
-        ) from error
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:

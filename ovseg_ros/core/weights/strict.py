@@ -1,13 +1,14 @@
 """Strict safetensors checkpoints: half precision on disk, every key accounted for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ovseg_ros.core.errors import CheckpointError
+from ovseg_ros.core.weights.files import read_safetensors
 
 _KEYS_SHOWN = 8
 
@@ -49,26 +50,10 @@ def load_strict(module: nn.Module, path: Path) -> None:
         CheckpointError: if the file is missing or unreadable, or naming the keys that are missing, unexpected or of
             another shape.
     """
-    state = read_state(path)
+    state = read_safetensors(path)
     wanted = module.state_dict()
     check_fit(wanted, state, path)
     module.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()})
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU.
-
-    Raises:
-        CheckpointError: if the file is missing or unreadable.
-    """
-    if not path.is_file():
-        raise CheckpointError(
-            f"the checkpoint {path} does not exist; install the package again, or correct the path in the preset"
-        )
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
 
 
 def check_fit(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path | str) -> None:
@@ -77,20 +62,27 @@ def check_fit(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: P
     Raises:
         CheckpointError: naming the keys that are missing, unexpected or of another shape.
     """
-    faults = {
-        "missing": [key for key in wanted if key not in state],
-        "unexpected": [key for key in state if key not in wanted],
-        "of another shape": [
-            f"{key} (file {tuple(state[key].shape)}, model {tuple(wanted[key].shape)})"
-            for key in wanted
-            if key in state and state[key].shape != wanted[key].shape
-        ],
-    }
-    if any(faults.values()):
-        parts = [f"{len(keys)} {what}: {_shorten(keys)}" for what, keys in faults.items() if keys]
-        raise CheckpointError(f"{path} does not fit the architecture of the preset: {'; '.join(parts)}")
+    faults = fit_faults({key: tuple(value.shape) for key, value in wanted.items()}, state)
+    if faults:
+        raise CheckpointError(f"{path} does not fit the architecture of the preset: {faults}")
 
 
-def _shorten(keys: list[str]) -> str:
-    more = f" and {len(keys) - _KEYS_SHOWN} more" if len(keys) > _KEYS_SHOWN else ""
-    return ", ".join(keys[:_KEYS_SHOWN]) + more
+def fit_faults(wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> str:
+    """How tensors differ from the shapes wanted, in words; empty where they do not."""
+    wrong = [key for key in wanted if key in state and tuple(state[key].shape) != wanted[key]]
+    return list_faults(
+        missing=[key for key in wanted if key not in state],
+        unexpected=[key for key in state if key not in wanted],
+        ill_shaped=[f"{key} (file {tuple(state[key].shape)}, model {wanted[key]})" for key in wrong],
+    )
+
+
+def list_faults(missing: Sequence[str], unexpected: Sequence[str], ill_shaped: Sequence[str]) -> str:
+    """Keys that do not fit, in words, some of each kind; empty where there are none."""
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": ill_shaped}
+    return "; ".join(
+        f"{len(keys)} {kind}: {', '.join(keys[:_KEYS_SHOWN])}"
+        + (f" and {len(keys) - _KEYS_SHOWN} more" if len(keys) > _KEYS_SHOWN else "")
+        for kind, keys in kinds.items()
+        if keys
+    )

@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it and return the exit code."""
-    from ovseg_ros.core.vocabulary.edit import with_added, without
+    from ovseg_ros.core.vocabulary import with_added, without
     from ovseg_ros.ros.node.vocabulary_client import connect, specs_of
 
     wanted = _wanted(options) if options.action in ("set", "add") else ()  # refused before anything is asked

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from ovseg_ros.core.errors import DatasetError
-from ovseg_ros.core.resources import config_dir
-from ovseg_ros.core.vocabulary import load_vocabulary_file
+from ovseg_ros.core.vocabulary import find_vocabulary, load_vocabulary_file
 from ovseg_ros.offline.data.types import DatasetCategory
 
 # The 80 things keep their ids of COCO's detection set, 1 to 90 with gaps; the 53 kinds of stuff follow, 92 to 200.
@@ -28,7 +27,7 @@ def load_categories(vocabulary: str, dataset_ids: Sequence[int]) -> tuple[Datase
     Raises:
         DatasetError: the file has another number of categories than there are ids.
     """
-    path = config_dir() / "vocabularies" / f"{vocabulary}.yaml"
+    path = find_vocabulary(vocabulary)
     specs = load_vocabulary_file(path)
     if len(specs) != len(dataset_ids):
         raise DatasetError(

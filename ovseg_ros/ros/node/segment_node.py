@@ -18,6 +18,7 @@ from rclpy.task import Future as RosFuture
 from std_srvs.srv import SetBool
 
 from ovseg_ros.core.errors import OvsegError
+from ovseg_ros.core.vocabulary import initial_specs, saving_path
 from ovseg_ros.ros.node.camera import Camera
 from ovseg_ros.ros.node.diagnostics import Diagnostics, ModelReport
 from ovseg_ros.ros.node.fault_log import describe
@@ -28,7 +29,6 @@ from ovseg_ros.ros.node.parameter_spec import declare
 from ovseg_ros.ros.node.parameters import PARAMETERS, camera_names, camera_parameters, merge_parameters, validate
 from ovseg_ros.ros.node.pipeline import Pipeline
 from ovseg_ros.ros.node.query import phrase_vocabulary, query_response, refused_query
-from ovseg_ros.ros.node.vocabulary_service import initial_specs, saving_path
 from ovseg_ros.srv import GetVocabulary, Query, SetVocabulary
 
 if TYPE_CHECKING:

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 from ovseg_ros.core.errors import OvsegError, VocabularyError
 from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.own_thread import in_own_thread
-from ovseg_ros.core.resources import config_dir
-from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, guess_is_thing, load_vocabulary_file, parse_names
-from ovseg_ros.core.vocabulary.saving import is_saved_file, save_vocabulary_file
+from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, parse_names, save_vocabulary_file
 from ovseg_ros.ros.node.conversions import specs_from_messages
 from ovseg_ros.srv import SetVocabulary
 
@@ -131,47 +129,3 @@ def _guesses(vocabulary: Vocabulary) -> str:
         if names:
             parts.append(f"{kind}: {', '.join(names[:_NAMES_SHOWN])}" + (", ..." if len(names) > _NAMES_SHOWN else ""))
     return "guessed " + "; ".join(parts)
-
-
-def initial_specs(names: Sequence[str], file: str) -> tuple[CategorySpec, ...]:
-    """The vocabulary at start: a file that an earlier run saved, else `names` where there are any, else the file.
-
-    Args:
-        names: blank ones are skipped, because a ROS parameter cannot be an empty list without a type.
-        file: the name of a file in config/vocabularies, or a path.
-
-    Raises:
-        VocabularyError: the file is refused, or neither is given.
-        ConfigError: the package's own files are missing.
-    """
-    saved = saving_path(file)
-    if saved is not None and is_saved_file(saved):
-        return load_vocabulary_file(saved)
-    specs = tuple(CategorySpec(name, is_thing=guess_is_thing(name)) for name in names if name.strip())
-    if specs:
-        return specs
-    if not file:
-        raise VocabularyError("no vocabulary is given; set the parameter vocabulary or vocabulary_file")
-    return load_vocabulary_file(_bundled_path(file) if _is_bundled_name(file) else Path(file).expanduser())
-
-
-def saving_path(file: str) -> Path | None:
-    """Where changes are kept: `file` where it is the path of a YAML file; None for a bundled vocabulary's name."""
-    path = Path(file).expanduser()
-    return path if path.suffix.lower() in (".yaml", ".yml") else None
-
-
-def _is_bundled_name(file: str) -> bool:
-    path = Path(file)
-    return not path.suffix and path.name == file
-
-
-def _bundled_path(name: str) -> Path:
-    folder = config_dir() / "vocabularies"
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(known.stem for known in folder.glob("*.yaml"))) or "none"
-        raise VocabularyError(
-            f"there is no vocabulary {name!r} in {folder} (it has: {known}); correct vocabulary_file or give a path"
-        )
-    return path

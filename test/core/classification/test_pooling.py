@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_ros.core.classification.pooling import (
-    ConvNextTower,
+    ConvNextEncoder,
     MaskPooling,
     PoolingConfig,
-    VitTower,
+    VitEncoder,
+    dense_encoder,
     grid_weights,
-    make_tower,
 )
 from ovseg_ros.core.errors import ConfigError
 
@@ -55,7 +55,7 @@ def test_a_vits_features_are_its_patch_tokens() -> None:
     visual = clip(VIT).visual
     images = torch.randn(2, 3, 64, 64)
     expected = visual.forward_intermediates(images, indices=[1], intermediates_only=True)["image_intermediates"][0]
-    torch.testing.assert_close(VitTower(visual)(images), expected)
+    torch.testing.assert_close(VitEncoder(visual)(images), expected)
 
 
 @pytest.mark.parametrize("vision", [CONVNEXT, VIT], ids=["convnext", "vit"])
@@ -64,12 +64,12 @@ def test_pooling_agrees_with_a_literal_loop(vision: dict, size: tuple[int, int])
     pool = pooling(vision, short_side=96, long_side=160)
     images = torch.rand(2, 3, *size)
     mask_logits = F.interpolate(torch.randn(2, 5, 3, 4), size=(size[0] // 2, size[1] // 2), mode="bilinear")
-    stride = pool.tower.stride
+    stride = pool.encoder.stride
     scale = min(96 / min(size), 160 / max(size))
     height, width = round(size[0] * scale), round(size[1] * scale)
     canvas = torch.zeros(2, 3, -(-height // stride) * stride, -(-width // stride) * stride)
     canvas[..., :height, :width] = normalised(F.interpolate(images, (height, width), mode="bilinear"))
-    features = pool.tower(canvas)
+    features = pool.encoder(canvas)
     embeddings = pool(images, mask_logits)
     assert embeddings.shape == (2, 5, 24)
     for image in range(2):
@@ -84,7 +84,7 @@ def test_pooling_agrees_with_a_literal_loop(vision: dict, size: tuple[int, int])
                     if y < height and x < width and mask[y - 1 : y + 1, x - 1 : x + 1].mean() > 0:
                         cells.append(features[image, :, row, column])
             if cells:
-                expected = F.normalize(pool.tower.project(torch.stack(cells).mean(dim=0)[None]), dim=-1)[0]
+                expected = F.normalize(pool.encoder.project(torch.stack(cells).mean(dim=0)[None]), dim=-1)[0]
                 torch.testing.assert_close(embeddings[image, query], expected, atol=1e-5, rtol=1e-4)
 
 
@@ -154,12 +154,12 @@ def test_towers_without_poolable_features_are_refused() -> None:
             embed_dim=24, vision_cfg={"layers": [1, 1, 1, 1], "width": 64, "image_size": 64}, text_cfg=TEXT
         )
     with pytest.raises(ConfigError, match=r"convnext_\* or ViT-\* CLIP.*ModifiedResNet"):
-        make_tower(resnet.visual)
+        dense_encoder(resnet.visual)
 
 
 def test_strides() -> None:
-    assert isinstance(make_tower(clip(CONVNEXT).visual), ConvNextTower)
-    assert (make_tower(clip(CONVNEXT).visual).stride, make_tower(clip(VIT).visual).stride) == (32, 16)
+    assert isinstance(dense_encoder(clip(CONVNEXT).visual), ConvNextEncoder)
+    assert (dense_encoder(clip(CONVNEXT).visual).stride, dense_encoder(clip(VIT).visual).stride) == (32, 16)
 
 
 @pytest.mark.parametrize("sides", [(0, 10), (20, 10)])

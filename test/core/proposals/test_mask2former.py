@@ -54,7 +54,7 @@ def saved(request, tmp_path_factory):
 def test_the_wrapper_gives_the_librarys_own_outputs(saved):
     network, folder = saved
     loaded = load_mask2former(str(folder))
-    assert loaded.closed_set.names == ("cup", "floor", "wall")
+    assert loaded.class_names == ("cup", "floor", "wall")
     images = torch.randn(2, 3, 64, 96)
     with torch.inference_mode():
         proposals, outputs = loaded.model(images), network(pixel_values=images)

@@ -20,6 +20,12 @@ COUNTS = {  # things, stuff; as published where the data set tells them apart
 }
 TOTALS = {"ade20k_847.yaml": 847, "pascal_context_59.yaml": 59, "pascal_context_459.yaml": 459}
 
+# `stuff_classes` of the EoMT authors' configurations for ADE20K panoptic.
+ADE20K_STUFF = [
+    *[0, 1, 2, 3, 4, 5, 6, 9, 11, 13, 16, 17, 21, 25, 26, 28, 29, 34, 40, 46, 48, 51, 52, 54, 59, 60, 61, 63, 68, 77],
+    *[79, 84, 91, 94, 96, 99, 100, 101, 105, 106, 109, 113, 114, 117, 122, 128, 131, 140, 141, 145],
+]
+
 # Labels of PASCAL Context in full (1 to 459) that its 59 categories stand for, by the common preparation script.
 # fmt: off
 PASCAL_59_OF_459 = (
@@ -58,6 +64,14 @@ def test_every_file_says_where_its_names_are_from(name: str) -> None:
 def test_things_and_stuff(name: str, counts: tuple[int, int]) -> None:
     things = sum(spec.is_thing for spec in specs_of(name))
     assert (things, len(specs_of(name)) - things) == counts
+
+
+def test_stuff_is_where_the_published_checkpoints_have_it() -> None:
+    stuff = {
+        name: [index for index, spec in enumerate(specs_of(name)) if not spec.is_thing]
+        for name in ("coco_133.yaml", "ade20k_150.yaml")
+    }
+    assert stuff == {"coco_133.yaml": list(range(80, 133)), "ade20k_150.yaml": ADE20K_STUFF}
 
 
 @pytest.mark.parametrize(("name", "total"), TOTALS.items())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD
-from ovseg_ros.core.proposals.closed_set import ClosedSet, closed_set
+from ovseg_ros.core.proposals.closed_set import class_names
 from ovseg_ros.core.proposals.eomt.layouts import (
     DINOV3_BASE_SETTINGS,
     TUE_MPS_DINOV3,
@@ -22,11 +22,17 @@ from ovseg_ros.core.proposals.eomt.layouts import (
     dinov3_base_keys,
     infer_config,
 )
-from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
-from ovseg_ros.core.proposals.published import DINOV3_BASES, PUBLISHED_EOMT
-from ovseg_ros.core.weights.files import WeightFiles, cached_weights, find_weights, read_weights
-
-_KEYS_SHOWN = 8
+from ovseg_ros.core.proposals.eomt.network import EoMT
+from ovseg_ros.core.proposals.published import DINOV3_BASES, published_eomt
+from ovseg_ros.core.weights.files import (
+    TRANSFORMERS_NAMES,
+    WeightFiles,
+    cached_file,
+    find_weights,
+    read_weights,
+    repository_of,
+)
+from ovseg_ros.core.weights.strict import fit_faults
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +41,11 @@ class LoadedEoMT:
 
     Attributes:
         model: in evaluation mode, on the CPU; its architecture is `model.config`.
-        closed_set: what its class logits mean.
-        layout: "tue-mps" or "transformers".
-        summary: one line on what was loaded and from where.
+        class_names: what its class logits mean.
     """
 
     model: EoMT
-    closed_set: ClosedSet
-    layout: str
-    summary: str
+    class_names: tuple[str, ...]
 
 
 def load_eomt(
@@ -56,22 +58,21 @@ def load_eomt(
 ) -> LoadedEoMT:
     """Load a published EoMT (panoptic, instance or semantic), in the authors' or in transformers' layout.
 
-    Parameters stay mapped from the file where they are used as they are, so loading takes little more memory than the
-    weights have (measured in docs/checkpoints.md); the file must not change while the model lives. Nothing is
-    downloaded.
+    Parameters stay mapped from the file where they are used as they are (docs/checkpoints.md); it must not change while
+    the model lives. Nothing is downloaded.
 
     On DINOv3 the authors publish the ViT as differences to Meta's weights, which are gated. Their rule is followed:
     every tensor under `network.encoder.backbone` is added to the base's tensor of that name, all others are whole.
     Files in transformers' layout are whole.
 
     Args:
-        source: a hub name in the local cache, a folder or a file; see `weight_files.find_weights`.
+        source: a hub name in the local cache, a folder or a file; see `find_weights`.
         image_size: (height, width) to interpolate the position embeddings to once, multiples of the patch size; None
             for the checkpoint's own. At any other size the model interpolates them for every image. On DINOv3 it only
             sets `model.config.image_size`.
         dtype: type of the parameters; None keeps the file's.
-        base: the DINOv3 weights to which the differences are added, like `source`; None looks for the repository that
-            the published ones were trained from in the local cache.
+        base: the DINOv3 weights to which the differences are added, like `source`; None takes the repository that the
+            published ones were trained from.
         differences: whether a file on DINOv3 in the authors' layout holds differences, as the published ones do, or
             whole weights, as the authors' training writes (their setting `delta_weights`). None takes the published
             names for differences, and any other file unless it brings ImageNet's constants, as whole ones do.
@@ -81,11 +82,11 @@ def load_eomt(
             another shape; the base weights are not there, do not fit, or are given and not needed; or the file may hold
             whole weights or differences.
     """
-    published = next((entry for entry in PUBLISHED_EOMT if entry.hub_name == source), None)
+    published = published_eomt(source)
     if published is not None and published.base is not None and not _is_here(source):
         _find_base(base, published.base, source)  # before anyone downloads what cannot be used without it
     files = find_weights(source)
-    where = _where(files)
+    where = files.where
     state = read_weights(files)
     layout = detect_layout(state, where)
     _check_settings(files.settings, layout.settings, where)
@@ -93,7 +94,7 @@ def load_eomt(
     if published is not None and layout.dinov3:
         settings = {"image_size": published.config.image_size, **settings}
     config = infer_config(layout, state, settings, where)
-    names = closed_set(config.num_classes, files.settings, where)
+    names = class_names(config.num_classes, files.settings, where)
     try:
         with torch.device("meta"):
             model = EoMT(config)
@@ -104,10 +105,8 @@ def load_eomt(
     _check_normalisation(state, where, may_be_zero=may_add)
     adds = may_add and (differences or published is not None or _holds_differences(state, where))
     weights = {key: torch.cat(tensors) for key, tensors in parts.items() if len(tensors) > 1}
-    origin = ""
     if adds:
         base_files = _find_base(base, DINOV3_BASES.get(config.width), where)
-        origin = f" added to {_where(base_files)}"
         weights |= {key: whole + parts[key][0] for key, whole in _base_weights(model, base_files, where).items()}
     elif base is not None:
         raise CheckpointError(
@@ -120,25 +119,13 @@ def load_eomt(
         parts = _parts(model, layout, read_weights(files), where)
     weights |= {key: tensors[0] for key, tensors in parts.items() if key not in weights}
     if image_size is not None:
-        config, model, weights = _resized(config, weights, image_size)
+        model = _resized(model, weights, image_size)
     model.load_state_dict({key: value.to(dtype or value.dtype) for key, value in weights.items()}, assign=True)
-    summary = (
-        f"EoMT, {'DINOv3 ' if config.dinov3 else ''}ViT {config.depth} x {config.width}"
-        f"{' with SwiGLU' if config.swiglu else ''}, {config.heads} heads, "
-        f"{config.num_queries} queries in the last {config.joint_blocks} blocks, {config.num_classes} classes "
-        f"({names.origin}), {config.image_size[0]} x {config.image_size[1]} pixels; {where}{origin}, "
-        f"layout of {layout.name}"
-    )
-    return LoadedEoMT(model.eval(), names, layout.name, summary)
+    return LoadedEoMT(model.eval(), names)
 
 
-def _where(files: WeightFiles) -> str:
-    name = files.shards[0].name
-    return files.source if files.source.endswith(name) else f"{files.source} ({name})"
-
-
-def _is_here(hub_name: str) -> bool:
-    return Path(hub_name).exists() or cached_weights(hub_name) is not None
+def _is_here(source: str) -> bool:
+    return Path(source).exists() or cached_file(repository_of(source) or "", TRANSFORMERS_NAMES) is not None
 
 
 def _find_base(base: str | None, repository: str | None, where: str) -> WeightFiles:
@@ -177,7 +164,7 @@ def _holds_differences(state: Mapping[str, Tensor], where: str) -> bool:
 
 def _base_weights(model: EoMT, files: WeightFiles, where: str) -> dict[str, Tensor]:
     """The tensors of a DINOv3 by the model's keys, all of them accounted for."""
-    base = _where(files)
+    base = files.where
     _check_settings(files.settings, DINOV3_BASE_SETTINGS, base)
     heads = files.settings.get("num_attention_heads", model.config.heads)
     if heads != model.config.heads:
@@ -186,7 +173,7 @@ def _base_weights(model: EoMT, files: WeightFiles, where: str) -> dict[str, Tens
             f"from, or correct num_attention_heads in its config.json"
         )
     ignored = frozenset({"embeddings.mask_token"})  # of the pretraining
-    found, faults = _fit(dinov3_base_keys(model.config), ignored, model, read_weights(files))
+    found, faults = _fit(dinov3_base_keys(model.state_dict()), ignored, model, read_weights(files))
     if faults:
         raise CheckpointError(
             f"{base} is not the DINOv3 to which {where} holds differences (ViT {model.config.depth} x "
@@ -208,7 +195,7 @@ def _check_settings(settings: Mapping[str, Any], expected: Mapping[str, object],
 
 def _parts(model: EoMT, layout: EoMTLayout, state: Mapping[str, Tensor], where: str) -> dict[str, list[Tensor]]:
     """The file's tensors by the model's keys, several where they are to be joined; all of both sides accounted for."""
-    found, faults = _fit(layout.keys(model.config), layout.ignored, model, state)
+    found, faults = _fit(layout.keys(model.state_dict()), layout.ignored, model, state)
     if faults:
         raise CheckpointError(
             f"{where} does not fit the EoMT that its tensors imply (ViT {model.config.depth} x {model.config.width}, "
@@ -220,33 +207,18 @@ def _parts(model: EoMT, layout: EoMTLayout, state: Mapping[str, Tensor], where: 
 def _fit(
     keys: KeyMap, ignored: frozenset[str], model: EoMT, state: Mapping[str, Tensor]
 ) -> tuple[dict[str, list[Tensor]], str]:
-    """The tensors of a file by the model's keys, and in words what does not fit; no words where everything does."""
-    wanted = {key: value.shape for key, value in model.state_dict().items()}
-    in_file = {name for names in keys.values() for name in names}
-    faults = {
-        "missing": [name for names in keys.values() for name in names if name not in state],
-        "unexpected": [name for name in state if name not in in_file and name not in ignored],
-        "of another shape": [],
+    """The tensors of a file by the model's keys, or in words what does not fit."""
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    # As many rows from each tensor that is to be joined, checked before it is.
+    wanted = {name: (shapes[key][0] // len(names), *shapes[key][1:]) for key, names in keys.items() for name in names}
+    positions = keys.get("encoder.pos_embed", ("",))[0]
+    given = {
+        name: value[None] if name == positions and value.ndim == 2 else value  # (P, C) of transformers -> (1, P, C)
+        for name, value in state.items()
+        if name not in ignored
     }
-    found = {}
-    for key, names in keys.items():
-        if not all(name in state for name in names):
-            continue
-        parts = [state[name] for name in names]
-        if key == "encoder.pos_embed" and parts[0].ndim == 2:
-            parts = [parts[0][None]]  # (P, C) of transformers -> (1, P, C)
-        # As many rows each, checked before they are joined.
-        rows = wanted[key][0] // len(parts)
-        expected = (rows, *wanted[key][1:])
-        wrong = [
-            f"{name} (file {tuple(part.shape)}, architecture {expected})"
-            for name, part in zip(names, parts, strict=True)
-            if tuple(part.shape) != expected
-        ]
-        faults["of another shape"] += wrong
-        if not wrong:
-            found[key] = parts
-    return found, "; ".join(f"{len(names)} {fault}: {_shorten(names)}" for fault, names in faults.items() if names)
+    faults = fit_faults(wanted, given)
+    return {} if faults else {key: [given[name] for name in names] for key, names in keys.items()}, faults
 
 
 def _check_normalisation(state: Mapping[str, Tensor], where: str, *, may_be_zero: bool) -> None:
@@ -262,24 +234,17 @@ def _check_normalisation(state: Mapping[str, Tensor], where: str, *, may_be_zero
             )
 
 
-def _resized(
-    config: EoMTConfig, weights: dict[str, Tensor], image_size: tuple[int, int]
-) -> tuple[EoMTConfig, EoMT, dict[str, Tensor]]:
-    """The same weights for another input size."""
+def _resized(model: EoMT, weights: dict[str, Tensor], image_size: tuple[int, int]) -> EoMT:
+    """A model for another input size; the position embeddings in `weights` are resampled to it."""
+    config = model.config
     patch = config.patch_size
     if any(side < patch or side % patch for side in image_size):
         raise CheckpointError(f"the input size must be multiples of {patch} pixels, got {image_size}")
     old, new = ([height // patch, width // patch] for height, width in (config.image_size, image_size))
     if old != new and not config.dinov3:
         positions = weights["encoder.pos_embed"]
-        resampled = resample_abs_pos_embed(positions, new_size=new, old_size=old, num_prefix_tokens=0)
-        weights = weights | {"encoder.pos_embed": resampled}
-    config = replace(config, image_size=image_size)
+        weights["encoder.pos_embed"] = resample_abs_pos_embed(
+            positions, new_size=new, old_size=old, num_prefix_tokens=0
+        )
     with torch.device("meta"):
-        model = EoMT(config)
-    return config, model, weights
-
-
-def _shorten(keys: list[str]) -> str:
-    more = f" and {len(keys) - _KEYS_SHOWN} more" if len(keys) > _KEYS_SHOWN else ""
-    return ", ".join(keys[:_KEYS_SHOWN]) + more
+        return EoMT(replace(config, image_size=image_size))

@@ -7,8 +7,8 @@ and on DINOv2 in queries, keys and values being one matrix or three.
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -31,145 +31,54 @@ class EoMTLayout:
     Attributes:
         name: the publisher, for people.
         marker: a key that only this layout has.
-        keys: names of all weights of an architecture.
+        renames: (pattern, replacement) that make of our keys the file's, one after the other; "{qkv}" in a replacement
+            stands for a matrix each of queries, keys and values, which are one here.
         mask_probabilities: name of the masking probability of each joint block, (L2,); 0 once annealing has ended.
         ignored: keys that may be there and are no weights of the network at inference.
-        dinov3: whether the ViT is a DINOv3.
         settings: what a config.json has to say where it says anything of it; another value is another network.
+        dinov3: whether the ViT is a DINOv3.
     """
 
     name: str
     marker: str
-    keys: Callable[[EoMTConfig], KeyMap]
+    renames: tuple[tuple[str, str], ...]
     mask_probabilities: str
     ignored: frozenset[str]
+    settings: Mapping[str, object]
     dinov3: bool = False
-    settings: Mapping[str, object] = field(default_factory=dict)
+
+    def keys(self, ours: Iterable[str]) -> KeyMap:
+        """The file's names of our keys."""
+        return {key: _renamed(key, self.renames) for key in ours}
 
 
-def _with_modules(keys: KeyMap, modules: Mapping[str, str]) -> KeyMap:
-    """Adds weight and bias of every module; `modules`: our name -> the file's."""
-    for mine, theirs in modules.items():
-        keys |= {f"{mine}.{kind}": (f"{theirs}.{kind}",) for kind in ("weight", "bias")}
-    return keys
+def _renamed(key: str, renames: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    for pattern, replacement in renames:
+        key = re.sub(pattern, replacement, key)
+    return tuple(key.replace("{qkv}", part) for part in "qkv") if "{qkv}" in key else (key,)
 
 
-def _tue_mps_heads(config: EoMTConfig) -> KeyMap:
-    keys: KeyMap = {"queries.weight": ("network.q.weight",)}
-    modules = {
-        "class_head": "network.class_head",
-        **{f"mask_head.{index}": f"network.mask_head.{index}" for index in (0, 2, 4)},
-    }
-    for index in range(config.upscale_blocks):
-        mine, theirs = f"upscale.{index}", f"network.upscale.{index}"
-        modules |= {f"{mine}.upsample": f"{theirs}.conv1", f"{mine}.norm": f"{theirs}.norm"}
-        keys[f"{mine}.depthwise.weight"] = (f"{theirs}.conv2.weight",)
-    return _with_modules(keys, modules)
-
-
-def _tue_mps_dinov2_keys(config: EoMTConfig) -> KeyMap:
-    backbone = "network.encoder.backbone"
-    keys: KeyMap = {
-        "encoder.cls_token": (f"{backbone}.cls_token",),
-        "encoder.pos_embed": (f"{backbone}.pos_embed",),
-    }
-    if config.register_tokens:
-        keys["encoder.reg_token"] = (f"{backbone}.reg_token",)
-    modules = {"encoder.patch_embed.proj": f"{backbone}.patch_embed.proj", "encoder.norm": f"{backbone}.norm"}
-    for index in range(config.depth):
-        mine, theirs = f"encoder.blocks.{index}", f"{backbone}.blocks.{index}"
-        for module in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
-            modules[f"{mine}.{module}"] = f"{theirs}.{module}"
-        if config.layer_scale is not None:
-            keys |= {f"{mine}.{scale}.gamma": (f"{theirs}.{scale}.gamma",) for scale in ("ls1", "ls2")}
-    return _with_modules(keys, modules) | _tue_mps_heads(config)
-
-
-def _transformers_heads(config: EoMTConfig) -> KeyMap:
-    keys: KeyMap = {"queries.weight": ("query.weight",)}
-    modules = {
-        "class_head": "class_predictor",
-        "mask_head.0": "mask_head.fc1",
-        "mask_head.2": "mask_head.fc2",
-        "mask_head.4": "mask_head.fc3",
-    }
-    for index in range(config.upscale_blocks):
-        mine, theirs = f"upscale.{index}", f"upscale_block.block.{index}"
-        modules |= {f"{mine}.upsample": f"{theirs}.conv1", f"{mine}.norm": f"{theirs}.layernorm2d"}
-        keys[f"{mine}.depthwise.weight"] = (f"{theirs}.conv2.weight",)
-    return _with_modules(keys, modules)
-
-
-def _transformers_dinov2_keys(config: EoMTConfig) -> KeyMap:
-    keys: KeyMap = {
-        "encoder.cls_token": ("embeddings.cls_token",),
-        "encoder.pos_embed": ("embeddings.position_embeddings.weight",),
-    }
-    if config.register_tokens:
-        keys["encoder.reg_token"] = ("embeddings.register_tokens",)
-    modules = {"encoder.patch_embed.proj": "embeddings.patch_embeddings.projection", "encoder.norm": "layernorm"}
-    mlp = ("weights_in", "weights_out") if config.swiglu else ("fc1", "fc2")
-    for index in range(config.depth):
-        mine, theirs = f"encoder.blocks.{index}", f"layers.{index}"
-        modules |= {
-            f"{mine}.norm1": f"{theirs}.norm1",
-            f"{mine}.attn.proj": f"{theirs}.attention.out_proj",
-            f"{mine}.norm2": f"{theirs}.norm2",
-            f"{mine}.mlp.fc1": f"{theirs}.mlp.{mlp[0]}",
-            f"{mine}.mlp.fc2": f"{theirs}.mlp.{mlp[1]}",
-        }
-        for kind in ("weight", "bias"):
-            keys[f"{mine}.attn.qkv.{kind}"] = tuple(f"{theirs}.attention.{part}_proj.{kind}" for part in "qkv")
-        if config.layer_scale is not None:
-            keys |= {f"{mine}.ls{n}.gamma": (f"{theirs}.layer_scale{n}.lambda1",) for n in (1, 2)}
-    return _with_modules(keys, modules) | _transformers_heads(config)
-
-
-def _dinov3_vit_keys(config: EoMTConfig, embeddings: str, blocks: str, norm: str) -> KeyMap:
+def _dinov3_renames(embeddings: str, blocks: str, norm: str) -> tuple[tuple[str, str], ...]:
     """A DINOv3 as transformers' modules name it, under the names that its three parts have in a file."""
-    keys: KeyMap = {
-        "encoder.cls_token": (f"{embeddings}.cls_token",),
-        "encoder.reg_token": (f"{embeddings}.register_tokens",),
-    }
-    modules = {"encoder.patch_embed.proj": f"{embeddings}.patch_embeddings", "encoder.norm": norm}
-    for index in range(config.depth):
-        mine, theirs = f"encoder.blocks.{index}", f"{blocks}.{index}"
-        modules |= {
-            f"{mine}.norm1": f"{theirs}.norm1",
-            f"{mine}.attn.q_proj": f"{theirs}.attention.q_proj",
-            f"{mine}.attn.v_proj": f"{theirs}.attention.v_proj",
-            f"{mine}.attn.proj": f"{theirs}.attention.o_proj",
-            f"{mine}.norm2": f"{theirs}.norm2",
-            f"{mine}.mlp.fc1": f"{theirs}.mlp.up_proj",
-            f"{mine}.mlp.fc2": f"{theirs}.mlp.down_proj",
-        }
-        keys |= {
-            f"{mine}.attn.k_proj.weight": (f"{theirs}.attention.k_proj.weight",),
-            f"{mine}.gamma_1": (f"{theirs}.layer_scale1.lambda1",),
-            f"{mine}.gamma_2": (f"{theirs}.layer_scale2.lambda1",),
-        }
-    return _with_modules(keys, modules)
+    return (
+        (r"^encoder\.cls_token", f"{embeddings}.cls_token"),
+        (r"^encoder\.reg_token", f"{embeddings}.register_tokens"),
+        (r"^encoder\.patch_embed\.proj", f"{embeddings}.patch_embeddings"),
+        (r"^encoder\.norm", norm),
+        (r"^encoder\.blocks", blocks),
+        (r"\.attn\.([qkv])_proj", r".attention.\1_proj"),
+        (r"\.attn\.proj", ".attention.o_proj"),
+        (r"\.mlp\.fc1", ".mlp.up_proj"),
+        (r"\.mlp\.fc2", ".mlp.down_proj"),
+        (r"\.gamma_(\d)$", r".layer_scale\1.lambda1"),
+    )
 
 
-def dinov3_base_keys(config: EoMTConfig) -> KeyMap:
+def dinov3_base_keys(ours: Iterable[str]) -> KeyMap:
     """Names that the ViT's weights have in Meta's own files, facebook/dinov3-vit*16-pretrain-lvd1689m."""
-    return _dinov3_vit_keys(config, "embeddings", "layer", "norm")
+    renames = _dinov3_renames("embeddings", "layer", "norm")
+    return {key: _renamed(key, renames) for key in ours if key.startswith("encoder.")}
 
-
-def _tue_mps_dinov3_keys(config: EoMTConfig) -> KeyMap:
-    backbone = "network.encoder.backbone"
-    vit = _dinov3_vit_keys(config, f"{backbone}.patch_embed", f"{backbone}.blocks", f"{backbone}.norm")
-    return vit | _tue_mps_heads(config)
-
-
-def _transformers_dinov3_keys(config: EoMTConfig) -> KeyMap:
-    return _dinov3_vit_keys(config, "embeddings", "layers", "layernorm") | _transformers_heads(config)
-
-
-_TUE_MPS_IGNORED = frozenset(
-    {"network.attn_mask_probs", "network.encoder.pixel_mean", "network.encoder.pixel_std", "criterion.empty_weight"}
-)
-_TRANSFORMERS_IGNORED = frozenset({"attn_mask_probs", "criterion.empty_weight"})
 
 _DINOV2_SETTINGS = {"model_type": "eomt", "hidden_act": "gelu", "layer_norm_eps": 1e-6, "num_channels": 3}
 _DINOV3_SETTINGS = {
@@ -188,41 +97,78 @@ _DINOV3_SETTINGS = {
 DINOV3_BASE_SETTINGS = {"model_type": "dinov3_vit", **_DINOV3_SETTINGS}
 """What the config.json of Meta's own weights has to say."""
 
+_TUE_MPS_HEADS = (
+    (r"^queries\.", "network.q."),
+    (r"^(class_head|mask_head|upscale)\.", r"network.\1."),
+    (r"^(network\.upscale\.\d+)\.upsample", r"\1.conv1"),
+    (r"^(network\.upscale\.\d+)\.depthwise", r"\1.conv2"),
+)
+_TRANSFORMERS_HEADS = (
+    (r"^queries\.", "query."),
+    (r"^class_head\.", "class_predictor."),
+    (r"^mask_head\.0", "mask_head.fc1"),
+    (r"^mask_head\.2", "mask_head.fc2"),
+    (r"^mask_head\.4", "mask_head.fc3"),
+    (r"^upscale\.(\d+)\.upsample", r"upscale_block.block.\1.conv1"),
+    (r"^upscale\.(\d+)\.depthwise", r"upscale_block.block.\1.conv2"),
+    (r"^upscale\.(\d+)\.norm", r"upscale_block.block.\1.layernorm2d"),
+)
+
 TUE_MPS = EoMTLayout(
     name="tue-mps",
     marker="network.encoder.backbone.cls_token",
-    keys=_tue_mps_dinov2_keys,
+    renames=((r"^encoder\.", "network.encoder.backbone."), *_TUE_MPS_HEADS),
     mask_probabilities="network.attn_mask_probs",
-    ignored=_TUE_MPS_IGNORED,
+    ignored=frozenset(
+        {"network.attn_mask_probs", "network.encoder.pixel_mean", "network.encoder.pixel_std", "criterion.empty_weight"}
+    ),
     settings=_DINOV2_SETTINGS,
 )
 
 TRANSFORMERS = EoMTLayout(
     name="transformers",
     marker="embeddings.position_embeddings.weight",
-    keys=_transformers_dinov2_keys,
+    renames=(
+        (r"^encoder\.cls_token", "embeddings.cls_token"),
+        (r"^encoder\.reg_token", "embeddings.register_tokens"),
+        (r"^encoder\.pos_embed", "embeddings.position_embeddings.weight"),
+        (r"^encoder\.patch_embed\.proj", "embeddings.patch_embeddings.projection"),
+        (r"^encoder\.norm", "layernorm"),
+        (r"^encoder\.blocks", "layers"),
+        (r"\.attn\.qkv", ".attention.{qkv}_proj"),
+        (r"\.attn\.proj", ".attention.out_proj"),
+        (r"\.ls(\d)\.gamma", r".layer_scale\1.lambda1"),
+        *_TRANSFORMERS_HEADS,
+    ),
     mask_probabilities="attn_mask_probs",
-    ignored=_TRANSFORMERS_IGNORED,
+    ignored=frozenset({"attn_mask_probs", "criterion.empty_weight"}),
     settings=_DINOV2_SETTINGS,
 )
 
-TUE_MPS_DINOV3 = EoMTLayout(  # without settings: its ViT is described by the config.json of the base weights
-    name="tue-mps",
-    marker="network.encoder.backbone.patch_embed.cls_token",
-    keys=_tue_mps_dinov3_keys,
-    mask_probabilities="network.attn_mask_probs",
-    ignored=_TUE_MPS_IGNORED,
+TRANSFORMERS_SWIGLU = replace(
+    TRANSFORMERS,
+    marker="layers.0.mlp.weights_in.weight",
+    renames=(*TRANSFORMERS.renames, (r"\.mlp\.fc1", ".mlp.weights_in"), (r"\.mlp\.fc2", ".mlp.weights_out")),
+)
+
+_BACKBONE = "network.encoder.backbone"
+TUE_MPS_DINOV3 = replace(
+    TUE_MPS,
+    marker=f"{_BACKBONE}.patch_embed.cls_token",
+    renames=(
+        *_dinov3_renames(f"{_BACKBONE}.patch_embed", f"{_BACKBONE}.blocks", f"{_BACKBONE}.norm"),
+        *_TUE_MPS_HEADS,
+    ),
+    settings={},  # its ViT is described by the config.json of the base weights
     dinov3=True,
 )
 
-TRANSFORMERS_DINOV3 = EoMTLayout(
-    name="transformers",
+TRANSFORMERS_DINOV3 = replace(
+    TRANSFORMERS,
     marker="layers.0.attention.o_proj.weight",
-    keys=_transformers_dinov3_keys,
-    mask_probabilities="attn_mask_probs",
-    ignored=_TRANSFORMERS_IGNORED,
-    dinov3=True,
+    renames=(*_dinov3_renames("embeddings", "layers", "layernorm"), *_TRANSFORMERS_HEADS),
     settings={"model_type": "eomt_dinov3", **_DINOV3_SETTINGS},
+    dinov3=True,
 )
 
 
@@ -232,7 +178,7 @@ def detect_layout(state: Mapping[str, Tensor], where: str) -> EoMTLayout:
     Raises:
         CheckpointError: it has none of them.
     """
-    for layout in (TUE_MPS, TRANSFORMERS, TUE_MPS_DINOV3, TRANSFORMERS_DINOV3):
+    for layout in (TUE_MPS, TRANSFORMERS_SWIGLU, TRANSFORMERS, TUE_MPS_DINOV3, TRANSFORMERS_DINOV3):
         if layout.marker in state:
             return layout
     some = ", ".join(sorted(state)[:5]) if state else "none"
@@ -256,11 +202,12 @@ def infer_config(
     Raises:
         CheckpointError: a tensor that is needed for it is missing or has too few axes.
     """
-    small = EoMTConfig(image_size=(16, 16), depth=1, joint_blocks=1, upscale_blocks=1, dinov3=layout.dinov3)
-    probe = layout.keys(replace(small, swiglu=not layout.dinov3))
+
+    def name_of(key: str) -> str:
+        return _renamed(key, layout.renames)[0]
 
     def shape(key: str, axes: tuple[int, ...]) -> tuple[int, ...]:
-        name = probe[key][0]
+        name = name_of(key)
         if name not in state:
             raise CheckpointError(f"{where} ({layout.name} layout) lacks {name}; it is not a whole EoMT checkpoint")
         found = tuple(state[name].shape)
@@ -271,7 +218,7 @@ def infer_config(
         return found
 
     def count(key: str) -> int:
-        before, after = probe[key][0].split(".0.", maxsplit=1)
+        before, after = name_of(key).split(".0.", maxsplit=1)
         pattern = re.compile(rf"{re.escape(before)}\.(\d+)\.{re.escape(after)}")
         highest = max((int(match[1]) for match in map(pattern.fullmatch, state) if match), default=-1)
         return min(highest + 1, len(state))  # however high a damaged file counts
@@ -282,9 +229,9 @@ def infer_config(
         image_size = _stated_size(settings.get("image_size", _DINOV3_SIDE), where)
     else:
         image_size = _image_size(shape("encoder.pos_embed", (3, 2))[-2], patch_size, settings, where)
-    has_registers = layout.dinov3 or probe["encoder.reg_token"][0] in state
+    has_registers = layout.dinov3 or name_of("encoder.reg_token") in state
     gate, value = "encoder.blocks.0.mlp.fc1.weight", "encoder.blocks.0.mlp.fc2.weight"
-    may_be_gated = not layout.dinov3 and probe[gate][0] in state and probe[value][0] in state
+    may_be_gated = not layout.dinov3 and name_of(gate) in state and name_of(value) in state
     return EoMTConfig(
         image_size=image_size,
         patch_size=patch_size,
@@ -292,7 +239,7 @@ def infer_config(
         depth=count("encoder.blocks.0.norm1.weight"),
         heads=_heads(width, settings, where),
         register_tokens=shape("encoder.reg_token", (3,))[1] if has_registers else 0,
-        layer_scale=1.0 if layout.dinov3 or probe["encoder.blocks.0.ls1.gamma"][0] in state else None,
+        layer_scale=1.0 if layout.dinov3 or name_of("encoder.blocks.0.ls1.gamma") in state else None,
         dinov3=layout.dinov3,
         swiglu=may_be_gated and shape(gate, (2,))[0] == 2 * shape(value, (2,))[1],
         num_queries=shape("queries.weight", (2,))[0],

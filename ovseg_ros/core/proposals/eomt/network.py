@@ -174,19 +174,11 @@ class EoMT(nn.Module):
         Returns:
             `mask_logits` (B, Q, H / 4, W / 4) for 16-pixel patches and two upscale blocks.
         """
-        tokens, grid = self._embed(images)
-        rotation = self._rotation(grid, tokens.device)
-        first_joint = self.config.depth - self.config.joint_blocks
-        for index, block in enumerate(self.encoder.blocks):
-            if index == first_joint:
-                tokens = self._prepend_queries(tokens)
-            tokens = _pass(block, tokens, rotation)
-        normalised = self.encoder.norm(tokens)
-        prediction = self._predict(normalised, grid)
+        tokens, predictions = self._run(images, None)
         return MaskProposals(
-            mask_logits=prediction.mask_logits,
-            query_embeddings=normalised[:, : self.config.num_queries],
-            class_logits=prediction.class_logits,
+            mask_logits=predictions[-1].mask_logits,
+            query_embeddings=tokens[:, : self.config.num_queries],
+            class_logits=predictions[-1].class_logits,
         )
 
     def forward_masked(self, images: Tensor, mask_probabilities: Tensor) -> list[QueryPrediction]:
@@ -202,22 +194,27 @@ class EoMT(nn.Module):
         Returns:
             L2 + 1 predictions, the final one last.
         """
+        return self._run(images, mask_probabilities)[1]
+
+    def _run(self, images: Tensor, mask_probabilities: Tensor | None) -> tuple[Tensor, list[QueryPrediction]]:
+        """Normalised tokens after the last block; predictions before each joint block, if masked, and after the end."""
         tokens, grid = self._embed(images)
         rotation = self._rotation(grid, tokens.device)
-        first_joint = self.config.depth - self.config.joint_blocks
         predictions = []
-        for index, block in enumerate(self.encoder.blocks):
-            if index == first_joint:
+        for index, block in enumerate(self.encoder.blocks, start=self.config.joint_blocks - self.config.depth):
+            if index == 0:  # the first joint block
                 tokens = self._prepend_queries(tokens)
             attention_mask = None
-            if index >= first_joint:
+            if index >= 0 and mask_probabilities is not None:
                 prediction = self._predict(self.encoder.norm(tokens), grid)
                 predictions.append(prediction)
-                probability = mask_probabilities[index - first_joint]
-                attention_mask = self._attention_mask(prediction.mask_logits, grid, tokens.shape[1], probability)
+                attention_mask = self._attention_mask(
+                    prediction.mask_logits, grid, tokens.shape[1], mask_probabilities[index]
+                )
             tokens = _pass(block, tokens, rotation, attention_mask)
-        predictions.append(self._predict(self.encoder.norm(tokens), grid))
-        return predictions
+        tokens = self.encoder.norm(tokens)
+        predictions.append(self._predict(tokens, grid))
+        return tokens, predictions
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, 3, H, W) -> tokens (B, 1 + registers + patches, C) and the patch grid's (rows, columns)."""

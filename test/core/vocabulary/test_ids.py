@@ -1,4 +1,4 @@
-"""Vocabulary rules: what is refused and why, stable ids and colours, and reading files and command lines."""
+"""Vocabularies: what is refused and why, stable ids and colours."""
 
 import copy
 import dataclasses
@@ -11,39 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ovseg_ros.core.errors import VocabularyError
 from ovseg_ros.core.vocabulary import (
-    MAX_NAME_LENGTH,
-    MAX_SYNONYMS,
-    MAX_VOCABULARY_BYTES,
     CategorySpec,
     Vocabulary,
     color_of_name,
-    guess_is_thing,
-    load_vocabulary_file,
     normalize_name,
-    parse_names,
     parse_vocabulary,
 )
-from ovseg_ros.sim.categories import TABLETOP_SPECS
-
-EXAMPLES = Path(__file__).parents[3] / "config" / "vocabularies"
+from ovseg_ros.core.vocabulary.words import MAX_NAME_LENGTH, MAX_SYNONYMS
 
 
 def build(*names: str, previous: Vocabulary | None = None) -> Vocabulary:
     return Vocabulary.build([CategorySpec(name) for name in names], previous=previous)
-
-
-def write(folder: Path, text: str | bytes, name: str = "words.yaml") -> Path:
-    path = folder / name
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
-
-
-# Building
 
 
 def test_one_category() -> None:
@@ -136,14 +119,6 @@ def test_longest_name_and_most_categories_are_accepted() -> None:
         Vocabulary.build(specs, max_categories=2)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["crème brûlée", "日本語", "\u0645\u06cc\u200c\u0631\u0648\u0645", "👩\u200d🚀", "C++ book", "7up", "O'Neill"],
-)
-def test_names_of_any_script_are_accepted(name: str) -> None:
-    assert build(name).categories[0].name == name
-
-
 def test_hostile_input_is_refused_at_once() -> None:
     huge = "\u0958" * 10_000_000  # NFKC would lengthen it
     started = time.perf_counter()
@@ -165,9 +140,6 @@ def test_ten_thousand_words_are_quick() -> None:
     vocabulary = Vocabulary.build([CategorySpec(f"mot n\u00ba {i}") for i in range(10_000)], max_categories=10_000)
     assert len(vocabulary.categories) == 10_000
     assert time.perf_counter() - started < 3.0
-
-
-# Identity
 
 
 def test_ids_stay_with_their_names_and_are_never_reused() -> None:
@@ -226,12 +198,6 @@ def test_a_name_is_refused_or_comes_back_normal(name: str) -> None:
     assert build(category.name).categories == (category,)
 
 
-@settings(max_examples=300)
-@given(st.text(max_size=20))
-def test_normalising_twice_changes_nothing(name: str) -> None:
-    assert normalize_name(normalize_name(name)) == normalize_name(name)
-
-
 def test_colors_are_the_same_in_every_process() -> None:
     program = "from ovseg_ros.core.vocabulary import color_of_name; print(color_of_name('red cube'))"
     outputs = {
@@ -276,216 +242,3 @@ def test_traits_follow_the_categories() -> None:
     )
     assert vocabulary.traits.dtype == np.float32
     assert vocabulary.traits.tolist() == [[0.5, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 2.0]]
-
-
-@pytest.mark.parametrize(
-    ("name", "is_thing"),
-    [
-        ("cup", True),
-        ("wall", False),
-        ("Brick WALLS", False),
-        ("wall-brick", False),
-        ("wall clock", True),
-        ("grass", False),
-        ("green grass", False),
-        ("table", False),
-        ("dining table", True),
-        ("mat", False),
-        ("rug", False),
-        ("t-shirt", True),
-        ("-", True),
-        ("", True),
-    ],
-)
-def test_guessed_stuff(name: str, is_thing: bool) -> None:
-    assert guess_is_thing(name) is is_thing
-
-
-# Reading
-
-
-def test_names_on_the_command_line() -> None:
-    assert parse_vocabulary(" red cube,wall , cup,") == (
-        CategorySpec("red cube"),
-        CategorySpec("wall", is_thing=False),
-        CategorySpec("cup"),
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "has no names"),
-        (" , ,", "has no names"),
-        ("cup, pla\x07te", r"name 1 .* U\+0007"),
-        ("missing/words.yaml", "missing/words.yaml' does not exist"),
-        ("words\x00.yaml", "cannot be read|does not exist"),
-        ("x" * 5000 + ".yaml", "cannot be read|does not exist"),
-        (None, "the vocabulary is None"),
-    ],
-)
-def test_command_line_text_refused(text: str, message: str) -> None:
-    with pytest.raises(VocabularyError, match=message):
-        parse_vocabulary(text)
-
-
-def test_yaml_file(tmp_path: Path) -> None:
-    path = write(
-        tmp_path,
-        """
-        # what to look for
-        categories:
-          - cup
-          - floor
-          - {name: tray, is_thing: false}
-          - name: ball
-            synonyms: [sphere, orb]
-            threshold: 0.25
-          - {name: hand, negative: true, threshold: 1}
-        """,
-    )
-    specs = parse_vocabulary(str(path))
-    assert specs == (
-        CategorySpec("cup"),
-        CategorySpec("floor", is_thing=False),
-        CategorySpec("tray", is_thing=False),
-        CategorySpec("ball", ("sphere", "orb"), threshold=0.25),
-        CategorySpec("hand", threshold=1.0, negative=True),
-    )
-    assert load_vocabulary_file(path) == specs
-    assert len(Vocabulary.build(specs).categories) == 5
-
-
-def test_text_file(tmp_path: Path) -> None:
-    path = write(tmp_path, b"\xef\xbb\xbfcup\r\n\r\n# stuff\r\n  wall\n", "words.TXT")
-    assert load_vocabulary_file(path) == (CategorySpec("cup"), CategorySpec("wall", is_thing=False))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", r"holds None \(NoneType\); expected the key 'categories'"),
-        ("- cup\n- plate", r"holds \['cup', 'plate'\] \(list\); expected the key 'categories'"),
-        ("cup", "holds 'cup'; expected the key"),
-        ("categories:", "categories is None"),
-        ("categories: cup", "categories is 'cup'; expected a list"),
-        ("categories: {cup: 1}", "categories is .*; expected a list"),
-        ("categories: []", "has no categories; add at least one"),
-        ("category: [cup]", "unknown key 'category' with value .*did you mean 'categories'?"),
-        ("categories: [cup]\nversion: 3", r"unknown key 'version' with value 3 \(int\); expected categories"),
-        ("categories: [cup]\n7: x", r"unknown key 7 \(int\)"),
-        (
-            "categories: [cup]\ncategories: [plate]",
-            "line 2, column 1 is not valid YAML: key 'categories' appears twice",
-        ),
-        ("categories: [no]", r"categories\[0\] is False \(bool\); .*put quotes around it"),
-        ("categories: [cup, 7]", r"categories\[1\] is 7 \(int\)"),
-        ("categories: [cup, null]", r"categories\[1\] is None"),
-        ("categories: [[cup]]", r"categories\[0\] is \['cup'\]"),
-        ("categories: [2024-01-02]", r"categories\[0\] is datetime"),
-        ("categories: [{synonyms: [a]}]", r"categories\[0\] has no 'name'"),
-        ("categories: [{}]", r"categories\[0\] has no 'name'"),
-        ("categories: [{name: on}]", r"categories\[0\]: name is True \(bool\); expected text; put quotes"),
-        (
-            "categories: [{name: cup, synonym: [a]}]",
-            r"unknown key 'synonym' with value \['a'\].*did you mean 'synonyms'",
-        ),
-        ("categories: [{name: cup, treshold: 0.5}]", "'treshold' with value 0.5 .*did you mean 'threshold'"),
-        ("categories: [{name: cup, Name: b}]", "unknown key 'Name'.*did you mean 'name'"),
-        (
-            "categories: [{name: cup, synonyms: mug}]",
-            r'categories\[0\] \("cup"\): synonyms are \'mug\'; expected a list',
-        ),
-        ("categories: [{name: cup, synonyms: null}]", "synonyms are None"),
-        ("categories: [{name: cup, synonyms: [yes]}]", r"synonyms\[0\] is True"),
-        ("categories: [{name: cup, threshold: high}]", "threshold is 'high'; expected a number"),
-        ("categories: [{name: cup, threshold: .nan}]", "threshold is nan"),
-        ("categories: [{name: cup, threshold: null}]", "threshold is None"),
-        ("categories: [{name: cup, is_thing: 1}]", r"is_thing is 1 \(int\); expected true or false"),
-        ('categories: [{name: cup, negative: "false"}]', "negative is 'false'; expected true or false"),
-        ('categories: ["cup\\u202e"]', r"categories\[0\] .* U\+202E"),
-        ('categories: ["cup\\ud800"]', r"U\+D800|not valid YAML"),
-        ("categories: [cup", "is not valid YAML"),
-        ("categories: [\tcup", "is not valid YAML|has no"),
-        ("categories: [!!python/object/apply:os.getcwd []]", "is not valid YAML: could not determine a constructor"),
-        ("categories: [2024-13-45]", "is not valid YAML"),
-        ("categories: [" + "9" * 10_000 + "]", "is not valid YAML"),
-        ("categories: " + "[" * 20_000, "is not valid YAML"),
-        ("? [a]\n: b", "is not valid YAML"),
-        ("--- \ncategories: [a]\n--- \ncategories: [b]", "is not valid YAML"),
-        ("categories: [&a [cup], *a]", r"categories\[0\] is \['cup'\]"),
-        (b"categories: [\xff]", "is not UTF-8: byte 0xff at offset 13; save it as UTF-8"),
-        (b"categories: [\x00]", "is not valid YAML"),
-    ],
-)
-def test_yaml_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
-    with pytest.raises(VocabularyError, match=message) as caught:
-        load_vocabulary_file(write(tmp_path, text))
-    assert "words.yaml" in str(caught.value)
-    assert len(str(caught.value)) < 1000
-    assert "\n" not in str(caught.value)
-
-
-def test_yaml_bombs_are_refused_at_once(tmp_path: Path) -> None:
-    levels = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 30))
-    started = time.perf_counter()
-    with pytest.raises(VocabularyError, match="unknown key 'l0'"):
-        load_vocabulary_file(write(tmp_path, f"l0: &l0 [lol]\n{levels}categories: [*l29]"))
-    with pytest.raises(VocabularyError, match=r"categories\[0\] is \["):
-        load_vocabulary_file(write(tmp_path, "categories: &c [*c]"))
-    assert time.perf_counter() - started < 3.0
-
-
-def test_a_thousand_words_load_quickly(tmp_path: Path) -> None:
-    path = write(tmp_path, "categories:\n" + "".join(f"- word {index}\n" for index in range(1000)))
-    started = time.perf_counter()
-    assert len(load_vocabulary_file(path)) == 1000
-    assert time.perf_counter() - started < 3.0
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("# nothing\n\n", "has no categories"),
-        ("cup\nplate, bowl\n", "line 2: 'plate, bowl' has a comma; write one name a line"),
-        ("cup\npl\x08ate\n", r"line 2 .* U\+0008"),
-        ("x" * 200, "line 1 .* 200 characters"),
-    ],
-)
-def test_text_file_refused(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(VocabularyError, match=message):
-        load_vocabulary_file(write(tmp_path, text, "words.txt"))
-
-
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(VocabularyError, match="does not exist or is not a file; check the path"):
-        load_vocabulary_file(tmp_path / "absent.yaml")
-    folder = tmp_path / "folder.yaml"
-    folder.mkdir()
-    with pytest.raises(VocabularyError, match="is not a file"):
-        load_vocabulary_file(folder)
-    with pytest.raises(VocabularyError, match=r"ends with '\.json'; expected \.yaml, \.yml, \.txt"):
-        load_vocabulary_file(write(tmp_path, "{}", "words.json"))
-    with pytest.raises(VocabularyError, match=f"larger than {MAX_VOCABULARY_BYTES} bytes"):
-        load_vocabulary_file(write(tmp_path, b"#" * (MAX_VOCABULARY_BYTES + 1)))
-
-
-def test_every_bundled_vocabulary_builds() -> None:
-    paths = sorted(EXAMPLES.glob("*.yaml"))
-    assert EXAMPLES / "tabletop.yaml" in paths
-    for path in paths:
-        vocabulary = Vocabulary.build(load_vocabulary_file(path))
-        assert len(vocabulary.categories) > 1, path
-
-
-def test_the_bundled_tabletop_vocabulary_is_the_simulators() -> None:
-    specs = load_vocabulary_file(EXAMPLES / "tabletop.yaml")
-    assert [(spec.name, spec.is_thing) for spec in specs] == [(spec.name, spec.is_thing) for spec in TABLETOP_SPECS]
-
-
-def test_text_of_too_many_names_is_refused_before_they_are_read(monkeypatch):
-    monkeypatch.setattr("ovseg_ros.core.vocabulary.words._named_spec", lambda *_: pytest.fail("a name was read"))
-    with pytest.raises(VocabularyError, match="has 500000 categories; at most 65535 are accepted"):
-        parse_names("x," * 500_000)
-    with pytest.raises(VocabularyError, match="has 3 categories; at most 2 are accepted"):
-        parse_names("a, ,b,,c,", max_categories=2)

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import constants
 
 from ovseg_ros.core.errors import CheckpointError
-from ovseg_ros.core.weights.hub import cached_file, find_file, is_repository
+from ovseg_ros.core.weights.files import cached_file, find_weights, repository_of
 
 NAMES = ("model.safetensors", "model.bin")
 
@@ -33,20 +33,25 @@ def put(cache: Path, repository: str, name: str, content: bytes = b"weights") ->
 def test_a_file_is_taken_as_it_is_and_a_folder_by_preference(tmp_path: Path) -> None:
     for name in reversed(NAMES):
         (tmp_path / name).write_bytes(b"")
-    assert find_file(str(tmp_path / "model.bin"), NAMES) == tmp_path / "model.bin"
-    assert find_file(str(tmp_path), NAMES) == tmp_path / "model.safetensors"
+    assert find_weights(str(tmp_path / "model.bin"), NAMES).shards == (tmp_path / "model.bin",)
+    assert find_weights(str(tmp_path), NAMES).shards == (tmp_path / "model.safetensors",)
+    assert find_weights(str(tmp_path), ["absent.bin", "model.bin"]).shards == (tmp_path / "model.bin",)
+    with pytest.raises(CheckpointError, match=r"exactly one .* found 2 \(model.bin, model.safetensors\)"):
+        find_weights(str(tmp_path), ["absent.bin"])
+    (tmp_path / "model.bin").unlink()
+    assert find_weights(str(tmp_path), ["absent.bin"]).shards == (tmp_path / "model.safetensors",)
 
 
 @pytest.mark.parametrize("prefix", ["", "hf-hub:"])
 def test_a_repository_is_looked_up_in_the_cache(cache: Path, prefix: str) -> None:
     path = put(cache, "owner/clip", "model.bin")
-    assert find_file(f"{prefix}owner/clip", NAMES) == path
-    assert cached_file("owner/clip", "model.safetensors") is None
+    assert find_weights(f"{prefix}owner/clip", NAMES).shards == (path,)
+    assert cached_file("owner/clip", ["model.safetensors"]) is None
 
 
 def test_a_missing_file_is_one_sentence_with_where_and_how(cache: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
-        find_file("owner/clip", NAMES)
+        find_weights("owner/clip", NAMES)
     message = str(caught.value)
     assert "model.safetensors of owner/clip" in message
     assert str(cache / "models--owner--clip") in message
@@ -56,11 +61,11 @@ def test_a_missing_file_is_one_sentence_with_where_and_how(cache: Path) -> None:
 
 def test_other_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds none of model.safetensors, model.bin"):
-        find_file(str(tmp_path), NAMES)
+        find_weights(str(tmp_path), NAMES)
     with pytest.raises(CheckpointError, match="no such file or folder"):
-        find_file(str(tmp_path / "absent.bin"), NAMES)
+        find_weights(str(tmp_path / "absent.bin"), NAMES)
     with pytest.raises(CheckpointError, match="is missing"):
-        find_file("owner/..", NAMES)
+        find_weights("owner/..", NAMES)
 
 
 @pytest.mark.parametrize(
@@ -68,4 +73,4 @@ def test_other_mistakes_are_named(tmp_path: Path) -> None:
     [("a/b", True), ("hf-hub:a/b", True), ("a", False), ("/a/b", False), ("a/b/c", False), ("", False), ("./b", False)],
 )
 def test_what_is_written_like_a_repository(source: str, expected: bool) -> None:
-    assert is_repository(source) == expected
+    assert (repository_of(source) is not None) == expected

@@ -1,0 +1,175 @@
+"""Vocabularies: checked words with ids that stay and colours of their own."""
+
+import colorsys
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ovseg_ros.core.errors import VocabularyError
+from ovseg_ros.core.vocabulary.words import (
+    MAX_CATEGORY_ID,
+    UNKNOWN,
+    CategorySpec,
+    check_spec,
+    normalize_name,
+    refuse_too_many,
+    show,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """A checked `CategorySpec` with its identity.
+
+    Attributes:
+        id: 0 to 65534; the same for this name across vocabulary changes, never given to another.
+        name: trimmed, inner whitespace collapsed, case kept.
+        synonyms: as `name`; distinct from it and from each other after normalising.
+        is_thing: thing or stuff.
+        color: (red, green, blue), 0 to 255; a function of the normalised name alone.
+        threshold: in [0, 1].
+        negative: competes but is not published.
+    """
+
+    id: int
+    name: str
+    synonyms: tuple[str, ...]
+    is_thing: bool
+    color: tuple[int, int, int]
+    threshold: float
+    negative: bool
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """An immutable set of categories. Make one with `build`.
+
+    Attributes:
+        categories: K >= 1 categories in the order they were given; at least one is not negative.
+        version: 1 or more, one higher for every change.
+        assigned_ids: normalised name -> id for every name seen since version 1, so that no id is ever reused.
+    """
+
+    categories: tuple[Category, ...]
+    version: int
+    assigned_ids: Mapping[str, int] = field(hash=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "assigned_ids", MappingProxyType(dict(self.assigned_ids)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mapping proxy can be neither pickled nor deep-copied.
+        return Vocabulary, (self.categories, self.version, dict(self.assigned_ids))
+
+    @classmethod
+    def build(
+        cls,
+        specs: Sequence[CategorySpec],
+        *,
+        previous: "Vocabulary | None" = None,
+        max_categories: int = 2000,
+    ) -> "Vocabulary":
+        """Checks `specs` and gives every category its id and colour.
+
+        Args:
+            specs: the categories wanted.
+            previous: the vocabulary that this one replaces; names it has seen keep their ids.
+            max_categories: most categories accepted.
+
+        Raises:
+            VocabularyError: the vocabulary breaks a rule; `previous` stays valid.
+        """
+        if isinstance(specs, (str, bytes)) or not isinstance(specs, Sequence):
+            raise VocabularyError(f"specs are {show(specs)}; expected a list of CategorySpec")
+        if not specs:
+            raise VocabularyError("the vocabulary has no categories; give at least one name")
+        refuse_too_many(len(specs), max_categories)
+        checked = [check_spec(spec, f"category {index}") for index, spec in enumerate(specs)]
+        if all(spec.negative for spec in checked):
+            raise VocabularyError(
+                f"all {len(checked)} categories are negative, so nothing would be published; add one that is not"
+            )
+        _refuse_shared_names(checked)
+
+        assigned_ids = dict(previous.assigned_ids) if previous else {}
+        free_ids = _unused_ids(assigned_ids)
+        for spec in checked:
+            key = normalize_name(spec.name)
+            if key not in assigned_ids:
+                assigned_ids[key] = next(free_ids)
+        categories = tuple(
+            Category(
+                id=assigned_ids[normalize_name(spec.name)],
+                name=spec.name,
+                synonyms=spec.synonyms,
+                is_thing=spec.is_thing,
+                color=color_of_name(spec.name),
+                threshold=spec.threshold,
+                negative=spec.negative,
+            )
+            for spec in checked
+        )
+        return cls(categories, previous.version + 1 if previous else 1, assigned_ids)
+
+    @cached_property
+    def traits(self) -> np.ndarray:
+        """(4, K) float32: threshold, is_thing, negative and id of each category; one table to send to a device."""
+        rows = [(category.threshold, category.is_thing, category.negative, category.id) for category in self.categories]
+        return np.array(rows, dtype=np.float32).reshape(-1, 4).T.copy()
+
+    @cached_property
+    def unknown_index(self) -> int | None:
+        """Index of the category named `UNKNOWN`, or None."""
+        names = [normalize_name(category.name) for category in self.categories]
+        return names.index(UNKNOWN) if UNKNOWN in names else None
+
+    def to_specs(self) -> tuple[CategorySpec, ...]:
+        """The categories without ids and colours, ready for `build` or to be edited."""
+        return tuple(
+            CategorySpec(category.name, category.synonyms, category.is_thing, category.threshold, category.negative)
+            for category in self.categories
+        )
+
+
+def color_of_name(name: str) -> tuple[int, int, int]:
+    """(red, green, blue), 0 to 255: saturated, bright, and the same for this name in every process."""
+    digest = hashlib.blake2b(normalize_name(name).encode(), digest_size=4).digest()
+    hue = int.from_bytes(digest[:2], "big") / 65536
+    saturation = 0.60 + 0.40 * digest[2] / 255
+    value = 0.70 + 0.30 * digest[3] / 255
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    # Pure blue is nearly black to the eye: mix in white up to a luma (Rec. 601) of 0.35.
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    white = max(0.0, (0.35 - luma) / (1.0 - luma))
+    lifted = [round(255 * (channel + white * (1.0 - channel))) for channel in (red, green, blue)]
+    return lifted[0], lifted[1], lifted[2]
+
+
+def _refuse_shared_names(specs: Sequence[CategorySpec]) -> None:
+    owners: dict[str, int] = {}
+    for index, spec in enumerate(specs):
+        for phrase in (spec.name, *spec.synonyms):
+            owner = owners.setdefault(normalize_name(phrase), index)
+            if owner != index:
+                raise VocabularyError(
+                    f'category {index} ("{spec.name}"): {show(phrase)} is already a name or synonym of category '
+                    f'{owner} ("{specs[owner].name}") when case and spacing are ignored; keep it in one of them'
+                )
+
+
+def _unused_ids(assigned_ids: Mapping[str, int]) -> Iterator[int]:
+    used = frozenset(assigned_ids.values())
+    for candidate in count():
+        if candidate > MAX_CATEGORY_ID:
+            raise VocabularyError(
+                f"all {MAX_CATEGORY_ID + 1} category ids have been given out since the start and none is reused; "
+                "restart to begin again, or use names seen before"
+            )
+        if candidate not in used:
+            yield candidate
