@@ -4,30 +4,28 @@ Started by `torchrun` or `accelerate launch`, every process finds its rank in th
 alone. Nothing else in the package asks how many processes there are.
 """
 
-import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-from torch import Tensor, nn
+from torch import Tensor
 
+from ovseg_ros.core.build import pick_device
 from ovseg_ros.core.errors import ConfigError
 
 PRECISIONS = ("no", "bf16", "fp16")
 _TIMEOUT = timedelta(hours=2)
 """One process may render data or fill a cache while the others wait."""
 
-logger = logging.getLogger(__name__)
-
 
 class Engine:
     """Device, precision and processes of one training run, which may consist of several loops.
 
     Samples of a batch are numbered from 0 to batch size - 1 over all processes and accumulation parts together, so a
-    batch is the same whatever the number of processes; `samples` says which of them the current call is to compute.
+    batch is the same whatever the number of processes.
 
     Args:
         device: "auto" (the first GPU of this process, else the CPU), "cpu", "cuda" or "cuda:N".
@@ -38,17 +36,18 @@ class Engine:
     """
 
     def __init__(self, device: str = "auto", mixed_precision: str | None = None) -> None:
-        use_cpu = _wants_cpu(device)
+        target = pick_device(device)
+        if target.index is not None:
+            torch.cuda.set_device(target)
+        self._use_cpu, self._mixed_precision = target.type == "cpu", mixed_precision
         if mixed_precision is not None and mixed_precision not in PRECISIONS:
             raise ConfigError(f"unknown mixed precision {mixed_precision!r}; expected one of {', '.join(PRECISIONS)}")
-        if mixed_precision == "fp16" and use_cpu:
+        if mixed_precision == "fp16" and self._use_cpu:
             raise ConfigError("mixed precision fp16 needs a GPU; use bf16 or no on a CPU")
-        self._use_cpu, self._mixed_precision = use_cpu, mixed_precision
         try:
             self._accelerator = self._make_accelerator()
         except ValueError as error:
             raise ConfigError(f"cannot train on {device!r} in mixed precision {mixed_precision!r}: {error}") from error
-        self._part, self._parts = 0, 1
 
     @property
     def device(self) -> torch.device:
@@ -70,41 +69,24 @@ class Engine:
         """Whether this is the one process that writes files and speaks."""
         return self._accelerator.is_main_process
 
-    @property
-    def mixed_precision(self) -> str:
-        """One of `PRECISIONS`."""
-        return self._accelerator.mixed_precision
-
-    @property
-    def scaler(self) -> torch.amp.GradScaler | None:
-        """Scales fp16 gradients; None in other precisions."""
-        return self._accelerator.scaler
-
-    def samples(self, batch_size: int) -> range:
-        """Which samples of a batch the current call computes.
+    def samples(self, batch_size: int, part: int, parts: int) -> range:
+        """Which samples of a batch this process computes in one of its accumulation parts.
 
         Raises:
             ConfigError: the batch does not divide evenly.
         """
-        shares = self.world * self._parts
+        shares = self.world * parts
         if batch_size % shares:
             raise ConfigError(
-                f"a batch of {batch_size} does not divide over {self.world} processes x {self._parts} accumulation "
-                f"parts; make batch_size a multiple of {shares}"
+                f"a batch of {batch_size} does not divide over {self.world} processes x {parts} accumulation parts; "
+                f"make batch_size a multiple of {shares}"
             )
-        size, share = batch_size // shares, self._part * self.world + self.rank
+        size, share = batch_size // shares, part * self.world + self.rank
         return range(share * size, (share + 1) * size)
 
-    @property
-    def share(self) -> int:
-        """Number of the current call's share of a batch; 0 in a single process without accumulation."""
-        return self._part * self.world + self.rank
-
-    @contextmanager
-    def main_first(self) -> Iterator[None]:
+    def main_first(self) -> AbstractContextManager[None]:
         """The main process does the block before the others, for files that all read and one has to make."""
-        with self._accelerator.main_process_first():
-            yield
+        return self._accelerator.main_process_first()
 
     def wait(self) -> None:
         """Until every process is here."""
@@ -114,32 +96,13 @@ class Engine:
         """Element-wise mean over the processes; the same shape."""
         return values if self.world == 1 else self._accelerator.reduce(values, reduction="mean")
 
-    # What follows is for the training loop.
-
     @contextmanager
-    def prepared(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> Iterator[tuple[nn.Module, torch.optim.Optimizer]]:
-        """`module` as it is called in training, gradients averaged over the processes, and its optimiser."""
+    def accelerator(self) -> Iterator[Accelerator]:
+        """What one training loop computes with; the next gets another, with a gradient scaler of its own."""
         try:
-            yield self._accelerator.prepare_model(module), self._accelerator.prepare_optimizer(optimizer)
+            yield self._accelerator
         finally:
-            # The next loop gets a gradient scaler of its own, and this one's model is let go. Processes stay joined.
-            self._part, self._parts = 0, 1
-            self._accelerator = self._make_accelerator()
-
-    def part(self, module: nn.Module, number: int, parts: int) -> AbstractContextManager[object]:
-        """Context of one accumulation part: gradients are exchanged in the last one only."""
-        self._part, self._parts = number, parts
-        return self._accelerator.no_sync(module) if number + 1 < parts else nullcontext()
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`."""
-        self._accelerator.backward(loss)
-
-    def clip(self, parameters: list[nn.Parameter], limit: float) -> Tensor:
-        """Scale gradients down to a norm of at most `limit`; returns their norm before, a scalar."""
-        return self._accelerator.clip_grad_norm_(parameters, limit)
+            self._accelerator = self._make_accelerator()  # lets go of the model; processes stay joined
 
     def close(self) -> None:
         """Leave the process group, if there is one."""
@@ -155,23 +118,3 @@ class Engine:
                 DistributedDataParallelKwargs(find_unused_parameters=True),
             ],
         )
-
-
-def _wants_cpu(device: str) -> bool:
-    """Whether to stay on the CPU; selects the GPU otherwise."""
-    if device == "auto":
-        return not torch.cuda.is_available()
-    try:
-        target = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N") from error
-    if target.type == "cpu":
-        return True
-    if target.type != "cuda" or (target.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device {device!r} is not there: PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
-            "devices; use device auto or cpu, or check the driver with nvidia-smi"
-        )
-    if target.index is not None:
-        torch.cuda.set_device(target)
-    return False

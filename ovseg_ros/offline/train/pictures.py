@@ -16,7 +16,7 @@ NONE_OF_THESE = "none of these"
 """What pictures call the place after the last category."""
 
 
-def label_map(mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int]) -> Tensor:
+def label_map(mask_logits: Tensor, class_logits: Tensor, size: Sequence[int]) -> Tensor:
     """Every pixel's most probable query, counted from 1; void where no mask with a class covers it.
 
     Args:
@@ -30,8 +30,8 @@ def label_map(mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int]) 
     scores, classes = class_logits.float().softmax(dim=-1).max(dim=-1)
     kept = classes < class_logits.shape[-1] - 1
     if not kept.any():
-        return torch.full(size, VOID, dtype=torch.int32)
-    logits = F.interpolate(mask_logits[kept].float()[None], size=size, mode="bilinear", align_corners=False)[0]
+        return torch.full(tuple(size), VOID, dtype=torch.int32)
+    logits = F.interpolate(mask_logits[kept].float()[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
     probabilities = logits.sigmoid()  # (K, H, W)
     best = (probabilities * scores[kept, None, None]).argmax(dim=0)
     covered = probabilities.gather(0, best[None])[0] >= _MIN_PROBABILITY
@@ -43,12 +43,13 @@ def compare_segments(image: Tensor, wanted: Tensor, found: Tensor) -> np.ndarray
     """Image, ground truth and prediction side by side.
 
     Args:
-        image: uint8 (3, H, W).
+        image: (3, H, W), uint8 or in [0, 1].
         wanted, found: segment ids (H, W); 0 = void.
 
     Returns:
         uint8 RGB (H, 3 W, 3).
     """
+    image = (255 * image).byte() if image.is_floating_point() else image
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
     drawn = [pixels]
     for ids in (wanted, found):

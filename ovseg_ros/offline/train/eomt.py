@@ -1,0 +1,205 @@
+"""Train EoMT: masks with a data set's categories as its closed set, or masks of things and stuff without names."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from torch import Tensor
+
+from ovseg_ros.core.config import STRICT
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize
+from ovseg_ros.core.presets import EoMTSection, load_preset
+from ovseg_ros.core.proposals.eomt.network import EoMT, QueryPrediction, annealed_mask_probabilities
+from ovseg_ros.offline.data.types import DatasetCategory
+from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
+from ovseg_ros.offline.train.data import (
+    DataConfig,
+    PanopticStream,
+    RenderedData,
+    SegmentedView,
+    open_data,
+    segmented_view,
+    to_pixels,
+)
+from ovseg_ros.offline.train.loop import run_loop
+from ovseg_ros.offline.train.loop_config import LoopConfig
+from ovseg_ros.offline.train.losses import MaskLossConfig, MaskTargets, mask_set_loss
+from ovseg_ros.offline.train.pictures import compare_segments, label_map
+from ovseg_ros.offline.train.pretrained_vit import load_pretrained_vit
+from ovseg_ros.offline.train.task import Run, Task
+
+THING, STUFF = 0, 1
+"""Classes of a class-agnostic training. Names are left to the classifier, so that unseen objects live."""
+
+_MIN_CELLS = 2
+"""A soft mask is a target if it covers at least this many of the logits' pixels."""
+
+
+@pydantic_dataclass(frozen=True, slots=True, config=STRICT)
+class PresetNetwork:
+    """The EoMT of a preset: architecture and checkpoint."""
+
+    preset: str
+    kind: Literal["preset"] = "preset"
+
+
+@pydantic_dataclass(frozen=True, slots=True, config=STRICT)
+class EoMTTraining:
+    """A stage that trains an EoMT.
+
+    Attributes:
+        network: architecture, and the file of the result in --out.
+        data, augmentation, loop, loss: what on, in which views, how long, by what measure.
+        classes: what the closed set is: the data's "categories", or "thing_or_stuff".
+        encoder_weights: pretrained ViT to begin with, as `load_pretrained_vit` takes it; null = random weights.
+        annealing_starts, annealing_ends: for each joint block, the steps between which its mask annealing falls from 1
+            to 0; empty = evenly over the run.
+    """
+
+    network: Annotated[PresetNetwork | EoMTSection, Field(discriminator="kind")]
+    data: Annotated[DataConfig, Field(discriminator="kind")]
+    augmentation: Annotated[AugmentationConfig, Field(discriminator="kind")]
+    loop: LoopConfig
+    loss: MaskLossConfig = Field(default_factory=MaskLossConfig)
+    classes: Literal["categories", "thing_or_stuff"] = "categories"
+    encoder_weights: str | None = None
+    annealing_starts: tuple[int, ...] = ()
+    annealing_ends: tuple[int, ...] = ()
+    kind: Literal["eomt"] = "eomt"
+
+    def __post_init__(self) -> None:
+        if any(start >= end for start, end in zip(self.annealing_starts, self.annealing_ends, strict=False)):
+            raise ValueError("each of annealing_starts must lie before the same block's end in annealing_ends")
+
+    def mask_probabilities(self, step: int, joint_blocks: int) -> Tensor:
+        """(L2,) float in [0, 1]: masking probability of every joint block, (1 - t)^0.9 while its annealing lasts."""
+        if not self.annealing_starts:
+            return annealed_mask_probabilities(step / self.loop.steps, joint_blocks)
+        starts = torch.tensor(self.annealing_starts, dtype=torch.float32)
+        ends = torch.tensor(self.annealing_ends, dtype=torch.float32)
+        return (1 - ((step - starts) / (ends - starts)).clamp(0, 1)) ** 0.9
+
+
+def network_of(config: PresetNetwork | EoMTSection) -> EoMTSection:
+    """Architecture and checkpoint of what is to be trained.
+
+    Raises:
+        ConfigError: the preset is missing or malformed, or its mask generator is not an EoMT of this package.
+    """
+    match config:
+        case EoMTSection():
+            return config
+        case PresetNetwork():
+            proposer = load_preset(config.preset).model.proposer
+            if not isinstance(proposer, EoMTSection):
+                raise ConfigError(
+                    f"the mask generator of the preset {config.preset} is of kind {proposer.kind}, which is trained "
+                    "elsewhere; name a preset whose proposer is of kind eomt"
+                )
+            return proposer
+
+
+def class_map(classes: str, categories: Sequence[DatasetCategory]) -> tuple[Tensor, int]:
+    """The class of every category, (K,) int64, and the number of classes."""
+    if classes == "thing_or_stuff":
+        return torch.tensor([THING if category.is_thing else STUFF for category in categories]), 2
+    return torch.arange(len(categories)), len(categories)
+
+
+def to_targets(view: SegmentedView, class_of: Tensor, size: Sequence[int] | None) -> MaskTargets:
+    """The masks of a view as a loss compares them, on the device of `class_of`.
+
+    Args:
+        class_of: (K,) int64, the class of every category.
+        size: (height, width) of the mask logits, whose pixels are all compared; None where points are.
+
+    Returns:
+        For points, boolean masks in the view's full resolution. For all pixels, soft masks of the logits' size, of the
+        segments that cover enough of it.
+    """
+    ids, wanted = view.segment_ids.to(class_of.device), view.ids.to(class_of.device)
+    masks, classes = ids[None] == wanted[:, None, None], class_of[view.categories.to(class_of.device)]  # (N, H, W)
+    if size is None:
+        return MaskTargets(masks, classes)
+    masks = F.adaptive_avg_pool2d(masks.float()[:, None], (size[0], size[1]))[:, 0]  # (N, h, w), N may be 0
+    present = masks.sum(dim=(1, 2)) >= _MIN_CELLS
+    return MaskTargets(masks[present], classes[present])
+
+
+class EoMTTask(Task):
+    """One-to-one matched losses before each joint block and after the last."""
+
+    model: EoMT
+
+    def __init__(self, config: EoMTTraining, run: Run) -> None:
+        """Errors as of `train_eomt`."""
+        architecture, dataset = network_of(config.network).architecture, open_data(config.data, run)
+        class_of, classes = class_map(config.classes, dataset.categories)
+        if architecture.num_classes != classes:
+            raise ConfigError(
+                f"the architecture has {architecture.num_classes} classes, but {dataset.name} has {classes}; set "
+                f"architecture.num_classes to {classes}"
+            )
+        for size in view_sizes(config.augmentation):
+            if any(side % architecture.patch_size for side in size):
+                raise ConfigError(f"views of size {size} must be multiples of the patch size {architecture.patch_size}")
+        given, blocks = (len(config.annealing_starts), len(config.annealing_ends)), architecture.joint_blocks
+        if given not in ((0, 0), (blocks, blocks)):
+            raise ConfigError(
+                f"annealing_starts and annealing_ends need {blocks} steps each, one for each joint block, got "
+                f"{given[0]} and {given[1]}"
+            )
+        torch.manual_seed(config.loop.seed)
+        self.name, self.model = "eomt", EoMT(architecture)
+        if config.encoder_weights is not None:
+            load_pretrained_vit(self.model.encoder, config.encoder_weights)
+        self._config, self._engine, self._class_of = config, run.engine, class_of.to(run.engine.device)
+        self.stream = PanopticStream(dataset, config.data, config.augmentation, config.loop, segmented_view)
+
+    def losses(self, step: int, samples: range) -> dict[str, Tensor]:
+        # Rendered views are drawn as a whole batch; of a data set, a process reads what it computes.
+        counted = range(self._config.loop.batch_size) if isinstance(self._config.data, RenderedData) else samples
+        views = self.stream.batch(step, counted)
+        shown = slice(counted.index(samples[0]), counted.index(samples[-1]) + 1)
+        predictions = self._predict(views[shown], self._config.mask_probabilities(step, self.model.config.joint_blocks))
+        size = None if self._config.loss.points else predictions[-1].mask_logits.shape[-2:]
+        targets = [to_targets(view, self._class_of, size) for view in views]
+        masks = torch.tensor(float(sum(len(target.classes) for target in targets)), device=self._engine.device)
+        count = max(1.0, float(self._engine.mean(masks)) * len(samples) / len(counted))
+        return mask_set_loss(predictions, targets[shown], self._config.loss, count=count)
+
+    def pictures(self, step: int) -> dict[str, np.ndarray]:
+        view = self.stream.batch(step, range(1))[0]
+        prediction = self._predict([view], torch.zeros(self.model.config.joint_blocks))[-1]
+        found = label_map(prediction.mask_logits[0], prediction.class_logits[0], view.segment_ids.shape)
+        return {"segments": compare_segments(view.image, view.segment_ids, found)}
+
+    def _predict(self, views: Sequence[SegmentedView], mask_probabilities: Tensor) -> list[QueryPrediction]:
+        pixels = to_pixels([view.image for view in views], self._engine.device)
+        if self.model.config.convolutional_stem:  # many small convolutions, which read colours side by side faster
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return self.model.forward_masked(normalize(pixels, IMAGENET_MEAN, IMAGENET_STD), mask_probabilities)
+
+
+def train_eomt(config: EoMTTraining, run: Run) -> EoMT:
+    """Train, going on from the folder `eomt` in --out, and write the checkpoint.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ConfigError: the network's classes are not as many as the data's, or views or annealing do not fit it.
+        CheckpointError, DatasetError: for missing or ill-fitting weights and bad data.
+    """
+    task = EoMTTask(config, run)
+    try:
+        run_loop(task, config.loop, run.out / "eomt", engine=run.engine)
+    finally:
+        task.stream.close()
+    run.save(network_of(config.network).checkpoint, task.model.state_dict())
+    return task.model
