@@ -11,7 +11,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from ovseg_ros.msg import PanopticSegmentation
-from ovseg_ros.ros.node.conversions import image_message
+from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.srv import Query
 
 FRONT, LEFT = "/ovseg/front/segments", "/ovseg/left/segments"
@@ -44,7 +44,7 @@ def cameras(node: TestProcess, peer: Peer) -> dict[str, Camera]:
 def image_of(camera: Camera, frame_id: str, pixels: np.ndarray | None = None) -> Image:
     header: Header = camera.header()
     header.frame_id = frame_id
-    return image_message(picture() if pixels is None else pixels, "rgb8", header)
+    return MESSAGES.image(picture() if pixels is None else pixels, "rgb8", header)
 
 
 def test_only_the_camera_whose_outputs_are_wanted_is_subscribed(

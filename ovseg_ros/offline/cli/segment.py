@@ -19,6 +19,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--topic", action="append", default=[], help="of a bag: an image topic to segment (default: its only one)"
     )
     parser.add_argument("--no-overlay", action="store_true", help="of a bag: write no pictures for people")
+    parser.add_argument("--mask-rle", action="store_true", help="of a bag: every segment's mask as COCO's RLE, too")
     parser.set_defaults(run=run)
 
 
@@ -39,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
             device=options.device,
             overwrite=options.overwrite,
             overlay=not options.no_overlay,
+            mask_rle=options.mask_rle,
         )
     return segment_path(
         options.input,

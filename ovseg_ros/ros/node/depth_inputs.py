@@ -19,8 +19,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from ovseg_ros.core.errors import DepthError
+from ovseg_ros.core.image_messages import ImageFieldError, depth_from_message
 from ovseg_ros.core.space.pinhole import Pinhole, fit_depth
-from ovseg_ros.ros.node.image_decoding import ImageFieldError, depth_from_message
 from ovseg_ros.ros.node.qos import subscription_events
 
 _KEPT = 8

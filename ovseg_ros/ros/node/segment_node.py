@@ -278,7 +278,7 @@ class SegmentNode(LifecycleNode):
                 return refused_query(f"no image has come yet on {self._input_topics()}")
             prompt = await self._answer(pipeline.vocabulary.prepare(vocabulary))
             result = await self._answer(pipeline.query(frame, prompt))
-            return query_response(result, request.phrase, frame.incoming.header)
+            return query_response(result, request.phrase, frame.header)
         except Exception as error:  # the answer carries the reason; the node goes on
             return refused_query(describe(error))
 

@@ -4,12 +4,13 @@ This is the only place that imports vision_msgs.
 """
 
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from builtin_interfaces.msg import Time
 from rclpy.node import Node
-from std_msgs.msg import Header
 
+from ovseg_ros.core.outputs import SegmentedFrame
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.ros.node.qos import latched_qos, publisher_events
 
@@ -27,13 +28,8 @@ except ImportError as error:
         f"vision_msgs cannot be imported ({error}), so ~/label_info, ~/vision_info and ~/detections are not published; "
         "for Nav2 and others that need them install ros-$ROS_DISTRO-vision-msgs (4.1 or newer) and restart"
     )
-    FRAME_TYPES: dict[str, type] = {}
 else:
     MISSING = ""
-    FRAME_TYPES = {"detections": Detection2DArray}
-
-if TYPE_CHECKING:
-    from ovseg_ros.core.types import PanopticResult
 
 
 class VisionAnnouncer:
@@ -107,15 +103,15 @@ def vision_info_message(method: str, location: str, version: int, stamp: Time) -
     return message
 
 
-def detections_message(result: "PanopticResult", header: Header) -> Any:
+def detections_message(frame: SegmentedFrame) -> Any:
     """One detection for each thing: `id` is the value of its mask in ~/segment_image, `class_id` the category's id."""
     message = Detection2DArray()
-    message.header = header
-    for segment in result.segments:
+    message.header = frame.header
+    for segment in frame.result.segments:
         if not segment.is_thing:
             continue
         detection = Detection2D()
-        detection.header = header
+        detection.header = frame.header
         detection.id = str(segment.id)
         x, y, width, height = segment.box
         # Pixel centres are at integers, so the middle of pixels 0 and 1 is 0.5.
@@ -128,3 +124,9 @@ def detections_message(result: "PanopticResult", header: Header) -> Any:
         detection.results = [hypothesis]
         message.detections.append(detection)
     return message
+
+
+DETECTIONS: dict[str, tuple[type, Callable[[SegmentedFrame], Any]]] = (
+    {} if MISSING else {"detections": (Detection2DArray, detections_message)}
+)
+"""The output of every frame: its type, and what makes it; empty where vision_msgs is missing."""
