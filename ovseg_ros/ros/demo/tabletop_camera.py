@@ -5,7 +5,6 @@ frame carry it, and what nobody subscribes to is not made.
 """
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from std_msgs.msg import Header
 
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.msg import PanopticSegmentation, Segment
-from ovseg_ros.ros.node.conversions import image_message, jpeg_message, region_message
+from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.ros.node.node_process import run_node
 from ovseg_ros.ros.node.parameter_spec import ParameterSpec, declare
 from ovseg_ros.sim.simulator import Frame, TabletopSimulator
@@ -57,14 +56,6 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
-    """Where the simulation stands: which scene, and the camera's time in it."""
-
-    seed: int
-    time: float
-
-
 class TabletopCamera(Node):
     """Renders in the executor's thread, which owns the GL context: construct, spin and close it in one thread."""
 
@@ -100,29 +91,25 @@ class TabletopCamera(Node):
         frame = self._render()
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=FRAME_ID)
         make = {
-            "image": lambda: image_message(frame.image, "rgb8", header),
-            "image/compressed": lambda: jpeg_message(frame.image, header, _JPEG_QUALITY),
+            "image": lambda: MESSAGES.image(frame.image, "rgb8", header),
+            "image/compressed": lambda: MESSAGES.compressed(frame.image, "rgb8", header, _JPEG_QUALITY),
             "depth": lambda: depth_message(frame.depth, self._value("depth_encoding"), header),
             "camera_info": lambda: camera_info_message(frame, header),
-            "ground_truth/segment_image": lambda: image_message(frame.segment_ids, "16UC1", header),
+            "ground_truth/segment_image": lambda: MESSAGES.image(frame.segment_ids, "16UC1", header),
             "ground_truth/segments": lambda: ground_truth_message(frame, header),
         }
         for name in wanted:
             self._outputs[name].publish(make[name]())
 
     def _render(self) -> Frame:
-        view = self._view()
-        if view.seed != self._seed:
-            self._simulator.close()
-            self._simulator = self._make_simulator(view.seed)
-            self._seed = view.seed
-        return self._simulator.render(view.time)
-
-    def _view(self) -> _View:
-        elapsed = time.monotonic() - self._started
-        period = self._value("scene_period")
+        elapsed, period = time.monotonic() - self._started, self._value("scene_period")
         scenes, in_scene = divmod(elapsed, period) if period > 0 else (0, elapsed)
-        return _View(self._value("seed") + int(scenes), in_scene if self._value("moving") else 0.0)
+        seed = self._value("seed") + int(scenes)
+        if seed != self._seed:
+            self._simulator.close()
+            self._simulator = self._make_simulator(seed)
+            self._seed = seed
+        return self._simulator.render(in_scene if self._value("moving") else 0.0)
 
     def _make_simulator(self, seed: int) -> TabletopSimulator:
         try:
@@ -141,7 +128,7 @@ def depth_message(depth: np.ndarray, encoding: str, header: Header) -> Image:
     if encoding == "16UC1":
         millimetres = np.rint(depth * 1000)
         depth = np.where(millimetres < 2**16, millimetres, 0).astype(np.uint16)
-    return image_message(depth, encoding, header)
+    return MESSAGES.image(depth, encoding, header)
 
 
 def camera_info_message(frame: Frame, header: Header) -> CameraInfo:
@@ -170,7 +157,7 @@ def ground_truth_message(frame: Frame, header: Header) -> PanopticSegmentation:
                 score=1.0,
                 is_thing=truth.is_thing,
                 area=int(mask.sum()),
-                box=region_message((x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y)),
+                box=MESSAGES.region((x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y)),
             )
         )
     return message
