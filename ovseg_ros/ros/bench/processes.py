@@ -119,7 +119,7 @@ class BenchProcesses:
             os.environ.update(shared_memory_profile())  # read when the first context of this process is made
         self._namespace = f"/ovseg_bench_{os.getpid()}"
         names = [f"camera_{number}" for number in range(cameras)] if cameras > 1 else [""]
-        self._camera = {"image_file": str(self._folder / "image.npy"), "rate": rate}
+        self._camera: dict[str, Any] = {"image_file": str(self._folder / "image.npy"), "rate": rate}
         np.save(self._camera["image_file"], image)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.received = {name: Received() for name in names}
