@@ -164,7 +164,7 @@ def ids_from_message(message: ImageMessage, topic: str) -> np.ndarray:
         ImageFieldError: the message contradicts itself or is no 16UC1.
     """
     if message.encoding != "16UC1":
-        raise ImageFieldError(topic, "encoding", f"is {_show(message.encoding)}; expected a segment image, 16UC1")
+        raise ImageFieldError(topic, "encoding", f"is {message.encoding[:40]!r}; expected a segment image, 16UC1")
     return _pixels(message, _LAYOUTS["16UC1"], topic)
 
 

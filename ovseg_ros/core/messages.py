@@ -1,7 +1,7 @@
 """Messages out, of ROS's own classes or of a bag library's; image messages in are in image_messages.py."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -102,7 +102,7 @@ class Messages:
             categories=[self._category(category) for category in vocabulary.categories],
         )
 
-    def region(self, box: tuple[int, int, int, int]) -> Any:
+    def region(self, box: Sequence[int]) -> Any:
         """sensor_msgs/RegionOfInterest of a box (x, y, width, height) in pixels."""
         x, y, width, height = box
         return self._types["sensor_msgs/msg/RegionOfInterest"](

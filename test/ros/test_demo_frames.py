@@ -8,7 +8,8 @@ from std_msgs.msg import Header
 
 from ovseg_ros.core.image_messages import ImageFieldError, ids_from_message
 from ovseg_ros.msg import PanopticSegmentation
-from ovseg_ros.ros.demo.frames import IMAGE, SEGMENTS, TOPICS, FrameMatcher, nanoseconds
+from ovseg_ros.ros.demo.frames import IMAGE, SEGMENTS, TOPICS, FrameMatcher
+from ovseg_ros.ros.node.conversions import nanoseconds
 
 
 def header(index: int) -> Header:

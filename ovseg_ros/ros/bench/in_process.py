@@ -1,4 +1,4 @@
-"""The real node inside the benchmark's process, with a clock at its image callback and at its publishers.
+"""The real node inside the benchmark's process, with a clock at its image callback, its model and its publishers.
 
 Image messages reach the node through the middleware, as in service. A frame's time starts when the node's callback is
 called with the message and ends when the last of its publishers' calls returns. The model calls inside are timed too,
@@ -15,12 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.lifecycle import LifecyclePublisher, TransitionCallbackReturn
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image
@@ -33,12 +33,12 @@ from ovseg_ros.core.outputs import DATA_OUTPUTS, OVERLAY_OUTPUTS
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import PanopticResult
 from ovseg_ros.core.vocabulary import CategorySpec
-from ovseg_ros.ros.node.camera import Camera
 from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.ros.node.node_process import SWITCH_INTERVAL
 from ovseg_ros.ros.node.outputs import TYPES
 from ovseg_ros.ros.node.qos import output_qos
 from ovseg_ros.ros.node.segment_node import SegmentNode
+from ovseg_ros.ros.node.statistics import CameraStatistics
 
 Answer = TypeVar("Answer")
 
@@ -63,50 +63,47 @@ class RoundTimes:
 
 
 class RoundClock:
-    """Times one round; written by the node's threads, waited for by the benchmark's."""
+    """Times one round; written by the node's thread, waited for by the benchmark's.
 
-    def __init__(self) -> None:
+    Args:
+        cameras: how many frames a round has.
+    """
+
+    def __init__(self, cameras: int) -> None:
+        self._cameras = cameras
         self._condition = threading.Condition()
-        self.expect(0, 0)
+        self.start()
 
-    def expect(self, callbacks: int, messages: int) -> None:
-        """Start a round that ends after so many image callbacks and published messages."""
+    def start(self) -> None:
+        """A round begins."""
         with self._condition:
-            self._missing = [callbacks, messages]
-            self._received: dict[str, float] = {}
-            self._published: dict[str, float] = {}
+            self._frames: list[tuple[float, float]] = []  # beginnings and ends
             self._model_seconds = 0.0
-
-    def on_received(self, camera: str, moment: float) -> None:
-        """A camera's image callback was entered."""
-        self._note(0, self._received, camera, moment)
-
-    def on_published(self, camera: str) -> None:
-        """A publisher's call returned."""
-        self._note(1, self._published, camera, time.monotonic())
 
     def on_model(self, seconds: float) -> None:
         """The model took so long for one call."""
         with self._condition:
             self._model_seconds += seconds
 
-    def wait(self, timeout: float) -> RoundTimes | None:
-        """The round's times, once all that is expected came; None where it did not within `timeout` seconds."""
+    def on_published(self, seconds: float) -> None:
+        """A frame's last publisher returned, so long after its callback."""
+        now = time.monotonic()
         with self._condition:
-            if not self._condition.wait_for(lambda: max(self._missing) <= 0, timeout):
-                return None
-            return RoundTimes(
-                frames=[self._published[camera] - moment for camera, moment in self._received.items()],
-                whole=max(self._published.values()) - min(self._received.values()),
-                model=self._model_seconds,
-            )
-
-    def _note(self, kind: int, moments: dict[str, float], camera: str, moment: float) -> None:
-        with self._condition:
-            moments[camera] = moment
-            self._missing[kind] -= 1
-            if max(self._missing) <= 0:  # before that, whoever waits would only take the interpreter from the node
+            self._frames.append((now - seconds, now))
+            if self._is_over():  # before that, whoever waits would only take the interpreter from the node
                 self._condition.notify_all()
+
+    def wait(self, timeout: float) -> RoundTimes | None:
+        """The times of a round that is over; None where it is not within `timeout` seconds."""
+        with self._condition:
+            if not self._condition.wait_for(self._is_over, timeout):
+                return None
+            begins, ends = zip(*self._frames, strict=True)
+            frames = [end - begin for begin, end in self._frames]
+            return RoundTimes(frames, max(ends) - min(begins), self._model_seconds)
+
+    def _is_over(self) -> bool:
+        return len(self._frames) == self._cameras
 
 
 class _TimedSegmenter(PanopticSegmenter):
@@ -125,42 +122,16 @@ class _TimedSegmenter(PanopticSegmenter):
         return results
 
 
-class _TimedNode(SegmentNode):
-    """The node, unchanged but for the clock."""
+class _TimedStatistics(CameraStatistics):
+    """The node's own, which tell the clock."""
 
-    def __init__(self, segmenter: PanopticSegmenter, clock: RoundClock) -> None:
+    def __init__(self, clock: RoundClock) -> None:
+        super().__init__()
         self._round_clock = clock
-        self._timed_publishers: dict[str, LifecyclePublisher] = {}
-        super().__init__(lambda preset, device: _TimedSegmenter(segmenter, clock))
 
-    def _on_frame(self, camera: Camera) -> None:
-        if camera.latest is not None:
-            self._round_clock.on_received(camera.name, camera.latest.received)
-        super()._on_frame(camera)
-
-    def create_lifecycle_publisher(self, *args: Any, **options: Any) -> LifecyclePublisher:
-        publisher = super().create_lifecycle_publisher(*args, **options)
-        publish = publisher.publish
-        output = publisher.topic_name.removeprefix(f"{self.get_fully_qualified_name()}/")
-        first = output.split("/")[0]
-        camera = first if first in self.get_parameter("cameras").value else ""
-
-        def timed_publish(message: Any) -> None:
-            publish(message)
-            self._round_clock.on_published(camera)
-
-        publisher.publish = timed_publish
-        self._timed_publishers[output] = publisher
-        return publisher
-
-    def in_model_thread(self, job: Callable[[], Answer]) -> Answer:
-        """What `job` returns; PyTorch's threads wait for those of another one, so no other may compute here."""
-        assert self._pipeline is not None
-        return self._pipeline.submit(job).result()
-
-    def subscribed_outputs(self) -> set[str]:
-        """The outputs whose publishers know of a subscriber."""
-        return {name for name, publisher in self._timed_publishers.items() if publisher.get_subscription_count()}
+    def published(self, since_capture: float, since_callback: float) -> None:
+        self._round_clock.on_published(since_callback)
+        super().published(since_capture, since_callback)
 
 
 class NodeBench:
@@ -184,7 +155,7 @@ class NodeBench:
     }
 
     def __init__(self, segmenter: PanopticSegmenter, specs: Sequence[CategorySpec], cameras: int = 1) -> None:
-        self._clock = RoundClock()
+        self._clock = RoundClock(cameras)
         names = [f"camera_{number}" for number in range(cameras)] if cameras > 1 else []
         self._prefixes = [f"{name}/" for name in names] or [""]
         self._subscribed: dict[str, Subscription] = {}
@@ -198,7 +169,7 @@ class NodeBench:
         self._switch_interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL)  # as in the node's own process
         rclpy.init(args=arguments)
-        self._node = _TimedNode(segmenter, self._clock)
+        self._node = SegmentNode(lambda preset, device: _TimedSegmenter(segmenter, self._clock))
         self._camera = rclpy.create_node("bench_camera")
         self._sink = rclpy.create_node("bench_sink")
         self._publishers = [
@@ -210,9 +181,13 @@ class NodeBench:
 
     def __enter__(self) -> "NodeBench":
         success = TransitionCallbackReturn.SUCCESS
-        if self._node.trigger_configure() != success or self._node.trigger_activate() != success:
+        is_started = self._node.trigger_configure() == success and self._node.trigger_activate() == success
+        if not is_started or self._node.pipeline is None:
             self.close()
             raise ConfigError("the node could not be started; its log above says why")
+        self._pipeline = self._node.pipeline
+        for camera in self._pipeline.cameras:
+            camera.statistics = _TimedStatistics(self._clock)
         self._thread.start()
         return self
 
@@ -249,7 +224,7 @@ class NodeBench:
                 wanted[output], topic, lambda message: None, output_qos()
             )
         _wait_until(
-            lambda: self._node.subscribed_outputs() == wanted.keys(),
+            lambda: all(camera.outputs.wanted() == set(outputs) for camera in self._pipeline.cameras),
             f"the node's publishers and the subscribers of {', '.join(wanted)} did not find each other",
         )
         _wait_until(
@@ -258,8 +233,8 @@ class NodeBench:
         )
 
     def call(self, job: Callable[[], Answer]) -> Answer:
-        """Runs `job` where the node runs the model, between two frames."""
-        return self._node.in_model_thread(job)
+        """Runs `job` where the node runs the model: PyTorch's threads would wait for those of another that computes."""
+        return self._pipeline.submit(job).result()
 
     def run_round(self, image: np.ndarray, timeout: float) -> RoundTimes:
         """Send one uint8 RGB image from every camera, at once, through the node.
@@ -269,7 +244,7 @@ class NodeBench:
         """
         header = Header(frame_id="bench", stamp=self._camera.get_clock().now().to_msg())
         message = MESSAGES.image(image, "rgb8", header)
-        self._clock.expect(len(self._publishers), len(self._subscribed))
+        self._clock.start()
         for publisher in self._publishers:
             publisher.publish(message)
         times = self._clock.wait(timeout)

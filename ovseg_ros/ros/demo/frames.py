@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image
 
 from ovseg_ros.msg import PanopticSegmentation
+from ovseg_ros.ros.node.conversions import nanoseconds
 
 IMAGE = "image"
 SEGMENTS = "ovseg/segments"
@@ -23,11 +23,6 @@ TOPICS: dict[str, type] = {
     TRUTH_SEGMENT_IMAGE: Image,
 }
 """What the demonstration listens to: relative names, and their types."""
-
-
-def nanoseconds(stamp: Time) -> int:
-    """A stamp as one number."""
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
 @dataclass(slots=True)

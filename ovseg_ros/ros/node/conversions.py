@@ -36,6 +36,11 @@ MESSAGES = Messages(MESSAGE_TYPES, _fill)
 """Makes ROS messages."""
 
 
+def nanoseconds(stamp: Time) -> int:
+    """A stamp as one number."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
 def vocabulary_request(specs: Sequence[CategorySpec]) -> SetVocabulary.Request:
     """The request that sets a vocabulary."""
     categories = [

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 from rclpy.node import Node
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
-from ovseg_ros.ros.node.qos import input_qos, offending_publishers, subscription_events
+from ovseg_ros.ros.node.qos import input_qos, offending_publishers, subscribe_all
 
 _IMAGE_TYPES = frozenset({"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"})
 _PAIRING_TIME = 1.0
@@ -65,12 +65,11 @@ class ImageInputs:
             Exception: whatever rclpy raises on parameters qos_overrides that are no QoS.
         """
         self._alive = time.monotonic()
-        try:
-            for name, message_type in self._names.items():
-                self._subscribe(message_type, name)
-        except Exception:
-            self.close()
-            raise
+        topics = {
+            name: (message_type, partial(self._receive, self._node.resolve_topic_name(name)))
+            for name, message_type in self._names.items()
+        }
+        self._subscriptions = subscribe_all(self._node, topics, input_qos())
 
     def close(self) -> None:
         """Unsubscribes."""
@@ -109,20 +108,7 @@ class ImageInputs:
             for publisher in offending_publishers(self._node, subscription)
         ]
 
-    def _subscribe(self, message_type: type, name: str) -> None:
-        topic = self._node.resolve_topic_name(name)
-        self._subscriptions.append(
-            self._node.create_subscription(
-                message_type,
-                name,
-                lambda message: self._receive(message, topic),
-                input_qos(),
-                event_callbacks=subscription_events(self._node, topic),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-        )
-
-    def _receive(self, message: ImageMessage, topic: str) -> None:
+    def _receive(self, topic: str, message: ImageMessage) -> None:
         now, stamp = time.monotonic(), (message.header.stamp.sec, message.header.stamp.nanosec)
         if self._last is not None:
             last_topic, last_stamp = self._last

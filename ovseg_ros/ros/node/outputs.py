@@ -49,16 +49,14 @@ class Outputs:
 
     def __init__(self, node: LifecycleNode, prefix: str, on_matched: Callable[[], None]) -> None:
         self._node = node
-        self._publishers: dict[str, LifecyclePublisher] = {
-            name: node.create_lifecycle_publisher(
-                message_type,
-                f"~/{prefix}{name}",
-                output_qos(),
-                event_callbacks=publisher_events(node, node.resolve_topic_name(f"~/{prefix}{name}"), on_matched),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        self._publishers: dict[str, LifecyclePublisher] = {}
+        overriding = QoSOverridingOptions.with_default_policies()
+        for name, kind in TYPES.items():
+            topic = f"~/{prefix}{name}"
+            events = publisher_events(node, node.resolve_topic_name(topic), on_matched)
+            self._publishers[name] = node.create_lifecycle_publisher(
+                kind, topic, output_qos(), event_callbacks=events, qos_overriding_options=overriding
             )
-            for name, message_type in TYPES.items()
-        }
 
     def wanted(self) -> frozenset[str]:
         """The outputs that have a subscriber now."""

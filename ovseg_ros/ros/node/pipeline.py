@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
-from ovseg_ros.core.errors import VocabularyError
 from ovseg_ros.core.image_messages import ImageFieldError
 from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.outputs import SegmentedFrame
@@ -26,7 +25,7 @@ from ovseg_ros.ros.node.depth_inputs import DepthFrame
 from ovseg_ros.ros.node.fault_log import FaultLog, describe
 from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, SHOWS_IDENTITY
 from ovseg_ros.ros.node.parameters import Settings
-from ovseg_ros.ros.node.qos import latched_qos, publisher_events
+from ovseg_ros.ros.node.qos import latched_publisher
 from ovseg_ros.ros.node.space_messages import FrameInSpace
 from ovseg_ros.ros.node.vision_outputs import VisionAnnouncer
 from ovseg_ros.ros.node.vocabulary_service import VocabularyService
@@ -83,10 +82,7 @@ class Pipeline:
         self._published: dict[str, tuple[Frame, int]] = {}  # by camera: the last frame and its version
         self.cameras: tuple[Camera, ...] = ()
         self._faults = FaultLog(node.get_logger().error)
-        topic = node.resolve_topic_name("~/vocabulary")
-        self._announcer = node.create_publisher(
-            VocabularyMessage, topic, latched_qos(), event_callbacks=publisher_events(node, topic)
-        )
+        self._announcer = latched_publisher(node, VocabularyMessage, "vocabulary")
         self._vision = VisionAnnouncer(node, f"ovseg_ros {node.get_parameter('preset').value}")
         with ExitStack() as undo:
             undo.callback(node.destroy_publisher, self._announcer)
@@ -94,7 +90,12 @@ class Pipeline:
             undo.callback(self._close_cameras)  # after the worker, which publishes
             max_categories = node.get_parameter("max_categories").value
             self.vocabulary = VocabularyService(
-                segmenter, specs, max_categories, self._announce, saved_to, self._report_unsaved
+                segmenter,
+                specs,
+                max_categories,
+                self._announce,
+                saved_to,
+                lambda error: self._faults.report("unsaved", str(error)),
             )
             undo.callback(self.vocabulary.close)
             self._worker: Worker[Frame] = Worker(
@@ -261,9 +262,6 @@ class Pipeline:
     def _object_threshold(self) -> float:
         threshold: float = self._node.get_parameter("object_threshold").value
         return threshold
-
-    def _report_unsaved(self, error: VocabularyError) -> None:
-        self._faults.report("unsaved", str(error))
 
     def _close_cameras(self) -> None:
         for camera in self.cameras:
