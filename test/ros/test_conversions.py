@@ -1,5 +1,7 @@
 """The core's results and vocabularies to messages and back."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
@@ -8,11 +10,12 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from ovseg_ros.core.image_messages import depth_from_message, image_from_compressed_message
-from ovseg_ros.core.outputs import DATA_OUTPUTS, OutputOptions, SegmentedFrame
+from ovseg_ros.core.outputs import COMPRESSED_OUTPUTS, DATA_OUTPUTS, OVERLAY_OUTPUTS, OutputOptions, SegmentedFrame
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Segment
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.msg import Category, PanopticSegmentation
-from ovseg_ros.ros.node.conversions import MESSAGES, specs_from_messages
+from ovseg_ros.offline.data.bag_messages import BagMessages
+from ovseg_ros.ros.node.conversions import MESSAGE_TYPES, MESSAGES, specs_from_messages
 from ovseg_ros.ros.node.image_decoding import image_from_message
 
 HEADER = Header(stamp=Time(sec=12, nanosec=34), frame_id="camera")
@@ -131,3 +134,26 @@ def test_headers_are_not_shared_with_later_messages() -> None:
     first = MESSAGES.image(RGB, "rgb8", HEADER)
     assert isinstance(first, Image)
     assert MESSAGES.image(RGB, "rgb8", Header(frame_id="other")).header != first.header
+
+
+def test_bags_hold_what_the_node_sends() -> None:
+    ids = np.zeros((4, 6), np.uint16)
+    ids[1:, 2:5] = 1
+    result = PanopticResult(
+        segment_ids=ids,
+        category_ids=np.where(ids == 1, 0, NO_CATEGORY).astype(np.uint16),
+        confidence=(200 * ids).astype(np.uint8),
+        segments=(Segment(1, 0, "cup", 0.5, True, 9, (2, 1, 3, 3), track_id=4),),
+        vocabulary_version=1,
+    )
+    vocabulary = vocabulary_with_last_id(0)
+    bag = BagMessages()
+    for name, output in {**DATA_OUTPUTS, **COMPRESSED_OUTPUTS, **OVERLAY_OUTPUTS}.items():
+        sent, kept = (
+            output.make(make, SegmentedFrame(RGB, header, result, vocabulary, OutputOptions(mask_rle=True)))
+            for make, header in ((MESSAGES, HEADER), (bag, bag.header_of(SimpleNamespace(header=HEADER))))
+        )
+        assert kept.__msgtype__ == output.type_name and isinstance(sent, MESSAGE_TYPES[output.type_name]), name
+        assert deserialize_message(bytes(bag.serialize(kept)), type(sent)) == over_the_wire(sent), name
+    sent, kept = MESSAGES.vocabulary(vocabulary, HEADER.stamp), bag.vocabulary(vocabulary, bag.time(12, 34))
+    assert deserialize_message(bytes(bag.serialize(kept)), type(sent)) == over_the_wire(sent)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
@@ -21,7 +20,7 @@ from ovseg_ros.core.errors import DepthError
 from ovseg_ros.core.image_messages import ImageFieldError, depth_from_message
 from ovseg_ros.core.space.pinhole import Pinhole, fit_depth
 from ovseg_ros.ros.node.conversions import nanoseconds
-from ovseg_ros.ros.node.qos import subscribe_all
+from ovseg_ros.ros.node.qos import input_qos, subscribe_all
 
 _KEPT = 8
 """Depth images that wait for their colour image; those of frames at work are kept besides."""
@@ -89,12 +88,11 @@ class DepthInputs:
         if self.is_open:
             return
         self._forget()
-        qos = QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=_KEPT, reliability=QoSReliabilityPolicy.BEST_EFFORT)
         topics = {
             f"{self._prefix}depth": (Image, self._receive_depth),
             f"{self._prefix}camera_info": (CameraInfo, self._receive_info),
         }
-        self._subscriptions = subscribe_all(self._node, topics, qos)
+        self._subscriptions = subscribe_all(self._node, topics, input_qos(_KEPT))
 
     def close(self) -> None:
         """Unsubscribes and forgets what came."""

@@ -37,9 +37,9 @@ _FOREVER = 9_000_000_000 * 10**9
 """Nanoseconds that mean "for ever"; middlewares write the largest number of their own, which is a little more."""
 
 
-def input_qos() -> QoSProfile:
-    """Best effort, and only the newest message is kept."""
-    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+def input_qos(depth: int = 1) -> QoSProfile:
+    """Best effort, and only the newest messages are kept."""
+    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=depth, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 
 
 def output_qos() -> QoSProfile:

@@ -183,7 +183,7 @@ class SegmentNode(LifecycleNode):
         segmenter = self._make_segmenter(preset, device)
         declare(self, merge_parameters(segmenter.merge))
         saved_to = saving_path(self._value("vocabulary_file")) if self._value("save_vocabulary") else None
-        return Pipeline(self, segmenter, specs, cameras, self._on_frame, saved_to)
+        return Pipeline(self, segmenter, specs, cameras, self._requests.arrived, saved_to)
 
     def note_fault(self, reason: str) -> None:
         """A transition failed: in the log now, and in the diagnostics until one succeeds."""
@@ -227,9 +227,6 @@ class SegmentNode(LifecycleNode):
 
     def _input_topics(self) -> str:
         return " or ".join(topic for camera in self._cameras for topic in camera.inputs.topics)
-
-    def _on_frame(self, camera: Camera) -> None:
-        self._requests.arrived(camera)
 
     def _update(self) -> None:
         self._requests.expire()
