@@ -164,6 +164,17 @@ def depth_from_message(message: ImageMessage, topic: str) -> np.ndarray:
     return depth
 
 
+def ids_from_message(message: ImageMessage, topic: str) -> np.ndarray:
+    """The ids of a segment image, uint16 (H, W).
+
+    Raises:
+        ImageFieldError: the message contradicts itself or is no 16UC1.
+    """
+    if message.encoding != "16UC1":
+        raise ImageFieldError(topic, "encoding", f"is {message.encoding[:40]!r}; expected a segment image, 16UC1")
+    return _pixels(message, _LAYOUTS["16UC1"], topic)
+
+
 def _pixels(message: ImageMessage, layout: _Layout, topic: str) -> np.ndarray:
     """A view (H, W) or (H, W, channels) on the message's buffer in the machine's byte order, rows `step` apart."""
     check_size(message.width, message.height, topic)

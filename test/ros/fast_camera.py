@@ -10,7 +10,7 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from ovseg_ros.ros.node.conversions import image_message
+from ovseg_ros.ros.node.conversions import MESSAGES
 
 if __name__ == "__main__":
     rclpy.init()
@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
     def publish() -> None:
         header = Header(stamp=node.get_clock().now().to_msg(), frame_id=f"frame {next(numbers)}")
-        publisher.publish(image_message(pixels, "rgb8", header))
+        publisher.publish(MESSAGES.image(pixels, "rgb8", header))
 
     node.create_timer(1 / rate, publish)
     with suppress(KeyboardInterrupt, ExternalShutdownException):

@@ -25,7 +25,7 @@ from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from ovseg_ros.ros.node.conversions import image_message
+from ovseg_ros.ros.node.conversions import MESSAGES
 
 DEADLINE = 60.0
 """Seconds after which a wait fails; generous, because a busy machine is no fault."""
@@ -215,7 +215,7 @@ class Camera:
 
     def send(self, message: Any | None = None) -> Any:
         """Publishes once; a new picture unless a message is given."""
-        message = message or image_message(picture(), "rgb8", self.header())
+        message = message or MESSAGES.image(picture(), "rgb8", self.header())
         self.publisher.publish(message)
         return message
 

@@ -8,14 +8,14 @@ from ros_support import Camera, Peer, TestProcess, picture, stamp_of
 from sensor_msgs.msg import CompressedImage, Image
 
 from ovseg_ros.msg import PanopticSegmentation
-from ovseg_ros.ros.node.conversions import image_message, jpeg_message
+from ovseg_ros.ros.node.conversions import MESSAGES
 
 MakeImage = Callable[[Camera], Image]
 
 
 def changed(**changes: object) -> MakeImage:
     def make(camera: Camera) -> Image:
-        message = image_message(picture(), "rgb8", camera.header())
+        message = MESSAGES.image(picture(), "rgb8", camera.header())
         for field, value in changes.items():
             setattr(message, field, value)
         return message
@@ -24,7 +24,7 @@ def changed(**changes: object) -> MakeImage:
 
 
 def depth_with_nan(camera: Camera) -> Image:
-    return image_message(np.full((48, 64), np.nan, np.float32), "32FC1", camera.header())
+    return MESSAGES.image(np.full((48, 64), np.nan, np.float32), "32FC1", camera.header())
 
 
 @pytest.mark.parametrize(
@@ -74,14 +74,16 @@ def test_bad_compressed_images(peer: Peer, camera: Camera, segment_node: TestPro
     compressed = Camera(peer, "/image/compressed", CompressedImage)
 
     def truncated() -> CompressedImage:
-        message = jpeg_message(picture(), compressed.header(), 90)
+        message = MESSAGES.compressed(picture(), "rgb8", compressed.header(), 90)
         message.data = message.data[:-50]
         return message
 
     with peer.collect(PanopticSegmentation, "/ovseg/segments") as segments:
         text = "/image/compressed: data ends early after"
         compressed.until(lambda: text in segment_node.output, text, truncated)
-        compressed.until(lambda: segments, "segments", lambda: jpeg_message(picture(), compressed.header(), 90))
+        compressed.until(
+            lambda: segments, "segments", lambda: MESSAGES.compressed(picture(), "rgb8", compressed.header(), 90)
+        )
     compressed.close()
 
 
@@ -91,7 +93,7 @@ def test_resolution_may_change_in_the_stream(peer: Peer, camera: Camera) -> None
             camera.until(
                 lambda size=(height, width): any((image.height, image.width) == size for image in images),
                 f"output of {width}x{height}",
-                lambda size=(height, width): image_message(picture(*size), "rgb8", camera.header()),
+                lambda size=(height, width): MESSAGES.image(picture(*size), "rgb8", camera.header()),
             )
     assert all(image.step == 2 * image.width and len(image.data) == image.step * image.height for image in images)
 
@@ -100,4 +102,4 @@ def test_resolution_may_change_in_the_stream(peer: Peer, camera: Camera) -> None
 def test_grey_cameras_are_segmented(peer: Peer, camera: Camera, encoding: str) -> None:
     pixels = picture()[..., 0].astype(np.uint8 if encoding == "mono8" else np.uint16)
     with peer.collect(PanopticSegmentation, "/ovseg/segments") as segments:
-        camera.until(lambda: segments, "segments", lambda: image_message(pixels, encoding, camera.header()))
+        camera.until(lambda: segments, "segments", lambda: MESSAGES.image(pixels, encoding, camera.header()))

@@ -6,8 +6,10 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from ovseg_ros.core.image_messages import ImageFieldError, ids_from_message
 from ovseg_ros.msg import PanopticSegmentation
-from ovseg_ros.ros.demo.frames import IMAGE, SEGMENTS, TOPICS, FrameMatcher, nanoseconds, segment_ids_from_message
+from ovseg_ros.ros.demo.frames import IMAGE, SEGMENTS, TOPICS, FrameMatcher
+from ovseg_ros.ros.node.conversions import nanoseconds
 
 
 def header(index: int) -> Header:
@@ -28,24 +30,24 @@ def test_a_frame_is_complete_when_every_topic_has_come_in_any_order() -> None:
     add(matcher, 2, list(TOPICS))
     add(matcher, 1, list(reversed(TOPICS)))
     add(matcher, 3, [topic for topic in TOPICS if topic != IMAGE])
-    assert [stamp for stamp, _ in matcher.complete(1)] == [nanoseconds(header(i).stamp) for i in (1, 2)]
+    assert [frame.stamp for frame in matcher.complete(1)] == [nanoseconds(header(i).stamp) for i in (1, 2)]
 
 
 def test_frames_of_another_version_are_left_out() -> None:
     matcher = FrameMatcher()
     add(matcher, 1, list(TOPICS), version=1)
     add(matcher, 2, list(TOPICS), version=2)
-    assert [stamp for stamp, _ in matcher.complete(2)] == [nanoseconds(header(2).stamp)]
+    assert [frame.stamp for frame in matcher.complete(2)] == [nanoseconds(header(2).stamp)]
     assert matcher.complete(3) == []
 
 
 def test_the_first_message_of_a_version_is_remembered() -> None:
     matcher = FrameMatcher()
-    assert matcher.first_received(2) is None
+    assert 2 not in matcher.first_received
     for index, received in ((1, 100), (2, 200)):
         add(matcher, index, [SEGMENTS], version=2, received=received)
     matcher.forget()
-    assert matcher.first_received(2) == 100
+    assert matcher.first_received[2] == 100
     assert not matcher.has(SEGMENTS)
 
 
@@ -64,11 +66,11 @@ def test_segment_ids_honour_step_and_byte_order(is_bigendian: bool) -> None:
     rows[:, :6] = ids.astype(">u2" if is_bigendian else "<u2").view(np.uint8)
     message = Image(height=2, width=3, step=8, encoding="16UC1", is_bigendian=is_bigendian)
     message.data.frombytes(rows.tobytes())
-    decoded = segment_ids_from_message(message)
+    decoded = ids_from_message(message, "/ids")
     assert decoded.dtype == np.uint16
     np.testing.assert_array_equal(decoded, ids)
 
 
 def test_segment_ids_refuse_another_encoding() -> None:
-    with pytest.raises(ValueError, match="mono8"):
-        segment_ids_from_message(Image(height=1, width=1, step=1, encoding="mono8"))
+    with pytest.raises(ImageFieldError, match="mono8"):
+        ids_from_message(Image(height=1, width=1, step=1, encoding="mono8"), "/ids")

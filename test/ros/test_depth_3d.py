@@ -13,9 +13,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from ovseg_ros.core.image_messages import depth_from_message
 from ovseg_ros.msg import PanopticSegmentation, Segments3D
-from ovseg_ros.ros.node.conversions import image_message
-from ovseg_ros.ros.node.image_decoding import depth_from_message
+from ovseg_ros.ros.node.conversions import MESSAGES
 
 WIDTH, HEIGHT = 64, 48
 K = np.array([[60.0, 0, 31.5], [0, 60.0, 23.5], [0, 0, 1]])
@@ -39,11 +39,11 @@ def ramp() -> np.ndarray:
 
 
 def metres(depth: np.ndarray, header: Header) -> Image:
-    return image_message(depth, "32FC1", header)
+    return MESSAGES.image(depth, "32FC1", header)
 
 
 def millimetres(depth: np.ndarray, header: Header) -> Image:
-    return image_message(np.rint(np.nan_to_num(depth, nan=0) * 1000).astype(np.uint16), "16UC1", header)
+    return MESSAGES.image(np.rint(np.nan_to_num(depth, nan=0) * 1000).astype(np.uint16), "16UC1", header)
 
 
 def camera_info(header: Header, matrix: np.ndarray = K, width: int = WIDTH, height: int = HEIGHT) -> CameraInfo:
@@ -61,7 +61,7 @@ class DepthCamera:
 
     def send(self, make_depth: Callable[[Header], Image] | None, info: Callable[[Header], CameraInfo] | None) -> Image:
         """Calibration, colour and depth of one moment, in this order, as drivers have it; the colour image."""
-        image = image_message(picture(), "rgb8", self._camera.header())
+        image = MESSAGES.image(picture(), "rgb8", self._camera.header())
         if info is not None:
             self._info.publish(info(image.header))
         if make_depth is not None:
@@ -250,7 +250,7 @@ def test_depth_without_any_reading_is_said_at_a_bounded_rate(
             id="calibration of another view",
         ),
         pytest.param(
-            lambda header: image_message(picture(), "rgb8", header),
+            lambda header: MESSAGES.image(picture(), "rgb8", header),
             camera_info,
             "/depth: encoding is 'rgb8'; expected a depth image",
             id="colour as depth",

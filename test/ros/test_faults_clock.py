@@ -13,7 +13,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from ovseg_ros.msg import PanopticSegmentation
-from ovseg_ros.ros.node.conversions import image_message
+from ovseg_ros.ros.node.conversions import MESSAGES
 
 STAMPS = [Time(sec=50), Time(sec=50), Time(sec=40), Time(), Time(sec=2**31 - 1), Time(sec=41), Time(sec=41)]
 
@@ -47,7 +47,7 @@ def test_every_frame_is_published_once_under_its_own_header(peer: Peer, camera: 
             def make(stamp: Time = stamp) -> Image:
                 number = next(numbers)
                 sent[f"frame {number}"] = (8 + number, stamp)
-                return image_message(picture(12, 8 + number), "rgb8", Header(stamp=stamp, frame_id=f"frame {number}"))
+                return MESSAGES.image(picture(12, 8 + number), "rgb8", Header(stamp=stamp, frame_id=f"frame {number}"))
 
             done = len(lists)
             camera.until(lambda done=done: len(lists) > done, f"segments of a frame stamped {stamp.sec} s", make)
@@ -68,7 +68,7 @@ def test_a_simulated_clock_may_stand_still_and_jump(peer: Peer, camera: Camera, 
 
             def make(second: int = second) -> Image:
                 clock.publish(Clock(clock=Time(sec=second)))
-                return image_message(picture(), "rgb8", Header(stamp=Time(sec=second)))
+                return MESSAGES.image(picture(), "rgb8", Header(stamp=Time(sec=second)))
 
             camera.until(lambda done=done: len(lists) >= done + 2, f"segments at second {second}", make)
     peer.node.destroy_publisher(clock)

@@ -9,7 +9,7 @@ from ros_support import Camera, Peer, Processes, picture
 from sensor_msgs.msg import Image
 
 from ovseg_ros.msg import PanopticSegmentation
-from ovseg_ros.ros.node.conversions import image_message
+from ovseg_ros.ros.node.conversions import MESSAGES
 
 NODE = Path(__file__).parent / "instrumented_node.py"
 TORN = Path(__file__).parent / "torn_node.py"
@@ -54,7 +54,7 @@ def test_sigterm_while_frames_are_segmented_and_published(processes: Processes, 
     ):
         camera.until(lambda: segments, "segments")
         for _ in range(20):
-            camera.send(image_message(picture(480, 640), "rgb8", camera.header()))
+            camera.send(MESSAGES.image(picture(480, 640), "rgb8", camera.header()))
             peer.spin(0.005)
         assert node.interrupt(signal.SIGTERM) == 0, node.output
     assert "Traceback" not in node.output and "by force" not in node.output
@@ -74,7 +74,7 @@ def test_a_model_that_never_returns_cannot_keep_the_process(
         camera.until(
             lambda: "segmenting without end" in node.output,
             "the endless frame in the model",
-            lambda: image_message(endless, "rgb8", camera.header()),
+            lambda: MESSAGES.image(endless, "rgb8", camera.header()),
         )
         assert node.interrupt(signal.SIGTERM) == 1, node.output
     assert "ending by force" in node.output and "segmenter" in node.output

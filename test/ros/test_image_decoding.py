@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CompressedImage, Image
 
-from ovseg_ros.ros.node.image_decoding import (
-    ImageFieldError,
-    depth_from_message,
-    image_from_compressed_message,
-    image_from_message,
-)
+from ovseg_ros.core.image_messages import ImageFieldError, depth_from_message, image_from_compressed_message
+from ovseg_ros.ros.node.image_decoding import image_from_message
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
 GRAY = np.repeat(RGB[..., :1], 3, axis=2)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools import mask
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
@@ -16,13 +17,15 @@ from ros_support import VOLATILE, Camera, Peer, TestProcess, picture, stamp_of
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool
 
+from ovseg_ros.core.image_messages import image_from_compressed_message
 from ovseg_ros.msg import PanopticSegmentation, Vocabulary
-from ovseg_ros.ros.node.conversions import image_message, jpeg_message
-from ovseg_ros.ros.node.image_decoding import image_from_compressed_message, image_from_message
+from ovseg_ros.ros.node.conversions import MESSAGES
+from ovseg_ros.ros.node.image_decoding import image_from_message
 from ovseg_ros.srv import GetVocabulary, Query
 
 IMAGES = ("label_image", "segment_image", "confidence_image", "overlay_image")
 LATCHED = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+WHOLE = [0, 0, 0, 0]
 VOCABULARY = {0: "cup", 1: "floor", 2: "red ball"}
 
 
@@ -80,6 +83,32 @@ def test_all_outputs_of_a_frame_agree(peer: Peer, camera: Camera) -> None:
     assert np.corrcoef(overlay.ravel(), compressed.ravel())[0, 1] > 0.9
 
 
+def test_masks_are_in_the_segments_where_the_parameter_asks(
+    peer: Peer, camera: Camera, set_parameter: Callable[[str, object], SetParametersResult]
+) -> None:
+    with (
+        peer.collect(Image, "/ovseg/segment_image") as ids,
+        peer.collect(PanopticSegmentation, "/ovseg/segments") as lists,
+    ):
+
+        def pairs() -> list[tuple[Image, PanopticSegmentation]]:
+            return [(i, s) for i in ids for s in lists if i.header == s.header and s.segments]
+
+        for asked, region in ((False, WHOLE), (True, WHOLE), (True, [10, 6, 20, 30]), (False, WHOLE)):
+            assert set_parameter("roi", region).successful and set_parameter("mask_rle", asked).successful
+            ids.clear()
+            lists.clear()
+            camera.until(lambda: len(pairs()) >= 2, "two frames, of which one may have been on its way")
+            image, segments = pairs()[-1]
+            pixels = np.frombuffer(image.data, np.uint16).reshape(image.height, image.width)
+            assert pixels[:6].any() == (region == WHOLE)
+            for segment in segments.segments:
+                code = {"size": [image.height, image.width], "counts": segment.mask_rle.encode()}
+                if asked:
+                    np.testing.assert_array_equal(mask.decode(code), pixels == segment.id)
+                assert bool(segment.mask_rle) == asked
+
+
 @pytest.mark.parametrize("qos", [VOLATILE, qos_profile_sensor_data], ids=["reliable", "best effort"])
 def test_outputs_reach_reliable_and_best_effort_subscribers(peer: Peer, camera: Camera, qos: QoSProfile) -> None:
     with peer.collect(PanopticSegmentation, "/ovseg/segments", qos) as messages:
@@ -88,7 +117,7 @@ def test_outputs_reach_reliable_and_best_effort_subscribers(peer: Peer, camera: 
 
 def test_images_of_a_best_effort_camera_arrive(peer: Peer, camera: Camera) -> None:
     publisher = peer.node.create_publisher(Image, "/image", qos_profile_sensor_data)
-    message = image_message(picture(), "rgb8", camera.header())
+    message = MESSAGES.image(picture(), "rgb8", camera.header())
     with peer.collect(PanopticSegmentation, "/ovseg/segments") as messages:
         camera.until(lambda: messages, "segments", lambda: publisher.publish(message) or message)
     peer.node.destroy_publisher(publisher)
@@ -110,14 +139,14 @@ def test_an_incompatible_subscriber_is_logged_with_the_policy(peer: Peer, segmen
 def test_compressed_images_are_segmented_and_twins_only_once(peer: Peer, camera: Camera) -> None:
     twin = Camera(peer, "/image/compressed", CompressedImage)
     with peer.collect(PanopticSegmentation, "/ovseg/segments") as messages:
-        twin.until(lambda: messages, "segments", lambda: jpeg_message(picture(), twin.header(), 90))
+        twin.until(lambda: messages, "segments", lambda: MESSAGES.compressed(picture(), "rgb8", twin.header(), 90))
         messages.clear()
 
         def send_both() -> Image:
             header = camera.header()
             header.frame_id = "both"
-            twin.send(jpeg_message(picture(), header, 90))
-            return image_message(picture(), "rgb8", header)
+            twin.send(MESSAGES.compressed(picture(), "rgb8", header, 90))
+            return MESSAGES.image(picture(), "rgb8", header)
 
         camera.until(lambda: sum(m.header.frame_id == "both" for m in messages) >= 5, "segments", send_both)
     stamps = [stamp_of(message) for message in messages if message.header.frame_id == "both"]
@@ -130,12 +159,12 @@ def test_enable(peer: Peer, camera: Camera, segment_node: TestProcess) -> None:
         assert peer.call(SetBool, "/ovseg/enable", SetBool.Request(data=False)).success
         values = peer.call(GetParameters, "/ovseg/get_parameters", GetParameters.Request(names=["enabled"])).values
         assert values[0].bool_value is False
-        camera.send(image_message(picture(), "rgb8", camera.header()))
+        camera.send(MESSAGES.image(picture(), "rgb8", camera.header()))
         # The answer comes from the same thread as images, after them, so that the image above is known to be ignored.
         peer.call(GetVocabulary, "/ovseg/get_vocabulary", GetVocabulary.Request())
         messages.clear()
         ignored = camera.header()
-        camera.send(image_message(picture(), "rgb8", ignored))
+        camera.send(MESSAGES.image(picture(), "rgb8", ignored))
         answer = peer.call(SetBool, "/ovseg/enable", SetBool.Request(data=True))
         assert (answer.success, answer.message) == (True, "enabled")
         camera.until(lambda: messages, "segments")

@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from ovseg_ros.ros.node.outputs import _TYPES as OUTPUTS
-from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, SHOWS_IDENTITY, SegmentedFrame
+from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, SHOWS_IDENTITY
+from ovseg_ros.ros.node.outputs import TYPES as OUTPUTS
 
 CONFIG = Path(__file__).parents[2] / "config"
 
@@ -46,4 +46,22 @@ def test_nav2_reads_outputs_of_the_node() -> None:
 
 def test_groups_of_outputs_are_outputs() -> None:
     assert OUTPUTS.keys() >= NEEDS_DEPTH and OUTPUTS.keys() >= SHOWS_IDENTITY
-    assert SegmentedFrame.__dataclass_fields__["depth"].default is None
+
+
+def test_the_order_of_publishing() -> None:
+    """What robots use first, then what people look at, last what waits for depth."""
+    assert [name for name in OUTPUTS if name != "detections"] == [
+        "label_image",
+        "segment_image",
+        "confidence_image",
+        "segments",
+        "label_image/compressed",
+        "segment_image/compressed",
+        "overlay_image",
+        "overlay_image/compressed",
+        "points",
+        "segments_3d",
+        "markers",
+    ]
+    if "detections" in OUTPUTS:
+        assert list(OUTPUTS).index("detections") == list(OUTPUTS).index("segments") + 1

@@ -10,7 +10,7 @@ from std_msgs.msg import Header
 
 from ovseg_ros.core.errors import DepthError, ImageError
 from ovseg_ros.core.space.pinhole import Pinhole
-from ovseg_ros.ros.node.conversions import png_message
+from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.ros.node.depth_inputs import pinhole_from_message
 from ovseg_ros.ros.node.space_messages import quaternion_of
 
@@ -63,7 +63,7 @@ def test_an_empty_camera_info_is_refused() -> None:
 @pytest.mark.parametrize(("encoding", "dtype"), [("mono8", np.uint8), ("16UC1", np.uint16)])
 def test_labels_survive_png(encoding: str, dtype: type) -> None:
     pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (7, 5), dtype=dtype, endpoint=True)
-    message = png_message(pixels, encoding, Header(frame_id="camera"))
+    message = MESSAGES.compressed(pixels, encoding, Header(frame_id="camera"), 85)
     assert message.format == f"{encoding}; png compressed " and message.header.frame_id == "camera"
     decoded = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
     assert decoded.dtype == dtype
@@ -72,4 +72,4 @@ def test_labels_survive_png(encoding: str, dtype: type) -> None:
 
 def test_pixels_of_another_type_are_refused() -> None:
     with pytest.raises(ImageError, match="uint16 pixels of shape"):
-        png_message(np.zeros((2, 2), np.uint16), "mono8", Header())
+        MESSAGES.compressed(np.zeros((2, 2), np.uint16), "mono8", Header(), 85)

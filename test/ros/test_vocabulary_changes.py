@@ -12,7 +12,7 @@ from ros_support import Camera, Peer, Processes, TestProcess, picture, stamp_of
 from sensor_msgs.msg import Image
 
 from ovseg_ros.msg import Category, PanopticSegmentation, Vocabulary
-from ovseg_ros.ros.node.conversions import image_message
+from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.srv import GetVocabulary, Query, SetVocabulary
 
 LATCHED = QoSProfile(
@@ -170,7 +170,7 @@ def test_a_failing_model_loses_one_frame(
     poison = picture()
     poison[0, 0] = pixel
     with peer.collect(PanopticSegmentation, "/ovseg/segments") as segments:
-        camera.until(lambda: message in node.output, message, lambda: image_message(poison, "rgb8", camera.header()))
+        camera.until(lambda: message in node.output, message, lambda: MESSAGES.image(poison, "rgb8", camera.header()))
         answer = peer.call(Query, "/ovseg/query", Query.Request(phrase="cup"))
         assert not answer.success and "injected" in answer.message
         segments.clear()
@@ -188,7 +188,7 @@ def test_without_subscribers_the_model_rests(peer: Peer, camera: Camera, node: T
 
     def send() -> Image:
         headers.append(camera.header())
-        return image_message(picture(), "rgb8", headers[-1])
+        return MESSAGES.image(picture(), "rgb8", headers[-1])
 
     queries_and_frames = []
     for _ in range(3):

@@ -18,11 +18,12 @@ from ros_support import Camera, Peer, Processes, TestProcess, picture, stamp_of
 from sensor_msgs.msg import Image
 
 from ovseg_ros.core.errors import VocabularyError
+from ovseg_ros.core.outputs import MONO8_NO_CATEGORY
 from ovseg_ros.core.types import NO_CATEGORY
 from ovseg_ros.core.vocabulary import load_vocabulary_file, normalize_name
 from ovseg_ros.msg import Category, PanopticSegmentation, Vocabulary
 from ovseg_ros.offline.cli.main import main
-from ovseg_ros.ros.node.conversions import MONO8_NO_CATEGORY, image_message
+from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.ros.node.query import phrase_vocabulary
 from ovseg_ros.srv import GetVocabulary, Query, SetVocabulary
 
@@ -180,7 +181,7 @@ def change_often(peer: Peer, camera: Camera, changes: Changes, indices: range) -
             names = [f"same {index}", f"SAME  {index}"] if refused else [f"{kind} {index}" for kind in ("cup", "mat")]
             request = request_of(*names)
             waiting.append((request, client.call_async(request)))
-        camera.send(image_message(FRAME, "rgb8", camera.header()))
+        camera.send(MESSAGES.image(FRAME, "rgb8", camera.header()))
         for request, answer in waiting:
             if answer.done():
                 if answer.result().success:

@@ -17,7 +17,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo, VisionInfo
 
 from ovseg_ros.msg import Category, PanopticSegmentation
-from ovseg_ros.ros.node.conversions import image_message
+from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.srv import SetVocabulary
 
 LATCHED = QoSProfile(
@@ -55,7 +55,7 @@ def main() -> None:
         pixels = (
             np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
         )
-        images.publish(image_message(pixels, "rgb8", header))
+        images.publish(MESSAGES.image(pixels, "rgb8", header))
         rclpy.spin_once(node, timeout_sec=0.1)
     stamp = min(common())
     detections, segments = (

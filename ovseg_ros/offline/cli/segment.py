@@ -17,6 +17,7 @@ def add(commands: Commands) -> None:
     text = "of a bag: an image topic to segment (default: its only one)"
     parser.add_argument("--topic", action="append", default=[], help=text)
     parser.add_argument("--no-overlay", action="store_true", help="of a bag: write no pictures for people")
+    parser.add_argument("--mask-rle", action="store_true", help="of a bag: every segment's mask as COCO's RLE, too")
     parser.set_defaults(run=run)
 
 
@@ -30,7 +31,14 @@ def run(options: argparse.Namespace) -> int:
     preset, device, overwrite = options.preset, options.device, options.overwrite
     if not is_bag(path):
         return segment_path(path, words, out, preset=preset, device=device, overwrite=overwrite)
-    topics, overlay = options.topic, not options.no_overlay
     return segment_bag(
-        path, words, out, topics=topics, preset=preset, device=device, overwrite=overwrite, overlay=overlay
+        path,
+        words,
+        out,
+        topics=options.topic,
+        preset=preset,
+        device=device,
+        overwrite=overwrite,
+        overlay=not options.no_overlay,
+        mask_rle=options.mask_rle,
     )

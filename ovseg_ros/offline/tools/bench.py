@@ -5,7 +5,7 @@ Scopes, never mixed:
 - *kernels*: on a GPU, between CUDA events around the model call; elsewhere not measured.
 - *model call*: `PanopticSegmenter.segment`, uint8 image in, result on the host out.
 - *callback to publish*: the real node in this process, from the start of its image callback to the return of the last
-  publisher's call; see `bench_node`.
+  publisher's call; see `ros/bench/in_process.py`.
 - *camera stamp to a subscriber in another process*: camera, node and subscriber as processes; see `bench_delivery`.
 
 Frames of the first three take turns, so that a change of clock rate or load meets them alike.

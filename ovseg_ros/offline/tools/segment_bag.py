@@ -1,7 +1,8 @@
 """`ovseg segment BAG`: the node's outputs for every image of a recording, without ROS and without dropping any."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ovseg_ros.core.build import build_segmenter
-from ovseg_ros.core.draw import draw_overlay
 from ovseg_ros.core.errors import ImageError
 from ovseg_ros.core.model import Prompt
+from ovseg_ros.core.outputs import DATA_OUTPUTS, OVERLAY_OUTPUTS, Output, OutputOptions, SegmentedFrame
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.vocabulary import Vocabulary, parse_vocabulary
 from ovseg_ros.offline.data.bag_images import BagImage, BagImages, open_bag_images
@@ -20,6 +21,7 @@ from ovseg_ros.offline.data.bag_parts import BagMessage, BagParts, fingerprint
 
 _IMAGES_IN_PART = 100
 _BYTES_IN_PART = 1 << 27
+_OVERLAY = "overlay_image/compressed"
 
 
 def segment_bag(
@@ -32,6 +34,7 @@ def segment_bag(
     device: str = "auto",
     overwrite: bool = False,
     overlay: bool = True,
+    mask_rle: bool = False,
 ) -> int:
     """Segment the images of a bag into another bag, the rosbag2 folder `out`, in MCAP files.
 
@@ -48,6 +51,7 @@ def segment_bag(
         preset, device: as in `build_segmenter`.
         overwrite: start again instead of going on.
         overlay: also write the picture with names drawn into it.
+        mask_rle: write every segment's mask into it, as in Segment.msg.
 
     Returns:
         The exit code: 0, or 1 when an image was skipped.
@@ -56,6 +60,9 @@ def segment_bag(
         OvsegError: the bag, the vocabulary, the preset or the output folder is wrong.
     """
     vocabulary = Vocabulary.build(parse_vocabulary(vocabulary_text))
+    outputs = dict(DATA_OUTPUTS)
+    if overlay:
+        outputs[_OVERLAY] = OVERLAY_OUTPUTS[_OVERLAY]
     messages = BagMessages()
     with open_bag_images(path, topics) as images:
         settings = {
@@ -68,11 +75,13 @@ def segment_bag(
                 for category in vocabulary.categories
             ],
             "overlay": overlay,
+            **({"mask_rle": True} if mask_rle else {}),  # unfinished bags of before it could be chosen go on
         }
         parts = BagParts(out, settings, messages.typestore, overwrite=overwrite)
         if not parts.done:
             segmenter = build_segmenter(preset, device)
-            _Run(segmenter, segmenter.prepare(vocabulary), messages, parts, overlay).over(images)
+            options = OutputOptions(mask_rle=mask_rle)
+            _Run(segmenter, segmenter.prepare(vocabulary), messages, parts, outputs, options).over(images)
     state = parts.state
     print(f"{state.get('segmented', 0)} images segmented into {out}", file=sys.stderr)
     if state.get("skipped"):
@@ -82,23 +91,20 @@ def segment_bag(
     return 1 if state.get("skipped") else 0
 
 
+@dataclass(frozen=True, slots=True)
 class _Run:
     """One pass over the images that are not yet done."""
 
-    def __init__(
-        self,
-        segmenter: PanopticSegmenter,
-        prompt: Prompt,
-        messages: BagMessages,
-        parts: BagParts,
-        overlay: bool,
-    ) -> None:
-        self._segmenter, self._prompt = segmenter, prompt
-        self._messages, self._parts, self._overlay = messages, parts, overlay
+    segmenter: PanopticSegmenter
+    prompt: Prompt
+    messages: BagMessages
+    parts: BagParts
+    outputs: Mapping[str, Output]
+    options: OutputOptions
 
     def over(self, images: BagImages) -> None:
         """Segments the rest of `images`."""
-        state = {"read": 0, "segmented": 0, "skipped": 0, **self._parts.state}
+        state = {"read": 0, "segmented": 0, "skipped": 0, **self.parts.state}
         pending: list[BagMessage] = []
         alone = len(images.topics) == 1
         frames = iter(images)
@@ -116,32 +122,24 @@ class _Run:
                     bar.write(f"skipped: {error}", file=sys.stderr)
                     state["skipped"] += 1
                 size = sum(len(message.content) for message in pending)
-                if state["read"] - self._parts.state.get("read", 0) >= _IMAGES_IN_PART or size >= _BYTES_IN_PART:
-                    self._parts.append(pending, dict(state))
+                if state["read"] - self.parts.state.get("read", 0) >= _IMAGES_IN_PART or size >= _BYTES_IN_PART:
+                    self.parts.append(pending, dict(state))
                     pending = []
-        if pending or not self._parts.count:
-            self._parts.append(pending, dict(state))
-        self._parts.finish()
+        if pending or not self.parts.count:
+            self.parts.append(pending, dict(state))
+        self.parts.finish()
 
     def _announcement(self, image: BagImage) -> BagMessage:
-        message = self._messages.vocabulary(self._prompt.vocabulary, image.received)
+        stamp = self.messages.time(*divmod(image.received, 1_000_000_000))
+        message = self.messages.vocabulary(self.prompt.vocabulary, stamp)
         return self._packed("/ovseg/vocabulary", image.received, message, latched=True)
 
     def _segmented(self, image: BagImage, pixels: np.ndarray, prefix: str) -> Iterator[BagMessage]:
-        result, vocabulary = self._segmenter.segment(pixels, self._prompt), self._prompt.vocabulary
-        make = self._messages
-        header = make.header_of(image.message)
-        outputs = {
-            "label_image": make.label_image(result, vocabulary, header),
-            "segment_image": make.image(result.segment_ids, "16UC1", header),
-            "confidence_image": make.image(result.confidence, "mono8", header),
-            "segments": make.segments(result, header),
-        }
-        if self._overlay:
-            outputs["overlay_image/compressed"] = make.jpeg(draw_overlay(pixels, result, vocabulary), header)
-        for name, message in outputs.items():
-            yield self._packed(f"{prefix}/{name}", image.received, message)
+        result, header = self.segmenter.segment(pixels, self.prompt), self.messages.header_of(image.message)
+        frame = SegmentedFrame(pixels, header, result, self.prompt.vocabulary, self.options)
+        for name, output in self.outputs.items():
+            yield self._packed(f"{prefix}/{name}", image.received, output.make(self.messages, frame))
 
     def _packed(self, topic: str, received: int, message: Any, *, latched: bool = False) -> BagMessage:
-        content = self._messages.serialize(message)
+        content = self.messages.serialize(message)
         return BagMessage(topic, message.__msgtype__, received, content, latched)

@@ -1,4 +1,4 @@
-"""The real node inside the benchmark's process, with a clock at its image callback and at its publishers.
+"""The real node inside the benchmark's process, with a clock at its image callback, its model and its publishers.
 
 Image messages reach the node through the middleware, as in service. A frame's time starts when the node's callback is
 called with the message and ends when the last of its publishers' calls returns. The model calls inside are timed too,
@@ -15,115 +15,41 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.lifecycle import LifecyclePublisher, TransitionCallbackReturn
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.model import Prompt
+from ovseg_ros.core.outputs import DATA_OUTPUTS, OVERLAY_OUTPUTS
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import PanopticResult
 from ovseg_ros.core.vocabulary import CategorySpec
-from ovseg_ros.msg import PanopticSegmentation
-from ovseg_ros.ros.node.camera import Camera
-from ovseg_ros.ros.node.conversions import image_message
+from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.ros.node.node_process import SWITCH_INTERVAL
+from ovseg_ros.ros.node.outputs import TYPES
+from ovseg_ros.ros.node.qos import output_qos
 from ovseg_ros.ros.node.segment_node import SegmentNode
-
-DATA_OUTPUTS: Mapping[str, type] = {
-    "label_image": Image,
-    "segment_image": Image,
-    "confidence_image": Image,
-    "segments": PanopticSegmentation,
-}
-OVERLAY_OUTPUTS: Mapping[str, type] = {"overlay_image": Image, "overlay_image/compressed": CompressedImage}
+from ovseg_ros.ros.node.statistics import CameraStatistics
 
 Answer = TypeVar("Answer")
 
 TRACKED = "without overlays, with tracking"
-
-_QOS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST,
-    depth=1,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.VOLATILE,
-)
 _SETTLE_TIME = 10.0
 """Seconds for publishers and subscribers to find each other."""
 
 
-class FrameClock:
-    """Times of one round, a frame of each camera; written by the node's threads, waited for by the benchmark's."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._callbacks = self._messages = 0
-        self._received: dict[str, float] = {}
-        self._published: dict[str, float] = {}
-        self._model_seconds = 0.0
-
-    def expect(self, callbacks: int, messages: int) -> None:
-        """Start a round that ends after so many image callbacks and published messages."""
-        with self._condition:
-            self._callbacks, self._messages = callbacks, messages
-            self._received, self._published, self._model_seconds = {}, {}, 0.0
-
-    def on_received(self, camera: str, moment: float) -> None:
-        """A camera's image callback was entered."""
-        with self._condition:
-            self._received[camera] = moment
-            self._callbacks -= 1
-            self._tell()
-
-    def on_model(self, seconds: float) -> None:
-        """The model took so long for one call."""
-        with self._condition:
-            self._model_seconds += seconds
-
-    def on_published(self, camera: str) -> None:
-        """A publisher's call returned."""
-        now = time.monotonic()
-        with self._condition:
-            self._published[camera] = now
-            self._messages -= 1
-            self._tell()
-
-    def wait(self, timeout: float) -> bool:
-        """Whether all that is expected came within `timeout` seconds."""
-        with self._condition:
-            return self._condition.wait_for(lambda: self._is_over, timeout)
-
-    @property
-    def _is_over(self) -> bool:
-        return self._messages <= 0 and self._callbacks <= 0
-
-    def _tell(self) -> None:
-        if self._is_over:  # before that, whoever waits would only take the interpreter from the node
-            self._condition.notify_all()
-
-    def times(self) -> "RoundTimes":
-        """Of the round that is over."""
-        with self._condition:
-            return RoundTimes(
-                frames=[self._published[camera] - moment for camera, moment in self._received.items()],
-                whole=max(self._published.values()) - min(self._received.values()),
-                model=self._model_seconds,
-            )
-
-
 @dataclass(frozen=True, slots=True)
 class RoundTimes:
-    """Seconds.
+    """Seconds of one round, a frame of each camera.
 
     Attributes:
         frames: of each frame, from the start of its callback to the return of its last publisher's call.
@@ -136,69 +62,76 @@ class RoundTimes:
     model: float
 
 
-class TimedSegmenter:
-    """A segmenter that notes how long each call took; everything else is the segmenter's own."""
+class RoundClock:
+    """Times one round; written by the node's thread, waited for by the benchmark's.
 
-    def __init__(self, segmenter: PanopticSegmenter, clock: FrameClock) -> None:
-        self._segmenter = segmenter
+    Args:
+        cameras: how many frames a round has.
+    """
+
+    def __init__(self, cameras: int) -> None:
+        self._cameras = cameras
+        self._condition = threading.Condition()
+        self.start()
+
+    def start(self) -> None:
+        """A round begins."""
+        with self._condition:
+            self._frames: list[tuple[float, float]] = []  # beginnings and ends
+            self._model_seconds = 0.0
+
+    def on_model(self, seconds: float) -> None:
+        """The model took so long for one call."""
+        with self._condition:
+            self._model_seconds += seconds
+
+    def on_published(self, seconds: float) -> None:
+        """A frame's last publisher returned, so long after its callback."""
+        now = time.monotonic()
+        with self._condition:
+            self._frames.append((now - seconds, now))
+            if self._is_over():  # before that, whoever waits would only take the interpreter from the node
+                self._condition.notify_all()
+
+    def wait(self, timeout: float) -> RoundTimes | None:
+        """The times of a round that is over; None where it is not within `timeout` seconds."""
+        with self._condition:
+            if not self._condition.wait_for(self._is_over, timeout):
+                return None
+            begins, ends = zip(*self._frames, strict=True)
+            frames = [end - begin for begin, end in self._frames]
+            return RoundTimes(frames, max(ends) - min(begins), self._model_seconds)
+
+    def _is_over(self) -> bool:
+        return len(self._frames) == self._cameras
+
+
+class _TimedSegmenter(PanopticSegmenter):
+    """Notes how long each call took; `segment` is one, too."""
+
+    def __init__(self, segmenter: PanopticSegmenter, clock: RoundClock) -> None:
+        super().__init__(segmenter.model, segmenter.merge, segmenter.device)
         self._clock = clock
-
-    def segment(self, image: np.ndarray, prompt: Prompt, merge: MergeConfig | None = None) -> PanopticResult:
-        """As `PanopticSegmenter.segment`."""
-        began = time.monotonic()
-        result = self._segmenter.segment(image, prompt, merge)
-        self._clock.on_model(time.monotonic() - began)
-        return result
 
     def segment_batch(
         self, images: Sequence[np.ndarray], prompt: Prompt, merge: MergeConfig | None = None
     ) -> list[PanopticResult]:
-        """As `PanopticSegmenter.segment_batch`."""
         began = time.monotonic()
-        results = self._segmenter.segment_batch(images, prompt, merge)
+        results = super().segment_batch(images, prompt, merge)
         self._clock.on_model(time.monotonic() - began)
         return results
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._segmenter, name)
 
+class _TimedStatistics(CameraStatistics):
+    """The node's own, which tell the clock."""
 
-class _TimedNode(SegmentNode):
-    """The node, unchanged but for the clock."""
+    def __init__(self, clock: RoundClock) -> None:
+        super().__init__()
+        self._round_clock = clock
 
-    def __init__(self, segmenter: PanopticSegmenter, clock: FrameClock) -> None:
-        self._frame_clock = clock
-        self._timed_publishers: dict[str, LifecyclePublisher] = {}
-        super().__init__(lambda preset, device: TimedSegmenter(segmenter, clock))  # type: ignore[arg-type,return-value]
-
-    def _on_frame(self, camera: Camera) -> None:
-        if camera.latest is not None:
-            self._frame_clock.on_received(camera.name, camera.latest.incoming.received)
-        super()._on_frame(camera)
-
-    def create_lifecycle_publisher(self, *args: Any, **options: Any) -> LifecyclePublisher:
-        publisher = super().create_lifecycle_publisher(*args, **options)
-        publish = publisher.publish
-        output = publisher.topic_name.removeprefix(f"{self.get_fully_qualified_name()}/")
-        first = output.split("/")[0]
-        camera = first if first in self.get_parameter("cameras").value else ""
-
-        def timed_publish(message: Any) -> None:
-            publish(message)
-            self._frame_clock.on_published(camera)
-
-        publisher.publish = timed_publish  # type: ignore[method-assign]
-        self._timed_publishers[output] = publisher
-        return publisher
-
-    def in_model_thread(self, job: Callable[[], Answer]) -> Answer:
-        """What `job` returns; PyTorch's threads wait for those of another one, so no other may compute here."""
-        assert self._pipeline is not None
-        return self._pipeline.submit(job).result()
-
-    def subscribed_outputs(self) -> set[str]:
-        """The outputs whose publishers know of a subscriber."""
-        return {name for name, publisher in self._timed_publishers.items() if publisher.get_subscription_count()}
+    def published(self, since_capture: float, since_callback: float) -> None:
+        self._round_clock.on_published(since_callback)
+        super().published(since_capture, since_callback)
 
 
 class NodeBench:
@@ -215,44 +148,50 @@ class NodeBench:
         ConfigError: the node could not be configured or activated; its log says why.
     """
 
-    subscriptions: Mapping[str, Mapping[str, type]] = {
-        "without overlays": DATA_OUTPUTS,
-        TRACKED: DATA_OUTPUTS,
-        "with overlays": {**DATA_OUTPUTS, **OVERLAY_OUTPUTS},
+    subscriptions: Mapping[str, Sequence[str]] = {
+        "without overlays": [*DATA_OUTPUTS],
+        TRACKED: [*DATA_OUTPUTS],
+        "with overlays": [*DATA_OUTPUTS, *OVERLAY_OUTPUTS],
     }
 
     def __init__(self, segmenter: PanopticSegmenter, specs: Sequence[CategorySpec], cameras: int = 1) -> None:
-        self._clock = FrameClock()
-        names_of_cameras = [f"camera_{number}" for number in range(cameras)] if cameras > 1 else []
-        self._prefixes = [f"{name}/" for name in names_of_cameras] or [""]
+        self._clock = RoundClock(cameras)
+        names = [f"camera_{number}" for number in range(cameras)] if cameras > 1 else []
+        self._prefixes = [f"{name}/" for name in names] or [""]
         self._subscribed: dict[str, Subscription] = {}
+        parameters = {"vocabulary": [spec.name for spec in specs], "image_timeout": 0.0, "image_transport": "raw"}
+        if names:
+            parameters["cameras"] = names
         # A namespace of its own, so that no other camera or robot on the network takes part.
-        names = json.dumps([spec.name for spec in specs])  # a JSON list is YAML, as parameters on a command line are
-        parameters = ["-p", f"vocabulary:={names}", "-p", "image_timeout:=0.0", "-p", "image_transport:=raw"]
-        if names_of_cameras:
-            parameters += ["-p", f"cameras:={json.dumps(names_of_cameras)}"]
+        arguments = ["--ros-args", "-r", f"__ns:=/ovseg_bench_{os.getpid()}"]
+        for name, value in parameters.items():
+            arguments += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML, as a command line's parameters are
         self._switch_interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL)  # as in the node's own process
-        rclpy.init(args=["--ros-args", "-r", f"__ns:=/ovseg_bench_{os.getpid()}", *parameters])
-        self._node = _TimedNode(segmenter, self._clock)
+        rclpy.init(args=arguments)
+        self._node = SegmentNode(lambda preset, device: _TimedSegmenter(segmenter, self._clock))
         self._camera = rclpy.create_node("bench_camera")
         self._sink = rclpy.create_node("bench_sink")
-        self._publishers = [self._camera.create_publisher(Image, f"{prefix}image", _QOS) for prefix in self._prefixes]
+        self._publishers = [
+            self._camera.create_publisher(Image, f"{prefix}image", output_qos()) for prefix in self._prefixes
+        ]
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._executor.spin, name="bench executor", daemon=True)
 
     def __enter__(self) -> "NodeBench":
         success = TransitionCallbackReturn.SUCCESS
-        if self._node.trigger_configure() != success or self._node.trigger_activate() != success:
+        is_started = self._node.trigger_configure() == success and self._node.trigger_activate() == success
+        if not is_started or self._node.pipeline is None:
             self.close()
             raise ConfigError("the node could not be started; its log above says why")
+        self._pipeline = self._node.pipeline
+        for camera in self._pipeline.cameras:
+            camera.statistics = _TimedStatistics(self._clock)
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -272,17 +211,20 @@ class NodeBench:
         Raises:
             ConfigError: they did not find each other in time.
         """
-        outputs = self.subscriptions[name]
         # Identities over time are a computation of their own, so they have a row of their own.
         self._node.set_parameters([Parameter("tracking", value=name == TRACKED)])
-        wanted = {f"{prefix}{output}": kind for prefix in self._prefixes for output, kind in outputs.items()}
+        outputs = self.subscriptions[name]
+        wanted = {f"{prefix}{output}": TYPES[output] for prefix in self._prefixes for output in outputs}
         for output in self._subscribed.keys() - wanted.keys():
             self._sink.destroy_subscription(self._subscribed.pop(output))
         for output in wanted.keys() - self._subscribed.keys():
             topic = f"{self._node.get_fully_qualified_name()}/{output}"
-            self._subscribed[output] = self._sink.create_subscription(wanted[output], topic, _ignore, _QOS)
+            # Nobody takes what it gets: it exists so that the node publishes.
+            self._subscribed[output] = self._sink.create_subscription(
+                wanted[output], topic, lambda message: None, output_qos()
+            )
         _wait_until(
-            lambda: self._node.subscribed_outputs() == wanted.keys(),
+            lambda: all(camera.outputs.wanted() == set(outputs) for camera in self._pipeline.cameras),
             f"the node's publishers and the subscribers of {', '.join(wanted)} did not find each other",
         )
         _wait_until(
@@ -291,8 +233,8 @@ class NodeBench:
         )
 
     def call(self, job: Callable[[], Answer]) -> Answer:
-        """Runs `job` where the node runs the model, between two frames."""
-        return self._node.in_model_thread(job)
+        """Runs `job` where the node runs the model: PyTorch's threads would wait for those of another that computes."""
+        return self._pipeline.submit(job).result()
 
     def run_round(self, image: np.ndarray, timeout: float) -> RoundTimes:
         """Send one uint8 RGB image from every camera, at once, through the node.
@@ -301,17 +243,14 @@ class NodeBench:
             ConfigError: the node did not publish within `timeout` seconds.
         """
         header = Header(frame_id="bench", stamp=self._camera.get_clock().now().to_msg())
-        message = image_message(image, "rgb8", header)
-        self._clock.expect(len(self._publishers), len(self._subscribed))
+        message = MESSAGES.image(image, "rgb8", header)
+        self._clock.start()
         for publisher in self._publishers:
             publisher.publish(message)
-        if not self._clock.wait(timeout):
+        times = self._clock.wait(timeout)
+        if times is None:
             raise ConfigError(f"the node did not publish all of {sorted(self._subscribed)} within {timeout:.0f} s")
-        return self._clock.times()
-
-
-def _ignore(message: Any) -> None:
-    """The subscribers exist so that the node publishes; nobody takes what they get."""
+        return times
 
 
 def _wait_until(condition: Callable[[], bool], failure: str) -> None:

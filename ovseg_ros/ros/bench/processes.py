@@ -2,10 +2,10 @@
 
 Every frame carries its number, so that what is lost is known exactly; stamps are of the one clock of this machine.
 
-    python -m ovseg_ros.ros.bench.processes camera --ros-args -p ...     the camera, and
-    python -m ovseg_ros.ros.bench.processes stand_in --ros-args -p ...   the node with a model that returns at once,
+    python -m ovseg_ros.ros.bench.processes camera|node|stand_in --ros-args -p ...
 
-are how this module starts its own processes. Imports rclpy: import this module only where it may be missing.
+is how this module starts its own processes; `stand_in` is the node with a model that returns at once. Imports rclpy:
+import this module only where it may be missing.
 """
 
 import json
@@ -15,11 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -36,10 +35,12 @@ from std_msgs.msg import Header
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.model import Prompt
+from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import PanopticResult, Segment
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.ros.node import segment_node
-from ovseg_ros.ros.node.conversions import image_message
+from ovseg_ros.ros.node.conversions import MESSAGES
+from ovseg_ros.ros.node.memory import host_memory
 from ovseg_ros.ros.node.middleware import shared_memory_profile
 from ovseg_ros.ros.node.node_process import run_node
 
@@ -49,34 +50,29 @@ _LAST_FRAMES = 2.0
 """Seconds that late frames are waited for."""
 
 
-class StandInSegmenter:
+class StandInSegmenter(PanopticSegmenter):
     """Not a model: it returns one segment at once, so that only the node and the middleware are measured."""
 
     def __init__(self) -> None:
-        self.device = torch.device("cpu")
-        self.merge = MergeConfig()
+        self.device, self.merge = torch.device("cpu"), MergeConfig()
 
     def prepare(self, vocabulary: Vocabulary) -> Prompt:
         """The words alone."""
         return Prompt(vocabulary)
 
-    def segment(self, image: np.ndarray, prompt: Prompt, merge: MergeConfig | None = None) -> PanopticResult:
-        """The whole image as the first category."""
-        height, width = image.shape[:2]
-        category = prompt.vocabulary.categories[0]
-        return PanopticResult(
+    def segment_batch(
+        self, images: Sequence[np.ndarray], prompt: Prompt, merge: MergeConfig | None = None
+    ) -> list[PanopticResult]:
+        """The whole of each image as the first category."""
+        (height, width), category = images[0].shape[:2], prompt.vocabulary.categories[0]
+        result = PanopticResult(
             segment_ids=np.ones((height, width), np.uint16),
             category_ids=np.full((height, width), category.id, np.uint16),
             confidence=np.full((height, width), 255, np.uint8),
             segments=(Segment(1, category.id, category.name, 1.0, True, height * width, (0, 0, width, height)),),
             vocabulary_version=prompt.vocabulary.version,
         )
-
-    def segment_batch(
-        self, images: Sequence[np.ndarray], prompt: Prompt, merge: MergeConfig | None = None
-    ) -> list[PanopticResult]:
-        """As `segment`, for each."""
-        return [self.segment(image, prompt) for image in images]
+        return [result] * len(images)
 
 
 @dataclass(slots=True)
@@ -85,6 +81,12 @@ class Received:
 
     latencies: dict[int, float] = field(default_factory=dict)
     repeated: int = 0
+
+    def add(self, message: Image) -> None:
+        """A frame arrived."""
+        now, stamp, number = time.time(), message.header.stamp, int(message.header.frame_id)
+        self.repeated += number in self.latencies
+        self.latencies[number] = now - stamp.sec - stamp.nanosec / 1e9
 
 
 class BenchProcesses:
@@ -117,8 +119,8 @@ class BenchProcesses:
             os.environ.update(shared_memory_profile())  # read when the first context of this process is made
         self._namespace = f"/ovseg_bench_{os.getpid()}"
         names = [f"camera_{number}" for number in range(cameras)] if cameras > 1 else [""]
-        self._rate = rate
-        np.save(self._image_file, image)
+        self._camera: dict[str, Any] = {"image_file": str(self._folder / "image.npy"), "rate": rate}
+        np.save(self._camera["image_file"], image)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.received = {name: Received() for name in names}
         self.diagnostics: dict[str, str] = {}
@@ -127,36 +129,32 @@ class BenchProcesses:
         self._node = Node("bench_subscriber", namespace=self._namespace, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
-        for name in names:
+        for name, received in self.received.items():
             topic = f"ovseg/{name}/label_image" if name else "ovseg/label_image"
-            self._node.create_subscription(Image, topic, self._receiver(self.received[name]), QoSProfile(depth=10))
+            self._node.create_subscription(Image, topic, received.add, QoSProfile(depth=10))
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._read_diagnostics, QoSProfile(depth=10))
         own = {"cameras": names, "image_transport": "raw"} if cameras > 1 else {"image_transport": "raw"}
-        self._start("node", ["stand_in" if "preset" not in parameters else "node"], {**parameters, **own})
+        self._start("node", "node" if "preset" in parameters else "stand_in", {**parameters, **own})
 
     def __enter__(self) -> "BenchProcesses":
         try:
-            self.wait(lambda: bool(self.diagnostics.get("state") == "active"), _START_TIME, "the node to be active")
+            self.wait(lambda: self.diagnostics.get("state") == "active", _START_TIME, "the node to be active")
             for name in self.received:
-                self._start(
-                    f"camera {name}", ["camera"], {"image_file": str(self._image_file), "rate": self._rate}, name
-                )
+                own_names = ["-r", f"image:={name}/image", "-r", f"__node:={name}"] if name else []
+                self._start(f"camera {name}", "camera", self._camera, own_names)
             self.wait(lambda: all(r.latencies for r in self.received.values()), _START_TIME, "the first frames")
         except BaseException:
             self.close()
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
     def node_memory(self) -> int:
         """Resident bytes of the node's process."""
-        pages = Path(f"/proc/{self._processes['node'].pid}/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        return host_memory(self._processes["node"].pid)
 
     def spin(self, seconds: float) -> None:
         """Receive for so long."""
@@ -164,7 +162,7 @@ class BenchProcesses:
         while (left := end - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=min(left, 0.1))
 
-    def wait(self, condition: Any, seconds: float, what: str) -> None:
+    def wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
         """Receive until `condition()` holds.
 
         Raises:
@@ -203,10 +201,8 @@ class BenchProcesses:
         self._node.destroy_node()
         rclpy.shutdown(context=self._context)
 
-    def _start(self, name: str, role: list[str], parameters: Mapping[str, Any], camera: str = "") -> None:
-        command = [sys.executable, "-m", __name__, *role, "--ros-args", "-r", f"__ns:={self._namespace}"]
-        if camera:
-            command += ["-r", f"image:={camera}/image", "-r", f"__node:={camera}"]
+    def _start(self, name: str, role: str, parameters: Mapping[str, Any], remappings: Sequence[str] = ()) -> None:
+        command = [sys.executable, "-m", __name__, role, "--ros-args", "-r", f"__ns:={self._namespace}", *remappings]
         for key, value in parameters.items():
             command += ["-p", f"{key}:={json.dumps(value)}"]
         with self._log(name).open("wb") as log:
@@ -214,21 +210,8 @@ class BenchProcesses:
                 command, env=self._environment, cwd=self._folder, stdout=log, stderr=subprocess.STDOUT
             )
 
-    @property
-    def _image_file(self) -> Path:
-        return self._folder / "image.npy"
-
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"
-
-    def _receiver(self, received: Received) -> Any:
-        def receive(message: Image) -> None:
-            now = time.time()
-            number = int(message.header.frame_id)
-            received.repeated += number in received.latencies
-            received.latencies[number] = now - message.header.stamp.sec - message.header.stamp.nanosec / 1e9
-
-        return receive
 
     def _read_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -241,23 +224,23 @@ def camera_main() -> None:
     rclpy.init()
     node = rclpy.create_node("bench_camera")
     pixels = np.load(node.declare_parameter("image_file", "").value)
-    rate = node.declare_parameter("rate", 30.0).value
+    rate: float = node.declare_parameter("rate", 30.0).value
     publisher = node.create_publisher(Image, "image", qos_profile_sensor_data)
     due, number = time.monotonic(), 0
     with suppress(KeyboardInterrupt, ExternalShutdownException):
         while rclpy.ok():
             header = Header(stamp=node.get_clock().now().to_msg(), frame_id=str(number))
-            publisher.publish(image_message(pixels, "rgb8", header))
+            publisher.publish(MESSAGES.image(pixels, "rgb8", header))
             number += 1
             due = max(due + 1 / rate, time.monotonic() - 1 / rate)  # catch up by one frame, not by a burst
             time.sleep(max(0.0, due - time.monotonic()))
 
 
 if __name__ == "__main__":
-    {
-        "camera": camera_main,
-        "node": segment_node.main,
-        "stand_in": lambda: run_node(
-            lambda: segment_node.SegmentNode(lambda preset, device: StandInSegmenter()), "ovseg"
-        ),
-    }[sys.argv[1]]()
+    match sys.argv[1]:
+        case "camera":
+            camera_main()
+        case "node":
+            segment_node.main()
+        case "stand_in":
+            run_node(lambda: segment_node.SegmentNode(lambda preset, device: StandInSegmenter()), "ovseg")

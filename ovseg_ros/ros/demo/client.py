@@ -7,10 +7,10 @@ names, of the nodes `ovseg` and `tabletop_camera`. The results go to the folder 
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import rclpy
 from rclpy.client import Client
@@ -20,7 +20,8 @@ from rclpy.qos import QoSProfile
 
 from ovseg_ros.core.draw import Color
 from ovseg_ros.core.errors import OvsegError
-from ovseg_ros.msg import Category, PanopticSegmentation
+from ovseg_ros.core.image_messages import ids_from_message
+from ovseg_ros.core.vocabulary import CategorySpec
 from ovseg_ros.ros.demo.frames import (
     IMAGE,
     OVERLAY_IMAGE,
@@ -30,12 +31,11 @@ from ovseg_ros.ros.demo.frames import (
     TRUTH_SEGMENT_IMAGE,
     TRUTH_SEGMENTS,
     FrameMatcher,
-    Message,
     StampedFrame,
-    segment_ids_from_message,
 )
 from ovseg_ros.ros.demo.pictures import contact_sheet, write_png
-from ovseg_ros.ros.demo.scoring import DemoFrame, DemoVocabulary, TruthInWords, demo_vocabularies, summarize
+from ovseg_ros.ros.demo.scoring import DemoFrame, DemoSegments, demo_vocabularies, summarize, truth_in_words
+from ovseg_ros.ros.node.conversions import vocabulary_request
 from ovseg_ros.ros.node.image_decoding import image_from_message
 from ovseg_ros.ros.node.parameter_spec import ParameterSpec, declare
 from ovseg_ros.srv import GetVocabulary, SetVocabulary
@@ -48,8 +48,6 @@ PARAMETERS = (
 _QUEUE_DEPTH = 20
 _ROWS = 3
 """Frames in a picture."""
-
-Response = TypeVar("Response")
 
 
 class DemoError(OvsegError):
@@ -78,7 +76,7 @@ class DemoClient(Node):
             OvsegError: a node does not answer or sends nothing in time, refuses a vocabulary, or a file cannot be
                 written.
         """
-        self._say("waiting for the segmentation node to load its model")
+        _say("waiting for the segmentation node to load its model")
         self._wait_until(
             lambda: self._set_vocabulary.service_is_ready() and self._get_vocabulary.service_is_ready(),
             f"the service {self._set_vocabulary.srv_name}; is the node ovseg running?",
@@ -87,51 +85,37 @@ class DemoClient(Node):
             self.create_subscription(message_type, topic, partial(self._receive, topic), QoSProfile(depth=_QUEUE_DEPTH))
         self._wait_until(lambda: self._matcher.has(IMAGE), f"images on {IMAGE}; is the node tabletop_camera running?")
         self._wait_until(lambda: self._matcher.has(SEGMENTS), f"messages on {SEGMENTS}; what does the node ovseg log?")
-        self._make_folder()
-        summary = [self._demonstrate(vocabulary) for vocabulary in demo_vocabularies()]
+        try:
+            self._out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DemoError(f"cannot make the folder {self._out}: {error.strerror}; choose another with out") from error
+        summary = [self._demonstrate(name, specs) for name, specs in demo_vocabularies().items()]
         path = self._out / "summary.json"
         path.write_text(json.dumps({"vocabularies": summary}, indent=2) + "\n")
-        self._say(f"pictures and {path} written")
+        _say(f"pictures and {path} written")
 
-    def _demonstrate(self, vocabulary: DemoVocabulary) -> dict[str, object]:
+    def _demonstrate(self, name: str, specs: Sequence[CategorySpec]) -> dict[str, Any]:
         """Sets a vocabulary, measures it and draws it."""
         self._matcher.forget()
-        self._say(f"{vocabulary.name}: setting {len(vocabulary.specs)} categories")
+        _say(f"{name}: setting {len(specs)} categories")
         called = self._now()
-        answer = self._set(vocabulary)
-        self._wait_until(
-            lambda: self._matcher.first_received(answer.version) is not None,
-            f"segments of vocabulary version {answer.version} on {SEGMENTS}",
-        )
-        change = self._matcher.first_received(answer.version) - called
-        collected = self._collect(vocabulary.name, answer.version)
-        stamps = [stamp for stamp, _ in collected]
-        dropped = self._matcher.dropped(stamps[0], stamps[-1])
-        frames = [_demo_frame(stamp, frame) for stamp, frame in collected]
-        truth_in_words = TruthInWords(vocabulary.specs, answer.category_ids)
-        summary = summarize(vocabulary.name, frames, truth_in_words, dropped, change)
+        answer = self._call(self._set_vocabulary, vocabulary_request(specs))
+        if not answer.success:
+            raise DemoError(f"the node refused the vocabulary {name!r}: {answer.message}")
+        collected = self._collect(name, answer.version)
+        dropped = self._matcher.dropped(collected[0].stamp, collected[-1].stamp)
+        change = self._matcher.first_received[answer.version] - called
+        frames = [_demo_frame(frame, specs, answer.category_ids) for frame in collected]
+        summary = summarize(name, frames, dropped, change)
 
         shown = [frames[round(i * (len(frames) - 1) / (_ROWS - 1))] for i in range(_ROWS)]
-        picture = contact_sheet(shown, vocabulary.name, truth_in_words, self._colors(answer.version))
-        write_png(self._out / f"{vocabulary.name}.png", picture)
-        write_png(self._out / f"{vocabulary.name}_overlay_image.png", shown[0].overlay)
-        self._say(
-            f"{vocabulary.name}: PQ {summary['pq']} %, {summary['fps']} frames/s, "
+        write_png(self._out / f"{name}.png", contact_sheet(shown, name, self._colors(answer.version)))
+        write_png(self._out / f"{name}_overlay_image.png", shown[0].overlay)
+        _say(
+            f"{name}: PQ {summary['pq']} %, {summary['fps']} frames/s, "
             f"latency {summary['latency_ms']['p50']} ms, change of vocabulary {summary['change_ms']} ms"
         )
         return summary
-
-    def _set(self, vocabulary: DemoVocabulary) -> SetVocabulary.Response:
-        request = SetVocabulary.Request(
-            categories=[
-                Category(name=spec.name, synonyms=list(spec.synonyms), is_thing=spec.is_thing, negative=spec.negative)
-                for spec in vocabulary.specs
-            ]
-        )
-        answer: SetVocabulary.Response = self._call(self._set_vocabulary, request)
-        if not answer.success:
-            raise DemoError(f"the node refused the vocabulary {vocabulary.name!r}: {answer.message}")
-        return answer
 
     def _colors(self, version: int) -> dict[int, Color]:
         """The colour that the node gives each category."""
@@ -141,27 +125,28 @@ class DemoClient(Node):
                 f"the vocabulary is of version {vocabulary.version} instead of {version}; does another client set it?"
             )
         return {
-            category.id: tuple(
-                round(255 * channel) for channel in (category.color.r, category.color.g, category.color.b)
-            )
+            category.id: tuple(round(255 * value) for value in (category.color.r, category.color.g, category.color.b))
             for category in vocabulary.categories
         }
 
-    def _collect(self, name: str, version: int) -> list[tuple[int, StampedFrame]]:
+    def _collect(self, name: str, version: int) -> list[StampedFrame]:
         """The wanted number of complete frames of a vocabulary version."""
-        collected: list[tuple[int, StampedFrame]] = []
-        while len(collected) < self._frames_wanted:
-            had = len(collected)
+        self._wait_until(
+            lambda: version in self._matcher.first_received, f"segments of vocabulary version {version} on {SEGMENTS}"
+        )
+        for count in range(1, self._frames_wanted + 1):
             self._wait_until(
-                lambda had=had: len(self._matcher.complete(version)) > had,
-                f"another frame of vocabulary {name!r} with all of {', '.join(TOPICS)} ({had} have come)",
+                partial(self._has_come, version, count),
+                f"another frame of vocabulary {name!r} with all of {', '.join(TOPICS)} ({count - 1} have come)",
             )
-            collected = self._matcher.complete(version)
-            if len(collected) % 8 == 0:
-                self._say(f"{name}: {len(collected)} of {self._frames_wanted} frames")
-        return collected[: self._frames_wanted]
+            if count % 8 == 0:
+                _say(f"{name}: {count} of {self._frames_wanted} frames")
+        return self._matcher.complete(version)[: self._frames_wanted]
 
-    def _receive(self, topic: str, message: Message) -> None:
+    def _has_come(self, version: int, count: int) -> bool:
+        return len(self._matcher.complete(version)) >= count
+
+    def _receive(self, topic: str, message: Any) -> None:
         self._matcher.add(topic, message, self._now())
 
     def _call(self, client: Client, request: Any) -> Any:
@@ -176,36 +161,32 @@ class DemoClient(Node):
                 raise DemoError(f"waited {self._timeout:g} s for {what}")
             self._executor.spin_once(timeout_sec=0.1)
 
-    def _make_folder(self) -> None:
-        try:
-            self._out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DemoError(f"cannot make the folder {self._out}: {error.strerror}; choose another with out") from error
-
     def _now(self) -> int:
         """Nanoseconds of the clock that stamps camera images."""
-        return self.get_clock().now().nanoseconds
-
-    def _say(self, what: str) -> None:
-        """Progress, for whoever watches."""
-        print(f"demo: {what}", flush=True)
+        return int(self.get_clock().now().nanoseconds)
 
 
-def _demo_frame(stamp: int, frame: StampedFrame) -> DemoFrame:
+def _demo_frame(frame: StampedFrame, specs: Sequence[CategorySpec], category_ids: Sequence[int]) -> DemoFrame:
     messages = frame.messages
-    segments, truth = messages[SEGMENTS], messages[TRUTH_SEGMENTS]
-    assert isinstance(segments, PanopticSegmentation) and isinstance(truth, PanopticSegmentation)
+    found, truth = messages[SEGMENTS].segments, messages[TRUTH_SEGMENTS].segments
+    true_ids = ids_from_message(messages[TRUTH_SEGMENT_IMAGE], TRUTH_SEGMENT_IMAGE)
     return DemoFrame(
         image=image_from_message(messages[IMAGE], IMAGE),
         overlay=image_from_message(messages[OVERLAY_IMAGE], OVERLAY_IMAGE),
-        segment_ids=segment_ids_from_message(messages[SEGMENT_IMAGE]),
-        categories={segment.id: segment.category_id for segment in segments.segments},
-        labels={segment.id: segment.label for segment in segments.segments},
-        truth_ids=segment_ids_from_message(messages[TRUTH_SEGMENT_IMAGE]),
-        truth_labels={segment.id: segment.label for segment in truth.segments},
-        stamp=stamp,
-        received=frame.received[SEGMENTS],
+        found=DemoSegments(
+            ids_from_message(messages[SEGMENT_IMAGE], SEGMENT_IMAGE),
+            {segment.id: segment.category_id for segment in found},
+            {segment.id: segment.label for segment in found},
+        ),
+        truth=truth_in_words(true_ids, {segment.id: segment.label for segment in truth}, specs, category_ids),
+        stamp=frame.stamp,
+        received=frame.received,
     )
+
+
+def _say(what: str) -> None:
+    """Progress, for whoever watches."""
+    print(f"demo: {what}", flush=True)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ovseg_ros.core.draw import Color, draw_segments
 from ovseg_ros.core.errors import OvsegError
-from ovseg_ros.ros.demo.scoring import DemoFrame, TruthInWords
+from ovseg_ros.ros.demo.scoring import DemoFrame
 
 SCALE = 2  # names are legible on 320x240 images only when these are enlarged
 TITLE_HEIGHT = 36  # pixels
@@ -17,25 +17,19 @@ _BACKGROUND = 32
 _TITLE_COLOR = (240, 240, 240)
 
 
-def contact_sheet(
-    frames: Sequence[DemoFrame],
-    vocabulary_name: str,
-    truth_in_words: TruthInWords,
-    colors: Mapping[int, Color],
-) -> np.ndarray:
+def contact_sheet(frames: Sequence[DemoFrame], vocabulary_name: str, colors: Mapping[int, Color]) -> np.ndarray:
     """One row a frame: camera image, the node's segments, and the truth in the words of the vocabulary.
 
     Args:
         frames: at least one, all of one size.
         vocabulary_name: for the title.
-        truth_in_words: names the true segments.
         colors: (red, green, blue) of each category id.
 
     Returns:
         uint8 RGB.
     """
     titles = ("camera", f"ovseg, vocabulary: {vocabulary_name}", "ground truth")
-    rows = [_row(frame, truth_in_words, colors) for frame in frames]
+    rows = [_row(frame, colors) for frame in frames]
     panel_width = frames[0].image.shape[1] * SCALE
     title = np.full((TITLE_HEIGHT, rows[0].shape[1], 3), _BACKGROUND, dtype=np.uint8)
     for index, text in enumerate(titles):
@@ -45,23 +39,18 @@ def contact_sheet(
     return np.concatenate([title, *(part for row in rows for part in (row, gap))])
 
 
-def _row(frame: DemoFrame, truth_in_words: TruthInWords, colors: Mapping[int, Color]) -> np.ndarray:
+def _row(frame: DemoFrame, colors: Mapping[int, Color]) -> np.ndarray:
     height, width = frame.image.shape[:2]
     camera = cv2.resize(frame.image, (width * SCALE, height * SCALE), interpolation=cv2.INTER_CUBIC)
-    found = draw_segments(
-        frame.image,
-        frame.segment_ids,
-        frame.labels,
-        {segment_id: colors[category] for segment_id, category in frame.categories.items()},
-        scale=SCALE,
-    )
-    truth_categories = truth_in_words.categories(frame.truth_labels)
-    truth = draw_segments(
-        frame.image,
-        frame.truth_ids,
-        truth_in_words.labels(frame.truth_labels),
-        {segment_id: colors[category] for segment_id, category in truth_categories.items()},
-        scale=SCALE,
+    found, truth = (
+        draw_segments(
+            frame.image,
+            part.ids,
+            part.labels,
+            {segment_id: colors[category] for segment_id, category in part.categories.items()},
+            scale=SCALE,
+        )
+        for part in (frame.found, frame.truth)
     )
     gap = np.full((height * SCALE, GAP, 3), _BACKGROUND, dtype=np.uint8)
     return np.concatenate([camera, gap, found, gap, truth], axis=1)
@@ -73,9 +62,7 @@ def write_png(path: Path, image: np.ndarray) -> None:
     Raises:
         OvsegError: the file cannot be written.
     """
-    encoded, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not encoded:
-        raise OvsegError(f"OpenCV could not encode a {image.shape[1]}x{image.shape[0]} image as PNG")
+    _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     try:
         path.write_bytes(data.tobytes())
     except OSError as error:

@@ -5,9 +5,10 @@ frame carry it, and what nobody subscribes to is not made.
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
@@ -18,7 +19,7 @@ from std_msgs.msg import Header
 
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.msg import PanopticSegmentation, Segment
-from ovseg_ros.ros.node.conversions import image_message, jpeg_message, region_message
+from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.ros.node.node_process import run_node
 from ovseg_ros.ros.node.parameter_spec import ParameterSpec, declare
 from ovseg_ros.sim.simulator import Frame, TabletopSimulator
@@ -26,7 +27,6 @@ from ovseg_ros.sim.simulator import Frame, TabletopSimulator
 FRAME_ID = "camera_color_optical_frame"
 _NO_CATEGORY = 65535
 _QUEUE_DEPTH = 5
-_JPEG_QUALITY = 90
 
 PARAMETERS = (
     ParameterSpec("seed", 0, "Seed of the first scene.", 0, 2**31 - 1, fixed=True),
@@ -47,22 +47,6 @@ PARAMETERS = (
     ),
     ParameterSpec("reliable", True, "Publish reliable, as camera drivers do; false = best effort.", fixed=True),
 )
-_TYPES = {
-    "image": Image,
-    "image/compressed": CompressedImage,
-    "depth": Image,
-    "camera_info": CameraInfo,
-    "ground_truth/segment_image": Image,
-    "ground_truth/segments": PanopticSegmentation,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """Where the simulation stands: which scene, and the camera's time in it."""
-
-    seed: int
-    time: float
 
 
 class TabletopCamera(Node):
@@ -73,7 +57,16 @@ class TabletopCamera(Node):
         declare(self, PARAMETERS)
         reliability = QoSReliabilityPolicy.RELIABLE if self._value("reliable") else QoSReliabilityPolicy.BEST_EFFORT
         qos = QoSProfile(depth=_QUEUE_DEPTH, reliability=reliability)
-        self._outputs = {name: self.create_publisher(message_type, name, qos) for name, message_type in _TYPES.items()}
+        image, jpeg, depth_encoding = MESSAGES.image, MESSAGES.compressed, self._value("depth_encoding")
+        outputs: dict[str, tuple[type, Callable[[Frame, Header], Any]]] = {
+            "image": (Image, lambda frame, header: image(frame.image, "rgb8", header)),
+            "image/compressed": (CompressedImage, lambda frame, header: jpeg(frame.image, "rgb8", header, 90)),
+            "depth": (Image, lambda frame, header: depth_message(frame.depth, depth_encoding, header)),
+            "camera_info": (CameraInfo, camera_info_message),
+            "ground_truth/segment_image": (Image, lambda frame, header: image(frame.segment_ids, "16UC1", header)),
+            "ground_truth/segments": (PanopticSegmentation, ground_truth_message),
+        }
+        self._outputs = [(self.create_publisher(kind, name, qos), make) for name, (kind, make) in outputs.items()]
         self._started = time.monotonic()
         self._seed = self._value("seed")
         self._simulator = self._make_simulator(self._seed)
@@ -94,35 +87,23 @@ class TabletopCamera(Node):
         self._simulator.close()
 
     def _publish(self) -> None:
-        wanted = [name for name, publisher in self._outputs.items() if publisher.get_subscription_count()]
+        wanted = [(publisher, make) for publisher, make in self._outputs if publisher.get_subscription_count()]
         if not wanted:
             return
         frame = self._render()
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=FRAME_ID)
-        make = {
-            "image": lambda: image_message(frame.image, "rgb8", header),
-            "image/compressed": lambda: jpeg_message(frame.image, header, _JPEG_QUALITY),
-            "depth": lambda: depth_message(frame.depth, self._value("depth_encoding"), header),
-            "camera_info": lambda: camera_info_message(frame, header),
-            "ground_truth/segment_image": lambda: image_message(frame.segment_ids, "16UC1", header),
-            "ground_truth/segments": lambda: ground_truth_message(frame, header),
-        }
-        for name in wanted:
-            self._outputs[name].publish(make[name]())
+        for publisher, make in wanted:
+            publisher.publish(make(frame, header))
 
     def _render(self) -> Frame:
-        view = self._view()
-        if view.seed != self._seed:
-            self._simulator.close()
-            self._simulator = self._make_simulator(view.seed)
-            self._seed = view.seed
-        return self._simulator.render(view.time)
-
-    def _view(self) -> _View:
-        elapsed = time.monotonic() - self._started
-        period = self._value("scene_period")
+        elapsed, period = time.monotonic() - self._started, self._value("scene_period")
         scenes, in_scene = divmod(elapsed, period) if period > 0 else (0, elapsed)
-        return _View(self._value("seed") + int(scenes), in_scene if self._value("moving") else 0.0)
+        seed = self._value("seed") + int(scenes)
+        if seed != self._seed:
+            self._simulator.close()
+            self._simulator = self._make_simulator(seed)
+            self._seed = seed
+        return self._simulator.render(in_scene if self._value("moving") else 0.0)
 
     def _make_simulator(self, seed: int) -> TabletopSimulator:
         try:
@@ -141,7 +122,7 @@ def depth_message(depth: np.ndarray, encoding: str, header: Header) -> Image:
     if encoding == "16UC1":
         millimetres = np.rint(depth * 1000)
         depth = np.where(millimetres < 2**16, millimetres, 0).astype(np.uint16)
-    return image_message(depth, encoding, header)
+    return MESSAGES.image(depth, encoding, header)
 
 
 def camera_info_message(frame: Frame, header: Header) -> CameraInfo:
@@ -160,8 +141,6 @@ def ground_truth_message(frame: Frame, header: Header) -> PanopticSegmentation:
     message = PanopticSegmentation(header=header)
     for truth in frame.segments:
         mask = frame.segment_ids == truth.id
-        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-        x, y = int(columns[0]), int(rows[0])
         message.segments.append(
             Segment(
                 id=truth.id,
@@ -170,7 +149,7 @@ def ground_truth_message(frame: Frame, header: Header) -> PanopticSegmentation:
                 score=1.0,
                 is_thing=truth.is_thing,
                 area=int(mask.sum()),
-                box=region_message((x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y)),
+                box=MESSAGES.region(cv2.boundingRect(mask.view(np.uint8))),
             )
         )
     return message

@@ -5,12 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
+from ovseg_ros.core.image_messages import image_from_compressed_message
 from ovseg_ros.core.tracking.tracker import Tracker
 from ovseg_ros.ros.node.depth_inputs import DepthInputs
 from ovseg_ros.ros.node.diagnostics import CameraReport
-from ovseg_ros.ros.node.image_inputs import ImageInputs, IncomingFrame
+from ovseg_ros.ros.node.image_decoding import image_from_message
+from ovseg_ros.ros.node.image_inputs import ImageInputs, ImageMessage
 from ovseg_ros.ros.node.mailbox import Mailbox
 from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, Outputs
 from ovseg_ros.ros.node.statistics import CameraStatistics
@@ -20,11 +25,33 @@ _LINGER = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CameraFrame:
-    """A frame on its way through the node, and the camera that it came from."""
+class Frame:
+    """An image as received, on its way through the node; nothing is decoded until somebody needs the pixels.
+
+    Attributes:
+        camera: where it came from.
+        received: when its callback was called, by `time.monotonic`.
+    """
 
     camera: "Camera"
-    incoming: IncomingFrame
+    message: ImageMessage
+    topic: str
+    received: float
+
+    @property
+    def header(self) -> Header:
+        """Stamp and frame, which every output copies."""
+        return self.message.header
+
+    def decode(self) -> np.ndarray:
+        """uint8 RGB (H, W, 3).
+
+        Raises:
+            ImageFieldError: the message cannot be used.
+        """
+        if isinstance(self.message, Image):
+            return image_from_message(self.message, self.topic)
+        return image_from_compressed_message(self.message, self.topic)
 
 
 class Camera:
@@ -40,11 +67,7 @@ class Camera:
     """
 
     def __init__(
-        self,
-        node: LifecycleNode,
-        name: str,
-        frames: Mailbox[CameraFrame],
-        on_frame: Callable[["Camera"], None],
+        self, node: LifecycleNode, name: str, frames: Mailbox[Frame], on_frame: Callable[["Camera"], None]
     ) -> None:
         self.name = name
         self.frames = frames
@@ -55,7 +78,7 @@ class Camera:
         self.outputs = Outputs(node, prefix, self.update)
         self.tracker = Tracker()
         """Belongs to the worker. It lives as long as the camera, so that no track id is given twice until cleanup."""
-        self.latest: CameraFrame | None = None
+        self.latest: Frame | None = None
         """The newest frame while subscribed, for queries; None before the first."""
         self._node = node
         self._on_frame = on_frame
@@ -100,7 +123,7 @@ class Camera:
             self.inputs.open()
         elif not wanted and self.inputs.is_open:
             self.inputs.close()
-            self.frames.take_nowait()
+            self.frames.take()
             self.latest = None
         if wanted and now < self._depth_until:
             self.depth.open()
@@ -142,9 +165,9 @@ class Camera:
         self.deactivate()
         self.outputs.close()
 
-    def _receive(self, incoming: IncomingFrame) -> None:
+    def _receive(self, message: ImageMessage, topic: str, received: float) -> None:
         self.statistics.arrived()
-        self.latest = CameraFrame(self, incoming)
+        self.latest = Frame(self, message, topic, received)
         if self._parameter("enabled"):
             self.frames.put(self.latest)
         self._on_frame(self)

@@ -12,16 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from ovseg_ros.core.errors import DepthError
+from ovseg_ros.core.image_messages import ImageFieldError, depth_from_message
 from ovseg_ros.core.space.pinhole import Pinhole, fit_depth
-from ovseg_ros.ros.node.image_decoding import ImageFieldError, depth_from_message
-from ovseg_ros.ros.node.qos import subscription_events
+from ovseg_ros.ros.node.conversions import nanoseconds
+from ovseg_ros.ros.node.qos import input_qos, subscribe_all
 
 _KEPT = 8
 """Depth images that wait for their colour image; those of frames at work are kept besides."""
@@ -89,26 +88,11 @@ class DepthInputs:
         if self.is_open:
             return
         self._forget()
-        qos = QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=_KEPT, reliability=QoSReliabilityPolicy.BEST_EFFORT)
-        try:
-            for name, message_type, receive in (
-                ("depth", Image, self._receive_depth),
-                ("camera_info", CameraInfo, self._receive_info),
-            ):
-                topic = self._topic(name)
-                self._subscriptions.append(
-                    self._node.create_subscription(
-                        message_type,
-                        f"{self._prefix}{name}",
-                        receive,
-                        qos,
-                        event_callbacks=subscription_events(self._node, topic),
-                        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-                    )
-                )
-        except Exception:
-            self.close()
-            raise
+        topics = {
+            f"{self._prefix}depth": (Image, self._receive_depth),
+            f"{self._prefix}camera_info": (CameraInfo, self._receive_info),
+        }
+        self._subscriptions = subscribe_all(self._node, topics, input_qos(_KEPT))
 
     def close(self) -> None:
         """Unsubscribes and forgets what came."""
@@ -120,7 +104,7 @@ class DepthInputs:
     def expect(self, header: Header) -> None:
         """A frame is taken; its depth, there already or still to come, is kept from now on until another is taken."""
         with self._changed:
-            self._expected, self._best = _nanoseconds(header), None
+            self._expected, self._best = nanoseconds(header.stamp), None
             for message in self._waiting:
                 self._offer(message)
 
@@ -172,8 +156,8 @@ class DepthInputs:
                 f"no camera_info on {info_topic} ({self._node.count_publishers(info_topic)} publishers); remap "
                 "camera_info to that of the colour image"
             )
-        if depth is None or (apart := abs(_nanoseconds(depth.header) - _nanoseconds(header))) > tolerance:
-            gap = abs(newest - _nanoseconds(header)) if depth is None else apart
+        if depth is None or (apart := abs(nanoseconds(depth.header.stamp) - nanoseconds(header.stamp))) > tolerance:
+            gap = abs(newest - nanoseconds(header.stamp)) if depth is None else apart
             raise DepthError(
                 f"{depth_topic}: no depth within {tolerance / 1e9:g} s of the image's stamp (the nearest is "
                 f"{gap / 1e9:.3f} s away); use a driver that stamps both alike, or raise the parameter depth_tolerance"
@@ -196,14 +180,14 @@ class DepthInputs:
         """Whether waiting is over: the best depth is there, or a later one is, or none comes at all."""
         if self._newest is None:
             return True
-        wanted = _nanoseconds(header)
+        wanted = nanoseconds(header.stamp)
         return self._newest >= wanted or (
-            self._best is not None and abs(_nanoseconds(self._best.header) - wanted) <= tolerance
+            self._best is not None and abs(nanoseconds(self._best.header.stamp) - wanted) <= tolerance
         )
 
     def _receive_depth(self, message: Image) -> None:
         with self._changed:
-            self._newest = _nanoseconds(message.header)
+            self._newest = nanoseconds(message.header.stamp)
             self._waiting.append(message)
             self._offer(message)
             self._changed.notify_all()
@@ -216,8 +200,8 @@ class DepthInputs:
         """Keeps the message if it is nearer to the expected frame than what is kept."""
         if self._expected is None:
             return
-        distance = abs(_nanoseconds(message.header) - self._expected)
-        if self._best is None or distance <= abs(_nanoseconds(self._best.header) - self._expected):
+        distance = abs(nanoseconds(message.header.stamp) - self._expected)
+        if self._best is None or distance <= abs(nanoseconds(self._best.header.stamp) - self._expected):
             self._best = message
 
     def _set_problem(self, problem: str) -> None:
@@ -251,7 +235,3 @@ def pinhole_from_message(info: CameraInfo) -> Pinhole:
     if region.width and region.height:
         camera = camera.cropped(region.x_offset, region.y_offset, region.width, region.height)
     return camera
-
-
-def _nanoseconds(header: Header) -> int:
-    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rclpy.task import Future
 
-from ovseg_ros.ros.node.camera import Camera, CameraFrame
+from ovseg_ros.ros.node.camera import Camera, Frame
 
 if TYPE_CHECKING:
     from rclpy.executors import Executor
@@ -27,7 +27,7 @@ class FrameRequests:
         self._last: Camera | None = None
         self._waiting: list[tuple[float, Future]] = []
 
-    async def newest(self, cameras: Sequence[Camera]) -> CameraFrame | None:
+    async def newest(self, cameras: Sequence[Camera]) -> Frame | None:
         """The frame that came last from any camera; waits for one where nobody was subscribed. None if none comes."""
         for camera in cameras:
             camera.hold()

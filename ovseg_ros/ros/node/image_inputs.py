@@ -2,49 +2,21 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
 
-import numpy as np
 from rclpy.node import Node
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import Header
 
-from ovseg_ros.ros.node.image_decoding import image_from_compressed_message, image_from_message
-from ovseg_ros.ros.node.qos import input_qos, offending_publishers, subscription_events
+from ovseg_ros.ros.node.qos import input_qos, offending_publishers, subscribe_all
 
 _IMAGE_TYPES = frozenset({"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"})
 _PAIRING_TIME = 1.0
-"""Seconds for which a frame of one input silences same-stamped or older frames of the other."""
+"""Seconds for which an image of one input silences same-stamped or older ones of the other."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class IncomingFrame:
-    """An image as received; nothing is decoded until somebody needs the pixels.
-
-    Attributes:
-        received: when its callback was called, by `time.monotonic`.
-    """
-
-    message: Image | CompressedImage
-    topic: str
-    received: float = field(default_factory=time.monotonic)
-
-    @property
-    def header(self) -> Header:
-        """Stamp and frame, which every output copies."""
-        return self.message.header
-
-    def decode(self) -> np.ndarray:
-        """uint8 RGB (H, W, 3).
-
-        Raises:
-            ImageFieldError: the message cannot be used.
-        """
-        if isinstance(self.message, Image):
-            return image_from_message(self.message, self.topic)
-        return image_from_compressed_message(self.message, self.topic)
+ImageMessage: TypeAlias = Image | CompressedImage
 
 
 class ImageInputs:
@@ -56,19 +28,22 @@ class ImageInputs:
         node: owns the subscriptions.
         prefix: before the topics' names, such as "front/"; empty for none.
         transport: "raw", "compressed" or "both".
-        on_frame: called in the executor's thread with every frame; must return at once.
+        on_image: called in the executor's thread with every message, its topic and when its callback was called, by
+            `time.monotonic`; must return at once.
     """
 
-    def __init__(self, node: Node, prefix: str, transport: str, on_frame: Callable[[IncomingFrame], None]) -> None:
+    def __init__(
+        self, node: Node, prefix: str, transport: str, on_image: Callable[[ImageMessage, str, float], None]
+    ) -> None:
         self._node = node
-        self._on_frame = on_frame
+        self._on_image = on_image
         self._names: dict[str, type] = {}
         if transport in ("raw", "both"):
             self._names[f"{prefix}image"] = Image
         if transport in ("compressed", "both"):
             self._names[f"{prefix}image/compressed"] = CompressedImage
         self._subscriptions: list[Subscription] = []
-        self._last_frame: IncomingFrame | None = None
+        self._last: tuple[str, tuple[int, int]] | None = None  # topic and stamp; it came at `_alive`
         self._alive = time.monotonic()
         self._warned = float("-inf")
         self._missed = False
@@ -90,19 +65,18 @@ class ImageInputs:
             Exception: whatever rclpy raises on parameters qos_overrides that are no QoS.
         """
         self._alive = time.monotonic()
-        try:
-            for name, message_type in self._names.items():
-                self._subscribe(message_type, name)
-        except Exception:
-            self.close()
-            raise
+        topics = {
+            name: (message_type, partial(self._receive, self._node.resolve_topic_name(name)))
+            for name, message_type in self._names.items()
+        }
+        self._subscriptions = subscribe_all(self._node, topics, input_qos())
 
     def close(self) -> None:
         """Unsubscribes."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
-        self._last_frame = None
+        self._last = None
         self._alive = time.monotonic()
 
     def problem(self, timeout: float) -> str:
@@ -134,34 +108,17 @@ class ImageInputs:
             for publisher in offending_publishers(self._node, subscription)
         ]
 
-    def _subscribe(self, message_type: type, name: str) -> None:
-        topic = self._node.resolve_topic_name(name)
-        self._subscriptions.append(
-            self._node.create_subscription(
-                message_type,
-                name,
-                lambda message: self._receive(IncomingFrame(message, topic)),
-                input_qos(),
-                event_callbacks=subscription_events(self._node, topic),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-        )
-
-    def _receive(self, frame: IncomingFrame) -> None:
-        last = self._last_frame
-        is_twin = (
-            last is not None
-            and frame.topic != last.topic
-            and frame.received - last.received < _PAIRING_TIME
-            and _stamp(frame) <= _stamp(last)
-        )
-        if is_twin:
-            return
+    def _receive(self, topic: str, message: ImageMessage) -> None:
+        now, stamp = time.monotonic(), (message.header.stamp.sec, message.header.stamp.nanosec)
+        if self._last is not None:
+            last_topic, last_stamp = self._last
+            if topic != last_topic and now - self._alive < _PAIRING_TIME and stamp <= last_stamp:
+                return
         if self._missed:
             self._missed = False
-            self._node.get_logger().info(f"images arrive on {frame.topic}")
-        self._last_frame, self._alive = frame, frame.received
-        self._on_frame(frame)
+            self._node.get_logger().info(f"images arrive on {topic}")
+        self._last, self._alive = (topic, stamp), now
+        self._on_image(message, topic, now)
 
     def _advice(self, has_publisher: bool) -> str:
         if has_publisher:
@@ -179,7 +136,3 @@ class ImageInputs:
         )
         found = ", ".join(available) if available else "none; is the camera running, with the same ROS_DOMAIN_ID?"
         return f"Remap {next(iter(self._names))} to one that is published. Image topics now: {found}"
-
-
-def _stamp(frame: IncomingFrame) -> tuple[int, int]:
-    return frame.header.stamp.sec, frame.header.stamp.nanosec

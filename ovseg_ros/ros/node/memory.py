@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def host_memory() -> int:
-    """Bytes of the process that are resident in memory; 0 where the system does not tell."""
-    statm = Path("/proc/self/statm")
+def host_memory(process: int | str = "self") -> int:
+    """Bytes of a process, this one or one by its id, that are resident in memory; 0 where the system does not tell."""
+    statm = Path(f"/proc/{process}/statm")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 

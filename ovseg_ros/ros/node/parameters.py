@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,17 +10,15 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from ovseg_ros.core.draw import draw_overlay
+from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.merge import MergeConfig
+from ovseg_ros.core.outputs import OutputOptions
 from ovseg_ros.core.region import Region
+from ovseg_ros.core.run_length import require_pycocotools
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.ros.node.parameter_spec import ParameterSpec
 
-
-def _core_default(function: Callable[..., object], argument: str) -> Any:
-    return inspect.signature(function).parameters[argument].default
-
-
+_OPTIONS = OutputOptions()
 _CAMERA_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 
 PARAMETERS = (
@@ -49,7 +47,7 @@ PARAMETERS = (
     ),
     ParameterSpec(
         "max_categories",
-        _core_default(Vocabulary.build, "max_categories"),
+        inspect.signature(Vocabulary.build).parameters["max_categories"].default,
         "Most categories of a vocabulary; longer ones are refused.",
         1,
         65535,
@@ -90,15 +88,14 @@ PARAMETERS = (
         "Outside it everything is void. With cameras, <camera>.roi takes its place for that camera.",
     ),
     ParameterSpec("image_timeout", 5.0, "Warn when no image came for this many seconds; 0 = never.", 0.0, 3600.0),
+    ParameterSpec("overlay_alpha", _OPTIONS.overlay_alpha, "Opacity of the colours in ~/overlay_image.", 0.0, 1.0),
+    ParameterSpec("overlay_labels", _OPTIONS.overlay_labels, "Write names into ~/overlay_image."),
+    ParameterSpec("jpeg_quality", _OPTIONS.jpeg_quality, "JPEG quality of ~/overlay_image/compressed.", 1, 100),
     ParameterSpec(
-        "overlay_alpha",
-        _core_default(draw_overlay, "alpha"),
-        "Opacity of the colours in ~/overlay_image.",
-        0.0,
-        1.0,
+        "mask_rle",
+        _OPTIONS.mask_rle,
+        "Give every segment in ~/segments its mask as COCO's compressed run-length code; needs pycocotools.",
     ),
-    ParameterSpec("overlay_labels", _core_default(draw_overlay, "labels"), "Write names into ~/overlay_image."),
-    ParameterSpec("jpeg_quality", 85, "JPEG quality of ~/overlay_image/compressed.", 1, 100),
     ParameterSpec("tracking", True, "Follow objects from frame to frame and publish their track_id; else it is 0."),
     ParameterSpec(
         "depth_tolerance",
@@ -143,19 +140,22 @@ class Settings:
 
     merge: MergeConfig
     region: Region
-    overlay_alpha: float
-    overlay_labels: bool
-    jpeg_quality: int
+    outputs: OutputOptions
     tracking: bool
 
     @classmethod
     def read(cls, node: Node, camera: str = "") -> "Settings":
         """The values now in force for a camera. May be called from any thread."""
-        merge = {field.name: node.get_parameter(field.name).value for field in fields(MergeConfig)}
-        overlay = {name: node.get_parameter(name).value for name in ("overlay_alpha", "overlay_labels", "jpeg_quality")}
-        region = Region(*node.get_parameter(f"{camera}.roi" if camera else "roi").value)
-        tracking = node.get_parameter("tracking").value
-        return cls(merge=MergeConfig(**merge), region=region, tracking=tracking, **overlay)
+
+        def values(config: type[MergeConfig | OutputOptions]) -> dict[str, Any]:
+            return {field.name: node.get_parameter(field.name).value for field in fields(config)}
+
+        return cls(
+            merge=MergeConfig(**values(MergeConfig)),
+            region=Region(*node.get_parameter(f"{camera}.roi" if camera else "roi").value),
+            outputs=OutputOptions(**values(OutputOptions)),
+            tracking=node.get_parameter("tracking").value,
+        )
 
 
 def validate(parameters: list[Parameter]) -> SetParametersResult:
@@ -171,6 +171,11 @@ def _objection(name: str, value: Any) -> str:
     for spec in PARAMETERS:
         if spec.name == name and spec.choices and value not in spec.choices:
             return f"{name} is {value!r}; expected one of {', '.join(spec.choices)}"
+    if name == "mask_rle" and value:
+        try:
+            require_pycocotools()
+        except ConfigError as error:
+            return f"{name} is {value}: {error}"
     if name == "cameras":
         names = [camera for camera in value if camera]
         wrong = [camera for camera in names if not _CAMERA_NAME.fullmatch(camera)]

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
-from ovseg_ros.core.errors import VocabularyError
+from ovseg_ros.core.image_messages import ImageFieldError
 from ovseg_ros.core.model import Prompt
+from ovseg_ros.core.outputs import SegmentedFrame
 from ovseg_ros.core.tracking.appearance import segment_appearance
 from ovseg_ros.core.types import PanopticResult
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.msg import Vocabulary as VocabularyMessage
-from ovseg_ros.ros.node.camera import Camera, CameraFrame
-from ovseg_ros.ros.node.conversions import vocabulary_message
+from ovseg_ros.ros.node.camera import Camera, Frame
+from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.ros.node.depth_inputs import DepthFrame
 from ovseg_ros.ros.node.fault_log import FaultLog, describe
-from ovseg_ros.ros.node.image_decoding import ImageFieldError
-from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, SHOWS_IDENTITY, SegmentedFrame
+from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, SHOWS_IDENTITY
 from ovseg_ros.ros.node.parameters import Settings
-from ovseg_ros.ros.node.qos import latched_qos, publisher_events
+from ovseg_ros.ros.node.qos import latched_publisher
+from ovseg_ros.ros.node.space_messages import FrameInSpace
 from ovseg_ros.ros.node.vision_outputs import VisionAnnouncer
 from ovseg_ros.ros.node.vocabulary_service import VocabularyService
 from ovseg_ros.ros.node.worker import Worker
@@ -44,7 +45,7 @@ _WARM_UP_SHAPE = (480, 640, 3)
 class _Prepared:
     """A frame that somebody wants: decoded, and cut to the region of interest."""
 
-    frame: CameraFrame
+    frame: Frame
     wanted: frozenset[str]
     settings: Settings
     image: np.ndarray
@@ -78,13 +79,10 @@ class Pipeline:
         self._node = node
         self._segmenter = segmenter
         self._announced = VocabularyMessage()
-        self._published: dict[str, tuple[CameraFrame, int]] = {}  # by camera: the last frame and its version
+        self._published: dict[str, tuple[Frame, int]] = {}  # by camera: the last frame and its version
         self.cameras: tuple[Camera, ...] = ()
         self._faults = FaultLog(node.get_logger().error)
-        topic = node.resolve_topic_name("~/vocabulary")
-        self._announcer = node.create_publisher(
-            VocabularyMessage, topic, latched_qos(), event_callbacks=publisher_events(node, topic)
-        )
+        self._announcer = latched_publisher(node, VocabularyMessage, "vocabulary")
         self._vision = VisionAnnouncer(node, f"ovseg_ros {node.get_parameter('preset').value}")
         with ExitStack() as undo:
             undo.callback(node.destroy_publisher, self._announcer)
@@ -92,10 +90,15 @@ class Pipeline:
             undo.callback(self._close_cameras)  # after the worker, which publishes
             max_categories = node.get_parameter("max_categories").value
             self.vocabulary = VocabularyService(
-                segmenter, specs, max_categories, self._announce, saved_to, self._report_unsaved
+                segmenter,
+                specs,
+                max_categories,
+                self._announce,
+                saved_to,
+                lambda error: self._faults.report("unsaved", str(error)),
             )
             undo.callback(self.vocabulary.close)
-            self._worker: Worker[CameraFrame] = Worker(
+            self._worker: Worker[Frame] = Worker(
                 self._process, self._report, self._min_period, mailboxes=len(cameras), max_batch=self._max_batch()
             )
             undo.callback(self._worker.close)
@@ -116,12 +119,12 @@ class Pipeline:
         """Where the model runs."""
         return self._segmenter.device
 
-    def query(self, frame: CameraFrame, prompt: Prompt) -> "Future[PanopticResult]":
+    def query(self, frame: Frame, prompt: Prompt) -> "Future[PanopticResult]":
         """Segments `frame` under a prompt of one's own, before the next frame."""
 
         def segment() -> PanopticResult:
             settings = Settings.read(self._node, frame.camera.name)
-            image = frame.incoming.decode()
+            image = frame.decode()
             result = self._segmenter.segment(settings.region.crop(image), prompt, settings.merge)
             return settings.region.place(result, image.shape[:2])
 
@@ -147,7 +150,7 @@ class Pipeline:
         """Finishes the frame at hand and frees everything."""
         self._ending.close()
 
-    def _process(self, frames: Sequence[CameraFrame]) -> None:
+    def _process(self, frames: Sequence[Frame]) -> None:
         # Taken once, so that everything about these frames belongs to one version.
         prompt = self.vocabulary.current
         by_size: dict[tuple[int, ...], list[_Prepared]] = {}
@@ -167,45 +170,43 @@ class Pipeline:
                     )
                     self._publish(prepared, result, prompt)
 
-    def _relabel(self, frame: CameraFrame) -> None:
+    def _relabel(self, frame: Frame) -> None:
         version = self.vocabulary.current.vocabulary.version
         if not frame.camera.frames.full and self._published.get(frame.camera.name) != (frame, version):
             self._process([frame])
 
-    def _prepare(self, frame: CameraFrame) -> _Prepared | None:
+    def _prepare(self, frame: Frame) -> _Prepared | None:
         """What the frame needs before the model; None where nobody wants it."""
         wanted = frame.camera.outputs.wanted()
         if not wanted:
             return None
         settings = Settings.read(self._node, frame.camera.name)
         if wanted & NEEDS_DEPTH:
-            frame.camera.depth.expect(frame.incoming.header)
-        image = frame.incoming.decode()
+            frame.camera.depth.expect(frame.header)
+        image = frame.decode()
         return _Prepared(frame, wanted, settings, image, settings.region.crop(image))
 
     def _publish(self, prepared: _Prepared, result: PanopticResult, prompt: Prompt) -> None:
-        frame, image, settings = prepared.frame, prepared.image, prepared.settings
+        frame, wanted, settings, image = prepared.frame, prepared.wanted, prepared.settings, prepared.image
+        camera, header = frame.camera, frame.header
         whole = settings.region.place(result, image.shape[:2])
-        header = frame.incoming.header
-        if settings.tracking and prepared.wanted & SHOWS_IDENTITY:
-            stamp = header.stamp.sec + header.stamp.nanosec / 1e9
-            whole = frame.camera.tracker.update(whole, stamp, segment_appearance(image, whole))
-        segmented = SegmentedFrame(image, header, whole, prompt.vocabulary, settings)
-        frame.camera.outputs.publish(segmented, prepared.wanted - NEEDS_DEPTH)
-        if prepared.wanted & NEEDS_DEPTH:  # last: depth may still be on its way
-            segmented = replace(segmented, depth=self._depth_of(prepared))
-            frame.camera.outputs.publish(segmented, prepared.wanted & NEEDS_DEPTH)
-        self._published[frame.camera.name] = (frame, whole.vocabulary_version)
         captured = header.stamp.sec + header.stamp.nanosec / 1e9
+        if settings.tracking and wanted & SHOWS_IDENTITY:
+            whole = camera.tracker.update(whole, captured, segment_appearance(image, whole))
+        segmented = SegmentedFrame(image, header, whole, prompt.vocabulary, settings.outputs)
+        camera.outputs.publish(segmented, wanted)
+        # Last: depth may still be on its way.
+        if wanted & NEEDS_DEPTH and (depth := self._depth_of(frame, image)) is not None:
+            camera.outputs.publish_in_space(FrameInSpace(segmented, depth), wanted)
+        self._published[camera.name] = (frame, whole.vocabulary_version)
         since_capture = self._node.get_clock().now().nanoseconds / 1e9 - captured
-        frame.camera.statistics.published(since_capture, time.monotonic() - frame.incoming.received)
+        camera.statistics.published(since_capture, time.monotonic() - frame.received)
 
-    def _depth_of(self, prepared: _Prepared) -> DepthFrame | None:
+    def _depth_of(self, frame: Frame, image: np.ndarray) -> DepthFrame | None:
         """The frame's depth; where there is none, the log says why."""
-        inputs = prepared.frame.camera.depth
-        depth = inputs.pair(prepared.frame.incoming.header, *prepared.image.shape[:2])
-        if problem := inputs.problem():
-            self._faults.report(("depth", prepared.frame.camera.name), f"3D outputs: {problem}")
+        depth = frame.camera.depth.pair(frame.header, *image.shape[:2])
+        if problem := frame.camera.depth.problem():
+            self._faults.report(("depth", frame.camera.name), f"3D outputs: {problem}")
         return depth
 
     def _segment_together(self, group: Sequence[_Prepared], prompt: Prompt) -> list[PanopticResult] | None:
@@ -218,7 +219,7 @@ class Pipeline:
             return None
 
     @contextmanager
-    def _losing_only(self, frame: CameraFrame) -> Iterator[None]:
+    def _losing_only(self, frame: Frame) -> Iterator[None]:
         """What goes wrong inside costs this frame only, and is said."""
         try:
             yield
@@ -254,16 +255,13 @@ class Pipeline:
         return self._node.get_parameter("max_batch").value or (64 if self._segmenter.device.type == "cuda" else 1)
 
     def _announce(self, vocabulary: Vocabulary) -> None:
-        self._announced = vocabulary_message(vocabulary, self._node.get_clock().now().to_msg())
+        self._announced = MESSAGES.vocabulary(vocabulary, self._node.get_clock().now().to_msg())
         self._announcer.publish(self._announced)
         self._vision.announce(vocabulary, self._object_threshold(), self._announced.header.stamp)
 
     def _object_threshold(self) -> float:
         threshold: float = self._node.get_parameter("object_threshold").value
         return threshold
-
-    def _report_unsaved(self, error: VocabularyError) -> None:
-        self._faults.report("unsaved", str(error))
 
     def _close_cameras(self) -> None:
         for camera in self.cameras:

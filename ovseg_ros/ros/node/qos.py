@@ -4,7 +4,9 @@ REP 2003: a consumer of sensor data takes best effort, which matches every camer
 RViz and other tools ask for that by default, and a best-effort subscriber still matches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from rclpy.duration import Duration
@@ -18,6 +20,7 @@ from rclpy.qos import (
     QoSReliabilityPolicy,
     qos_policy_name_from_kind,
 )
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 
 try:
@@ -34,9 +37,9 @@ _FOREVER = 9_000_000_000 * 10**9
 """Nanoseconds that mean "for ever"; middlewares write the largest number of their own, which is a little more."""
 
 
-def input_qos() -> QoSProfile:
-    """Best effort, and only the newest message is kept."""
-    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+def input_qos(depth: int = 1) -> QoSProfile:
+    """Best effort, and only the newest messages are kept."""
+    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=depth, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 
 
 def output_qos() -> QoSProfile:
@@ -54,16 +57,44 @@ def latched_qos() -> QoSProfile:
     )
 
 
-def subscription_events(node: Node, topic: str) -> SubscriptionEventCallbacks:
-    """Logs that a publisher of `topic` does not fit our subscription, and why."""
+def subscribe_all(
+    node: Node, topics: Mapping[str, tuple[type, Callable[[Any], None]]], qos: QoSProfile
+) -> list[Subscription]:
+    """Subscribes to all topics or to none, and logs that a publisher of one does not fit, and why.
 
-    def warn(event: Any) -> None:
+    Args:
+        topics: type and callback by relative name.
+        qos: for all, unless parameters qos_overrides say otherwise.
+
+    Raises:
+        Exception: whatever rclpy raises on parameters qos_overrides that are no QoS.
+    """
+
+    def warn(topic: str, event: Any) -> None:
         node.get_logger().warning(
             f"{topic}: a publisher offers an incompatible {_policy(event)}, so its images cannot arrive; "
             f"change its QoS, or ours with the parameter qos_overrides.{topic}.subscription.*"
         )
 
-    return SubscriptionEventCallbacks(incompatible_qos=warn)
+    overriding = QoSOverridingOptions.with_default_policies()
+    with ExitStack() as undo:
+        made = []
+        for name, (kind, receive) in topics.items():
+            events = SubscriptionEventCallbacks(incompatible_qos=partial(warn, node.resolve_topic_name(name)))
+            made.append(
+                node.create_subscription(
+                    kind, name, receive, qos, event_callbacks=events, qos_overriding_options=overriding
+                )
+            )
+            undo.callback(node.destroy_subscription, made[-1])
+        undo.pop_all()
+    return made
+
+
+def latched_publisher(node: Node, message_type: type, name: str) -> Publisher:
+    """Who subscribes late still gets the last message."""
+    topic = node.resolve_topic_name(f"~/{name}")
+    return node.create_publisher(message_type, topic, latched_qos(), event_callbacks=publisher_events(node, topic))
 
 
 def publisher_events(node: Node, topic: str, on_matched: Callable[[], None] | None = None) -> PublisherEventCallbacks:

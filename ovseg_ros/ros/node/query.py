@@ -5,7 +5,7 @@ from std_msgs.msg import Header
 
 from ovseg_ros.core.types import PanopticResult
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, guess_is_thing
-from ovseg_ros.ros.node.conversions import image_message, region_message
+from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.srv import Query
 
 
@@ -39,6 +39,6 @@ def query_response(result: PanopticResult, phrase: str, header: Header) -> Query
         success=True,
         header=header,
         score=float(best.score),
-        box=region_message(best.box),
-        mask=image_message(mask, "mono8", header),
+        box=MESSAGES.region(best.box),
+        mask=MESSAGES.image(mask, "mono8", header),
     )

@@ -62,6 +62,9 @@ class SegmentNode(LifecycleNode):
     Args:
         segmenter_factory: makes the segmenter from the parameters preset and device; by default `build_segmenter`.
 
+    Attributes:
+        pipeline: what runs while the node is configured; else None.
+
     Raises:
         rclpy.exceptions.ParameterException: a parameter given at start has the wrong type or is out of range.
     """
@@ -71,7 +74,7 @@ class SegmentNode(LifecycleNode):
         self.add_on_set_parameters_callback(validate)
         declare(self, PARAMETERS)
         self._make_segmenter = segmenter_factory or _build_segmenter
-        self._pipeline: Pipeline | None = None
+        self.pipeline: Pipeline | None = None
         self._is_active = False
         self._doing = ""
         self._fault = ""
@@ -108,7 +111,7 @@ class SegmentNode(LifecycleNode):
         self._doing = f"loading preset {preset} on device {device}"
         self._diagnostics.publish()
         try:
-            self._pipeline = self._load(preset, device)
+            self.pipeline = self._load(preset, device)
         except (OvsegError, ParameterException) as error:
             reason = str(error)
         except Exception as error:  # such as a device that is out of memory
@@ -117,13 +120,13 @@ class SegmentNode(LifecycleNode):
             reason = ""
         finally:
             self._doing = ""
-        if self._pipeline is None:
+        if self.pipeline is None:
             give_back()
             return self._refuse(reason)
         self._fault = ""
-        vocabulary = self._pipeline.vocabulary.current.vocabulary
+        vocabulary = self.pipeline.vocabulary.current.vocabulary
         self.get_logger().info(
-            f"preset {preset} on {self._pipeline.device}, vocabulary of {len(vocabulary.categories)} categories"
+            f"preset {preset} on {self.pipeline.device}, vocabulary of {len(vocabulary.categories)} categories"
         )
         return super().on_configure(state)
 
@@ -167,9 +170,9 @@ class SegmentNode(LifecycleNode):
     def close(self) -> None:
         """Ends subscriptions, threads and publishers; waits for the frame at hand."""
         self._deactivate()
-        if self._pipeline is not None:
-            self._pipeline.close()
-            self._pipeline = None
+        if self.pipeline is not None:
+            self.pipeline.close()
+            self.pipeline = None
             give_back()
 
     def _load(self, preset: str, device: str) -> Pipeline:
@@ -180,7 +183,7 @@ class SegmentNode(LifecycleNode):
         segmenter = self._make_segmenter(preset, device)
         declare(self, merge_parameters(segmenter.merge))
         saved_to = saving_path(self._value("vocabulary_file")) if self._value("save_vocabulary") else None
-        return Pipeline(self, segmenter, specs, cameras, self._on_frame, saved_to)
+        return Pipeline(self, segmenter, specs, cameras, self._requests.arrived, saved_to)
 
     def note_fault(self, reason: str) -> None:
         """A transition failed: in the log now, and in the diagnostics until one succeeds."""
@@ -202,7 +205,7 @@ class SegmentNode(LifecycleNode):
     # Diagnostics
 
     def _model_report(self) -> ModelReport:
-        pipeline = self._pipeline
+        pipeline = self.pipeline
         vocabulary = pipeline.vocabulary.current.vocabulary if pipeline is not None else None
         resting = "unconfigured" if pipeline is None else "inactive"
         return ModelReport(
@@ -220,18 +223,15 @@ class SegmentNode(LifecycleNode):
 
     @property
     def _cameras(self) -> tuple[Camera, ...]:
-        return self._pipeline.cameras if self._pipeline is not None else ()
+        return self.pipeline.cameras if self.pipeline is not None else ()
 
     def _input_topics(self) -> str:
         return " or ".join(topic for camera in self._cameras for topic in camera.inputs.topics)
 
-    def _on_frame(self, camera: Camera) -> None:
-        self._requests.arrived(camera)
-
     def _update(self) -> None:
         self._requests.expire()
-        if self._pipeline is not None:
-            self._pipeline.update()
+        if self.pipeline is not None:
+            self.pipeline.update()
         if not self._is_active:
             return
         for camera in self._cameras:
@@ -243,18 +243,18 @@ class SegmentNode(LifecycleNode):
     async def _set_vocabulary(
         self, request: SetVocabulary.Request, response: SetVocabulary.Response
     ) -> SetVocabulary.Response:
-        if self._pipeline is None:
+        if self.pipeline is None:
             response.message = _NOT_CONFIGURED
             return response
-        vocabulary = self._pipeline.vocabulary
+        vocabulary = self.pipeline.vocabulary
         try:
             response = await self._answer(vocabulary.submit(request))
         except Exception as error:  # the answer carries the reason; the node goes on
             response.message = f"the vocabulary stays as it was: {describe(error)}"
             response.version = vocabulary.current.vocabulary.version
         if response.success:
-            if self._pipeline is not None:
-                self._pipeline.relabel()
+            if self.pipeline is not None:
+                self.pipeline.relabel()
             self.get_logger().info(f"vocabulary {response.version}: {len(response.category_ids)} categories")
         else:
             self.get_logger().warning(f"set_vocabulary refused: {response.message}")
@@ -263,14 +263,14 @@ class SegmentNode(LifecycleNode):
     def _get_vocabulary(
         self, request: GetVocabulary.Request, response: GetVocabulary.Response
     ) -> GetVocabulary.Response:
-        if self._pipeline is not None:
-            response.vocabulary = self._pipeline.vocabulary_message
+        if self.pipeline is not None:
+            response.vocabulary = self.pipeline.vocabulary_message
         return response
 
     async def _query(self, request: Query.Request, response: Query.Response) -> Query.Response:
-        if self._pipeline is None or not self._is_active:
+        if self.pipeline is None or not self._is_active:
             return refused_query("the node is not active; activate it first")
-        pipeline = self._pipeline
+        pipeline = self.pipeline
         try:
             vocabulary = phrase_vocabulary(request.phrase)
             frame = await self._requests.newest(pipeline.cameras)
@@ -278,7 +278,7 @@ class SegmentNode(LifecycleNode):
                 return refused_query(f"no image has come yet on {self._input_topics()}")
             prompt = await self._answer(pipeline.vocabulary.prepare(vocabulary))
             result = await self._answer(pipeline.query(frame, prompt))
-            return query_response(result, request.phrase, frame.incoming.header)
+            return query_response(result, request.phrase, frame.header)
         except Exception as error:  # the answer carries the reason; the node goes on
             return refused_query(describe(error))
 

@@ -3,23 +3,23 @@
 All are in the optical frame of the image's header, in metres.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
+from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from ovseg_ros.core.vocabulary import Vocabulary
+from ovseg_ros.core.outputs import SegmentedFrame
+from ovseg_ros.core.space.boxes import OrientedBox
+from ovseg_ros.core.space.segments import SegmentGeometry, measure_segments
+from ovseg_ros.core.types import Segment
 from ovseg_ros.msg import Segment3D, Segments3D
 from ovseg_ros.ros.node.depth_inputs import DepthFrame
-
-if TYPE_CHECKING:
-    from ovseg_ros.core.space.boxes import OrientedBox
-    from ovseg_ros.core.space.segments import SegmentGeometry
-    from ovseg_ros.core.types import PanopticResult, Segment
 
 _POINT = np.dtype(
     [
@@ -46,51 +46,58 @@ _TEXT_HEIGHT = 0.04
 """Height of a name as a share of its distance."""
 
 
-def points_message(image: np.ndarray, result: "PanopticResult", frame: DepthFrame, header: Header) -> PointCloud2:
+@dataclass(frozen=True)
+class FrameInSpace:
+    """All that the outputs in 3D of an image are made of."""
+
+    flat: SegmentedFrame
+    depth: DepthFrame
+
+    @cached_property
+    def geometry(self) -> list[tuple[Segment, SegmentGeometry]]:
+        """The segments that have enough depth, measured once, where somebody wants it."""
+        segments = {segment.id: segment for segment in self.flat.result.segments}
+        things = {segment.id for segment in segments.values() if segment.is_thing}
+        measured = measure_segments(self.depth.depth, self.depth.camera, self.flat.result.segment_ids, things)
+        return [(segments[geometry.id], geometry) for geometry in measured]
+
+
+def points_message(frame: FrameInSpace) -> PointCloud2:
     """An organised cloud: one point a pixel, in the image's rows and columns; x, y and z are NaN without a reading."""
-    height, width = frame.depth.shape
-    columns, rows = frame.camera.rays()
-    points = np.empty((height, width), _POINT)
-    np.multiply(frame.depth, columns[None, :], out=points["x"])
-    np.multiply(frame.depth, rows[:, None], out=points["y"])
-    points["z"] = frame.depth
-    points["bgr"] = image[:, :, ::-1]
+    depth, result = frame.depth.depth, frame.flat.result
+    columns, rows = frame.depth.camera.rays()
+    points = np.empty(depth.shape, _POINT)
+    np.multiply(depth, columns[None, :], out=points["x"])
+    np.multiply(depth, rows[:, None], out=points["y"])
+    points["z"] = depth
+    points["bgr"] = frame.flat.image[:, :, ::-1]
     points["unused"] = 0
     points["category_id"] = result.category_ids
     points["segment_id"] = result.segment_ids
     np.multiply(result.confidence, np.float32(1 / 255), out=points["confidence"])
-    message = PointCloud2()
-    message.header = header
-    message.height, message.width = height, width
-    message.fields = _FIELDS
-    message.is_bigendian = False
-    message.point_step = _POINT.itemsize
-    message.row_step = _POINT.itemsize * width
-    message.is_dense = bool(np.isfinite(frame.depth).all())
-    message.data.frombytes(memoryview(points.view(np.uint8)).cast("B"))
+    message = PointCloud2(header=frame.flat.header, fields=_FIELDS, is_bigendian=False, point_step=_POINT.itemsize)
+    message.height, message.width = depth.shape
+    message.row_step = points.strides[0]
+    message.is_dense = bool(np.isfinite(depth).all())
+    message.data.frombytes(points.reshape(-1).view(np.uint8))
     return message
 
 
-def segments_3d_message(result: "PanopticResult", geometry: Sequence["SegmentGeometry"], header: Header) -> Segments3D:
+def segments_3d_message(frame: FrameInSpace) -> Segments3D:
     """Where the segments are; those without enough depth are left out."""
-    segments = {segment.id: segment for segment in result.segments}
-    message = Segments3D()
-    message.header = header
-    message.vocabulary_version = result.vocabulary_version
-    message.segments = [_segment_3d(segments[measured.id], measured) for measured in geometry]
-    return message
+    return Segments3D(
+        header=frame.flat.header,
+        vocabulary_version=frame.flat.result.vocabulary_version,
+        segments=[_segment_3d(segment, measured) for segment, measured in frame.geometry],
+    )
 
 
-def markers_message(
-    result: "PanopticResult", geometry: Sequence["SegmentGeometry"], vocabulary: Vocabulary, header: Header
-) -> MarkerArray:
+def markers_message(frame: FrameInSpace) -> MarkerArray:
     """A name at every segment and a box around every thing. All markers of frames before are deleted first."""
-    colors = {category.id: category.color for category in vocabulary.categories}
-    segments = {segment.id: segment for segment in result.segments}
-    message = MarkerArray()
-    message.markers.append(Marker(header=header, action=Marker.DELETEALL))
-    for measured in geometry:
-        segment = segments[measured.id]
+    header = frame.flat.header
+    colors = {category.id: category.color for category in frame.flat.vocabulary.categories}
+    message = MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
+    for segment, measured in frame.geometry:
         message.markers.append(_name_marker(segment, measured, header))
         if segment.is_thing:
             message.markers.append(_box_marker(segment, measured, colors, header))
@@ -99,31 +106,12 @@ def markers_message(
 
 def quaternion_of(rotation: np.ndarray) -> Quaternion:
     """The unit quaternion of a rotation matrix (3, 3), with w >= 0."""
-    m = rotation
-    # Of the four squared components the largest is at least a quarter: no division by something small.
-    squares = np.array(
-        [
-            1 + m[0, 0] - m[1, 1] - m[2, 2],
-            1 - m[0, 0] + m[1, 1] - m[2, 2],
-            1 - m[0, 0] - m[1, 1] + m[2, 2],
-            1 + m[0, 0] + m[1, 1] + m[2, 2],
-        ]
-    )
-    products = np.array(
-        [
-            [squares[0], m[0, 1] + m[1, 0], m[0, 2] + m[2, 0], m[2, 1] - m[1, 2]],
-            [m[0, 1] + m[1, 0], squares[1], m[1, 2] + m[2, 1], m[0, 2] - m[2, 0]],
-            [m[0, 2] + m[2, 0], m[1, 2] + m[2, 1], squares[2], m[1, 0] - m[0, 1]],
-            [m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1], squares[3]],
-        ]
-    )
-    values = products[squares.argmax()]
-    values = values / np.linalg.norm(values) * (1 if values[3] >= 0 else -1)
-    x, y, z, w = (float(value) for value in values)
+    values = Rotation.from_matrix(rotation).as_quat()
+    x, y, z, w = (float(value) for value in (values if values[3] >= 0 else -values))
     return Quaternion(x=x, y=y, z=z, w=w)
 
 
-def _segment_3d(segment: "Segment", measured: "SegmentGeometry") -> Segment3D:
+def _segment_3d(segment: Segment, measured: SegmentGeometry) -> Segment3D:
     return Segment3D(
         id=segment.id,
         category_id=segment.category_id,
@@ -138,7 +126,7 @@ def _segment_3d(segment: "Segment", measured: "SegmentGeometry") -> Segment3D:
     )
 
 
-def _name_marker(segment: "Segment", measured: "SegmentGeometry", header: Header) -> Marker:
+def _name_marker(segment: Segment, measured: SegmentGeometry, header: Header) -> Marker:
     size = max(_TEXT_HEIGHT * measured.depth, 0.01)
     above = measured.box.rotation[:, 2] * (measured.box.size[2] / 2 + size) if segment.is_thing else np.zeros(3)
     anchor = measured.box.centre if segment.is_thing else measured.centroid
@@ -151,7 +139,7 @@ def _name_marker(segment: "Segment", measured: "SegmentGeometry", header: Header
 
 
 def _box_marker(
-    segment: "Segment", measured: "SegmentGeometry", colors: Mapping[int, tuple[int, int, int]], header: Header
+    segment: Segment, measured: SegmentGeometry, colors: Mapping[int, tuple[int, int, int]], header: Header
 ) -> Marker:
     marker = Marker(header=header, ns="boxes", id=segment.id, type=Marker.CUBE, action=Marker.ADD)
     marker.pose = _box_pose(measured.box)
@@ -161,7 +149,7 @@ def _box_marker(
     return marker
 
 
-def _box_pose(box: "OrientedBox") -> Pose:
+def _box_pose(box: OrientedBox) -> Pose:
     return Pose(position=_point(box.centre), orientation=quaternion_of(box.rotation))
 
 

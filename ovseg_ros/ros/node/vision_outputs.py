@@ -4,14 +4,16 @@ This is the only place that imports vision_msgs.
 """
 
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from builtin_interfaces.msg import Time
 from rclpy.node import Node
 from std_msgs.msg import Header
 
+from ovseg_ros.core.outputs import SegmentedFrame
 from ovseg_ros.core.vocabulary import Vocabulary
-from ovseg_ros.ros.node.qos import latched_qos, publisher_events
+from ovseg_ros.ros.node.qos import latched_publisher
 
 try:
     from vision_msgs.msg import (
@@ -27,13 +29,8 @@ except ImportError as error:
         f"vision_msgs cannot be imported ({error}), so ~/label_info, ~/vision_info and ~/detections are not published; "
         "for Nav2 and others that need them install ros-$ROS_DISTRO-vision-msgs (4.1 or newer) and restart"
     )
-    FRAME_TYPES: dict[str, type] = {}
 else:
     MISSING = ""
-    FRAME_TYPES = {"detections": Detection2DArray}
-
-if TYPE_CHECKING:
-    from ovseg_ros.core.types import PanopticResult
 
 
 class VisionAnnouncer:
@@ -54,10 +51,7 @@ class VisionAnnouncer:
             node.get_logger().info(MISSING)
             return
         for name, message_type in (("label_info", LabelInfo), ("vision_info", VisionInfo)):
-            topic = node.resolve_topic_name(f"~/{name}")
-            self._publishers.append(
-                node.create_publisher(message_type, topic, latched_qos(), event_callbacks=publisher_events(node, topic))
-            )
+            self._publishers.append(latched_publisher(node, message_type, name))
 
     def announce(self, vocabulary: Vocabulary, threshold: float, stamp: Time) -> None:
         """The vocabulary changed at `stamp`. From any thread."""
@@ -65,9 +59,11 @@ class VisionAnnouncer:
             self._announced = (vocabulary, threshold)
             if self._publishers:
                 label_info, vision_info = self._publishers
-                location = self._node.resolve_topic_name("~/vocabulary")
                 label_info.publish(label_info_message(vocabulary, threshold, stamp))
-                vision_info.publish(vision_info_message(self._method, location, vocabulary.version, stamp))
+                message = VisionInfo(header=Header(stamp=stamp), method=self._method)
+                message.database_location = self._node.resolve_topic_name("~/vocabulary")
+                message.database_version = vocabulary.version
+                vision_info.publish(message)
 
     def follow(self, threshold: float, stamp: Time) -> None:
         """Publishes the label info again if the threshold is another one by now. From any thread."""
@@ -86,37 +82,21 @@ class VisionAnnouncer:
 
 def label_info_message(vocabulary: Vocabulary, threshold: float, stamp: Time) -> Any:
     """Names of the values in ~/label_image. Negatives are left out: they are never published."""
-    message = LabelInfo()
-    message.header.stamp = stamp
-    message.class_map = [
-        VisionClass(class_id=category.id, class_name=category.name)
-        for category in vocabulary.categories
-        if not category.negative
-    ]
-    message.threshold = float(threshold)
-    return message
+    published = [category for category in vocabulary.categories if not category.negative]
+    return LabelInfo(
+        header=Header(stamp=stamp),
+        class_map=[VisionClass(class_id=category.id, class_name=category.name) for category in published],
+        threshold=float(threshold),
+    )
 
 
-def vision_info_message(method: str, location: str, version: int, stamp: Time) -> Any:
-    """Which words are in force: `location` is the topic of the vocabulary, `version` its version."""
-    message = VisionInfo()
-    message.header.stamp = stamp
-    message.method = method
-    message.database_location = location
-    message.database_version = version
-    return message
-
-
-def detections_message(result: "PanopticResult", header: Header) -> Any:
+def detections_message(frame: SegmentedFrame) -> Any:
     """One detection for each thing: `id` is the value of its mask in ~/segment_image, `class_id` the category's id."""
-    message = Detection2DArray()
-    message.header = header
-    for segment in result.segments:
+    message = Detection2DArray(header=frame.header)
+    for segment in frame.result.segments:
         if not segment.is_thing:
             continue
-        detection = Detection2D()
-        detection.header = header
-        detection.id = str(segment.id)
+        detection = Detection2D(header=frame.header, id=str(segment.id))
         x, y, width, height = segment.box
         # Pixel centres are at integers, so the middle of pixels 0 and 1 is 0.5.
         detection.bbox.center.position.x = x + (width - 1) / 2
@@ -128,3 +108,9 @@ def detections_message(result: "PanopticResult", header: Header) -> Any:
         detection.results = [hypothesis]
         message.detections.append(detection)
     return message
+
+
+DETECTIONS: dict[str, tuple[type, Callable[[SegmentedFrame], Any]]] = (
+    {} if MISSING else {"detections": (Detection2DArray, detections_message)}
+)
+"""The output of every frame: its type, and what makes it; empty where vision_msgs is missing."""

@@ -13,8 +13,8 @@ from rclpy.node import Node
 
 from ovseg_ros.core.errors import ConfigError, VocabularyError
 from ovseg_ros.core.vocabulary import CategorySpec
-from ovseg_ros.msg import Category, Vocabulary
-from ovseg_ros.ros.node.conversions import specs_from_messages
+from ovseg_ros.msg import Vocabulary
+from ovseg_ros.ros.node.conversions import specs_from_messages, vocabulary_request
 from ovseg_ros.srv import GetVocabulary, SetVocabulary
 
 
@@ -55,19 +55,7 @@ class VocabularyClient:
             VocabularyError: the node refuses it.
             ConfigError: the node does not answer, or its name is none.
         """
-        request = SetVocabulary.Request(
-            categories=[
-                Category(
-                    name=spec.name,
-                    synonyms=list(spec.synonyms),
-                    is_thing=spec.is_thing,
-                    threshold=float(spec.threshold),
-                    negative=spec.negative,
-                )
-                for spec in specs
-            ]
-        )
-        response: SetVocabulary.Response = self._call(SetVocabulary, "set_vocabulary", request)
+        response: SetVocabulary.Response = self._call(SetVocabulary, "set_vocabulary", vocabulary_request(specs))
         if not response.success:
             raise VocabularyError(f"{self._target} refuses it: {response.message}")
         return response

@@ -102,7 +102,7 @@ class Worker(Generic[Frame]):
         for index in ((self._turn + offset) % count for offset in range(count)):
             if len(frames) == self._max_batch:
                 break
-            if self._due_in(index) > 0 or (frame := self.mailboxes[index].take_nowait()) is None:
+            if self._due_in(index) > 0 or (frame := self.mailboxes[index].take()) is None:
                 continue
             frames.append(frame)
             self._last_starts[index] = time.monotonic()

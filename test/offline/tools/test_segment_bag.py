@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from pycocotools import mask
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -127,9 +128,22 @@ def test_every_image_is_answered_under_its_own_header_and_time(tmp_path, plugin)
     assert ids.data.view("<u2").reshape(HEIGHT, WIDTH)[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
     segments = found["/ovseg/segments"][0][1]
     assert [(segment.id, segment.label, segment.area) for segment in segments.segments] == [(1, "mug", 24)]
+    assert segments.segments[0].mask_rle == ""
     ((_, vocabulary),) = found["/ovseg/vocabulary"]
     assert [category.name for category in vocabulary.categories] == ["mug", "red mug"]
     assert vocabulary.version == segments.vocabulary_version
+
+
+def test_masks_are_in_the_segments_where_asked_for(tmp_path):
+    bag = write_bag(tmp_path / "in", {"/image": [image(0)]})
+    assert segment_bag(bag, "mug", tmp_path / "out", preset="any", mask_rle=True) == 0
+    found = read(tmp_path / "out")
+    ids = found["/ovseg/segment_image"][0][1].data.view("<u2").reshape(HEIGHT, WIDTH)
+    (segment,) = found["/ovseg/segments"][0][1].segments
+    code = {"size": [HEIGHT, WIDTH], "counts": segment.mask_rle.encode()}
+    np.testing.assert_array_equal(mask.decode(code), ids == segment.id)
+    with pytest.raises(ConfigError, match=r"mask_rle \(was True, now None\)"):
+        segment_bag(bag, "mug", tmp_path / "out", preset="any")
 
 
 def test_files_and_ros_1_bags_are_read(tmp_path):
