@@ -48,7 +48,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def preset(tiny_preset: Path) -> Path:
     """The tiny preset, made to give every mask to some word, so that no frame is without a trace of its vocabulary."""
     contents = yaml.safe_load(tiny_preset.read_text())
-    contents["classifier"]["none_logit"] = -100.0
+    contents["model"]["classifier"]["none_logit"] = -100.0
     path = tiny_preset.with_name("every_mask_named.yaml")
     path.write_text(yaml.safe_dump(contents))
     return path
