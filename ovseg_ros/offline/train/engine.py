@@ -27,7 +27,7 @@ class Engine:
     """Device, precision and processes of one training run, which may consist of several loops.
 
     Samples of a batch are numbered from 0 to batch size - 1 over all processes and accumulation parts together, so a
-    batch is the same whatever the number of processes; `samples` says which of them the current call is to compute.
+    batch is the same whatever the number of processes.
 
     Args:
         device: "auto" (the first GPU of this process, else the CPU), "cpu", "cuda" or "cuda:N".
@@ -48,7 +48,6 @@ class Engine:
             self._accelerator = self._make_accelerator()
         except ValueError as error:
             raise ConfigError(f"cannot train on {device!r} in mixed precision {mixed_precision!r}: {error}") from error
-        self._part, self._parts = 0, 1
 
     @property
     def device(self) -> torch.device:
@@ -80,25 +79,20 @@ class Engine:
         """Scales fp16 gradients; None in other precisions."""
         return self._accelerator.scaler
 
-    def samples(self, batch_size: int) -> range:
-        """Which samples of a batch the current call computes.
+    def samples(self, batch_size: int, part: int, parts: int) -> range:
+        """Which samples of a batch this process computes in one of its accumulation parts.
 
         Raises:
             ConfigError: the batch does not divide evenly.
         """
-        shares = self.world * self._parts
+        shares = self.world * parts
         if batch_size % shares:
             raise ConfigError(
-                f"a batch of {batch_size} does not divide over {self.world} processes x {self._parts} accumulation "
-                f"parts; make batch_size a multiple of {shares}"
+                f"a batch of {batch_size} does not divide over {self.world} processes x {parts} accumulation parts; "
+                f"make batch_size a multiple of {shares}"
             )
-        size, share = batch_size // shares, self._part * self.world + self.rank
+        size, share = batch_size // shares, part * self.world + self.rank
         return range(share * size, (share + 1) * size)
-
-    @property
-    def share(self) -> int:
-        """Number of the current call's share of a batch; 0 in a single process without accumulation."""
-        return self._part * self.world + self.rank
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
@@ -125,13 +119,11 @@ class Engine:
             yield self._accelerator.prepare_model(module), self._accelerator.prepare_optimizer(optimizer)
         finally:
             # The next loop gets a gradient scaler of its own, and this one's model is let go. Processes stay joined.
-            self._part, self._parts = 0, 1
             self._accelerator = self._make_accelerator()
 
-    def part(self, module: nn.Module, number: int, parts: int) -> AbstractContextManager[object]:
-        """Context of one accumulation part: gradients are exchanged in the last one only."""
-        self._part, self._parts = number, parts
-        return self._accelerator.no_sync(module) if number + 1 < parts else nullcontext()
+    def exchange_gradients(self, module: nn.Module, now: bool) -> AbstractContextManager[object]:
+        """Context of a forward and backward pass of `module`: whether its gradients are averaged over the processes."""
+        return nullcontext() if now else self._accelerator.no_sync(module)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`."""

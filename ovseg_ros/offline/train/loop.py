@@ -4,10 +4,11 @@ What step n does depends on (seed, n) and on the shares into which its batch is 
 resumed sees what an unbroken one would.
 """
 
+import json
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from ovseg_ros.offline.train.log import TrainingLog
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.optimization import make_optimizer
 from ovseg_ros.offline.train.state import Trained, resume, save_state
+from ovseg_ros.offline.train.task import Task
 
 _FREE_TO_CHANGE = frozenset({"steps", "gradient_accumulation", "checkpoint_every", "log_every", "pictures_every"})
 """What a resumed run may set otherwise. More steps stretch the schedule from there on."""
@@ -32,27 +34,11 @@ class TrainingStopped(OvsegError):
     """SIGTERM arrived; the state was saved and the same command goes on from it."""
 
 
-def run_loop(
-    model: nn.Module,
-    losses_at: Callable[[int], Mapping[str, Tensor]],
-    config: LoopConfig,
-    folder: Path,
-    *,
-    name: str,
-    engine: Engine | None = None,
-    pictures_at: Callable[[int], Mapping[str, np.ndarray]] | None = None,
-) -> None:
-    """Train `model` in place, on the engine's device; goes on from the checkpoint in `folder` if there is one.
-
-    `losses_at` is called for each share of a batch. It asks `engine.samples(config.batch_size)` which samples these
-    are, makes them from (seed, step, sample) alone, and runs them through `model` where its parameters lie. Random
-    draws inside the model are seeded before every call.
+def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) -> None:
+    """Train a task's model in place, on the engine's device; goes on from the checkpoint in `folder` if there is one.
 
     Args:
-        losses_at: step -> named scalars, whose sum is minimised; means over its samples.
         folder: gets `last.pt`, `previous.pt`, `log.jsonl` and `tensorboard/`.
-        engine: made anew unless given; give one if `losses_at` uses it.
-        pictures_at: step -> uint8 RGB pictures (H, W, 3) by name, in evaluation mode and without gradients.
 
     Raises:
         CheckpointError: the checkpoint belongs to another model or configuration, or cannot be read.
@@ -61,25 +47,27 @@ def run_loop(
         TrainingStopped: after SIGTERM, when the state is saved.
         ConfigError: the batch does not divide over the processes.
     """
-    engine = engine or Engine()
+    parts = config.gradient_accumulation
+    shares = [engine.samples(config.batch_size, part, parts) for part in range(parts)]
     folder.mkdir(parents=True, exist_ok=True)
-    model.to(engine.device)
+    model = task.model.to(engine.device)
     optimizer = make_optimizer(model, config)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    fixed = _plain({key: value for key, value in asdict(config).items() if key not in _FREE_TO_CHANGE})
-    with _sigterm() as asked_to_stop, engine.prepared(_Losses(model, losses_at), optimizer) as (stepper, prepared):
+    fixed = {key: value for key, value in asdict(config).items() if key not in _FREE_TO_CHANGE}
+    fixed = json.loads(json.dumps(fixed))  # tuples as lists, as they come back from a checkpoint
+    with _sigterm() as asked_to_stop, engine.prepared(_Losses(task), optimizer) as (losses_of, prepared):
         trained = Trained(model, prepared, engine.scaler)
         begun = resume(folder, trained, config=fixed)
         engine.wait()  # all have read the state before the main process replaces it
         saved_at = begun.step
         model.train()
         with TrainingLog(
-            folder, config, name=name, first_step=begun.step, sums=begun.sums, quiet=not engine.is_main
+            folder, config, name=task.name, first_step=begun.step, sums=begun.sums, quiet=not engine.is_main
         ) as log:
             for step in range(begun.step, config.steps):
                 rates = optimizer.set_rates(step)
                 prepared.zero_grad(set_to_none=True)
-                losses, stop = _backward(engine, stepper, config, step, stop=asked_to_stop.is_set())
+                losses, stop = _backward(engine, losses_of, shares, config.seed, step, stop=asked_to_stop.is_set())
                 _require_finite(losses, "loss", step, folder, saved_at)
                 norm = float(engine.clip(parameters, config.gradient_clip))
                 if engine.scaler is None:  # under fp16 an overflow is the scaler's business: it skips the step
@@ -87,41 +75,45 @@ def run_loop(
                 prepared.step()
                 done = step + 1
                 log.add(done, losses, learning_rate=max(rates), gradient_norm=norm)
-                if pictures_at is not None and engine.is_main and done % config.pictures_every == 0:
-                    log.show(done, _pictures(model, pictures_at, step))
+                if engine.is_main and done % config.pictures_every == 0:
+                    log.show(done, _pictures(task, step))
                 if done % config.checkpoint_every == 0 or done == config.steps or stop:
                     if engine.is_main:
                         save_state(folder, trained, done, sums=log.sums, config=fixed)
                     saved_at = done
                 if stop and done < config.steps:
                     engine.wait()
-                    raise TrainingStopped(f"{name} stopped at step {done} of {config.steps}; its state is saved")
+                    raise TrainingStopped(f"{task.name} stopped at step {done} of {config.steps}; its state is saved")
     model.eval()
 
 
 class _Losses(nn.Module):
-    """The losses as one module's forward pass, so that the engine's wrappers (DDP, autocast) enclose all of it."""
+    """A task's losses as one module's forward pass, so that the engine's wrappers (DDP, autocast) enclose all of it."""
 
-    def __init__(self, model: nn.Module, losses_at: Callable[[int], Mapping[str, Tensor]]) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
-        self.model = model
-        self._losses_at = losses_at
+        self.model = task.model  # registers its parameters
+        self._task = task
 
-    def forward(self, step: int) -> dict[str, Tensor]:
-        return dict(self._losses_at(step))
+    def forward(self, step: int, samples: range) -> dict[str, Tensor]:
+        return dict(self._task.losses(step, samples))
 
 
 def _backward(
-    engine: Engine, stepper: nn.Module, config: LoopConfig, step: int, *, stop: bool
+    engine: Engine, losses_of: nn.Module, shares: Sequence[range], seed: int, step: int, *, stop: bool
 ) -> tuple[dict[str, float], bool]:
-    """Gradients of a whole batch. Returns its losses and whether any process was asked to stop."""
-    parts = config.gradient_accumulation
+    """Gradients of a whole batch, of which this process computes `shares`, one after the other.
+
+    Returns:
+        Its losses, and whether any process was asked to stop.
+    """
+    parts = len(shares)
     sums: dict[str, Tensor] = {}
-    for part in range(parts):
-        with engine.part(stepper, part, parts):
-            engine.samples(config.batch_size)  # refuses a batch that does not divide, even if losses_at never asks
-            torch.manual_seed(config.seed * 1_000_003 + step + engine.share * 2**40)
-            losses = stepper(step)
+    for part, samples in enumerate(shares):
+        with engine.exchange_gradients(losses_of, part + 1 == parts):
+            # Every share draws apart.
+            torch.manual_seed(seed * 1_000_003 + step + samples.start // len(samples) * 2**40)
+            losses = losses_of(step, samples)
             total = torch.stack(list(losses.values())).sum()
             engine.backward(total / parts if parts > 1 else total)
         for key, value in {**losses, "total": total}.items():
@@ -143,23 +135,12 @@ def _require_finite(values: Mapping[str, float], what: str, step: int, folder: P
 
 
 @torch.no_grad()
-def _pictures(
-    model: nn.Module, pictures_at: Callable[[int], Mapping[str, np.ndarray]], step: int
-) -> Mapping[str, np.ndarray]:
-    model.eval()
+def _pictures(task: Task, step: int) -> Mapping[str, np.ndarray]:
+    task.model.eval()
     try:
-        return pictures_at(step)
+        return task.pictures(step)
     finally:
-        model.train()
-
-
-def _plain(values: object) -> object:
-    """Tuples as lists, as they come back from a checkpoint or a YAML file."""
-    if isinstance(values, Mapping):
-        return {key: _plain(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [_plain(value) for value in values]
-    return values
+        task.model.train()
 
 
 @contextmanager
