@@ -13,10 +13,10 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ovseg_ros.core.errors import ConfigError
 
@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 """Of every configuration: no unknown keys, and no text for numbers or numbers for text."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 _EXPECTED = {
     "string_type": "text",

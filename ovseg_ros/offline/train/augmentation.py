@@ -1,22 +1,29 @@
-"""Large-scale jitter: a random scale, flip and crop, the same for an image, its segments and masks proposed for it."""
+"""Random views of an image: how each is scaled, flipped, cut out and exposed, alike for its segments and masks."""
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 
-from ovseg_ros.offline.data.types import VOID
+from ovseg_ros.core.config import STRICT, Share
+from ovseg_ros.offline.data.types import VOID, PanopticSample
 
 OUTSIDE_LOGIT = -20.0
 """Of a mask where a view shows padding."""
 
+Size = tuple[PositiveInt, PositiveInt]
+Range = tuple[PositiveFloat, PositiveFloat]
 
-@dataclass(frozen=True, slots=True)
+
+@pydantic_dataclass(frozen=True, slots=True, config=STRICT)
 class JitterConfig:
-    """Random views of an image (Ghiasi et al., "Simple Copy-Paste", 2021).
+    """Large-scale jitter (Ghiasi et al., "Simple Copy-Paste", 2021), drawn again while a view shows no segment.
 
     Attributes:
         size: (height, width) of a view in pixels.
@@ -24,16 +31,61 @@ class JitterConfig:
         flip: probability of a mirrored view.
     """
 
-    size: tuple[int, int]
-    scale: tuple[float, float] = (0.1, 2.0)
-    flip: float = 0.5
+    size: Size
+    scale: Range = (0.1, 2.0)
+    flip: Share = 0.5
+    kind: Literal["jitter"] = "jitter"
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1 or not 0 < self.scale[0] <= self.scale[1] or not 0 <= self.flip <= 1:
-            raise ValueError(
-                "size must be 1 or more, scale an ascending range above 0 and flip in [0, 1], got "
-                f"{self.size}, {self.scale} and {self.flip}"
-            )
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale must be an ascending range, got {self.scale}")
+
+
+@pydantic_dataclass(frozen=True, slots=True, config=STRICT)
+class CropPhase:
+    """Until `until` (share of the steps), views are crops of `size` (height, width)."""
+
+    until: Share
+    size: Size
+
+
+@pydantic_dataclass(frozen=True, slots=True, config=STRICT)
+class CropsConfig:
+    """Random crops at the image's own scale, and a random exposure.
+
+    Attributes:
+        phases: crop sizes over time. Small crops first: several times the steps for the same work.
+        flip: probability of a mirrored view.
+        gain: range of the factor on all colours.
+        tint: range of a second factor on each colour by itself.
+    """
+
+    phases: Annotated[tuple[CropPhase, ...], Field(min_length=1)]
+    flip: Share = 0.5
+    gain: Range = (0.75, 1.25)
+    tint: Range = (0.94, 1.06)
+    kind: Literal["crops"] = "crops"
+
+    def __post_init__(self) -> None:
+        ends = [phase.until for phase in self.phases]
+        if ends != sorted(ends) or ends[-1] != 1:
+            raise ValueError(f"the phases must follow each other and the last one last until 1, got {ends}")
+
+    def size_at(self, progress: float) -> tuple[int, int]:
+        """Of the crops at a share of the steps, in [0, 1)."""
+        return next(phase.size for phase in self.phases if progress < phase.until)
+
+
+AugmentationConfig = JitterConfig | CropsConfig
+
+
+def view_sizes(config: AugmentationConfig) -> list[tuple[int, int]]:
+    """Every (height, width) that views have in a training."""
+    match config:
+        case JitterConfig():
+            return [config.size]
+        case CropsConfig():
+            return [phase.size for phase in config.phases]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +96,7 @@ class View:
         resized: (height, width) of the whole image, pixels.
         top, left: of the cut in the resized image, pixels.
         size: (height, width) of the view, pixels.
+        exposure: factors on red, green and blue; None leaves the pixels as they are.
     """
 
     resized: tuple[int, int]
@@ -51,11 +104,15 @@ class View:
     left: int
     size: tuple[int, int]
     flipped: bool
+    exposure: tuple[float, float, float] | None = None
 
     def of_image(self, image: np.ndarray) -> np.ndarray:
-        """uint8 RGB (H, W, 3) -> uint8 RGB of the view's size, black where padded."""
+        """uint8 RGB (H, W, 3) -> RGB of the view's size, black where padded: uint8, or float32 in [0, 1] if exposed."""
         shrinks = self.resized[0] < image.shape[0]
-        return self._cut(image, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        cut = self._cut(image, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        if self.exposure is None:
+            return cut
+        return np.clip(cut * (np.array(self.exposure) / 255).astype(np.float32), 0, 1, dtype=np.float32)
 
     def of_segments(self, segment_ids: np.ndarray) -> np.ndarray:
         """int32 (H, W) -> int32 of the view's size, void where padded."""
@@ -93,7 +150,23 @@ class View:
         return view
 
 
-def draw_view(image_size: tuple[int, int], config: JitterConfig, rng: np.random.Generator) -> View:
+def draw_view(sample: PanopticSample, config: AugmentationConfig, rng: np.random.Generator, progress: float) -> View:
+    """A random view of a sample at a share of the steps, in [0, 1)."""
+    match config:
+        case JitterConfig():
+            wanted = np.array([segment.id for segment in sample.segments if not segment.is_crowd], dtype=np.int64)
+            return draw_jitter_with_segments(sample.segment_ids, wanted, config, rng)
+        case CropsConfig():
+            height, width = sample.segment_ids.shape
+            rows, columns = config.size_at(progress)
+            top, left = int(rng.integers(max(0, height - rows) + 1)), int(rng.integers(max(0, width - columns) + 1))
+            flipped = bool(rng.random() < config.flip)
+            exposure = rng.uniform(*config.gain) * rng.uniform(*config.tint, size=3)
+            left = max(0, width - columns - left) if flipped else left  # the cut comes after the flip
+            return View((height, width), top, left, (rows, columns), flipped, tuple(exposure.tolist()))
+
+
+def draw_jitter(image_size: tuple[int, int], config: JitterConfig, rng: np.random.Generator) -> View:
     """A random view of an image of `image_size` (height, width)."""
     scale = rng.uniform(*config.scale) * min(want / have for want, have in zip(config.size, image_size, strict=True))
     resized = tuple(max(1, round(side * scale)) for side in image_size)
@@ -101,13 +174,13 @@ def draw_view(image_size: tuple[int, int], config: JitterConfig, rng: np.random.
     return View((resized[0], resized[1]), top, left, config.size, bool(rng.random() < config.flip))
 
 
-def draw_view_with_segments(
+def draw_jitter_with_segments(
     segment_ids: np.ndarray, wanted: np.ndarray, config: JitterConfig, rng: np.random.Generator, *, attempts: int = 10
 ) -> View:
     """A random view that shows some of the `wanted` segments; the last one drawn if `attempts` views show none."""
     shape = (segment_ids.shape[0], segment_ids.shape[1])
     for _ in range(attempts):
-        view = draw_view(shape, config, rng)
+        view = draw_jitter(shape, config, rng)
         shown = view.of_segments(segment_ids)
         if np.isin(shown[shown != VOID], wanted).any():
             break

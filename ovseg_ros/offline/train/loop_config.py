@@ -1,9 +1,12 @@
 """How long, how fast and on what share of a batch at once a training loop learns."""
 
-from dataclasses import dataclass
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from ovseg_ros.core.config import STRICT
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Multiplier:
     """Parameters whose names begin with `prefix` learn at `factor` times the rate."""
 
@@ -11,7 +14,7 @@ class Multiplier:
     factor: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class EncoderSchedule:
     """How a pretrained ViT inside a model learns, after EoMT's recipe.
 
@@ -24,12 +27,12 @@ class EncoderSchedule:
     """
 
     prefix: str = "encoder."
-    layer_decay: float = 0.8
-    full_rate_blocks: int = 0
-    warmup_steps: int = 1000
+    layer_decay: PositiveFloat = 0.8
+    full_rate_blocks: NonNegativeInt = 0
+    warmup_steps: NonNegativeInt = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class LoopConfig:
     """How long and how fast to learn.
 
@@ -47,29 +50,18 @@ class LoopConfig:
         checkpoint_every, log_every, pictures_every: steps between checkpoints, log lines and pictures.
     """
 
-    steps: int
-    batch_size: int
-    learning_rate: float
+    steps: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
     weight_decay: float = 0.05
     decay_vectors: bool = False
     betas: tuple[float, float] = (0.9, 0.98)
-    warmup_steps: int = 200
-    gradient_clip: float = 1.0
-    gradient_accumulation: int = 1
+    warmup_steps: NonNegativeInt = 200
+    gradient_clip: PositiveFloat = 1.0
+    gradient_accumulation: PositiveInt = 1
     multipliers: tuple[Multiplier, ...] = ()
     encoder: EncoderSchedule | None = None
-    seed: int = 0
-    checkpoint_every: int = 100
-    log_every: int = 20
-    pictures_every: int = 500
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "gradient_accumulation", "checkpoint_every", "log_every", "pictures_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if self.learning_rate <= 0 or self.gradient_clip <= 0:
-            raise ValueError(
-                f"learning_rate and gradient_clip must be positive, got {self.learning_rate} and {self.gradient_clip}"
-            )
-        if self.warmup_steps < 0 or self.seed < 0:
-            raise ValueError(f"warmup_steps and seed must not be negative, got {self.warmup_steps} and {self.seed}")
+    seed: NonNegativeInt = 0
+    checkpoint_every: PositiveInt = 100
+    log_every: PositiveInt = 20
+    pictures_every: PositiveInt = 500

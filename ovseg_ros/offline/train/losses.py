@@ -4,16 +4,20 @@ Masks are compared everywhere, or on random points that prefer where the predict
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, NonNegativeInt
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ovseg_ros.core.config import STRICT, Share
 from ovseg_ros.core.proposals.eomt.network import QueryPrediction
 
 
-@dataclass(frozen=True, slots=True)
+@pydantic_dataclass(frozen=True, slots=True, config=STRICT)
 class MaskLossConfig:
     """Weights of the terms, in the matching cost and in the loss alike (EoMT's published values), and where to compare.
 
@@ -29,16 +33,9 @@ class MaskLossConfig:
     bce_weight: float = 5.0
     dice_weight: float = 5.0
     no_object_weight: float = 0.1
-    points: int = 0
-    oversample: float = 3.0
-    importance: float = 0.75
-
-    def __post_init__(self) -> None:
-        if self.points < 0 or self.oversample < 1 or not 0 <= self.importance <= 1:
-            raise ValueError(
-                "points must be 0 or more, oversample 1 or more and importance in [0, 1], got "
-                f"{self.points}, {self.oversample} and {self.importance}"
-            )
+    points: NonNegativeInt = 0
+    oversample: Annotated[float, Field(ge=1)] = 3.0
+    importance: Share = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +116,7 @@ def _prediction_loss(
     }
 
 
-def bce_and_dice(logits: Tensor, masks: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def bce_and_dice(logits: Tensor, masks: Tensor, count: float) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy and dice loss of matched masks, summed over them and divided by `count`.
 
     Args:

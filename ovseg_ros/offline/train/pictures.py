@@ -43,12 +43,13 @@ def compare_segments(image: Tensor, wanted: Tensor, found: Tensor) -> np.ndarray
     """Image, ground truth and prediction side by side.
 
     Args:
-        image: uint8 (3, H, W).
+        image: (3, H, W), uint8 or in [0, 1].
         wanted, found: segment ids (H, W); 0 = void.
 
     Returns:
         uint8 RGB (H, 3 W, 3).
     """
+    image = (255 * image).byte() if image.is_floating_point() else image
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
     drawn = [pixels]
     for ids in (wanted, found):

@@ -3,54 +3,37 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, Literal
 
-from ovseg_ros.core.config import from_mapping, load_yaml
+from pydantic import Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from ovseg_ros.core.config import STRICT, from_mapping, load_yaml
 from ovseg_ros.core.errors import CheckpointError, ConfigError
-from ovseg_ros.core.presets import load_preset
+from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.resources import config_dir
-from ovseg_ros.core.weights.strict import save_half
-from ovseg_ros.offline.train.clip import ClipTrainingConfig, train_clip
+from ovseg_ros.offline.train.clip import ClipTraining, train_clip
 from ovseg_ros.offline.train.engine import Engine
-from ovseg_ros.offline.train.eomt_panoptic import EoMTPanopticConfig, train_eomt_panoptic
-from ovseg_ros.offline.train.eomt_tabletop import EoMTTrainingConfig, train_eomt
-from ovseg_ros.offline.train.fisa_panoptic import FisaPanopticConfig, train_fisa_panoptic
-from ovseg_ros.offline.train.fisa_tabletop import FisaTrainingConfig, train_fisa_tabletop
+from ovseg_ros.offline.train.eomt import EoMTTraining, train_eomt
+from ovseg_ros.offline.train.fisa import FisaTraining, train_fisa
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.state import has_state
+from ovseg_ros.offline.train.task import Run
 
-T = TypeVar("T")
+Stage = Annotated[EoMTTraining | ClipTraining | FisaTraining, Field(discriminator="kind")]
 
 
-@dataclass(frozen=True, slots=True)
+@pydantic_dataclass(frozen=True, slots=True, config=STRICT)
 class Recipe:
-    """A recipe file, `config/training/NAME.yaml`: what to train, and how. One of four kinds.
+    """A recipe file, `config/training/NAME.yaml`.
 
     Attributes:
-        preset, eomt, clip: the tabletop's two networks, with the preset's architectures.
-        preset, fisa: FISA on the tabletop, on the preset's trained networks.
-        eomt_panoptic: an EoMT on a data set with panoptic ground truth.
-        fisa_panoptic: a FISA on frozen proposals for one.
-        mixed_precision: "no", "bf16" or "fp16", unless the command line says.
+        stages: what to train, one after the other.
+        mixed_precision: arithmetic of the networks, unless the command line says; null = `accelerate launch`'s.
     """
 
-    preset: str | None = None
-    eomt: EoMTTrainingConfig | None = None
-    clip: ClipTrainingConfig | None = None
-    fisa: FisaTrainingConfig | None = None
-    eomt_panoptic: EoMTPanopticConfig | None = None
-    fisa_panoptic: FisaPanopticConfig | None = None
-    mixed_precision: str | None = None
-
-    def __post_init__(self) -> None:
-        names = ("preset", "eomt", "clip", "fisa", "eomt_panoptic", "fisa_panoptic")
-        given = {name for name in names if getattr(self, name) is not None}
-        kinds = ({"preset", "eomt", "clip"}, {"preset", "fisa"}, {"eomt_panoptic"}, {"fisa_panoptic"})
-        if given not in kinds:
-            raise ValueError(
-                "expected one of eomt_panoptic, fisa_panoptic, preset with fisa, and preset with eomt and clip; "
-                f"got {', '.join(sorted(given)) or 'none'}"
-            )
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,52 +87,31 @@ def train(recipe: str, *, out: Path, data: Path | None, options: TrainOptions | 
 
     Args:
         recipe: name of a bundled recipe or path to a YAML file.
-        out: gets one folder of training state for each stage, and the checkpoints in half precision.
-        data: of a tabletop recipe, the folder of rendered views, kept for a second run (None = `out`/data); of others,
-            the data set's folder (None = below `$OVSEG_DATASETS`).
+        out: gets a folder of training state for each loop, and the checkpoints in half precision.
+        data: of rendered views, the folder that keeps them for a second run (None = `out`/data); else the data set's
+            folder (None = below `$OVSEG_DATASETS`).
 
     Raises:
         ConfigError, CheckpointError, DatasetError: for a bad recipe, a foreign or unwanted training state, or bad data.
         TrainingError, TrainingStopped: as `run_loop`.
     """
     options = options or TrainOptions()
-    loaded = load_recipe(recipe)
     changes = {"steps": options.steps, "gradient_accumulation": options.gradient_accumulation}
-    config = _override(loaded, {key: value for key, value in changes.items() if value is not None})
+    config = _override(load_recipe(recipe), {key: value for key, value in changes.items() if value is not None})
     _check_resume(out, options.resume)
-    engine = Engine(options.device, options.mixed_precision or config.mixed_precision)
+    run = Run(data, out, Engine(options.device, options.mixed_precision or config.mixed_precision))
+    generator: EoMT | None = None
     try:
-        if config.eomt_panoptic is not None:
-            train_eomt_panoptic(config.eomt_panoptic, data, out, engine=engine)
-            written = [config.eomt_panoptic.checkpoint]
-        elif config.fisa_panoptic is not None:
-            train_fisa_panoptic(config.fisa_panoptic, data, out, engine=engine)
-            written = [config.fisa_panoptic.checkpoint]
-        elif config.fisa is not None and config.preset is not None:
-            written = [train_fisa_tabletop(config.preset, config.fisa, data or out / "data", out, engine=engine)]
-        else:
-            written = _train_tabletop(config, data or out / "data", out, engine)
-        engine.wait()
+        for stage in config.stages:
+            match stage:
+                case EoMTTraining():
+                    generator = train_eomt(stage, run)
+                case ClipTraining():
+                    train_clip(stage, generator, run)
+                case FisaTraining():
+                    train_fisa(stage, run)
     finally:
-        engine.close()
-    if engine.is_main:
-        print(f"wrote {' and '.join(written)} to {out}")
-
-
-def _train_tabletop(config: Recipe, data: Path, out: Path, engine: Engine) -> list[str]:
-    assert config.preset is not None and config.eomt is not None and config.clip is not None  # the recipe has checked
-    preset = load_preset(config.preset)
-    if preset.eomt is None or preset.eomt_checkpoint is None or preset.clip is None or preset.clip_checkpoint is None:
-        raise ConfigError(
-            f"the preset {config.preset} cannot be trained by this recipe: it needs eomt and clip sections"
-        )
-    generator = train_eomt(preset.eomt, config.eomt, data, out, engine=engine)
-    if engine.is_main:
-        save_half(generator, out / preset.eomt_checkpoint)
-    tower = train_clip(preset.clip, config.clip, generator, data, out, engine=engine)
-    if engine.is_main:
-        save_half(tower, out / preset.clip_checkpoint)
-    return [preset.eomt_checkpoint, preset.clip_checkpoint]
+        run.engine.close()
 
 
 def _check_resume(out: Path, mode: str) -> None:
@@ -162,12 +124,13 @@ def _check_resume(out: Path, mode: str) -> None:
         )
 
 
-def _override(config: T, changes: dict[str, int]) -> T:
-    """A copy in which every loop has these values."""
+def _override(config: Any, changes: dict[str, Any]) -> Any:
+    """A copy of a configuration in which every loop has these values."""
     if isinstance(config, LoopConfig):
         return dataclasses.replace(config, **changes)
-    values = {}
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        value = getattr(config, field.name)
-        values[field.name] = _override(value, changes) if dataclasses.is_dataclass(value) else value
+    if isinstance(config, tuple):
+        return tuple(_override(value, changes) for value in config)
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return config
+    values = {field.name: _override(getattr(config, field.name), changes) for field in dataclasses.fields(config)}
     return type(config)(**values)

@@ -1,10 +1,36 @@
-"""What a training loop needs to know of a training."""
+"""A training in its parts: the run, which consists of stages, and the task that a stage's loop learns."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
+
+from ovseg_ros.core.weights.strict import save_state_half
+from ovseg_ros.offline.train.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Where the stages of a training read, write and compute.
+
+    Attributes:
+        data: --data; None takes each kind of data's own default.
+        out: --out; gets a folder of training state for each loop, and the checkpoints.
+    """
+
+    data: Path | None
+    out: Path
+    engine: Engine
+
+    def save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write what was trained as the checkpoint `name`, in half precision, and say so."""
+        if self.engine.is_main:
+            save_state_half(tensors, self.out / name)
+            print(f"wrote {name} to {self.out}")
+        self.engine.wait()
 
 
 class Task(ABC):
