@@ -61,8 +61,13 @@ def build_segmenter(preset: str, device: str = "auto") -> PanopticSegmenter:
     return PanopticSegmenter(build_two_stage(config.model, preset_folder(preset), target), config.merge, target)
 
 
-def build_two_stage(config: TwoStageSection, files: PresetFolder, device: torch.device) -> TwoStage:
+def build_two_stage(
+    config: TwoStageSection, files: PresetFolder, device: torch.device, *, seed: int | None = None
+) -> TwoStage:
     """A two-stage model; its text tower is on `device`, the rest where it was loaded.
+
+    Args:
+        seed: of the initial weights of an untrained classifier; None leaves them to the global generator.
 
     Raises:
         ConfigError, CheckpointError: as `build_segmenter`.
@@ -70,6 +75,8 @@ def build_two_stage(config: TwoStageSection, files: PresetFolder, device: torch.
     proposer, class_names = build_proposer(config.proposer, config.input_size, files)
     clip = load_clip(config.clip, files, device)
     text_encoder = TextEncoder(clip.encode, prompt_templates(config.templates))
+    if seed is not None:
+        torch.manual_seed(seed)
     classifier = build_classifier(config.classifier, clip, files, class_names, text_encoder)
     return TwoStage(proposer, classifier, text_encoder, config.input_size)
 

@@ -219,7 +219,7 @@ class PanopticStream(Batches[T]):
     def _read(self, number: int) -> PanopticSample:
         """The image whose turn it is, or the next one that can be read."""
         for turn in range(number, number + len(self._dataset)):
-            index = self._index(turn)
+            index = self.index_of(turn)
             try:
                 sample = self._dataset[index]
             except DatasetError as error:
@@ -238,8 +238,8 @@ class PanopticStream(Batches[T]):
             "ovseg check-dataset says why"
         )
 
-    def _index(self, turn: int) -> int:
-        """The image of a turn: epochs are permutations of the data set."""
+    def index_of(self, turn: int) -> int:
+        """The image of a turn, step * batch size + sample: epochs are permutations of the data set."""
         epoch, place = divmod(turn, len(self._dataset))
         with self._lock:
             if self._epoch[0] != epoch:
