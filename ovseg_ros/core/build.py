@@ -10,7 +10,7 @@ from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor
 
 from ovseg_ros.core.backbones.open_clip_model import OpenClipConfig, build_open_clip, encode_prompts
-from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip, encode_sentences
+from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip, clip_shapes, encode_sentences
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.classification.masked_crops import MaskedCropClassifier, MaskedCropConfig
 from ovseg_ros.core.classification.pooled import PooledClassifier
@@ -121,7 +121,9 @@ class LoadedClip:
 
 
 def load_clip(config: ClipSection, files: PresetFolder, device: torch.device) -> LoadedClip:
-    """A preset's CLIP, its text tower on `device`."""
+    """A preset's CLIP, its text tower on `device`; on the meta device its shapes alone, and no file is read."""
+    if device.type == "meta":
+        return _clip_shapes(config)
     match config:
         case SentenceClipSection():
             own, tokenizer = build_clip(config.architecture)
@@ -137,6 +139,20 @@ def load_clip(config: ClipSection, files: PresetFolder, device: torch.device) ->
             model.text.to(device)
             encode = partial(encode_prompts, model, simple_tokenizer)
             return LoadedClip(ImageTower(model), encode, model.text.output_dim, config.mean, config.std)
+
+
+def _clip_shapes(config: ClipSection) -> LoadedClip:
+    match config:
+        case SentenceClipSection():
+            clip, width = clip_shapes(config.architecture), config.architecture.embed_dim
+        case OpenClipConfig():
+            clip, _ = build_open_clip(config, device="meta")
+            width = clip.text.output_dim
+
+    def encode(sentences: Sequence[str]) -> Tensor:
+        return torch.empty(len(sentences), width, device="meta")
+
+    return LoadedClip(ImageTower(clip), encode, width, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 
 
 def build_classifier(

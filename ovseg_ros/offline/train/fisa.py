@@ -171,7 +171,7 @@ def fisa_section(preset: str) -> FisaSection:
     section = load_preset(preset).model.classifier
     if not isinstance(section, FisaSection):
         raise ConfigError(
-            f"the classifier of the preset {preset} is of kind {section.kind}, not fisa; name another, such as fisa_l or "
-            "tabletop_fisa"
+            f"the classifier of the preset {preset} is of kind {section.kind}, not fisa; "
+            "name another, such as fisa_l or tabletop_fisa"
         )
     return section

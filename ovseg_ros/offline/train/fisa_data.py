@@ -264,8 +264,8 @@ def collect_masks(model: TwoStage, views: TabletopViews, words: SeenWords, confi
 @torch.no_grad()
 def with_key_values(classifier: FisaClassifier, views: MaskViews) -> MaskViews:
     """Crops with what CLIP, as it is now, makes of them, in half precision."""
-    parts = []
-    for crops in tqdm(views.pixels.split(_CROPS_AT_ONCE), desc="read crops", unit="batch", mininterval=5):
+    parts, batches = [], views.pixels.split(_CROPS_AT_ONCE)
+    for crops in tqdm(batches, desc="read crops", unit="batch", mininterval=5, disable=len(batches) < 10):
         layers = classifier.key_values(crops.float()) if len(crops) else ()
         parts.append([KeyValues(keys.half(), values.half()) for keys, values in layers])
     joined = (KeyValues(*map(torch.cat, zip(*layer, strict=True))) for layer in zip(*parts, strict=True))
