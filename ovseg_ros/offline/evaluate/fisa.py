@@ -15,7 +15,7 @@ from ovseg_ros.core.model import TwoStage
 from ovseg_ros.core.types import MaskProposals
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.tabletop_views import TabletopViews
-from ovseg_ros.offline.train.fisa_data import fisa_of, likeliest, with_key_values
+from ovseg_ros.offline.train.fisa_data import likeliest, with_key_values
 from ovseg_ros.offline.train.fisa_losses import best_segments, soft_masks
 from ovseg_ros.sim.categories import SEEN, UNSEEN
 
@@ -53,10 +53,12 @@ class NamedQuality:
 
 
 @torch.no_grad()
-def propose_images(model: TwoStage, views: TabletopViews, vocabulary: Vocabulary, count: int) -> list[ProposedImage]:
-    """The first `count` views, with the proposals of a model whose classifier is a FISA that reads crops."""
-    prompt, classifier, images = model.prepare(vocabulary), fisa_of(model), []
-    for index in tqdm(range(min(count, len(views))), desc="evaluation images", unit="image", mininterval=5):
+def propose_images(
+    model: TwoStage, classifier: FisaClassifier, views: TabletopViews, vocabulary: Vocabulary
+) -> list[ProposedImage]:
+    """Views with a model's proposals, and the crops that a FISA reads of them."""
+    prompt, images = model.prepare(vocabulary), []
+    for index in tqdm(range(len(views)), desc="evaluation images", unit="image", mininterval=5):
         pixels = to_tensor(views.images[index], torch.device("cpu"))
         proposals = model.propose(pixels, prompt)
         crops = classifier.look(pixels, likeliest(classifier, proposals)[None])

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,17 @@ from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.model import Classifier, TwoStage
-from ovseg_ros.core.presets import ClassifierSection, FisaSection, load_preset, own_checkpoints, preset_folder
-from ovseg_ros.core.types import TextEmbeddings
+from ovseg_ros.core.presets import FisaSection, PresetFolder, load_preset, own_checkpoints, preset_folder
+from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.files import digest_of, read_json, sha256_of, write_bytes, write_json
-from ovseg_ros.offline.data.tabletop_views import load_or_render
+from ovseg_ros.offline.data.tabletop_views import TabletopViews, load_or_render
 from ovseg_ros.offline.evaluate.fisa import ProposedImage, panoptic_quality, propose_images, true_names
 from ovseg_ros.offline.tools.lora import add_low_rank
 from ovseg_ros.offline.train.data import RenderedData, open_rendered
 from ovseg_ros.offline.train.engine import Engine
 from ovseg_ros.offline.train.fisa import FisaTraining, build_untrained, fisa_section, learn
-from ovseg_ros.offline.train.fisa_data import (
-    CollectedMasks,
-    MaskSamples,
-    collect_masks,
-    fisa_of,
-    some_crops,
-    with_key_values,
-)
+from ovseg_ros.offline.train.fisa_data import CollectedMasks, collect_masks, some_crops, with_key_values
 from ovseg_ros.offline.train.loop_config import Multiplier
 from ovseg_ros.offline.train.run import load_recipe
 from ovseg_ros.offline.train.seen_words import SeenWords
@@ -52,11 +44,7 @@ SYSTEMS = {
     "seve_lora": "+ SEVE, CLIP with LoRA",
 }
 """What trains, with its line in the table."""
-TITLES = {
-    "masked_crops": "masked crops",
-    **SYSTEMS,
-    "oracle": "true names for the masks that fit (oracle)",
-}
+TITLES = {"masked_crops": "masked crops", **SYSTEMS, "oracle": "true names for the masks that fit (oracle)"}
 BACKBONE_RATE = 0.1
 """Learning rate of a fully adapted CLIP over that of the rest (FISA Sec. 5.3)."""
 _REMEDY = "delete it and it is made again"
@@ -126,6 +114,25 @@ class Variant:
         slower = (Multiplier("visual.", BACKBONE_RATE),) if self.system == "seve_full" else ()
         return replace(config, loop=replace(config.loop, seed=seed, multipliers=slower))
 
+    def build(
+        self, config: FisaConfig, clip: LoadedClip, files: PresetFolder, text_encoder: TextEncoder, seed: int
+    ) -> FisaClassifier:
+        """Before its training, on a CLIP of its own."""
+        torch.manual_seed(seed)
+        tower = copy.deepcopy(clip.tower)
+        updates = add_low_rank(tower.visual, self.rank) if self.rank else []
+        section = FisaSection(self.architecture(config))
+        classifier = build_classifier(section, replace(clip, tower=tower), files, (), text_encoder)
+        assert isinstance(classifier, FisaClassifier)  # as the section says
+        classifier.visual.requires_grad_(self.system == "seve_full")
+        for update in updates:
+            update.requires_grad_(True)
+        return classifier
+
+
+REFERENCES = (Variant("masked_crops", 0), Variant("masked_crops", 1), Variant("oracle", 0))
+"""What does not train: masked crops as the preset `tabletop` has them, without mirroring and with, and true names."""
+
 
 def variants(config: AblationConfig, convolutions: int) -> list[list[Variant]]:
     """One group for each depth of the adapter, then LoRA with the preset's; each group runs with all seeds in turn."""
@@ -149,57 +156,76 @@ def ablate_tabletop(config: AblationConfig, *, data: Path, out: Path) -> int:
     Raises:
         ConfigError, CheckpointError, DatasetError: for a bad recipe or preset, or results of other settings in `out`.
     """
-    for stage in load_recipe(config.recipe).stages:
-        match stage:
-            case FisaTraining(data=RenderedData() as rendered):
-                loop = replace(stage.loop, steps=config.steps or stage.loop.steps)
-                bench = _Bench(config, replace(stage, loop=loop), rendered, Run(data, out, Engine("cpu")))
-                bench.run_references()
-                for group in variants(config, bench.fisa.architecture.adapter_convolutions):
-                    for seed in range(config.seeds):
-                        for variant in group:
-                            bench.run(variant, seed)
-                write_report(out, bench.facts)
-                return 0
-    raise ConfigError(f"the recipe {config.recipe} has no stage of kind fisa on rendered data to ablate")
+    training, rendered = _stage(config)
+    facts = _facts(config, training)
+    depth = fisa_section(training.preset).architecture.adapter_convolutions
+    wanted = [(reference, 0) for reference in REFERENCES]
+    for group in variants(config, depth):
+        wanted += [(variant, seed) for seed in range(config.seeds) for variant in group]
+    missing = [(variant, seed) for variant, seed in wanted if not _is_done(out, variant, seed, facts)]
+    if missing:
+        bench = _Bench(config, training, rendered, Run(data, out, Engine("cpu")), digest_of(facts, 8))
+        for variant, seed in missing:
+            result = {"variant": asdict(variant), "seed": seed, "facts": facts, **bench.run(variant, seed)}
+            write_json(result_path(out, variant.name, seed), result)
+            told = f"PQ seen {result['seen']:.1f}, unseen {result['unseen']:.1f}"
+            print(f"{variant.name} seed {seed}: {told}", flush=True)
+            write_report(out, facts)
+    write_report(out, facts)
+    return 0
 
 
 class _Bench:
-    """The networks and features that all variants share, made when the first one needs them.
+    """The networks and features that all variants share, and the training and evaluation of one."""
 
-    Attributes:
-        fisa: what the recipe's preset says of its FISA, untrained.
-        facts: what figures depend on, beside variant and seed.
-    """
+    def __init__(
+        self, config: AblationConfig, training: FisaTraining, rendered: RenderedData, run: Run, digest: str
+    ) -> None:
+        """`digest`: of the settings; ends the names of training folders."""
+        self._digest = digest
+        device, self._training, self._run = run.engine.device, training, run
+        preset, self._files = load_preset(training.preset), preset_folder(training.preset)
+        self._merge, self._clip = preset.merge, load_clip(preset.model.clip, self._files, device)
+        model, self._reader = build_untrained(training.preset, device, training.loop.seed)
+        self._text_encoder, self._vocabulary = model.text_encoder, Vocabulary.build(TABLETOP_SPECS)
+        self._text = model.text_encoder.encode(self._vocabulary)
+        views = _first_views(config, run.data or run.out / "data")
+        self._images = propose_images(model, self._reader, views, self._vocabulary)
+        self._words = SeenWords(model.text_encoder, training.synonyms)
+        views = open_rendered(rendered, run)
+        masks = collect_masks(model, self._reader, views, self._words, training.loss)
+        self._masks = replace(masks, views=with_key_values(self._reader, masks.views))
 
-    def __init__(self, config: AblationConfig, training: FisaTraining, data: RenderedData, run: Run) -> None:
-        self._config, self._training, self._data, self._run = config, training, data, run
-        self._preset, self._files = load_preset(training.preset), preset_folder(training.preset)
-        self.fisa = replace(fisa_section(training.preset), checkpoint=None)
-        frozen = own_checkpoints(replace(self._preset, model=replace(self._preset.model, classifier=self.fisa)))
-        facts = {
-            "split": config.split,
-            "images": config.images,
-            "fisa": asdict(self.fisa.architecture),
-            "merge": asdict(self._preset.merge),
-            "training": asdict(training),
-            "checkpoints": {name: sha256_of(self._files.own(name)) for name in frozen},
-        }
-        self.facts: dict[str, Any] = json.loads(json.dumps(facts))  # tuples become lists, as they come back from a file
-        self._vocabulary = Vocabulary.build(TABLETOP_SPECS)
+    def run(self, variant: Variant, seed: int) -> dict[str, Any]:
+        """The figures of a variant."""
+        match variant.system:
+            case "oracle":
+                return self._quality(partial(true_names, self._reader, self._vocabulary), self._images)
+            case "masked_crops":
+                return self._masked_crops(mirrored=bool(variant.convolutions))
+        return self._trained(variant, seed)
 
-    def run(self, variant: Variant, seed: int) -> None:
-        """Train and evaluate, unless that was done already."""
-        if self._is_done(variant, seed):
-            return
-        images, samples = self._images, self._samples
-        if variant.adapts_clip:  # what it makes of crops changes
-            samples = replace(samples, views=replace(samples.views, key_values=None))
-        classifier = self.classifier(variant, seed)
-        began = time.monotonic()
+    def _masked_crops(self, *, mirrored: bool) -> dict[str, Any]:
+        section = load_preset("tabletop").model.classifier
+        assert isinstance(section, MaskedCropConfig)  # as the package has it
+        section = replace(section, mirrored=mirrored and section.mirrored)
+        classifier = build_classifier(section, self._clip, self._files, (), self._text_encoder).eval()
+        words = classifier.prepare(self._text)
+
+        def classify(image: ProposedImage) -> Tensor:
+            return classifier(image.pixels, image.proposals, words)
+
+        return {"mirrored": section.mirrored, **self._quality(classify, self._images)}
+
+    def _trained(self, variant: Variant, seed: int) -> dict[str, Any]:
+        classifier = variant.build(self._reader.config, self._clip, self._files, self._text_encoder, seed)
+        images, masks = self._images, self._masks
+        if variant.adapts_clip:
+            masks = replace(masks, views=replace(masks.views, key_values=None))
         training = variant.training(self._training, seed)
-        folder = self._run.out / "training" / f"{variant.name}-{seed}-{digest_of(self.facts, 8)}"
-        learn(classifier, CollectedMasks(samples, self._words, training.loop), training, folder, self._run.engine)
+        folder = self._run.out / "training" / f"{variant.name}-{seed}-{self._digest}"
+        began = time.monotonic()
+        learn(classifier, CollectedMasks(masks, self._words, training.loop), training, folder, self._run.engine)
         seconds = round(time.monotonic() - began, 1)
         trained = sum(value.numel() for value in classifier.trained_state_dict().values())
         if variant.adapts_clip:
@@ -209,97 +235,61 @@ class _Bench:
         def classify(image: ProposedImage) -> Tensor:
             return classifier(image.pixels, image.proposals, words, some_crops(image.crops, slice(None)))
 
-        self._write(variant, seed, classify, images, trained_parameters=trained, training_seconds=seconds)
+        quality = self._quality(classify, images)
+        return {"trained_parameters": trained, "training_seconds": seconds, **quality}
 
-    def run_references(self) -> None:
-        """Masked crops as the preset `tabletop` sets them and without mirroring, and a perfect classifier."""
-        section = load_preset("tabletop").model.classifier
-        assert isinstance(section, MaskedCropConfig)  # as the package has it
-        for number, mirrored in enumerate((False, section.mirrored)):
-            variant = Variant("masked_crops", number)
-            if not self._is_done(variant, 0):
-                crops = self._build(replace(section, mirrored=mirrored), self._clip).eval()
-                named = partial(_classify, crops, crops.prepare(self._text))
-                self._write(variant, 0, named, self._images, mirrored=mirrored)
-        if not self._is_done(Variant("oracle", 0), 0):
-            perfect = partial(true_names, fisa_of(self._model), self._vocabulary)
-            self._write(Variant("oracle", 0), 0, perfect, self._images)
-
-    def classifier(self, variant: Variant, seed: int) -> FisaClassifier:
-        """A variant before its training, on a CLIP of its own."""
-        torch.manual_seed(seed)
-        tower = copy.deepcopy(self._clip.tower)
-        updates = add_low_rank(tower.visual, variant.rank) if variant.rank else []
-        section = FisaSection(variant.architecture(self.fisa.architecture))
-        classifier = self._build(section, replace(self._clip, tower=tower))
-        assert isinstance(classifier, FisaClassifier)
-        classifier.visual.requires_grad_(variant.system == "seve_full")
-        for update in updates:
-            update.requires_grad_(True)
-        return classifier
-
-    def _build(self, section: ClassifierSection, clip: LoadedClip) -> Classifier:
-        return build_classifier(section, clip, self._files, (), self._model.text_encoder)
-
-    @cached_property
-    def _model(self) -> TwoStage:
-        return build_untrained(self._training.preset, self._run.engine.device, 0)
-
-    @cached_property
-    def _clip(self) -> LoadedClip:
-        return load_clip(self._preset.model.clip, self._files, self._run.engine.device)
-
-    @cached_property
-    def _text(self) -> TextEmbeddings:
-        return self._model.text_encoder.encode(self._vocabulary)
-
-    @cached_property
-    def _words(self) -> SeenWords:
-        return SeenWords(self._model.text_encoder, self._training.synonyms)
-
-    @cached_property
-    def _samples(self) -> MaskSamples:
-        views = open_rendered(self._data, self._run)
-        samples = collect_masks(self._model, views, self._words, self._training.loss)
-        return replace(samples, views=with_key_values(fisa_of(self._model), samples.views))
-
-    @cached_property
-    def _images(self) -> list[ProposedImage]:
-        split, count = self._config.split, self._config.images
-        views = load_or_render(self._run.data or self._run.out / "data", split, scenes=count, views=1)
-        count = min(count, len(views))  # shards hold more scenes than asked for
-        shown = {label for labels in views.labels[:count] for label in labels}
-        for kind, names in (("seen", SEEN), ("unseen", UNSEEN)):
-            if not shown & names:
-                raise ConfigError(
-                    f"the first {count} images of split {split} show no {kind} category; evaluate more of them, or the "
-                    "split val or test"
-                )
-        return propose_images(self._model, views, self._vocabulary, count)
-
-    def _is_done(self, variant: Variant, seed: int) -> bool:
-        path = result_path(self._run.out, variant.name, seed)
-        return path.exists() and read_json(path, _REMEDY).get("facts") == self.facts
-
-    def _write(
-        self,
-        variant: Variant,
-        seed: int,
-        classify: Callable[[ProposedImage], Tensor],
-        images: Sequence[ProposedImage],
-        **more: object,
-    ) -> None:
-        """Evaluate, and keep and tell the result."""
-        quality = panoptic_quality(classify, images, self._vocabulary, self._preset.merge)
-        facts = {"variant": asdict(variant), "seed": seed, "facts": self.facts, **more}
-        write_json(result_path(self._run.out, variant.name, seed), {**facts, **asdict(quality)})
-        print(f"{variant.name} seed {seed}: PQ seen {quality.seen:.1f}, unseen {quality.unseen:.1f}", flush=True)
-        write_report(self._run.out, self.facts)
+    def _quality(self, classify: Callable[[ProposedImage], Tensor], images: Sequence[ProposedImage]) -> dict[str, Any]:
+        return asdict(panoptic_quality(classify, images, self._vocabulary, self._merge))
 
 
-def _classify(classifier: Classifier, words: Any, image: ProposedImage) -> Tensor:
-    logits: Tensor = classifier(image.pixels, image.proposals, words)
-    return logits
+def _stage(config: AblationConfig) -> tuple[FisaTraining, RenderedData]:
+    """What the recipe says of FISA, with the steps that are asked for."""
+    for stage in load_recipe(config.recipe).stages:
+        match stage:
+            case FisaTraining(data=RenderedData() as rendered):
+                steps = config.steps or stage.loop.steps
+                return replace(stage, loop=replace(stage.loop, steps=steps)), rendered
+    raise ConfigError(f"the recipe {config.recipe} has no stage of kind fisa on rendered data to ablate")
+
+
+def _facts(config: AblationConfig, training: FisaTraining) -> dict[str, Any]:
+    """What figures depend on, beside variant and seed."""
+    preset, fisa = load_preset(training.preset), replace(fisa_section(training.preset), checkpoint=None)
+    frozen = own_checkpoints(replace(preset, model=replace(preset.model, classifier=fisa)))
+    files = preset_folder(training.preset)
+    facts = {
+        "split": config.split,
+        "images": config.images,
+        "fisa": asdict(fisa.architecture),
+        "merge": asdict(preset.merge),
+        "training": asdict(training),
+        "checkpoints": {name: sha256_of(files.own(name)) for name in frozen},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(facts))  # tuples become lists, as they come back from a file
+    return plain
+
+
+def _first_views(config: AblationConfig, data: Path) -> TabletopViews:
+    """The evaluation data.
+
+    Raises:
+        ConfigError: it lacks seen or unseen categories.
+    """
+    views, count = load_or_render(data, config.split, scenes=config.images, views=1), config.images
+    views = TabletopViews(views.images[:count], views.segment_ids[:count], views.labels[:count], views.textures[:count])
+    shown = {label for labels in views.labels for label in labels}
+    for kind, names in (("seen", SEEN), ("unseen", UNSEEN)):
+        if not shown & names:
+            raise ConfigError(
+                f"the first {len(views)} images of split {config.split} show no {kind} category; "
+                "evaluate more of them, or the split val or test"
+            )
+    return views
+
+
+def _is_done(out: Path, variant: Variant, seed: int, facts: dict[str, Any]) -> bool:
+    path = result_path(out, variant.name, seed)
+    return path.exists() and read_json(path, _REMEDY).get("facts") == facts
 
 
 def result_path(out: Path, name: str, seed: int) -> Path:

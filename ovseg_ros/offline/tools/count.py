@@ -4,20 +4,28 @@ A multiplication and an addition count as two FLOPs. Matrix products, convolutio
 activations, resizing and pooling, which are below a percent of them, are not.
 """
 
+import statistics
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ovseg_ros.core.backbones.open_clip_model import OpenClipConfig
 from ovseg_ros.core.build import build_classifier, load_clip
-from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
+from ovseg_ros.core.classification.fisa.classifier import FisaClassifier, FisaWords
+from ovseg_ros.core.classification.fisa.clip_tower import image_tokens
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.presets import EoMTSection, FisaSection, TwoStageSection, load_preset, preset_folder
+from ovseg_ros.core.presets import EoMTSection, FisaSection, load_preset, preset_folder
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.text import TextEncoder
+from ovseg_ros.core.types import TextEmbeddings
+from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.offline.data.files import write_json
 
 FEW_WORDS, MANY_WORDS = 10, 1000
@@ -39,10 +47,12 @@ def count(preset: str, *, masks: int, words: int, timing: bool = False, json_pat
     Raises:
         ConfigError: the preset is missing, malformed or has no FISA.
     """
-    counter = Counter(preset, masks)
-    report = {"preset": preset, "masks": masks, "words": words, **counter.figures(words), **counter.generator()}
+    report = {"preset": preset, "masks": masks, "words": words, **count_fisa(preset, masks=masks, words=words)}
+    generator = count_generator(preset)
+    if generator is not None:
+        report["mask_generator"] = generator
     if timing:
-        report["timing"] = counter.timing()
+        report["timing"] = time_vocabularies(preset, masks=masks)
     print_report(report)
     if json_path is not None:
         write_json(json_path, report)
@@ -50,99 +60,173 @@ def count(preset: str, *, masks: int, words: int, timing: bool = False, json_pat
     return 0
 
 
-class Counter:
-    """A preset's FISA by its shapes, at the preset's input size.
-
-    Args:
-        masks: read in an image.
+def fisa_shapes(preset: str) -> FisaClassifier:
+    """A preset's FISA on the meta device.
 
     Raises:
-        ConfigError: the preset is missing, malformed or has no FISA.
+        ConfigError: if the preset has none.
     """
+    model, files = load_preset(preset).model, preset_folder(preset)
+    if not isinstance(model.classifier, FisaSection):
+        raise ConfigError(
+            "only presets whose classifier is a fisa can be counted, such as fisa_l, fisa_b or tabletop_fisa"
+        )
+    clip = load_clip(model.clip, files, _META)
+    untrained = replace(model.classifier, checkpoint=None)
+    classifier = build_classifier(untrained, clip, files, (), TextEncoder(clip.encode, ["{}"]))
+    assert isinstance(classifier, FisaClassifier)  # as the section says
+    return classifier.eval()
 
-    def __init__(self, preset: str, masks: int) -> None:
-        self._model: TwoStageSection = load_preset(preset).model
-        if not isinstance(self._model.classifier, FisaSection):
-            raise ConfigError(
-                "only presets with a classifier of kind fisa can be counted, such as fisa_l, fisa_b or tabletop_fisa"
-            )
-        files = preset_folder(preset)
-        clip = load_clip(self._model.clip, files, _META)
-        text_encoder = TextEncoder(clip.encode, ["{}"])
-        section = replace(self._model.classifier, checkpoint=None)
-        classifier = build_classifier(section, clip, files, (), text_encoder).eval()
-        assert isinstance(classifier, FisaClassifier)
-        height, width = self._model.input_size
-        self.classifier, self._text_width = classifier, clip.text_width
-        self._images = torch.empty(1, 3, height, width, device=_META)
-        self._masks = torch.empty(1, masks, height // _MASK_STRIDE, width // _MASK_STRIDE, device=_META)
 
-    def figures(self, words: int) -> dict[str, Any]:
-        """Parameters and FLOPs.
+def count_fisa(preset: str, *, masks: int, words: int) -> dict[str, Any]:
+    """Parameters and FLOPs of a preset's FISA at its own input size.
 
-        "extra" is what FISA adds to a plain CLIP image tower that looks at the same pixels. FISA does not run the last
-        block of the image path, whose output no mask reads; so it can even be negative.
-        """
-        trained = sum(value.numel() for value in self.classifier.trained_state_dict().values())
-        plain = self._plain_tower()
-        few, some, many = (self.flops(number) for number in (FEW_WORDS, words, MANY_WORDS))
-        return {
-            "parameters": {
-                "clip_image_tower": _size(self.classifier.visual),
-                "trained": trained,
-                "frozen": _size(self.classifier) - trained,
-            },
-            "flops": {
-                "clip_image_tower": plain,
-                "fisa": some["frame"],
-                "extra": some["frame"] - plain,
-                "vocabulary_once": some["vocabulary"],
-            },
-            "extra_share": some["frame"] / plain - 1,
-            "words_ratio": {
-                "words": [FEW_WORDS, MANY_WORDS],
-                "frame": many["frame"] / few["frame"],
-                "extra": (many["frame"] - plain) / (few["frame"] - plain),
-            },
-        }
+    "extra" is what FISA adds to a plain CLIP image tower that looks at the same pixels. FISA does not run the last
+    block of the image path, whose output no mask reads; so it can even be negative.
+    """
+    classifier = fisa_shapes(preset)
+    trained = sum(value.numel() for value in classifier.trained_state_dict().values())
+    images, mask_logits = _inputs(preset, masks, _META)
+    plain = _plain_tower_flops(classifier, images, mask_logits)
+    few, some, many = (fisa_flops(classifier, images, mask_logits, number) for number in (FEW_WORDS, words, MANY_WORDS))
+    return {
+        "parameters": {
+            "clip_image_tower": _size(classifier.visual),
+            "trained": trained,
+            "frozen": _size(classifier) - trained,
+        },
+        "flops": {
+            "clip_image_tower": plain,
+            "fisa": some["frame"],
+            "extra": some["frame"] - plain,
+            "vocabulary_once": some["vocabulary"],
+        },
+        "extra_share": some["frame"] / plain - 1,
+        "words_ratio": {
+            "words": [FEW_WORDS, MANY_WORDS],
+            "frame": many["frame"] / few["frame"],
+            "extra": (many["frame"] - plain) / (few["frame"] - plain),
+        },
+    }
 
-    def flops(self, words: int) -> dict[str, int]:
-        """FLOPs of one image ("frame") and of a change of words ("vocabulary")."""
-        text = self._text(words)
-        prepared = self.classifier.prepare(text)
-        return {
-            "frame": flops_of(lambda: self._classify(self.classifier, prepared)),
-            "vocabulary": flops_of(lambda: self.classifier.prepare(text)),
-        }
 
-    def generator(self) -> dict[str, Any]:
-        """Parameters and FLOPs of a mask generator of this package; none of a public one, whose shape is in its file."""
-        if not isinstance(self._model.proposer, EoMTSection):
-            return {}
-        with _META:
-            eomt = EoMT(self._model.proposer.architecture).eval()
-        return {"mask_generator": {"parameters": _size(eomt), "flops": flops_of(lambda: eomt(self._images))}}
+def fisa_flops(classifier: FisaClassifier, images: Tensor, mask_logits: Tensor, words: int) -> dict[str, int]:
+    """FLOPs of naming masks ("frame") and of a change of words ("vocabulary")."""
+    text = _words(words, classifier)
+    prepared = classifier.prepare(text)
+    return {
+        "frame": flops_of(lambda: _name(classifier, images, mask_logits, prepared)),
+        "vocabulary": flops_of(lambda: classifier.prepare(text)),
+    }
 
-    @torch.inference_mode()
-    def timing(self) -> dict[str, Any]:
-        """Seconds of one image's classification at few and at many words, taking turns, with random weights.
 
-        Raises:
-            ConfigError: the CLIP is a public one.
-        """
-        if isinstance(self._model.clip, OpenClipConfig):
-            raise ConfigError("timing allocates the weights, which is meant for small presets such as tabletop_fisa")
-        classifier = copy.deepcopy(self.classifier).to_empty(device="cpu")
-        for values in (*classifier.parameters(), *classifier.buffers()):
-            nn.init.normal_(values, std=0.02)
-        self._images, self._masks = torch.rand(self._images.shape), torch.randn(self._masks.shape)
-        prepared = [classifier.prepare(self._text(number, "cpu")) for number in (FEW_WORDS, MANY_WORDS)]
-        seconds: list[list[float]] = [[], []]
-        for turn in range(_WARM_UP + _TIMED):
-            for words, durations in zip(prepared, seconds, strict=True):
-                began = time.perf_counter()
-                self._classify(classifier, words)
-                if turn >= _WARM_UP:
-                    durations.append(time.perf_counter() - began)
-        medians = [statistics.median(durations) for durations in seconds]
-        return {"words": [FEW_WORDS, MANY_WORDS], "median_seconds": medians, "ratio": medians[1] / medians[0]}
+def _name(classifier: FisaClassifier, images: Tensor, mask_logits: Tensor, words: FisaWords) -> Tensor:
+    views, adapted = classifier.look(images, mask_logits), classifier.adapter(mask_logits)
+    return classifier.word_logits(classifier.embed(views, adapted, words), words)
+
+
+def _plain_tower_flops(classifier: FisaClassifier, images: Tensor, mask_logits: Tensor) -> int:
+    """FLOPs of the unmodified image tower on the pixels that FISA gives it: the image, or each mask's crop."""
+    visual, pixels = classifier.visual, classifier.look(images, mask_logits).pixels
+
+    def run() -> None:
+        *_, last = image_tokens(visual, pixels[:1])
+        visual.ln_post(visual.transformer.resblocks[-1](last))[:, 0] @ visual.proj
+
+    return len(pixels) * (2 if classifier.config.mirrored else 1) * flops_of(run)
+
+
+def count_generator(preset: str) -> dict[str, int] | None:
+    """Parameters and FLOPs of a mask generator of this package; None for a public one, whose shape is in its file."""
+    proposer = load_preset(preset).model.proposer
+    if not isinstance(proposer, EoMTSection):
+        return None
+    with _META:
+        network = EoMT(proposer.architecture).eval()
+    images, _ = _inputs(preset, 0, _META)
+    return {"parameters": _size(network), "flops": flops_of(lambda: network(images))}
+
+
+@torch.inference_mode()
+def time_vocabularies(preset: str, *, masks: int) -> dict[str, Any]:
+    """Seconds of one image's classification at few and at many words, taking turns, with random weights.
+
+    Raises:
+        ConfigError: the CLIP is a public one.
+    """
+    if isinstance(load_preset(preset).model.clip, OpenClipConfig):
+        raise ConfigError("timing allocates the weights, which is meant for small presets such as tabletop_fisa")
+    classifier = fisa_shapes(preset).to_empty(device="cpu")
+    for values in (*classifier.parameters(), *classifier.buffers()):
+        nn.init.normal_(values, std=0.02)
+    images, mask_logits = _inputs(preset, masks, torch.device("cpu"))
+    vocabularies = [classifier.prepare(_words(number, classifier)) for number in (FEW_WORDS, MANY_WORDS)]
+    seconds: list[list[float]] = [[], []]
+    for turn in range(_WARM_UP + _TIMED):
+        for words, durations in zip(vocabularies, seconds, strict=True):
+            began = time.perf_counter()
+            _name(classifier, images, mask_logits, words)
+            if turn >= _WARM_UP:
+                durations.append(time.perf_counter() - began)
+    medians = [statistics.median(durations) for durations in seconds]
+    return {"words": [FEW_WORDS, MANY_WORDS], "median_seconds": medians, "ratio": medians[1] / medians[0]}
+
+
+@torch.no_grad()
+def flops_of(run: Callable[[], object]) -> int:
+    """FLOPs of a call."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know fused `nn.MultiheadAttention`
+    try:
+        with FlopCounterMode(display=False) as counter:
+            run()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return int(counter.get_total_flops())
+
+
+def _words(number: int, classifier: FisaClassifier) -> TextEmbeddings:
+    """Random unit vectors, or their shape."""
+    vocabulary = Vocabulary.build([CategorySpec(f"word {index}") for index in range(number)])
+    width, device = classifier.visual.proj.shape[1], classifier.visual.proj.device
+    vectors = nn.functional.normalize(torch.randn(number, width, device=device), dim=-1)
+    return TextEmbeddings(vectors, torch.arange(number, device=device), vocabulary)
+
+
+def _inputs(preset: str, masks: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """An image and masks of a preset's input size."""
+    height, width = load_preset(preset).model.input_size
+    images = torch.rand(1, 3, height, width, device=device)
+    return images, torch.randn(1, masks, height // _MASK_STRIDE, width // _MASK_STRIDE, device=device)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """A readable table on stdout."""
+    parameters, flops = report["parameters"], report["flops"]
+    print(f"preset {report['preset']}, {report['masks']} masks, {report['words']} words")
+    print(f"{'parameters, millions':32}{'trained':>10} {parameters['trained'] / 1e6:10.2f}")
+    print(f"{'':32}{'frozen':>10} {parameters['frozen'] / 1e6:10.2f}")
+    if "mask_generator" in report:
+        print(f"{'':32}{'generator':>10} {report['mask_generator']['parameters'] / 1e6:10.2f}")
+        print(f"{'mask generator':32}{'GFLOP':>10} {report['mask_generator']['flops'] / 1e9:10.2f}")
+    else:
+        print("mask generator: a public checkpoint, whose shape is in its file; not counted")
+    for name, title in (
+        ("clip_image_tower", "plain CLIP image tower"),
+        ("fisa", "FISA, CLIP's image path included"),
+        ("extra", "what FISA adds"),
+        ("vocabulary_once", "a new vocabulary, once"),
+    ):
+        print(f"{title:32}{'GFLOP':>10} {flops[name] / 1e9:10.2f}")
+    print(f"FISA adds {100 * report['extra_share']:.1f} % to the plain CLIP image tower")
+    ratio = report["words_ratio"]
+    few, many = ratio["words"]
+    print(
+        f"FLOPs of a frame at {many} words over {few}: {ratio['frame']:.4f} (of what FISA adds: {ratio['extra']:.3f})"
+    )
+    if "timing" in report:
+        print(f"time of a frame's classification at {many} words over {few}: {report['timing']['ratio']:.3f}")

@@ -25,9 +25,7 @@ from ovseg_ros.offline.train.fisa_data import (
     CollectedMasks,
     JitteredViews,
     MaskBatch,
-    MaskSource,
     collect_masks,
-    fisa_of,
     with_key_values,
 )
 from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, fisa_losses
@@ -36,6 +34,8 @@ from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.pictures import NONE_OF_THESE, compare_names
 from ovseg_ros.offline.train.seen_words import SeenWords
 from ovseg_ros.offline.train.task import Run, Task
+
+MaskSource = JitteredViews | CollectedMasks
 
 _CROP_SCALE = 3
 """How much pictures enlarge crops, so that names are legible."""
@@ -119,12 +119,12 @@ def train_fisa(config: FisaTraining, run: Run) -> None:
     checkpoint = fisa_section(config.preset).checkpoint
     if checkpoint is None:
         raise ConfigError(f"the preset {config.preset} names no classifier.checkpoint; name there what to write")
-    model, source = open_source(config, run)
+    classifier, source = open_source(config, run)
     try:
-        learn(fisa_of(model), source, config, run.out / "fisa", run.engine)
+        learn(classifier, source, config, run.out / "fisa", run.engine)
     finally:
         source.close()
-    run.save(checkpoint, fisa_of(model).trained_state_dict())
+    run.save(checkpoint, classifier.trained_state_dict())
 
 
 def learn(classifier: FisaClassifier, source: MaskSource, config: FisaTraining, folder: Path, engine: Engine) -> None:
@@ -133,33 +133,37 @@ def learn(classifier: FisaClassifier, source: MaskSource, config: FisaTraining, 
         run_loop(FisaTask(classifier, source, config.loss, folder.name), config.loop, folder, engine=engine)
 
 
-def open_source(config: FisaTraining, run: Run) -> tuple[TwoStage, MaskSource]:
-    """A preset's model, with its FISA as it begins a training, and what that learns from."""
+def open_source(config: FisaTraining, run: Run) -> tuple[FisaClassifier, MaskSource]:
+    """A preset's FISA as it begins a training, and what it learns from."""
     match config.data, config.augmentation:
         case PanopticData() as data, (JitterConfig() | CropsConfig()) as augmentation:
             dataset = open_panoptic(data, run)
-            model = build_untrained(config.preset, run.engine.device, config.loop.seed)
-            return model, JitteredViews(model, dataset, data, augmentation, config.loop, config.loss, run)
+            model, classifier = build_untrained(config.preset, run.engine.device, config.loop.seed)
+            return classifier, JitteredViews(
+                model, classifier, dataset, data, augmentation, config.loop, config.loss, run
+            )
         case RenderedData() as data, None:
             views = open_rendered(data, run)
-            model = build_untrained(config.preset, run.engine.device, config.loop.seed)
+            model, classifier = build_untrained(config.preset, run.engine.device, config.loop.seed)
             words = SeenWords(model.text_encoder, config.synonyms)
-            samples = collect_masks(model, views, words, config.loss)
-            samples = replace(samples, views=with_key_values(fisa_of(model), samples.views))
-            return model, CollectedMasks(samples, words, config.loop)
+            masks = collect_masks(model, classifier, views, words, config.loss)
+            masks = replace(masks, views=with_key_values(classifier, masks.views))
+            return classifier, CollectedMasks(masks, words, config.loop)
     raise ConfigError("data of kind panoptic needs an augmentation section, and of kind rendered must have none")
 
 
-def build_untrained(preset: str, device: torch.device, seed: int) -> TwoStage:
-    """A preset's model on a device, in evaluation mode; the checkpoint of its FISA need not exist.
+def build_untrained(preset: str, device: torch.device, seed: int) -> tuple[TwoStage, FisaClassifier]:
+    """A preset's model on a device, in evaluation mode, and in it its FISA, whose checkpoint need not exist.
 
     Raises:
         ConfigError, CheckpointError: as `train_fisa`.
     """
-    config = load_preset(preset)
+    config, untrained = load_preset(preset), replace(fisa_section(preset), checkpoint=None)
     require_weights(preset, config)
-    section = replace(config.model, classifier=replace(fisa_section(preset), checkpoint=None))
-    return build_two_stage(section, preset_folder(preset), device, seed=seed).to(device).eval()
+    section = replace(config.model, classifier=untrained)
+    model = build_two_stage(section, preset_folder(preset), device, seed=seed).to(device).eval()
+    assert isinstance(model.classifier, FisaClassifier)  # as the section says
+    return model, model.classifier
 
 
 def fisa_section(preset: str) -> FisaSection:

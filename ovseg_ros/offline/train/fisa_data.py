@@ -1,6 +1,5 @@
 """What FISA learns from: batches of masks to name, in jittered views of a data set, or in crops collected before."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +20,7 @@ from ovseg_ros.offline.train.augmentation import OUTSIDE_LOGIT, AugmentationConf
 from ovseg_ros.offline.train.data import PanopticData, PanopticStream, segmented_view, to_pixels
 from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, assign, soft_masks
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.proposal_cache import CacheKey, ProposalCache, weights_hash
+from ovseg_ros.offline.train.proposal_cache import ProposalCache, weights_hash
 from ovseg_ros.offline.train.seen_words import SeenWords
 from ovseg_ros.offline.train.task import Run
 
@@ -38,7 +37,7 @@ class MaskBatch:
         views: what CLIP looks at.
         masks: (B, M, h, w) logits.
         is_mask: (B, M) bool, which of them there are.
-        truth: (N, h, w) in [0, 1], the segment that each fits.
+        truth: (N, h, w) in [0, 1], the segment that each fits; zeros where it fits none.
         categories: (N,) int64 in [0, K], of that segment; K = it fits none.
         text: the K words.
     """
@@ -51,31 +50,19 @@ class MaskBatch:
     text: TextEmbeddings
 
 
-class MaskSource(ABC):
-    """Batches of masks.
+class JitteredViews:
+    """Views of a data set, on proposals that are computed beforehand; SEVE attends all of its words.
 
     Attributes:
         samples_shown: how many of a batch's samples make a picture.
     """
-
-    samples_shown: int
-
-    @abstractmethod
-    def batch(self, step: int, samples: range) -> MaskBatch:
-        """These samples of a step's batch."""
-
-    def close(self) -> None:  # noqa: B027, not all have something to close
-        """Let go of what reads."""
-
-
-class JitteredViews(MaskSource):
-    """Views of a data set, on proposals that are computed beforehand; SEVE attends all of its words."""
 
     samples_shown = 1
 
     def __init__(
         self,
         model: TwoStage,
+        classifier: FisaClassifier,
         dataset: PanopticDataset,
         data: PanopticData,
         augmentation: AugmentationConfig,
@@ -89,14 +76,14 @@ class JitteredViews(MaskSource):
             DatasetError: a damaged image, unless such are skipped.
             TrainingError: proposals cannot be written.
         """
-        self._classifier, self._engine = fisa_of(model), run.engine
+        engine, self._classifier, self._device = run.engine, classifier, run.engine.device
         self._text = model.text_encoder.encode(dataset.vocabulary())
-        key = CacheKey(weights_hash(model.proposer), f"{dataset.name}/{dataset.split}", model.input_size)
-        cache = ProposalCache(run.out / "proposals", key)
+        images = f"{dataset.name}/{dataset.split}"
+        cache = ProposalCache(run.out / "proposals", weights_hash(model.proposer), images, model.input_size)
 
         def prepare(sample: PanopticSample, view: View) -> ProposedView:
             proposals = cache.read(sample.name)
-            return proposed_view(sample, view, proposals, self._classifier, loss, len(dataset.categories))
+            return proposed_view(sample, view, proposals, classifier, loss, len(dataset.categories))
 
         self._stream = PanopticStream(dataset, data, augmentation, loop, prepare)
         prompt = model.prepare(dataset.vocabulary())
@@ -105,32 +92,27 @@ class JitteredViews(MaskSource):
         while begin < end:
             unusable = cache.fill(
                 dataset,
-                order[begin:end][self._engine.rank :: self._engine.world],
-                lambda image: model.propose(to_tensor(image, self._engine.device), prompt),
+                order[begin:end][engine.rank :: engine.world],
+                lambda image: model.propose(to_tensor(image, self._device), prompt),
                 threads=data.workers,
                 skip_damaged=data.on_error == "skip",
-                quiet=not self._engine.is_main,
+                quiet=not engine.is_main,
             )
             # Each of these is replaced by the image whose turn is next.
-            share = self._engine.mean(torch.tensor(float(unusable), device=self._engine.device))
-            begin, end = end, min(end + round(float(share) * self._engine.world), len(order))
+            replaced = engine.mean(torch.tensor(float(unusable), device=self._device)) * engine.world
+            begin, end = end, min(end + round(float(replaced)), len(order))
 
     def batch(self, step: int, samples: range) -> MaskBatch:
-        """See `MaskSource`."""
-        device = self._engine.device
+        """These samples, which are views, of a step's batch."""
         views = self._stream.batch(step, samples)
-        masks, is_mask = (part.to(device) for part in pad_masks([view.masks for view in views]))
-        return MaskBatch(
-            views=self._classifier.look(to_pixels([view.image for view in views], device), masks),
-            masks=masks,
-            is_mask=is_mask,
-            truth=torch.cat([view.truth for view in views]).to(device),
-            categories=torch.cat([view.categories for view in views]).to(device),
-            text=self._text,
-        )
+        masks, is_mask = (part.to(self._device) for part in pad_masks([view.masks for view in views]))
+        pixels = to_pixels([view.image for view in views], self._device)
+        truth = torch.cat([view.truth for view in views]).to(self._device)
+        categories = torch.cat([view.categories for view in views]).to(self._device)
+        return MaskBatch(self._classifier.look(pixels, masks), masks, is_mask, truth, categories, self._text)
 
     def close(self) -> None:
-        """See `MaskSource`."""
+        """End the threads that read."""
         self._stream.close()
 
 
@@ -192,61 +174,54 @@ def pad_masks(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return masks, is_mask
 
 
-@dataclass(frozen=True, slots=True)
-class MaskSamples:
-    """S masks and what they are to learn; in half precision, but for the categories.
+class CollectedMasks:
+    """Masks drawn from all that were collected before, and the seen words under changing names.
 
     Attributes:
-        views: a crop around each.
-        masks, truth, categories: as in `ProposedView`.
+        samples_shown: how many of a batch's samples make a picture.
     """
-
-    views: MaskViews
-    masks: Tensor
-    truth: Tensor
-    categories: Tensor
-
-
-class CollectedMasks(MaskSource):
-    """Masks drawn from all that were collected before, and the seen words under changing names."""
 
     samples_shown = 6
 
-    def __init__(self, samples: MaskSamples, words: SeenWords, loop: LoopConfig) -> None:
-        self._samples, self._words, self._loop = samples, words, loop
+    def __init__(self, masks: MaskBatch, words: SeenWords, loop: LoopConfig) -> None:
+        """`masks`: from `collect_masks`."""
+        self._all, self._words, self._loop = masks, words, loop
 
     def batch(self, step: int, samples: range) -> MaskBatch:
-        """See `MaskSource`."""
+        """These samples, which are masks, of a step's batch; in single precision."""
         rng = np.random.default_rng([self._loop.seed, step])
-        drawn = rng.integers(len(self._samples.masks), size=self._loop.batch_size)
+        drawn = rng.integers(len(self._all.categories), size=self._loop.batch_size)
         chosen = torch.from_numpy(drawn[samples.start : samples.stop])
-        masks = self._samples.masks[chosen].float()[None]  # (1, N, h, w)
         return MaskBatch(
-            views=some_crops(self._samples.views, chosen),
-            masks=masks,
-            is_mask=masks.new_ones(masks.shape[:2], dtype=torch.bool),
-            truth=self._samples.truth[chosen],
-            categories=self._samples.categories[chosen],
+            views=some_crops(self._all.views, chosen),
+            masks=self._all.masks[:, chosen].float(),
+            is_mask=self._all.is_mask[:, chosen],
+            truth=self._all.truth[chosen],
+            categories=self._all.categories[chosen],
             text=self._words.draw(rng),
         )
 
+    def close(self) -> None:
+        """Nothing reads."""
+
 
 @torch.no_grad()
-def collect_masks(model: TwoStage, views: TabletopViews, words: SeenWords, config: FisaLossConfig) -> MaskSamples:
-    """Every proposal of every view that counts, cropped.
+def collect_masks(
+    model: TwoStage, classifier: FisaClassifier, views: TabletopViews, words: SeenWords, config: FisaLossConfig
+) -> MaskBatch:
+    """Every proposal of every view that counts, each with its crop: B = 1, M = N, in half precision.
 
     Args:
-        model: its FISA says which proposals are worth reading, and how they are cropped.
+        classifier: says which proposals are worth reading, and how they are cropped.
         views: of seen categories only.
 
     Raises:
-        ConfigError: the FISA looks at whole images.
+        ConfigError: the classifier looks at whole images.
     """
-    classifier = fisa_of(model)
     if classifier.config.view != "crops":
         raise ConfigError(f"masks are collected for fisa.view crops, but this preset's is {classifier.config.view}")
     prompt, device = model.prepare(words.vocabulary), classifier.logit_scale.device
-    groups, crops = [], []
+    text, groups, crops = words.text_encoder.encode(words.vocabulary), [], []
     for index in tqdm(range(len(views)), desc="proposals", unit="view", mininterval=5):
         pixels = to_tensor(views.images[index], device)
         masks = likeliest(classifier, model.propose(pixels, prompt))
@@ -258,30 +233,25 @@ def collect_masks(model: TwoStage, views: TabletopViews, words: SeenWords, confi
     masks, truth, categories = (torch.cat(parts) for parts in zip(*groups, strict=True))
     windows = torch.cat([view.windows for view in crops if view.windows is not None])
     joined = MaskViews(torch.cat([view.pixels.half() for view in crops]), crops[0].image_size, windows)
-    return MaskSamples(joined, masks.half(), truth.half(), categories)
+    is_mask = masks.new_ones(1, len(masks), dtype=torch.bool)
+    return MaskBatch(joined, masks.half()[None], is_mask, truth.half(), categories, text)
 
 
 @torch.no_grad()
-def with_key_values(classifier: FisaClassifier, views: MaskViews) -> MaskViews:
+def with_key_values(classifier: FisaClassifier, crops: MaskViews) -> MaskViews:
     """Crops with what CLIP, as it is now, makes of them, in half precision."""
-    parts, batches = [], views.pixels.split(_CROPS_AT_ONCE)
-    for crops in tqdm(batches, desc="read crops", unit="batch", mininterval=5, disable=len(batches) < 10):
-        layers = classifier.key_values(crops.float()) if len(crops) else ()
+    parts, batches = [], crops.pixels.split(_CROPS_AT_ONCE)
+    for pixels in tqdm(batches, desc="read crops", unit="batch", mininterval=5, disable=len(batches) < 10):
+        layers = classifier.key_values(pixels.float()) if len(pixels) else ()
         parts.append([KeyValues(keys.half(), values.half()) for keys, values in layers])
     joined = (KeyValues(*map(torch.cat, zip(*layer, strict=True))) for layer in zip(*parts, strict=True))
-    return replace(views, key_values=tuple(joined))
+    return replace(crops, key_values=tuple(joined))
 
 
-def some_crops(views: MaskViews, chosen: Tensor | slice) -> MaskViews:
+def some_crops(crops: MaskViews, chosen: Tensor | slice) -> MaskViews:
     """Some crops in single precision."""
-    assert views.windows is not None  # they are crops
-    key_values = views.key_values and tuple(
-        KeyValues(keys[chosen].float(), values[chosen].float()) for keys, values in views.key_values
+    assert crops.windows is not None  # as they are crops
+    key_values = crops.key_values and tuple(
+        KeyValues(keys[chosen].float(), values[chosen].float()) for keys, values in crops.key_values
     )
-    return MaskViews(views.pixels[chosen].float(), views.image_size, views.windows[chosen], key_values)
-
-
-def fisa_of(model: TwoStage) -> FisaClassifier:
-    """The classifier of a model whose preset says that it is a FISA."""
-    assert isinstance(model.classifier, FisaClassifier)
-    return model.classifier
+    return MaskViews(crops.pixels[chosen].float(), crops.image_size, crops.windows[chosen], key_values)

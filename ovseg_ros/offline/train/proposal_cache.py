@@ -11,7 +11,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +33,6 @@ _IMAGES_AHEAD = 2
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class CacheKey:
-    """What proposals depend on.
-
-    Attributes:
-        generator: SHA-256 of the generator's weights.
-        dataset: name and split, or anything else that says which images.
-        size: (height, width) of the generator's input, pixels.
-    """
-
-    generator: str
-    dataset: str
-    size: tuple[int, int]
-
-
 def weights_hash(module: nn.Module) -> str:
     """SHA-256 over a module's state, names and values, in hexadecimal digits."""
     digest = hashlib.sha256()
@@ -59,24 +43,28 @@ def weights_hash(module: nn.Module) -> str:
 
 
 class ProposalCache:
-    """Proposals by image name; safe to use from several threads and processes at once.
+    """Proposals by image name; safe to use from several threads and processes at once."""
 
-    Args:
-        folder: of all caches; this one's folder in it is made, with `key.json` that says what it holds.
+    def __init__(self, folder: Path, generator: str, images: str, size: tuple[int, int]) -> None:
+        """Opens or makes this cache's folder, with `key.json` that says what it holds.
 
-    Raises:
-        DatasetError: the folder belongs to another key.
-    """
+        Args:
+            folder: of all caches.
+            generator: SHA-256 of the generator's weights.
+            images: data set and split, or anything else that says which images.
+            size: (height, width) of the generator's input, pixels.
 
-    def __init__(self, folder: Path, key: CacheKey) -> None:
-        facts = {**asdict(key), "size": list(key.size)}
-        self.folder = folder / f"{digest_of(list(facts.values()), 16)}-{key.size[0]}x{key.size[1]}"
+        Raises:
+            DatasetError: the folder holds something else.
+        """
+        key = {"generator": generator, "dataset": images, "size": list(size)}
+        self.folder = folder / f"{digest_of(list(key.values()), 16)}-{size[0]}x{size[1]}"
         path = self.folder / "key.json"
         if not path.exists():
-            write_json(path, facts)
+            write_json(path, key)
         found = read_json(path, "delete its folder")
-        if found != facts:
-            raise DatasetError(f"{self.folder} holds the proposals of {found}, not of {facts}; delete it")
+        if found != key:
+            raise DatasetError(f"{self.folder} holds the proposals of {found}, not of {key}; delete it")
 
     def fill(
         self,

@@ -15,11 +15,12 @@ class SeenWords:
 
     Attributes:
         vocabulary: all of them by their names.
+        text_encoder: as given.
     """
 
     def __init__(self, text_encoder: TextEncoder, synonyms: float) -> None:
         """`synonyms`: share of the words that are replaced by a training synonym, in [0, 1]."""
-        self._encoder = text_encoder
+        self.text_encoder = text_encoder
         self._synonyms = synonyms
         self._specs = [spec for spec in categories.TABLETOP_SPECS if spec.name in categories.SEEN]
         self._places = {spec.name: place for place, spec in enumerate(self._specs)}
@@ -37,7 +38,7 @@ class SeenWords:
     def draw(self, rng: np.random.Generator) -> TextEmbeddings:
         """The vocabulary of a step; no gradients flow into it."""
         names = {word: self._name_of(word, rng) for word in self._words}
-        return self._encoder.encode(
+        return self.text_encoder.encode(
             Vocabulary.build([replace(spec, name=self._phrase(spec, names)) for spec in self._specs])
         )
 
