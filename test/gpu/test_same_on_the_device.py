@@ -14,7 +14,9 @@ from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import Prediction
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.train.engine import Engine
-from ovseg_ros.offline.train.loop import LoopConfig, run_loop
+from ovseg_ros.offline.train.loop import run_loop
+from ovseg_ros.offline.train.loop_config import LoopConfig
+from ovseg_ros.offline.train.task import Task
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 from ovseg_ros.sim.simulator import TabletopSimulator
 
@@ -75,28 +77,34 @@ def test_bfloat16_masks_overlap_those_of_float32(image: np.ndarray) -> None:
     assert both / either >= 0.95
 
 
+class PaintedMasks(Task):
+    """Masks that cover everything; remembers its losses."""
+
+    def __init__(self, pixels: torch.Tensor) -> None:
+        torch.manual_seed(0)
+        self.name = "test"
+        self.model = EoMT(
+            EoMTConfig((64, 64), width=32, depth=2, heads=2, num_queries=4, num_classes=2, joint_blocks=1)
+        )
+        self.pixels = pixels
+        self.seen: list[float] = []
+
+    def losses(self, step: int, samples: range) -> dict[str, torch.Tensor]:
+        loss = (self.model(self.pixels).mask_logits - 1).square().mean()
+        self.seen.append(float(loss.detach()))
+        return {"square": loss}
+
+
 def test_training_lowers_the_loss_and_resumes(image: np.ndarray, tmp_path) -> None:
     engine = Engine(DEVICE)
     pixels = normalize(to_tensor(image, engine.device), IMAGENET_MEAN, IMAGENET_STD)[..., :64, :64]
-    seen: list[float] = []
 
-    def make() -> EoMT:
-        torch.manual_seed(0)
-        return EoMT(EoMTConfig((64, 64), width=32, depth=2, heads=2, num_queries=4, num_classes=2, joint_blocks=1))
-
-    def train(steps: int) -> EoMT:
-        model = make().to(engine.device)
-
-        def losses_at(step: int) -> dict[str, torch.Tensor]:
-            loss = (model(pixels).mask_logits - 1).square().mean()
-            seen.append(float(loss.detach()))
-            return {"square": loss}
-
+    def train(steps: int) -> list[float]:
+        task = PaintedMasks(pixels)
         config = LoopConfig(steps=steps, batch_size=1, learning_rate=1e-2, warmup_steps=2, checkpoint_every=10)
-        run_loop(model, losses_at, config, tmp_path, name="test", engine=engine)
-        return model
+        run_loop(task, config, tmp_path, engine=engine)
+        return task.seen
 
-    train(20)
-    train(40)
+    seen = train(20) + train(40)
     assert len(seen) == 40  # the second run went on where the first had ended
     assert seen[-1] < 0.5 * seen[0]

@@ -292,6 +292,5 @@ def segmented_view(sample: PanopticSample, view: View) -> SegmentedView:
 
 def to_pixels(images: Sequence[Tensor], device: torch.device) -> Tensor:
     """Views (3, H, W), uint8 or in [0, 1], -> (B, 3, H, W) float in [0, 1]."""
-    # In memory as the images are, which decides how convolutions round.
-    pixels = torch.stack(list(images)).contiguous(memory_format=torch.channels_last).to(device)
+    pixels = torch.stack(list(images)).to(device)
     return pixels if pixels.is_floating_point() else pixels.float() / 255

@@ -66,9 +66,12 @@ class EoMTTraining:
     kind: Literal["eomt"] = "eomt"
 
     def __post_init__(self) -> None:
-        if len(self.annealing_starts) != len(self.annealing_ends) or any(
-            start >= end for start, end in zip(self.annealing_starts, self.annealing_ends, strict=True)
-        ):
+        if len(self.annealing_starts) != len(self.annealing_ends):
+            raise ValueError(
+                "annealing_starts and annealing_ends need as many steps, one for each joint block, got "
+                f"{len(self.annealing_starts)} and {len(self.annealing_ends)}"
+            )
+        if any(start >= end for start, end in zip(self.annealing_starts, self.annealing_ends, strict=True)):
             raise ValueError("each of annealing_starts must lie before the same block's end in annealing_ends")
 
     def mask_probabilities(self, step: int, joint_blocks: int) -> Tensor:
@@ -168,6 +171,8 @@ class EoMTTask(Task):
     def _to_input(self, views: Sequence[SegmentedView]) -> Tensor:
         """(B, 3, H, W), normalised for the mask generator."""
         pixels = to_pixels([view.image for view in views], self._engine.device)
+        if self.model.config.convolutional_stem:  # many small convolutions, which read colours side by side faster
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
         return normalize(pixels, IMAGENET_MEAN, IMAGENET_STD)
 
     def _compared_size(self, view: SegmentedView) -> tuple[int, int] | None:

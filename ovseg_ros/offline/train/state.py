@@ -112,10 +112,9 @@ def resume(folder: Path, trained: Trained, *, config: Mapping[str, Any]) -> Resu
 
 def _fill(path: Path, state: Any, trained: Trained, config: Mapping[str, Any]) -> Resumed:
     refusal = f"{path} does not fit this configuration; choose another --out or delete it. Cause: "
-    if not isinstance(state, dict) or not {"model", "optimizer", "step"} <= state.keys():
+    if not isinstance(state, dict) or not {"model", "optimizer", "scaler", "step", "sums", "config"} <= state.keys():
         raise CheckpointError(f"{refusal}it is not the state of a training")
-    # The first runs of this project recorded no configuration.
-    changed = [key for key, value in state.get("config", {}).items() if key in config and config[key] != value]
+    changed = [key for key, value in state["config"].items() if key in config and config[key] != value]
     if changed:
         told = ", ".join(f"{key} was {state['config'][key]}, now {config[key]}" for key in changed)
         raise CheckpointError(f"{refusal}{told}")
@@ -123,11 +122,11 @@ def _fill(path: Path, state: Any, trained: Trained, config: Mapping[str, Any]) -
         check_fit(_kept_state(trained.model), state["model"], path)
         trained.model.load_state_dict(state["model"], strict=False)  # frozen parameters are not in it; keys are checked
         trained.optimizer.load_state_dict(state["optimizer"])
-        if trained.scaler is not None and state.get("scaler"):
+        if trained.scaler is not None and state["scaler"]:
             trained.scaler.load_state_dict(state["scaler"])
     except (CheckpointError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{refusal}{error}") from error
-    return Resumed(int(state["step"]), dict(state.get("sums", {})))
+    return Resumed(state["step"], state["sums"])
 
 
 def _kept_state(model: nn.Module) -> dict[str, Tensor]:

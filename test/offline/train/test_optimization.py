@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.presets import EoMTSection
 from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
+from ovseg_ros.offline.train.eomt import EoMTTraining
 from ovseg_ros.offline.train.loop_config import EncoderSchedule, LoopConfig, Multiplier
 from ovseg_ros.offline.train.optimization import make_optimizer
 from ovseg_ros.offline.train.run import load_recipe
@@ -99,11 +101,12 @@ def test_a_prefix_of_nothing_and_a_frozen_model_are_refused() -> None:
 
 
 def test_the_coco_recipe_is_the_published_one() -> None:
-    config = load_recipe("eomt_l_coco").eomt_panoptic
-    assert config is not None
+    (config,) = load_recipe("eomt_l_coco").stages
+    assert isinstance(config, EoMTTraining) and isinstance(config.network, EoMTSection)
+    architecture = config.network.architecture
     assert (config.loop.steps, config.loop.batch_size) == (12 * 7391, 16)  # 12 epochs of 118,287 images, last batch cut
     with torch.device("meta"):
-        model = EoMT(config.architecture)
+        model = EoMT(architecture)
     assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(316.7e6, rel=0.01)
     found = rates(model, config.loop, 1499)
     assert found["encoder.blocks.0.norm1.weight"] == pytest.approx(1e-4 * 0.8**23)
@@ -111,4 +114,6 @@ def test_the_coco_recipe_is_the_published_one() -> None:
     wanted = 0.5**0.9
     expected = [[1, 1, 1, 1], [1, 1, 1, 1], [wanted, 1, 1, 1], [0, 1, 1, 1], [0, wanted, 1, 1], [0] * 4, [0] * 4]
     for step, probabilities in zip(steps.tolist(), expected, strict=True):
-        assert config.mask_probabilities(step).tolist() == pytest.approx(probabilities, abs=1e-6)
+        assert config.mask_probabilities(step, architecture.joint_blocks).tolist() == pytest.approx(
+            probabilities, abs=1e-6
+        )

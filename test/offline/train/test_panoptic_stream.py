@@ -4,14 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.offline.data.categories import load_categories
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample, SegmentLabel
 from ovseg_ros.offline.train.augmentation import JitterConfig, View
-from ovseg_ros.offline.train.eomt_panoptic import segmented_view, to_targets
+from ovseg_ros.offline.train.data import PanopticData, PanopticStream, segmented_view
+from ovseg_ros.offline.train.eomt import to_targets
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.panoptic_stream import PanopticDataConfig, PanopticStream
 
 
 class Numbered(PanopticDataset):
@@ -46,12 +47,12 @@ class Numbered(PanopticDataset):
 
 def stream_of(dataset: PanopticDataset, *, steps: int = 40, seed: int = 0, on_error: str = "skip"):  # type: ignore[no-untyped-def]
     loop = LoopConfig(steps=steps, batch_size=4, learning_rate=1.0, seed=seed)
-    data = PanopticDataConfig(JitterConfig((16, 16)), on_error=on_error, workers=3)
+    data = PanopticData(on_error=on_error, workers=3)
 
     def prepare(sample: PanopticSample, view: View) -> tuple[str, View]:
         return sample.name, view
 
-    return PanopticStream(dataset, data, loop, prepare)
+    return PanopticStream(dataset, data, JitterConfig((16, 16)), loop, prepare)
 
 
 def test_a_sample_is_a_function_of_seed_step_and_number() -> None:
@@ -100,8 +101,10 @@ def test_nothing_but_void_and_damage_is_an_error() -> None:
 def test_targets_leave_out_crowds_and_what_the_view_does_not_show() -> None:
     sample = Numbered(1)[0]
     whole = segmented_view(sample, View((12, 16), 0, 0, (16, 16), flipped=False))
-    assert whole.image.shape == (3, 16, 16) and whole.ids.tolist() == [70_000] and whole.classes.tolist() == [3]
-    masks = to_targets(whole, whole.image.device).masks
+    assert whole.image.shape == (3, 16, 16) and whole.ids.tolist() == [70_000]
+    assert whole.categories.tolist() == [3]
+    class_of = torch.arange(19)
+    masks = to_targets(whole, class_of, None).masks
     assert masks.shape == (1, 16, 16) and masks[0, :12, :8].all() and masks.sum() == 96
     right = segmented_view(sample, View((12, 16), 0, 8, (12, 8), flipped=False))
-    assert right.ids.tolist() == [] and to_targets(right, whole.image.device).masks.shape == (0, 12, 8)
+    assert right.ids.tolist() == [] and to_targets(right, class_of, None).masks.shape == (0, 12, 8)

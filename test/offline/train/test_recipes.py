@@ -2,12 +2,17 @@
 
 import pytest
 
-from ovseg_ros.core.backbones.open_clip_model import build_open_clip
+from ovseg_ros.core.backbones.open_clip_model import OpenClipConfig, build_open_clip
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.presets import load_preset
+from ovseg_ros.core.presets import FisaSection, SentenceClipSection, load_preset
 from ovseg_ros.core.resources import config_dir
-from ovseg_ros.offline.data.open import dataset_info
+from ovseg_ros.offline.data.open import DATASETS, dataset_info
+from ovseg_ros.offline.train.augmentation import JitterConfig
+from ovseg_ros.offline.train.clip import ClipTraining
+from ovseg_ros.offline.train.data import PanopticData
+from ovseg_ros.offline.train.eomt import EoMTTraining, network_of
+from ovseg_ros.offline.train.fisa import FisaTraining
 from ovseg_ros.offline.train.optimization import parameter_groups
 from ovseg_ros.offline.train.run import load_recipe
 
@@ -16,41 +21,46 @@ NAMES = sorted(path.stem for path in (config_dir() / "training").glob("*.yaml"))
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_loads_and_names_data_that_are_known(name: str) -> None:
-    recipe = load_recipe(name)
-    for part in (recipe.eomt_panoptic, recipe.fisa_panoptic):
-        if part is not None:
-            info = dataset_info(part.data.dataset)
-            assert part.data.split in info.splits
-            assert part.checkpoint.endswith(".safetensors")
-    if recipe.eomt_panoptic is not None:
-        assert recipe.eomt_panoptic.architecture.num_classes == len(
-            dataset_info(recipe.eomt_panoptic.data.dataset).dataset_ids
-        )
-    if recipe.fisa_panoptic is not None:
-        preset = load_preset(recipe.fisa_panoptic.preset)
-        assert preset.fisa is not None and preset.fisa_checkpoint == recipe.fisa_panoptic.checkpoint
+    for stage in load_recipe(name).stages:
+        if isinstance(stage, ClipTraining):
+            assert isinstance(load_preset(stage.preset).model.clip, SentenceClipSection)
+            continue
+        categories = DATASETS["tabletop"].dataset_ids
+        if isinstance(stage.data, PanopticData):
+            info = dataset_info(stage.data.dataset)
+            assert stage.data.split in info.splits
+            categories = info.dataset_ids
+        if isinstance(stage, EoMTTraining):
+            network = network_of(stage.network)
+            assert network.checkpoint.endswith(".safetensors")
+            wanted = len(categories) if stage.classes == "categories" else 2
+            assert network.architecture.num_classes == wanted
+        else:
+            classifier = load_preset(stage.preset).model.classifier
+            assert isinstance(classifier, FisaSection) and classifier.checkpoint is not None
 
 
 @pytest.mark.parametrize(("name", "trained", "view"), [("fisa_l_coco", 26.1e6, 1024), ("fisa_b_coco", 7.58e6, 736)])
 def test_fisa_trains_as_in_the_paper(name: str, trained: float, view: int) -> None:
     """Sec. 5.3; nothing is allocated."""
-    recipe = load_recipe(name).fisa_panoptic
-    assert recipe is not None
+    (recipe,) = load_recipe(name).stages
+    assert isinstance(recipe, FisaTraining)
     loop = recipe.loop
     assert (loop.steps, loop.batch_size, loop.learning_rate, loop.weight_decay) == (25_000, 16, 1e-4, 0.05)
-    assert (recipe.data.jitter.size, recipe.data.jitter.scale) == ((view, view), (0.1, 2.0))
+    assert recipe.augmentation == JitterConfig((view, view), (0.1, 2.0))
     assert (recipe.loss.class_weight, recipe.loss.bce_weight, recipe.loss.dice_weight) == (2, 5, 5)
-    preset = load_preset(recipe.preset)
-    assert preset.open_clip is not None and preset.fisa is not None
-    assert preset.fisa.input_size == pytest.approx(view * 896 / 1024, abs=8)
-    clip, _ = build_open_clip(preset.open_clip, device="meta")
+    model = load_preset(recipe.preset).model
+    assert isinstance(model.clip, OpenClipConfig) and isinstance(model.classifier, FisaSection)
+    architecture = model.classifier.architecture
+    assert architecture.input_size == pytest.approx(view * 896 / 1024, abs=8)
+    clip, _ = build_open_clip(model.clip, device="meta")
     classifier = FisaClassifier(
         clip.visual,
-        preset.fisa,
+        architecture,
         text_width=clip.text.output_dim,
         logit_scale=clip.logit_scale,
-        mean=preset.open_clip.mean,
-        std=preset.open_clip.std,
+        mean=model.clip.mean,
+        std=model.clip.std,
     )
     groups = parameter_groups(classifier, loop)
     slow = sum(p.numel() for group in groups if group.factor == 0.1 for p in group.parameters)

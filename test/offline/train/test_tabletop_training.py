@@ -13,11 +13,15 @@ from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.errors import ConfigError, DatasetError
 from ovseg_ros.core.presets import preset_path
 from ovseg_ros.core.types import MaskProposals
+from ovseg_ros.offline.data.open import dataset_info
 from ovseg_ros.offline.data.tabletop_views import SCENES_PER_SHARD, TabletopViews, load_or_render
+from ovseg_ros.offline.train.augmentation import CropPhase, CropsConfig
 from ovseg_ros.offline.train.captions import Concept, caption, is_true_of
-from ovseg_ros.offline.train.clip import CropSource, caption_loss, clamp_window
-from ovseg_ros.offline.train.eomt_tabletop import STUFF_CLASS, THING, sample_batch
-from ovseg_ros.offline.train.loop import LoopConfig
+from ovseg_ros.offline.train.clip import caption_loss
+from ovseg_ros.offline.train.crops import CropSource, clamp_window
+from ovseg_ros.offline.train.data import RenderedBatches, SegmentedView, segmented_view
+from ovseg_ros.offline.train.eomt import STUFF, THING, class_map, to_targets
+from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.pseudo_masks import box_iou, propose_masks
 from ovseg_ros.offline.train.run import recipe_path, train
 from ovseg_ros.sim import categories
@@ -25,19 +29,21 @@ from ovseg_ros.sim import categories
 LOOP = LoopConfig(steps=10, batch_size=3, learning_rate=1e-3)
 CLIP = ClipConfig(image_size=32, patch_size=8, width=64, layers=1, head_width=32)
 
-RECIPE = """
-preset: {preset}
-eomt:
-  loop: {{steps: 2, batch_size: 2, learning_rate: 1.0e-3, warmup_steps: 1}}
-  scenes: 20
-  views: 1
-  phases: [{{until: 0.5, size: [32, 48]}}, {{until: 1.0, size: [240, 320]}}]
-clip:
-  loop: {{steps: 2, batch_size: 4, learning_rate: 1.0e-3, warmup_steps: 1}}
-  adaptation: {{steps: 1, batch_size: 4, learning_rate: 1.0e-3, warmup_steps: 1}}
-  caption_scenes: 20
-  mask_scenes: 20
-  views: 1
+EOMT_STAGE = """
+  - kind: eomt
+    network: {kind: preset, preset: PRESET}
+    data: {kind: rendered, scenes: 20, views: 1}
+    classes: thing_or_stuff
+    augmentation: {kind: crops, phases: [{until: 0.5, size: [32, 48]}, {until: 1.0, size: [240, 320]}]}
+    loop: {steps: 2, batch_size: 2, learning_rate: 1.0e-3, warmup_steps: 1}
+"""
+CLIP_STAGE = """
+  - kind: clip
+    preset: PRESET
+    captions: {split: captions, scenes: 20, views: 1}
+    masks: {scenes: 20, views: 1}
+    loop: {steps: 2, batch_size: 4, learning_rate: 1.0e-3, warmup_steps: 1}
+    adaptation: {steps: 1, batch_size: 4, learning_rate: 1.0e-3, warmup_steps: 1}
 """
 
 
@@ -101,16 +107,39 @@ def test_a_broken_shard_is_named(data: Path, tmp_path: Path) -> None:
         load_or_render(tmp_path, "train", scenes=1, views=1)
 
 
+def batch_of(views: TabletopViews, step: int, samples: range = range(3)) -> list[SegmentedView]:
+    crops = CropsConfig(phases=(CropPhase(0.5, (32, 48)), CropPhase(1.0, (96, 128))))
+    return RenderedBatches(views, crops, LOOP, segmented_view).batch(step, samples)
+
+
 def test_batches_are_a_function_of_seed_and_step(views: TabletopViews) -> None:
-    images, targets = sample_batch(views, LOOP, 5, (96, 128))
-    again, _ = sample_batch(views, LOOP, 5, (96, 128))
-    other, _ = sample_batch(views, LOOP, 6, (96, 128))
-    assert images.shape == (3, 3, 96, 128) and torch.equal(images, again) and not torch.equal(images, other)
-    for target in targets:
-        assert target.masks.shape[1:] == (24, 32)
-        assert set(target.classes.tolist()) <= {THING, STUFF_CLASS}
+    batch, again, other = (torch.stack([view.image for view in batch_of(views, step)]) for step in (5, 5, 6))
+    assert batch.shape == (3, 3, 96, 128) and torch.equal(batch, again) and not torch.equal(batch, other)
+    assert torch.equal(batch[2], batch_of(views, 5, range(2, 3))[0].image)  # as in another process
+    assert batch_of(views, 4)[0].image.shape == (3, 32, 48)  # the first half of the steps
+    class_of, _ = class_map("thing_or_stuff", dataset_info("tabletop").categories())
+    for view in batch_of(views, 5):
+        target = to_targets(view, class_of, (24, 32))
+        assert target.masks.shape[1:] == (24, 32) and len(target.masks) == len(target.classes)
+        assert set(target.classes.tolist()) <= {THING, STUFF}
         assert (target.masks.sum(dim=0) <= 1 + 1e-6).all()  # segments do not overlap
         assert (target.masks.sum(dim=(1, 2)) >= 2).all()
+
+
+def test_an_exposed_crop_is_the_image_times_its_factors(views: TabletopViews) -> None:
+    for view in batch_of(views, 5):
+        assert view.image.dtype == torch.float32 and view.image.min() >= 0 and view.image.max() <= 1
+    crops = CropsConfig(phases=(CropPhase(1.0, (240, 320)),), flip=1.0, gain=(0.5, 0.5), tint=(1.0, 1.0))
+    (mirrored,) = RenderedBatches(views, crops, LOOP, lambda sample, view: (sample, view)).batch(0, range(1))
+    sample, view = mirrored
+    assert np.allclose(view.of_image(sample.image), sample.image[:, ::-1] * (0.5 / 255), atol=1e-6)
+    assert np.array_equal(view.of_segments(sample.segment_ids), sample.segment_ids[:, ::-1])
+
+
+@pytest.mark.parametrize("phases", [((0.5, (8, 8)),), ((1.0, (8, 8)), (0.5, (8, 8))), ()])
+def test_phases_that_leave_steps_out_are_refused(phases: tuple) -> None:
+    with pytest.raises(ValueError, match="phases"):
+        CropsConfig(phases=tuple(CropPhase(*phase) for phase in phases))
 
 
 def test_crops_show_what_their_concept_says(views: TabletopViews) -> None:
@@ -152,7 +181,7 @@ def test_a_generator_masks_the_photos_it_fits(views: TabletopViews) -> None:
     assert regions and {region.segment for region in regions} <= {1, 2}
     assert len(regions) < sum(len(group) for group in everything.things.values())
     for region in regions[:5]:
-        difference = found._mask(region) ^ (views.segment_ids[region.view] == region.segment)
+        difference = found.mask(region) ^ (views.segment_ids[region.view] == region.segment)
         assert difference.mean() < 0.02  # the same object, at the generator's resolution
 
 
@@ -190,18 +219,39 @@ def test_windows_stay_in_the_image(side: int) -> None:
         assert right - left == min(max(side, 2), 100) and bottom - top == min(max(side, 2), 50)
 
 
+def train_tiny(folder: Path, data: Path, *stages: str) -> Path:
+    """Writes preset, recipe and `out` into a folder; returns the preset."""
+    preset, recipe = folder / "tiny.yaml", folder / "recipe.yaml"
+    preset.write_text(preset_path("tabletop").read_text())
+    recipe.write_text("stages:" + "".join(stages).replace("PRESET", str(preset)))
+    train(str(recipe), out=folder / "out", data=data)
+    return preset
+
+
 def test_a_recipe_trains_a_preset_that_loads(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Two steps teach nothing: any mask has to do.
     monkeypatch.setattr("ovseg_ros.offline.train.pseudo_masks.MIN_OBJECTNESS", 0.0)
     monkeypatch.setattr("ovseg_ros.offline.train.pseudo_masks.MIN_BOX_IOU", 0.0)
-    preset = tmp_path / "tiny.yaml"
-    preset.write_text(preset_path("tabletop").read_text())
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE.format(preset=preset))
-    train(str(recipe), out=tmp_path / "out", data=data)
+    preset = train_tiny(tmp_path, data, EOMT_STAGE, CLIP_STAGE)
+    folders = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert folders == ["clip", "clip_adaptation", "eomt"]
     for file in (tmp_path / "out").glob("*.safetensors"):
         file.rename(tmp_path / file.name)
     assert build_segmenter(str(preset), "cpu")
+
+
+def test_a_clip_alone_takes_the_presets_mask_generator(data: Path, tmp_path: Path) -> None:
+    train_tiny(tmp_path, data, CLIP_STAGE)
+    assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == ["tabletop_clip.safetensors"]
+
+
+def test_what_a_preset_does_not_have_cannot_be_trained(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("stages:" + EOMT_STAGE.replace("PRESET", "eomt_l_convnext"))
+    with pytest.raises(ConfigError, match="mask generator of the preset eomt_l_convnext is of kind published_eomt"):
+        train(str(tmp_path / "recipe.yaml"), out=tmp_path / "out", data=data)
+    (tmp_path / "recipe.yaml").write_text("stages:" + CLIP_STAGE.replace("PRESET", "fisa_b"))
+    with pytest.raises(ConfigError, match="clip of the preset fisa_b is of kind open_clip; only sentence_clip can"):
+        train(str(tmp_path / "recipe.yaml"), out=tmp_path / "out", data=data)
 
 
 def test_unknown_recipes_are_named() -> None:

@@ -23,16 +23,17 @@ from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, write_dataset
 EOMT = "{image_size: [64, 96], width: 16, depth: 2, heads: 2, num_queries: 6, num_classes: 100, joint_blocks: 1}"
 
 EOMT_RECIPE = f"""
-eomt_panoptic:
-  architecture: {EOMT}
-  checkpoint: tiny_eomt.safetensors
-  data: {{dataset: tabletop, split: train, jitter: {{size: [64, 96], scale: [0.5, 2.0]}}, workers: 2}}
-  loop:
-    {{steps: 4, batch_size: 2, learning_rate: 1.0e-3, warmup_steps: 1, encoder: {{warmup_steps: 1}},
-      gradient_clip: 0.01, checkpoint_every: 5, log_every: 1, pictures_every: 2}}
-  loss: {{points: 64}}
-  annealing_starts: [1]
-  annealing_ends: [3]
+stages:
+  - kind: eomt
+    network: {{kind: eomt, checkpoint: tiny_eomt.safetensors, architecture: {EOMT}}}
+    data: {{kind: panoptic, dataset: tabletop, split: train, workers: 2}}
+    augmentation: {{kind: jitter, size: [64, 96], scale: [0.5, 2.0]}}
+    loop:
+      {{steps: 4, batch_size: 2, learning_rate: 1.0e-3, warmup_steps: 1, encoder: {{warmup_steps: 1}},
+        gradient_clip: 0.01, checkpoint_every: 5, log_every: 1, pictures_every: 2}}
+    loss: {{points: 64}}
+    annealing_starts: [1]
+    annealing_ends: [3]
 """
 
 CLIP = """
@@ -42,24 +43,28 @@ CLIP = """
 
 PRESET = f"""
 description: tiny
-input_size: [64, 96]
-eomt: {EOMT}
-eomt_checkpoint: tiny_eomt.safetensors
-open_clip: {{architecture: clip.json, checkpoint: clip.safetensors}}
-fisa: {{input_size: 64, seve_width: 16, seve_heads: 2, max_masks: 4, adapter_width: 4}}
-fisa_checkpoint: tiny_fisa.safetensors
-templates: ["{{}}"]
+model:
+  kind: two_stage
+  input_size: [64, 96]
+  proposer: {{kind: eomt, checkpoint: tiny_eomt.safetensors, architecture: {EOMT}}}
+  clip: {{kind: open_clip, architecture: clip.json, checkpoint: clip.safetensors}}
+  classifier:
+    kind: fisa
+    checkpoint: tiny_fisa.safetensors
+    architecture: {{input_size: 64, seve_width: 16, seve_heads: 2, max_masks: 4, adapter_width: 4}}
+  templates: ["{{}}"]
 """
 
 FISA_RECIPE = """
-fisa_panoptic:
-  preset: PRESET
-  checkpoint: tiny_fisa.safetensors
-  data: {dataset: tabletop, split: train, jitter: {size: [64, 64], scale: [0.8, 1.5]}, workers: 2}
-  loop:
-    {steps: 3, batch_size: 2, learning_rate: 1.0e-2, warmup_steps: 1, log_every: 1, pictures_every: 2,
-     multipliers: [{prefix: stream.queries., factor: 0.1}]}
-  loss: {min_iou: 0.0}
+stages:
+  - kind: fisa
+    preset: PRESET
+    data: {kind: panoptic, dataset: tabletop, split: train, workers: 2}
+    augmentation: {kind: jitter, size: [64, 64], scale: [0.8, 1.5]}
+    loop:
+      {steps: 3, batch_size: 2, learning_rate: 1.0e-2, warmup_steps: 1, log_every: 1, pictures_every: 2,
+       multipliers: [{prefix: stream.queries., factor: 0.1}]}
+    loss: {min_iou: 0.0}
 """
 
 
@@ -176,17 +181,23 @@ def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path
     [
         (("learning_rate", "learning_rte"), "unknown key 'learning_rte'; did you mean 'learning_rate'"),
         (("num_classes: 100", "num_classes: 133"), "the architecture has 133 classes, but tabletop has 100; set"),
-        (("size: [64, 96]", "size: [60, 96]"), r"data.jitter.size \(60, 96\) must be multiples of the patch size 16"),
-        (("batch_size: 2", "batch_size: 0"), "batch_size must be 1 or more, got 0"),
+        (("size: [64, 96]", "size: [60, 96]"), r"views of size \(60, 96\) must be multiples of the patch size 16"),
+        (("batch_size: 2", "batch_size: 0"), r"stages\[0\].loop.batch_size: it should be greater than 0, got 0"),
         (
             ("annealing_starts: [1]", "annealing_starts: [1, 2]"),
-            "annealing_starts and annealing_ends need 1 steps each",
+            "annealing_starts and annealing_ends need as many",
+        ),
+        (("joint_blocks: 1", "joint_blocks: 2"), "annealing_starts and annealing_ends need 2 steps each"),
+        (
+            ("annealing_ends: [3]", "annealing_ends: [1]"),
+            "annealing_starts must lie before the same block's end",
         ),
         (("dataset: tabletop", "dataset: tabeltop"), "unknown data set 'tabeltop'; did you mean 'tabletop'"),
         (("dataset: tabletop", "dataset: ade20k_full"), "folder .* is missing"),
-        (("workers: 2", "workers: 2, on_error: ignore"), "on_error must be skip or stop, got 'ignore'"),
-        (("eomt_panoptic", "eomt_panoptics"), "unknown key 'eomt_panoptics'; did you mean 'eomt_panoptic'"),
-        (("  checkpoint: tiny", "  encoder_weights: /nowhere\n  checkpoint: tiny"), "'/nowhere' are missing"),
+        (("workers: 2", "workers: 2, on_error: ignore"), "unknown on_error 'ignore'; expected one of skip, stop"),
+        (("  - kind: eomt", "  - kind: eomtt"), "unknown kind 'eomtt'; did you mean 'eomt'"),
+        (("stages:", "stage:"), "unknown key 'stage'; did you mean 'stages'"),
+        (("    loss:", "    encoder_weights: /nowhere\n    loss:"), "'/nowhere' are missing"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused_in_one_line(
@@ -217,9 +228,17 @@ def test_missing_data_and_states_are_named(
     assert "last.pt does not fit this configuration" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("mixed_precision: bf16\n", "recipe.yaml: missing stages"),
+        ("stages: []\n", "recipe.yaml.stages: .* at least 1 item"),
+        (EOMT_RECIPE + "preset: tabletop\n", "recipe.yaml: unknown key 'preset'"),
+        (EOMT_RECIPE + "mixed_precision: int4\n", "unknown mixed_precision 'int4'; expected one of no, bf16, fp16"),
+    ],
+)
 def test_an_empty_recipe_and_a_mixed_one_are_refused(
-    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], recipe: str, message: str
 ) -> None:
-    for recipe in ("mixed_precision: bf16\n", EOMT_RECIPE + "preset: tabletop\n"):
-        assert run(tmp_path, recipe, data) == 2
-        assert "expected one of eomt_panoptic, fisa_panoptic, " in capsys.readouterr().err
+    assert run(tmp_path, recipe, data) == 2
+    assert re.search(message, capsys.readouterr().err)
