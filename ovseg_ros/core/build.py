@@ -56,7 +56,7 @@ def build_segmenter(preset: str, device: str = "auto") -> PanopticSegmenter:
         CheckpointError: for missing or ill-fitting weights.
     """
     config = load_preset(preset)
-    target = _pick_device(device)
+    target = pick_device(device)
     require_weights(preset, config)
     return PanopticSegmenter(build_two_stage(config.model, preset_folder(preset), target), config.merge, target)
 
@@ -214,14 +214,16 @@ def _class_phrases(names: Sequence[str], vocabulary: str | None) -> list[tuple[s
     return [(name, *phrases) for name, phrases in zip(names, described, strict=True)]
 
 
-def _pick_device(name: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
+    """What "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:1" means here; ConfigError if it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    if device.type != "cpu" and (device.index or 0) >= gpus:
         raise ConfigError(
             f"device {name!r} is not there: PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices; "
             f"use device auto or cpu, or check the driver with nvidia-smi"

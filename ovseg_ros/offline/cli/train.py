@@ -50,20 +50,18 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(options: argparse.Namespace) -> int:
     """Do it and return the exit code."""
     from ovseg_ros.offline.train.loop import TrainingStopped
-    from ovseg_ros.offline.train.run import TrainOptions, train
+    from ovseg_ros.offline.train.run import train
 
     try:
         train(
             options.recipe,
             out=options.out,
             data=options.data,
-            options=TrainOptions(
-                device=options.device,
-                mixed_precision=options.mixed_precision,
-                resume=options.resume,
-                steps=options.steps,
-                gradient_accumulation=options.accumulate,
-            ),
+            device=options.device,
+            mixed_precision=options.mixed_precision,
+            resume=options.resume,
+            steps=options.steps,
+            accumulate=options.accumulate,
         )
     except TrainingStopped as stopped:
         print(f"ovseg: {stopped}; the same command goes on from there", file=sys.stderr)

@@ -12,10 +12,12 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 
 from ovseg_ros.core.config import STRICT, Share
-from ovseg_ros.offline.data.types import VOID, PanopticSample
+from ovseg_ros.offline.data.types import PanopticSample
 
 OUTSIDE_LOGIT = -20.0
 """Of a mask where a view shows padding."""
+_ATTEMPTS = 10
+"""Views drawn until one shows a segment; the last is taken in any case."""
 
 Size = tuple[PositiveInt, PositiveInt]
 Range = tuple[PositiveFloat, PositiveFloat]
@@ -71,21 +73,13 @@ class CropsConfig:
         if ends != sorted(ends) or ends[-1] != 1:
             raise ValueError(f"the phases must follow each other and the last one last until 1, got {ends}")
 
-    def size_at(self, progress: float) -> tuple[int, int]:
-        """Of the crops at a share of the steps, in [0, 1)."""
-        return next(phase.size for phase in self.phases if progress < phase.until)
-
 
 AugmentationConfig = JitterConfig | CropsConfig
 
 
 def view_sizes(config: AugmentationConfig) -> list[tuple[int, int]]:
     """Every (height, width) that views have in a training."""
-    match config:
-        case JitterConfig():
-            return [config.size]
-        case CropsConfig():
-            return [phase.size for phase in config.phases]
+    return [config.size] if isinstance(config, JitterConfig) else [phase.size for phase in config.phases]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +146,17 @@ class View:
 
 def draw_view(sample: PanopticSample, config: AugmentationConfig, rng: np.random.Generator, progress: float) -> View:
     """A random view of a sample at a share of the steps, in [0, 1)."""
+    height, width = sample.segment_ids.shape
     match config:
         case JitterConfig():
-            wanted = np.array([segment.id for segment in sample.segments if not segment.is_crowd], dtype=np.int64)
-            return draw_jitter_with_segments(sample.segment_ids, wanted, config, rng)
+            wanted = [segment.id for segment in sample.segments if not segment.is_crowd]
+            for _ in range(_ATTEMPTS):
+                view = draw_jitter((height, width), config, rng)
+                if np.isin(view.of_segments(sample.segment_ids), wanted).any():
+                    break
+            return view
         case CropsConfig():
-            height, width = sample.segment_ids.shape
-            rows, columns = config.size_at(progress)
+            rows, columns = next(phase.size for phase in config.phases if progress < phase.until)
             top, left = int(rng.integers(max(0, height - rows) + 1)), int(rng.integers(max(0, width - columns) + 1))
             flipped = bool(rng.random() < config.flip)
             exposure = rng.uniform(*config.gain) * rng.uniform(*config.tint, size=3)
@@ -169,19 +167,8 @@ def draw_view(sample: PanopticSample, config: AugmentationConfig, rng: np.random
 def draw_jitter(image_size: tuple[int, int], config: JitterConfig, rng: np.random.Generator) -> View:
     """A random view of an image of `image_size` (height, width)."""
     scale = rng.uniform(*config.scale) * min(want / have for want, have in zip(config.size, image_size, strict=True))
-    resized = tuple(max(1, round(side * scale)) for side in image_size)
-    top, left = (int(rng.integers(max(0, have - want) + 1)) for want, have in zip(config.size, resized, strict=True))
-    return View((resized[0], resized[1]), top, left, config.size, bool(rng.random() < config.flip))
-
-
-def draw_jitter_with_segments(
-    segment_ids: np.ndarray, wanted: np.ndarray, config: JitterConfig, rng: np.random.Generator, *, attempts: int = 10
-) -> View:
-    """A random view that shows some of the `wanted` segments; the last one drawn if `attempts` views show none."""
-    shape = (segment_ids.shape[0], segment_ids.shape[1])
-    for _ in range(attempts):
-        view = draw_jitter(shape, config, rng)
-        shown = view.of_segments(segment_ids)
-        if np.isin(shown[shown != VOID], wanted).any():
-            break
-    return view
+    rows, columns = (max(1, round(side * scale)) for side in image_size)
+    top, left = (
+        int(rng.integers(max(0, have - want) + 1)) for want, have in zip(config.size, (rows, columns), strict=True)
+    )
+    return View((rows, columns), top, left, config.size, bool(rng.random() < config.flip))

@@ -33,7 +33,6 @@ from ovseg_ros.core.weights.strict import load_strict
 from ovseg_ros.offline.train.captions import Concept, caption, is_true_of
 from ovseg_ros.offline.train.crops import CropSource
 from ovseg_ros.offline.train.data import RenderedData, open_rendered
-from ovseg_ros.offline.train.engine import Engine
 from ovseg_ros.offline.train.eomt import PresetNetwork, network_of
 from ovseg_ros.offline.train.loop import run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
@@ -76,40 +75,18 @@ class Stream:
     masked: bool
 
 
-class CaptionVectors:
-    """Unit vectors of sentences by a frozen text tower, each encoded once."""
-
-    def __init__(self, encode: Callable[[Sequence[str]], Tensor]) -> None:
-        self._encode = encode
-        self._known: dict[str, Tensor] = {}
-
-    def of(self, sentences: Sequence[str]) -> Tensor:
-        """(T, D)."""
-        new = [sentence for sentence in sentences if sentence not in self._known]
-        if new:
-            self._known.update(zip(new, self._encode(new), strict=True))
-        return torch.stack([self._known[sentence] for sentence in sentences])
-
-
 class ClipTask(Task):
-    """Crops against the captions of a whole batch."""
+    """Crops against the captions of their whole batch."""
 
     model: ImageTower
 
     def __init__(
-        self,
-        name: str,
-        tower: ImageTower,
-        captions: CaptionVectors,
-        streams: Sequence[Stream],
-        loop: LoopConfig,
-        null_share: float,
-        engine: Engine,
-    ) -> None:
+        self, name: str, tower: ImageTower, vectors: "SentenceVectors", streams: Sequence[Stream], loop: LoopConfig,
+        null_share: float, device: torch.device,
+    ) -> None:  # fmt: skip
         """`streams` fill a batch one after the other."""
-        self.name, self.model = name, tower
-        self._captions, self._streams, self._loop = captions, streams, loop
-        self._null_share, self._engine = null_share, engine
+        self.name, self.model, self._vectors, self._streams = name, tower, vectors, streams
+        self._loop, self._null_share, self._device = loop, null_share, device
 
     def losses(self, step: int, samples: range) -> dict[str, Tensor]:
         """See `Task`."""
@@ -118,11 +95,10 @@ class ClipTask(Task):
         texts = list(dict.fromkeys(caption(concept, rng) for concept in concepts))
         truth = torch.tensor([[is_true_of(said, seen) for _, said in texts] for seen in concepts])  # (B, T)
         withheld = torch.from_numpy(rng.random(len(truth)) < self._null_share)
-        shown = slice(samples.start, samples.stop)
         images, masks, truth, withheld = (
-            part[shown].to(self._engine.device) for part in (images, masks, truth, withheld)
+            part[samples.start : samples.stop].to(self._device) for part in (images, masks, truth, withheld)
         )
-        vectors = self._captions.of([sentence for sentence, _ in texts])
+        vectors = self._vectors.of([sentence for sentence, _ in texts])
         logits = self.model.prompt_logits(self.model.encode_masked(images, masks), vectors)
         return {"contrastive": caption_loss(logits, truth, withheld)}
 
@@ -141,6 +117,21 @@ class ClipTask(Task):
         images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
         images = normalize(images, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
         return images, torch.from_numpy(np.stack(masks)), concepts
+
+
+class SentenceVectors:
+    """Unit vectors of sentences by a frozen text tower, each encoded once."""
+
+    def __init__(self, encode: Callable[[Sequence[str]], Tensor]) -> None:
+        self._encode = encode
+        self._known: dict[str, Tensor] = {}
+
+    def of(self, sentences: Sequence[str]) -> Tensor:
+        """(T, D)."""
+        new = [sentence for sentence in sentences if sentence not in self._known]
+        if new:
+            self._known.update(zip(new, self._encode(new), strict=True))
+        return torch.stack([self._known[sentence] for sentence in sentences])
 
 
 def caption_loss(logits: Tensor, truth: Tensor, withheld: Tensor) -> Tensor:
@@ -173,44 +164,36 @@ def train_clip(config: ClipTraining, generator: nn.Module | None, run: Run) -> N
         ConfigError: the preset is missing or malformed, or has a CLIP or a mask generator of another kind.
         CheckpointError, DatasetError: for missing weights and bad data; also if no photo gets a mask.
     """
-    section = load_preset(config.preset).model.clip
+    section, device = load_preset(config.preset).model.clip, run.engine.device
     if not isinstance(section, SentenceClipSection):
         raise ConfigError(
             f"the clip of the preset {config.preset} is of kind {section.kind}; only sentence_clip can be trained"
         )
-    generator = generator if generator is not None else _own_generator(config.preset, run.engine.device)
+    if generator is None:
+        eomt = network_of(PresetNetwork(config.preset))
+        generator = EoMT(eomt.architecture).eval().to(device)
+        load_strict(generator, preset_folder(config.preset).own(eomt.checkpoint))
     torch.manual_seed(config.loop.seed)
     clip, tokenizer = build_clip(section.architecture)
-    clip.text.to(run.engine.device)
-    tower = ImageTower(clip)
-    captions = CaptionVectors(partial(encode_sentences, clip, tokenizer))
+    clip.text.to(device)
+    tower, vectors = ImageTower(clip), SentenceVectors(partial(encode_sentences, clip, tokenizer))
     photos, views = open_rendered(config.captions, run), open_rendered(config.masks, run)
+    share, seen = config.masked_share, CropSource(views, section.architecture)
 
-    def learn(name: str, folder: str, loop: LoopConfig, seen: Stream, captioned: Stream) -> None:
-        task = ClipTask(name, tower, captions, (seen, captioned), loop, config.null_share, run.engine)
-        run_loop(task, loop, run.out / folder, engine=run.engine)
+    def learn(name: str, loop: LoopConfig, *streams: Stream) -> None:
+        task = ClipTask(name, tower, vectors, streams, loop, config.null_share, device)
+        run_loop(task, loop, run.out / name.replace(" ", "_"), engine=run.engine)
 
-    share, source = config.masked_share, CropSource(views, section.architecture)
     learn(
         "clip",
-        "clip",
         config.loop,
-        Stream(source, share, config.stuff_share, masked=True),
+        Stream(seen, share, config.stuff_share, masked=True),
         Stream(CropSource(photos, section.architecture), 1 - share, config.stuff_share, masked=False),
     )
     learn(
         "clip adaptation",
-        "clip_adaptation",
         config.adaptation,
-        Stream(source, share, config.adaptation_stuff_share, masked=True),
-        Stream(CropSource(photos, section.architecture, generator), 1 - share, 0.0, masked=True),
+        Stream(seen, share, config.adaptation_stuff_share, masked=True),
+        Stream(CropSource(photos, section.architecture, generator), 1 - share, stuff_share=0.0, masked=True),
     )
     run.save(section.checkpoint, tower.state_dict())
-
-
-def _own_generator(preset: str, device: torch.device) -> EoMT:
-    """A preset's trained EoMT, in evaluation mode."""
-    section = network_of(PresetNetwork(preset))
-    generator = EoMT(section.architecture).eval()
-    load_strict(generator, preset_folder(preset).own(section.checkpoint))
-    return generator.to(device)

@@ -1,6 +1,6 @@
-"""Crops of rendered views with what they show: an object or a surface, in a photo framed around it or inside a mask."""
+"""Crops of rendered views, and what each shows: an object or a surface, framed as a photo or inside a mask."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -18,6 +18,9 @@ from ovseg_ros.sim import categories
 _STUFF_NAMES = frozenset(word.name for word in categories.STUFF)
 _MIN_AREA = 60
 
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom, pixels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Region:
@@ -26,14 +29,13 @@ class Region:
     Attributes:
         view, segment: which.
         concept: what it shows; a thing has a colour.
-        box: (left, top, right, bottom) around it, pixels.
         proposed: (h, w) bool, its mask by a generator; None is the ground truth's.
     """
 
     view: int
     segment: int
     concept: Concept
-    box: tuple[int, int, int, int]
+    box: Box
     proposed: np.ndarray | None = None
 
 
@@ -90,9 +92,8 @@ class CropSource:
         category = sorted(groups)[rng.integers(len(groups))]
         region = groups[category][rng.integers(len(groups[category]))]
         image, inside = self._views.images[region.view], self.mask(region)
-        is_surface = stuff and not masked
-        box = _window_of_surface(inside, rng) if is_surface else _framing(region.box, inside.shape, rng)
-        left, top, right, bottom = box
+        free = stuff and not masked  # a surface has no frame
+        left, top, right, bottom = _window_of_surface(inside, rng) if free else _framing(region.box, inside.shape, rng)
         crop = _resize(image[top:bottom, left:right], self._size)
         share = _resize(inside[top:bottom, left:right].astype(np.float32), self._grid)
         # A range, since predicted masks are a little large or small.
@@ -117,9 +118,7 @@ def _regions(views: TabletopViews, view: int) -> Iterator[Region]:
         yield Region(view, number, concept, (columns.start, rows.start, columns.stop, rows.stop))
 
 
-def _framing(
-    box: tuple[int, int, int, int], shape: tuple[int, ...], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
+def _framing(box: Box, shape: Sequence[int], rng: np.random.Generator) -> Box:
     """A square window around a box, a little off centre and wider, shifted to lie in the image."""
     left, top, right, bottom = box
     side = max(right - left, bottom - top) * rng.uniform(1.05, 1.5)
@@ -128,8 +127,8 @@ def _framing(
     return clamp_window(centre_x, centre_y, side, shape)
 
 
-def clamp_window(centre_x: float, centre_y: float, side: float, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """A window of this side, cut to the image's size and shifted inside: (left, top, right, bottom), not empty."""
+def clamp_window(centre_x: float, centre_y: float, side: float, shape: Sequence[int]) -> Box:
+    """A window of this side, cut to the image's size and shifted inside; not empty."""
     height, width = shape[:2]
     across, down = min(max(round(side), 2), width), min(max(round(side), 2), height)
     left = min(max(round(centre_x - across / 2), 0), width - across)
@@ -137,7 +136,7 @@ def clamp_window(centre_x: float, centre_y: float, side: float, shape: tuple[int
     return left, top, left + across, top + down
 
 
-def _window_of_surface(inside: np.ndarray, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def _window_of_surface(inside: np.ndarray, rng: np.random.Generator) -> Box:
     """A window that mostly shows one surface: the fullest of a few random ones around its pixels."""
     rows, columns = np.nonzero(inside)
     best, best_share = (0, 0, inside.shape[1], inside.shape[0]), -1.0

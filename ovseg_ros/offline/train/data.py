@@ -5,10 +5,10 @@ A batch is a function of (seed, step), so every process of a run, and every resu
 
 import logging
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import ConfigError, DatasetError
 from ovseg_ros.offline.data.open import dataset_info, open_dataset
 from ovseg_ros.offline.data.tabletop_views import TabletopViews, load_or_render
-from ovseg_ros.offline.data.types import DatasetCategory, PanopticDataset, PanopticSample, SegmentLabel
+from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample, SegmentLabel
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, View, draw_view
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.task import Run
@@ -55,24 +55,34 @@ class RenderedData:
     Attributes:
         scenes, views: `views` poses of each of the first `scenes` scenes of the split.
         split: "train" shows seen categories only, "captions" all.
+        workers: threads that read ahead, in each process.
     """
 
     scenes: PositiveInt
     views: PositiveInt
     split: Literal["train", "captions"] = "train"
+    workers: PositiveInt = 1
     kind: Literal["rendered"] = "rendered"
 
 
 DataConfig = PanopticData | RenderedData
 
 
-def open_panoptic(config: PanopticData, run: Run) -> PanopticDataset:
+def open_data(config: DataConfig, run: Run) -> PanopticDataset:
     """The data set to train on.
 
     Raises:
-        ConfigError: it is unknown, or has no panoptic ground truth.
-        DatasetError: it is missing or malformed.
+        ConfigError, DatasetError: it is unknown or has no panoptic ground truth; it is missing or malformed.
     """
+    match config:
+        case PanopticData():
+            return open_panoptic(config, run)
+        case RenderedData():
+            return RenderedViews(open_rendered(config, run), run.views, config.split)
+
+
+def open_panoptic(config: PanopticData, run: Run) -> PanopticDataset:
+    """As `open_data`."""
     dataset = open_dataset(config.dataset, run.data, config.split)
     if not isinstance(dataset, PanopticDataset):
         raise ConfigError(
@@ -82,89 +92,41 @@ def open_panoptic(config: PanopticData, run: Run) -> PanopticDataset:
 
 
 def open_rendered(config: RenderedData, run: Run) -> TabletopViews:
-    """The views to train on; those that do not exist yet are rendered, by the main process alone.
-
-    Raises:
-        DatasetError: a file of them cannot be read.
-    """
+    """The views to train on; those that do not exist yet are rendered, by the main process alone."""
     with run.engine.main_first():
-        return load_or_render(run.data or run.out / "data", config.split, scenes=config.scenes, views=config.views)
+        return load_or_render(run.views, config.split, scenes=config.scenes, views=config.views)
 
 
-class Batches(ABC, Generic[T]):
-    """Random views of samples, made into what a training wants.
+class RenderedViews(PanopticDataset):
+    """Rendered views as a data set in memory."""
 
-    Attributes:
-        name: of the data set.
-        categories: of its segments.
-    """
+    def __init__(self, views: TabletopViews, root: Path, split: str) -> None:
+        super().__init__("tabletop", root, split, dataset_info("tabletop").categories())
+        self._views = views
+        self._named = {category.name: category for category in self.categories}
 
-    name: str
-    categories: Sequence[DatasetCategory]
+    def __len__(self) -> int:
+        return len(self._views)
 
-    @abstractmethod
-    def batch(self, step: int, samples: range) -> list[T]:
-        """These samples of a step's batch.
-
-        Raises:
-            DatasetError: a damaged image, unless such are skipped; or nothing but damaged images.
-        """
-
-    @abstractmethod
-    def at_hand(self, samples: range) -> range:
-        """What of a batch this process has when it computes `samples`, without reading for it."""
-
-    def close(self) -> None:
-        """Let go of what reads."""
-
-
-class RenderedBatches(Batches[T]):
-    """Views drawn with replacement; one random generator makes a step's whole batch.
-
-    Args:
-        prepare: makes of a sample and its view what the training wants.
-    """
-
-    def __init__(
-        self,
-        views: TabletopViews,
-        augmentation: AugmentationConfig,
-        loop: LoopConfig,
-        prepare: Callable[[PanopticSample, View], T],
-    ) -> None:
-        self.name, self.categories = "tabletop", dataset_info("tabletop").categories()
-        self._index_of = {category.name: category.index for category in self.categories}
-        self._views, self._augmentation, self._loop, self._prepare = views, augmentation, loop, prepare
-
-    def batch(self, step: int, samples: range) -> list[T]:
-        """See `Batches`."""
-        rng = np.random.default_rng([self._loop.seed, step])
-        drawn = []
-        for index in rng.integers(len(self._views), size=self._loop.batch_size):
-            sample = self._sample(index)
-            drawn.append((sample, draw_view(sample, self._augmentation, rng, step / self._loop.steps)))
-        return [self._prepare(*drawn[number]) for number in samples]
-
-    def at_hand(self, samples: range) -> range:
-        """See `Batches`."""
-        return range(self._loop.batch_size)
-
-    def _sample(self, index: int) -> PanopticSample:
+    def __getitem__(self, index: int) -> PanopticSample:
         ids, labels = self._views.segment_ids[index], self._views.labels[index]
-        areas = np.bincount(ids.ravel(), minlength=len(labels) + 1).tolist()
-        segments = []
-        for number, label in enumerate(labels, start=1):
-            category = self.categories[self._index_of[label]]
-            area = areas[number]
-            segments.append(SegmentLabel(number, category.index, category.is_thing, False, area, area))
-        return PanopticSample(self._views.images[index], ids.astype(np.int32), tuple(segments), f"view {index}")
+        categories = [self._named[label] for label in labels]
+        areas = np.bincount(ids.ravel(), minlength=len(labels) + 1).tolist()[1:]
+        segments = tuple(
+            SegmentLabel(number, category.index, category.is_thing, is_crowd=False, area=area, declared_area=area)
+            for number, (category, area) in enumerate(zip(categories, areas, strict=True), start=1)
+        )
+        return PanopticSample(self._views.images[index], ids.astype(np.int32), segments, self.name_of(index))
+
+    def name_of(self, index: int) -> str:
+        return f"view {index}"
+
+    def paths_of(self, index: int) -> tuple[Path, Path]:
+        return self.root, self.root
 
 
-class PanopticStream(Batches[T]):
-    """Samples of a data set in a random order, read ahead by threads; a random generator for each.
-
-    Args:
-        prepare: makes of a sample and its view what the training wants; called by several threads at once.
+class PanopticStream(Generic[T]):
+    """Batches of random views of a data set's images, read ahead by threads.
 
     Attributes:
         skipped: name -> reason of every image left out.
@@ -173,14 +135,14 @@ class PanopticStream(Batches[T]):
     def __init__(
         self,
         dataset: PanopticDataset,
-        config: PanopticData,
+        config: DataConfig,
         augmentation: AugmentationConfig,
         loop: LoopConfig,
         prepare: Callable[[PanopticSample, View], T],
     ) -> None:
-        self.name, self.categories = dataset.name, dataset.categories
-        self._dataset, self._on_error, self._augmentation = dataset, config.on_error, augmentation
-        self._loop, self._prepare = loop, prepare
+        """`prepare` makes of a sample and its view what the training wants; called by several threads at once."""
+        self.dataset = dataset
+        self._config, self._augmentation, self._loop, self._prepare = config, augmentation, loop, prepare
         self._pool = ThreadPoolExecutor(config.workers, thread_name_prefix="samples")
         self._futures: dict[tuple[int, int], Future[T]] = {}
         self._lock = threading.Lock()
@@ -188,17 +150,16 @@ class PanopticStream(Batches[T]):
         self.skipped: dict[str, str] = {}
 
     def batch(self, step: int, samples: range) -> list[T]:
-        """See `Batches`. Reads ahead the same samples of the next step, and keeps those of this one until then."""
-        self._futures = {place: future for place, future in self._futures.items() if place[0] >= step}
-        wanted = [self._future(step, sample) for sample in samples]
-        if step + 1 < self._loop.steps:
-            for sample in samples:
-                self._future(step + 1, sample)
-        return [future.result() for future in wanted]
+        """These samples of a step's batch; they are kept, and those of the next step read ahead, until that begins.
 
-    def at_hand(self, samples: range) -> range:
-        """See `Batches`."""
-        return samples
+        Raises:
+            DatasetError: a damaged image, unless such are skipped; or nothing but damaged images.
+        """
+        self._futures = {place: future for place, future in self._futures.items() if place[0] >= step}
+        for place in ((at, sample) for at in (step, step + 1) if at < self._loop.steps for sample in samples):
+            if place not in self._futures:
+                self._futures[place] = self._pool.submit(self._make, *place)
+        return [self._futures[step, sample].result() for sample in samples]
 
     def close(self) -> None:
         """End the threads, and say what was skipped."""
@@ -206,26 +167,38 @@ class PanopticStream(Batches[T]):
         if self.skipped:
             logger.warning("%d images were skipped: %s", len(self.skipped), ", ".join(sorted(self.skipped)[:8]))
 
-    def _future(self, step: int, sample: int) -> "Future[T]":
-        if (step, sample) not in self._futures:
-            self._futures[step, sample] = self._pool.submit(self._make, step, sample)
-        return self._futures[step, sample]
+    def index_of(self, turn: int) -> int:
+        """The image of a turn, step * batch size + sample: epochs are permutations of the data set."""
+        epoch, place = divmod(turn, len(self.dataset))
+        with self._lock:
+            if self._epoch[0] != epoch:
+                self._epoch = (epoch, np.random.default_rng([self._loop.seed, epoch]).permutation(len(self.dataset)))
+            return int(self._epoch[1][place])
 
     def _make(self, step: int, sample: int) -> T:
-        loaded = self._read(step * self._loop.batch_size + sample)
-        rng = np.random.default_rng([self._loop.seed, step, sample])
-        return self._prepare(loaded, draw_view(loaded, self._augmentation, rng, step / self._loop.steps))
+        progress = step / self._loop.steps
+        match self._config:
+            case PanopticData():  # a random generator for each sample
+                loaded = self._read(step * self._loop.batch_size + sample, skip=self._config.on_error == "skip")
+                rng = np.random.default_rng([self._loop.seed, step, sample])
+                view = draw_view(loaded, self._augmentation, rng, progress)
+            case RenderedData():  # one for the whole batch, so those before this one are drawn, too
+                rng = np.random.default_rng([self._loop.seed, step])
+                for index in rng.integers(len(self.dataset), size=self._loop.batch_size)[: sample + 1]:
+                    loaded = self.dataset[index]
+                    view = draw_view(loaded, self._augmentation, rng, progress)
+        return self._prepare(loaded, view)
 
-    def _read(self, number: int) -> PanopticSample:
+    def _read(self, number: int, *, skip: bool) -> PanopticSample:
         """The image whose turn it is, or the next one that can be read."""
-        for turn in range(number, number + len(self._dataset)):
+        for turn in range(number, number + len(self.dataset)):
             index = self.index_of(turn)
             try:
-                sample = self._dataset[index]
+                sample = self.dataset[index]
             except DatasetError as error:
-                if self._on_error == "stop":
+                if not skip:
                     raise
-                name = self._dataset.name_of(index)
+                name = self.dataset.name_of(index)
                 with self._lock:
                     if name not in self.skipped:
                         self.skipped[name] = str(error)
@@ -234,36 +207,9 @@ class PanopticStream(Batches[T]):
             if not sample.is_void:
                 return sample
         raise DatasetError(
-            f"no image of {self._dataset.name} {self._dataset.split} in {self._dataset.root} can be trained on; "
+            f"no image of {self.dataset.name} {self.dataset.split} in {self.dataset.root} can be trained on; "
             "ovseg check-dataset says why"
         )
-
-    def index_of(self, turn: int) -> int:
-        """The image of a turn, step * batch size + sample: epochs are permutations of the data set."""
-        epoch, place = divmod(turn, len(self._dataset))
-        with self._lock:
-            if self._epoch[0] != epoch:
-                self._epoch = (epoch, np.random.default_rng([self._loop.seed, epoch]).permutation(len(self._dataset)))
-            return int(self._epoch[1][place])
-
-
-def open_batches(
-    data: DataConfig,
-    augmentation: AugmentationConfig,
-    loop: LoopConfig,
-    prepare: Callable[[PanopticSample, View], T],
-    run: Run,
-) -> Batches[T]:
-    """Batches of a stage's data.
-
-    Raises:
-        ConfigError, DatasetError: as `open_panoptic` and `open_rendered`.
-    """
-    match data:
-        case PanopticData():
-            return PanopticStream(open_panoptic(data, run), data, augmentation, loop, prepare)
-        case RenderedData():
-            return RenderedBatches(open_rendered(data, run), augmentation, loop, prepare)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ Started by `torchrun` or `accelerate launch`, every process finds its rank in th
 alone. Nothing else in the package asks how many processes there are.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -14,13 +13,12 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
+from ovseg_ros.core.build import pick_device
 from ovseg_ros.core.errors import ConfigError
 
 PRECISIONS = ("no", "bf16", "fp16")
 _TIMEOUT = timedelta(hours=2)
 """One process may render data or fill a cache while the others wait."""
-
-logger = logging.getLogger(__name__)
 
 
 class Engine:
@@ -38,12 +36,14 @@ class Engine:
     """
 
     def __init__(self, device: str = "auto", mixed_precision: str | None = None) -> None:
-        use_cpu = _wants_cpu(device)
+        target = pick_device(device)
+        if target.index is not None:
+            torch.cuda.set_device(target)
+        self._use_cpu, self._mixed_precision = target.type == "cpu", mixed_precision
         if mixed_precision is not None and mixed_precision not in PRECISIONS:
             raise ConfigError(f"unknown mixed precision {mixed_precision!r}; expected one of {', '.join(PRECISIONS)}")
-        if mixed_precision == "fp16" and use_cpu:
+        if mixed_precision == "fp16" and self._use_cpu:
             raise ConfigError("mixed precision fp16 needs a GPU; use bf16 or no on a CPU")
-        self._use_cpu, self._mixed_precision = use_cpu, mixed_precision
         try:
             self._accelerator = self._make_accelerator()
         except ValueError as error:
@@ -70,11 +70,6 @@ class Engine:
         return self._accelerator.is_main_process
 
     @property
-    def mixed_precision(self) -> str:
-        """One of `PRECISIONS`."""
-        return self._accelerator.mixed_precision
-
-    @property
     def scaler(self) -> torch.amp.GradScaler | None:
         """Scales fp16 gradients; None in other precisions."""
         return self._accelerator.scaler
@@ -94,11 +89,9 @@ class Engine:
         size, share = batch_size // shares, part * self.world + self.rank
         return range(share * size, (share + 1) * size)
 
-    @contextmanager
-    def main_first(self) -> Iterator[None]:
+    def main_first(self) -> AbstractContextManager[None]:
         """The main process does the block before the others, for files that all read and one has to make."""
-        with self._accelerator.main_process_first():
-            yield
+        return self._accelerator.main_process_first()
 
     def wait(self) -> None:
         """Until every process is here."""
@@ -147,23 +140,3 @@ class Engine:
                 DistributedDataParallelKwargs(find_unused_parameters=True),
             ],
         )
-
-
-def _wants_cpu(device: str) -> bool:
-    """Whether to stay on the CPU; selects the GPU otherwise."""
-    if device == "auto":
-        return not torch.cuda.is_available()
-    try:
-        target = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N") from error
-    if target.type == "cpu":
-        return True
-    if target.type != "cuda" or (target.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device {device!r} is not there: PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
-            "devices; use device auto or cpu, or check the driver with nvidia-smi"
-        )
-    if target.index is not None:
-        torch.cuda.set_device(target)
-    return False

@@ -14,11 +14,18 @@ from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize
 from ovseg_ros.core.presets import EoMTSection, load_preset
-from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig, annealed_mask_probabilities
+from ovseg_ros.core.proposals.eomt.network import EoMT, QueryPrediction, annealed_mask_probabilities
 from ovseg_ros.offline.data.types import DatasetCategory
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
-from ovseg_ros.offline.train.data import Batches, DataConfig, SegmentedView, open_batches, segmented_view, to_pixels
-from ovseg_ros.offline.train.engine import Engine
+from ovseg_ros.offline.train.data import (
+    DataConfig,
+    PanopticStream,
+    RenderedData,
+    SegmentedView,
+    open_data,
+    segmented_view,
+    to_pixels,
+)
 from ovseg_ros.offline.train.loop import run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.losses import MaskLossConfig, MaskTargets, mask_set_loss
@@ -66,12 +73,7 @@ class EoMTTraining:
     kind: Literal["eomt"] = "eomt"
 
     def __post_init__(self) -> None:
-        if len(self.annealing_starts) != len(self.annealing_ends):
-            raise ValueError(
-                "annealing_starts and annealing_ends need as many steps, one for each joint block, got "
-                f"{len(self.annealing_starts)} and {len(self.annealing_ends)}"
-            )
-        if any(start >= end for start, end in zip(self.annealing_starts, self.annealing_ends, strict=True)):
+        if any(start >= end for start, end in zip(self.annealing_starts, self.annealing_ends, strict=False)):
             raise ValueError("each of annealing_starts must lie before the same block's end in annealing_ends")
 
     def mask_probabilities(self, step: int, joint_blocks: int) -> Tensor:
@@ -109,7 +111,7 @@ def class_map(classes: str, categories: Sequence[DatasetCategory]) -> tuple[Tens
     return torch.arange(len(categories)), len(categories)
 
 
-def to_targets(view: SegmentedView, class_of: Tensor, size: tuple[int, int] | None) -> MaskTargets:
+def to_targets(view: SegmentedView, class_of: Tensor, size: Sequence[int] | None) -> MaskTargets:
     """The masks of a view as a loss compares them, on the device of `class_of`.
 
     Args:
@@ -124,14 +126,9 @@ def to_targets(view: SegmentedView, class_of: Tensor, size: tuple[int, int] | No
     masks, classes = ids[None] == wanted[:, None, None], class_of[view.categories.to(class_of.device)]  # (N, H, W)
     if size is None:
         return MaskTargets(masks, classes)
-    masks = F.adaptive_avg_pool2d(masks.float()[:, None], size)[:, 0]  # (N, h, w), N may be 0
+    masks = F.adaptive_avg_pool2d(masks.float()[:, None], (size[0], size[1]))[:, 0]  # (N, h, w), N may be 0
     present = masks.sum(dim=(1, 2)) >= _MIN_CELLS
     return MaskTargets(masks[present], classes[present])
-
-
-def to_input(views: Sequence[SegmentedView], device: torch.device) -> Tensor:
-    """Views -> (B, 3, H, W), normalised for the mask generator."""
-    return normalize(to_pixels([view.image for view in views], device), IMAGENET_MEAN, IMAGENET_STD)
 
 
 class EoMTTask(Task):
@@ -139,49 +136,56 @@ class EoMTTask(Task):
 
     model: EoMT
 
-    def __init__(
-        self, config: EoMTTraining, model: EoMT, batches: Batches[SegmentedView], class_of: Tensor, engine: Engine
-    ) -> None:
-        """`class_of`: (K,) int64, the class of each of the batches' categories."""
-        self.name, self.model = "eomt", model
-        self._config, self._batches, self._engine = config, batches, engine
-        self._class_of = class_of.to(engine.device)
+    def __init__(self, config: EoMTTraining, run: Run) -> None:
+        """Errors as of `train_eomt`."""
+        architecture, dataset = network_of(config.network).architecture, open_data(config.data, run)
+        class_of, classes = class_map(config.classes, dataset.categories)
+        if architecture.num_classes != classes:
+            raise ConfigError(
+                f"the architecture has {architecture.num_classes} classes, but {dataset.name} has {classes}; set "
+                f"architecture.num_classes to {classes}"
+            )
+        for size in view_sizes(config.augmentation):
+            if any(side % architecture.patch_size for side in size):
+                raise ConfigError(f"views of size {size} must be multiples of the patch size {architecture.patch_size}")
+        given, blocks = (len(config.annealing_starts), len(config.annealing_ends)), architecture.joint_blocks
+        if given not in ((0, 0), (blocks, blocks)):
+            raise ConfigError(
+                f"annealing_starts and annealing_ends need {blocks} steps each, one for each joint block, got "
+                f"{given[0]} and {given[1]}"
+            )
+        torch.manual_seed(config.loop.seed)
+        self.name, self.model = "eomt", EoMT(architecture)
+        if config.encoder_weights is not None:
+            load_pretrained_vit(self.model.encoder, config.encoder_weights)
+        self._config, self._engine, self._class_of = config, run.engine, class_of.to(run.engine.device)
+        self.stream = PanopticStream(dataset, config.data, config.augmentation, config.loop, segmented_view)
 
     def losses(self, step: int, samples: range) -> dict[str, Tensor]:
         """See `Task`."""
-        at_hand = self._batches.at_hand(samples)
-        views = self._batches.batch(step, at_hand)
-        targets = [to_targets(view, self._class_of, self._compared_size(view)) for view in views]
+        # Rendered views are drawn as a whole batch; of a data set, a process reads what it computes.
+        counted = range(self._config.loop.batch_size) if isinstance(self._config.data, RenderedData) else samples
+        views = self.stream.batch(step, counted)
+        shown = slice(counted.index(samples[0]), counted.index(samples[-1]) + 1)
+        predictions = self._predict(views[shown], self._config.mask_probabilities(step, self.model.config.joint_blocks))
+        size = None if self._config.loss.points else predictions[-1].mask_logits.shape[-2:]
+        targets = [to_targets(view, self._class_of, size) for view in views]
         masks = torch.tensor(float(sum(len(target.classes) for target in targets)), device=self._engine.device)
-        count = float(self._engine.mean(masks)) * len(samples) / len(at_hand)
-        shown = slice(at_hand.index(samples.start), at_hand.index(samples.start) + len(samples))
-        probabilities = self._config.mask_probabilities(step, self.model.config.joint_blocks)
-        predictions = self.model.forward_masked(self._to_input(views[shown]), probabilities)
-        return mask_set_loss(predictions, targets[shown], self._config.loss, count=max(1.0, count))
+        count = max(1.0, float(self._engine.mean(masks)) * len(samples) / len(counted))
+        return mask_set_loss(predictions, targets[shown], self._config.loss, count=count)
 
     def pictures(self, step: int) -> dict[str, np.ndarray]:
         """See `Task`."""
-        view = self._batches.batch(step, range(1))[0]
-        unmasked = torch.zeros(self.model.config.joint_blocks)
-        prediction = self.model.forward_masked(self._to_input([view]), unmasked)[-1]
-        size = (view.image.shape[1], view.image.shape[2])
-        found = label_map(prediction.mask_logits[0], prediction.class_logits[0], size)
+        view = self.stream.batch(step, range(1))[0]
+        prediction = self._predict([view], torch.zeros(self.model.config.joint_blocks))[-1]
+        found = label_map(prediction.mask_logits[0], prediction.class_logits[0], view.segment_ids.shape)
         return {"segments": compare_segments(view.image, view.segment_ids, found)}
 
-    def _to_input(self, views: Sequence[SegmentedView]) -> Tensor:
-        """(B, 3, H, W), normalised for the mask generator."""
+    def _predict(self, views: Sequence[SegmentedView], mask_probabilities: Tensor) -> list[QueryPrediction]:
         pixels = to_pixels([view.image for view in views], self._engine.device)
         if self.model.config.convolutional_stem:  # many small convolutions, which read colours side by side faster
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return normalize(pixels, IMAGENET_MEAN, IMAGENET_STD)
-
-    def _compared_size(self, view: SegmentedView) -> tuple[int, int] | None:
-        """Of the mask logits of a view; None where points of the masks are compared."""
-        if self._config.loss.points:
-            return None
-        network = self.model.config
-        rows, columns = (side // network.patch_size * 2**network.upscale_blocks for side in view.image.shape[1:])
-        return rows, columns
+        return self.model.forward_masked(normalize(pixels, IMAGENET_MEAN, IMAGENET_STD), mask_probabilities)
 
 
 def train_eomt(config: EoMTTraining, run: Run) -> EoMT:
@@ -194,35 +198,10 @@ def train_eomt(config: EoMTTraining, run: Run) -> EoMT:
         ConfigError: the network's classes are not as many as the data's, or views or annealing do not fit it.
         CheckpointError, DatasetError: for missing or ill-fitting weights and bad data.
     """
-    network = network_of(config.network)
-    _check_fit(config, network.architecture)
-    batches = open_batches(config.data, config.augmentation, config.loop, segmented_view, run)
+    task = EoMTTask(config, run)
     try:
-        class_of, classes = class_map(config.classes, batches.categories)
-        if network.architecture.num_classes != classes:
-            raise ConfigError(
-                f"the architecture has {network.architecture.num_classes} classes, but {batches.name} has {classes}; "
-                f"set architecture.num_classes to {classes}"
-            )
-        torch.manual_seed(config.loop.seed)
-        model = EoMT(network.architecture)
-        if config.encoder_weights is not None:
-            load_pretrained_vit(model.encoder, config.encoder_weights)
-        task = EoMTTask(config, model, batches, class_of, run.engine)
         run_loop(task, config.loop, run.out / "eomt", engine=run.engine)
     finally:
-        batches.close()
-    run.save(network.checkpoint, model.state_dict())
-    return model
-
-
-def _check_fit(config: EoMTTraining, architecture: EoMTConfig) -> None:
-    patch, blocks = architecture.patch_size, architecture.joint_blocks
-    for size in view_sizes(config.augmentation):
-        if any(side % patch for side in size):
-            raise ConfigError(f"views of size {size} must be multiples of the patch size {patch}")
-    if config.annealing_starts and len(config.annealing_starts) != blocks:
-        raise ConfigError(
-            f"annealing_starts and annealing_ends need {blocks} steps each, one for each joint block, "
-            f"got {len(config.annealing_starts)}"
-        )
+        task.stream.close()
+    run.save(network_of(config.network).checkpoint, task.model.state_dict())
+    return task.model

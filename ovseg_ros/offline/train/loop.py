@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +21,8 @@ from ovseg_ros.core.errors import OvsegError, TrainingError
 from ovseg_ros.offline.train.engine import Engine
 from ovseg_ros.offline.train.log import TrainingLog
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.optimization import make_optimizer
-from ovseg_ros.offline.train.state import Trained, resume, save_state
+from ovseg_ros.offline.train.optimization import ScheduledAdamW
+from ovseg_ros.offline.train.state import TrainingState
 from ovseg_ros.offline.train.task import Task
 
 _FREE_TO_CHANGE = frozenset({"steps", "gradient_accumulation", "checkpoint_every", "log_every", "pictures_every"})
@@ -51,20 +50,19 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
     shares = [engine.samples(config.batch_size, part, parts) for part in range(parts)]
     folder.mkdir(parents=True, exist_ok=True)
     model = task.model.to(engine.device)
-    optimizer = make_optimizer(model, config)
+    optimizer = ScheduledAdamW(model, config)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     fixed = {key: value for key, value in asdict(config).items() if key not in _FREE_TO_CHANGE}
     fixed = json.loads(json.dumps(fixed))  # tuples as lists, as they come back from a checkpoint
     with _sigterm() as asked_to_stop, engine.prepared(_Losses(task), optimizer) as (losses_of, prepared):
-        trained = Trained(model, prepared, engine.scaler)
-        begun = resume(folder, trained, config=fixed)
+        state = TrainingState(folder, model, prepared, engine.scaler, fixed)
+        begun_at, sums = state.resume()
         engine.wait()  # all have read the state before the main process replaces it
-        saved_at = begun.step
+        saved_at = begun_at
         model.train()
-        with TrainingLog(
-            folder, config, name=task.name, first_step=begun.step, sums=begun.sums, quiet=not engine.is_main
-        ) as log:
-            for step in range(begun.step, config.steps):
+        quiet = not engine.is_main
+        with TrainingLog(folder, config, name=task.name, first_step=begun_at, sums=sums, quiet=quiet) as log:
+            for step in range(begun_at, config.steps):
                 rates = optimizer.set_rates(step)
                 prepared.zero_grad(set_to_none=True)
                 losses, stop = _backward(engine, losses_of, shares, config.seed, step, stop=asked_to_stop.is_set())
@@ -76,10 +74,13 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
                 done = step + 1
                 log.add(done, losses, learning_rate=max(rates), gradient_norm=norm)
                 if engine.is_main and done % config.pictures_every == 0:
-                    log.show(done, _pictures(task, step))
+                    model.eval()
+                    with torch.no_grad():
+                        log.show(done, task.pictures(step))
+                    model.train()
                 if done % config.checkpoint_every == 0 or done == config.steps or stop:
                     if engine.is_main:
-                        save_state(folder, trained, done, sums=log.sums, config=fixed)
+                        state.save(done, log.sums)
                     saved_at = done
                 if stop and done < config.steps:
                     engine.wait()
@@ -132,15 +133,6 @@ def _require_finite(values: Mapping[str, float], what: str, step: int, folder: P
         f"the {what} of step {step + 1} is not finite ({told}); {kept}. Lower the learning rate or the gradient clip, "
         "train in bf16 instead of fp16, or check the data"
     )
-
-
-@torch.no_grad()
-def _pictures(task: Task, step: int) -> Mapping[str, np.ndarray]:
-    task.model.eval()
-    try:
-        return task.pictures(step)
-    finally:
-        task.model.train()
 
 
 @contextmanager

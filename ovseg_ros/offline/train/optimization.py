@@ -34,10 +34,22 @@ class Schedule:
         return max(0.0, remaining) ** 0.9
 
 
-class ScheduledAdamW(torch.optim.AdamW):
-    """AdamW whose groups carry their peak rate and schedule; the rate is a function of the step, so it has no state."""
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Parameters that learn alike; `factor` multiplies the learning rate."""
 
-    def __init__(self, groups: "list[Group]", config: LoopConfig) -> None:
+    parameters: list[nn.Parameter]
+    factor: float
+    schedule: Schedule
+    weight_decay: float
+
+
+class ScheduledAdamW(torch.optim.AdamW):
+    """AdamW whose groups have their peak rate and schedule; the rate is a function of the step, so it has no state."""
+
+    def __init__(self, model: nn.Module, config: LoopConfig) -> None:
+        """Errors as of `parameter_groups`."""
+        groups = parameter_groups(model, config)
         super().__init__(
             [{"params": group.parameters, "weight_decay": group.weight_decay} for group in groups],
             lr=config.learning_rate,
@@ -53,35 +65,23 @@ class ScheduledAdamW(torch.optim.AdamW):
         return rates
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Parameters that learn alike; `factor` multiplies the learning rate."""
+def parameter_groups(model: nn.Module, config: LoopConfig) -> list[Group]:
+    """The parameters that require gradients, by learning rate, schedule and weight decay.
 
-    parameters: list[nn.Parameter]
-    factor: float
-    schedule: Schedule
-    weight_decay: float
-
-
-def make_optimizer(model: nn.Module, config: LoopConfig) -> ScheduledAdamW:
-    """The optimiser of the parameters that require gradients.
-
-    Parameters are grouped by learning rate, schedule and weight decay, in the order in which the groups first occur,
-    matrices before vectors.
+    Groups are in the order in which they first occur, matrices before vectors.
 
     Raises:
         ConfigError: a prefix that no trained parameter has, or nothing to train.
     """
-    return ScheduledAdamW(parameter_groups(model, config), config)
-
-
-def parameter_groups(model: nn.Module, config: LoopConfig) -> list[Group]:
-    """See `make_optimizer`."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:
         raise ConfigError("the model has no parameter that requires a gradient; nothing would be trained")
-    _check_prefixes(list(trained), config)
-    depth = _depth(model, config.encoder.prefix) if config.encoder else 0
+    encoder = config.encoder
+    for prefix in [multiplier.prefix for multiplier in config.multipliers] + ([encoder.prefix] if encoder else []):
+        if not any(name.startswith(prefix) for name in trained):
+            roots = ", ".join(dict.fromkeys(name.partition(".")[0] for name in trained))
+            raise ConfigError(f"no trained parameter's name begins with {prefix!r}; they begin with {roots}")
+    depth = _depth(model, encoder.prefix) if encoder else 0
     groups: dict[tuple[bool, float, Schedule], Group] = {}
     for vectors in (False, True):
         decay = config.weight_decay if config.decay_vectors or not vectors else 0.0
@@ -121,13 +121,3 @@ def _layer_factor(name: str, depth: int, encoder: EncoderSchedule) -> float:
     if name.startswith("blocks.") and block >= depth - encoder.full_rate_blocks:
         return 1.0
     return encoder.layer_decay ** (depth - 1 - block)
-
-
-def _check_prefixes(names: list[str], config: LoopConfig) -> None:
-    prefixes = [multiplier.prefix for multiplier in config.multipliers]
-    if config.encoder is not None:
-        prefixes.append(config.encoder.prefix)
-    for prefix in prefixes:
-        if not any(name.startswith(prefix) for name in names):
-            roots = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
-            raise ConfigError(f"no trained parameter's name begins with {prefix!r}; they begin with {roots}")

@@ -16,7 +16,7 @@ NONE_OF_THESE = "none of these"
 """What pictures call the place after the last category."""
 
 
-def label_map(mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int]) -> Tensor:
+def label_map(mask_logits: Tensor, class_logits: Tensor, size: Sequence[int]) -> Tensor:
     """Every pixel's most probable query, counted from 1; void where no mask with a class covers it.
 
     Args:
@@ -30,8 +30,8 @@ def label_map(mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int]) 
     scores, classes = class_logits.float().softmax(dim=-1).max(dim=-1)
     kept = classes < class_logits.shape[-1] - 1
     if not kept.any():
-        return torch.full(size, VOID, dtype=torch.int32)
-    logits = F.interpolate(mask_logits[kept].float()[None], size=size, mode="bilinear", align_corners=False)[0]
+        return torch.full(tuple(size), VOID, dtype=torch.int32)
+    logits = F.interpolate(mask_logits[kept].float()[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
     probabilities = logits.sigmoid()  # (K, H, W)
     best = (probabilities * scores[kept, None, None]).argmax(dim=0)
     covered = probabilities.gather(0, best[None])[0] >= _MIN_PROBABILITY

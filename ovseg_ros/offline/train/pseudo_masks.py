@@ -23,7 +23,7 @@ def propose_masks(
     """For every image, the masks that fit its boxes.
 
     Args:
-        generator: images -> MaskProposals, in evaluation mode; its last class is "no object".
+        generator: images -> MaskProposals, in evaluation mode.
         images: uint8 RGB (N, H, W, 3), H and W multiples of its patch size.
         boxes: N arrays (M, 4) of left, top, right, bottom in pixels; M may differ and be 0.
 
@@ -37,12 +37,10 @@ def propose_masks(
     for start in tqdm(range(0, len(images), _BATCH), desc="pseudo-masks", unit="batch", mininterval=5):
         pixels = torch.from_numpy(images[start : start + _BATCH]).to(device).permute(0, 3, 1, 2).float() / 255
         proposals = generator(normalize(pixels, IMAGENET_MEAN, IMAGENET_STD))
-        if proposals.class_logits is None:
-            raise ValueError("pseudo-masks need a generator with class logits, whose last entry is 'no object'")
-        likely = proposals.class_logits.softmax(dim=-1)[..., -1] < 1 - MIN_OBJECTNESS  # (B, Q)
-        masks = (proposals.mask_logits > 0).cpu().numpy()
+        likely = (proposals.objectness > MIN_OBJECTNESS).cpu().numpy()  # (B, Q)
+        masks = (proposals.mask_logits > 0).cpu().numpy()  # (B, Q, h, w)
         for index, wanted in enumerate(boxes[start : start + _BATCH]):
-            found.append(_fit(masks[index][likely[index].cpu().numpy()], wanted, images.shape[1:3]))
+            found.append(_fit(masks[index][likely[index]], wanted, images.shape[1:3]))
     return found
 
 

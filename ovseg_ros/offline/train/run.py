@@ -1,12 +1,12 @@
 """`ovseg train`: a recipe file -> checkpoints, in one seeded and resumable run, on one process or many."""
 
-import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic.dataclasses import dataclass
 
 from ovseg_ros.core.config import STRICT, from_mapping, load_yaml
 from ovseg_ros.core.errors import CheckpointError, ConfigError
@@ -23,7 +23,7 @@ from ovseg_ros.offline.train.task import Run
 Stage = Annotated[EoMTTraining | ClipTraining | FisaTraining, Field(discriminator="kind")]
 
 
-@pydantic_dataclass(frozen=True, slots=True, config=STRICT)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Recipe:
     """A recipe file, `config/training/NAME.yaml`.
 
@@ -34,26 +34,6 @@ class Recipe:
 
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TrainOptions:
-    """How to run a recipe.
-
-    Attributes:
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        mixed_precision: "no", "bf16" or "fp16"; None = the recipe's.
-        resume: "auto" goes on from the state in the output folder if there is one, "require" refuses to begin anew,
-            "never" refuses to go on.
-        steps: of every loop, instead of the recipe's; for trials.
-        gradient_accumulation: of every loop, instead of the recipe's; less memory, the same result.
-    """
-
-    device: str = "auto"
-    mixed_precision: str | None = None
-    resume: str = "auto"
-    steps: int | None = None
-    gradient_accumulation: int | None = None
 
 
 def recipe_path(recipe: str) -> Path:
@@ -82,7 +62,17 @@ def load_recipe(recipe: str) -> Recipe:
     return from_mapping(Recipe, load_yaml(path), path.name)
 
 
-def train(recipe: str, *, out: Path, data: Path | None, options: TrainOptions | None = None) -> None:
+def train(
+    recipe: str,
+    *,
+    out: Path,
+    data: Path | None = None,
+    device: str = "auto",
+    mixed_precision: str | None = None,
+    resume: str = "auto",
+    steps: int | None = None,
+    accumulate: int | None = None,
+) -> None:
     """Train by a recipe; each of its loops goes on where a stopped run left it.
 
     Args:
@@ -90,19 +80,24 @@ def train(recipe: str, *, out: Path, data: Path | None, options: TrainOptions | 
         out: gets a folder of training state for each loop, and the checkpoints in half precision.
         data: of rendered views, the folder that keeps them for a second run (None = `out`/data); else the data set's
             folder (None = below `$OVSEG_DATASETS`).
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        mixed_precision: "no", "bf16" or "fp16"; None = the recipe's.
+        resume: "auto" goes on from the state in `out` if there is one, "require" refuses to begin anew, "never" refuses
+            to go on.
+        steps, accumulate: `steps` and `gradient_accumulation` of every loop, instead of the recipe's.
 
     Raises:
         ConfigError, CheckpointError, DatasetError: for a bad recipe, a foreign or unwanted training state, or bad data.
         TrainingError, TrainingStopped: as `run_loop`.
     """
-    options = options or TrainOptions()
-    changes = {"steps": options.steps, "gradient_accumulation": options.gradient_accumulation}
-    config = _override(load_recipe(recipe), {key: value for key, value in changes.items() if value is not None})
-    _check_resume(out, options.resume)
-    run = Run(data, out, Engine(options.device, options.mixed_precision or config.mixed_precision))
+    config = load_recipe(recipe)
+    changes = {"steps": steps, "gradient_accumulation": accumulate}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    _check_resume(out, resume)
+    run = Run(data, out, Engine(device, mixed_precision or config.mixed_precision))
     generator: EoMT | None = None
     try:
-        for stage in config.stages:
+        for stage in (_with_loops(stage, changes) for stage in config.stages):
             match stage:
                 case EoMTTraining():
                     generator = train_eomt(stage, run)
@@ -114,6 +109,13 @@ def train(recipe: str, *, out: Path, data: Path | None, options: TrainOptions | 
         run.engine.close()
 
 
+def _with_loops(stage: Stage, changes: Mapping[str, Any]) -> Stage:
+    """A stage in which every loop has these values."""
+    loops = {field.name: getattr(stage, field.name) for field in fields(stage)}
+    loops = {name: replace(loop, **changes) for name, loop in loops.items() if isinstance(loop, LoopConfig)}
+    return replace(stage, **loops)
+
+
 def _check_resume(out: Path, mode: str) -> None:
     begun = sorted(folder.name for folder in out.glob("*") if has_state(folder))
     if mode == "require" and not begun:
@@ -122,15 +124,3 @@ def _check_resume(out: Path, mode: str) -> None:
         raise CheckpointError(
             f"{out} holds a training already ({', '.join(begun)}); choose another --out, or go on with --resume auto"
         )
-
-
-def _override(config: Any, changes: dict[str, Any]) -> Any:
-    """A copy of a configuration in which every loop has these values."""
-    if isinstance(config, LoopConfig):
-        return dataclasses.replace(config, **changes)
-    if isinstance(config, tuple):
-        return tuple(_override(value, changes) for value in config)
-    if not dataclasses.is_dataclass(config) or isinstance(config, type):
-        return config
-    values = {field.name: _override(getattr(config, field.name), changes) for field in dataclasses.fields(config)}
-    return type(config)(**values)

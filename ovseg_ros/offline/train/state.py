@@ -1,6 +1,6 @@
 """The state of a training on disk: written whole or not at all, the last two kept, exactly one of them resumed from.
 
-`last.pt` holds model (trained parameters and buffers), optimiser, step, gradient scaler, and what the log had summed
+`last.pt` holds model (trained parameters and buffers), optimiser, gradient scaler, step, and what the log had summed
 up. Learning rates are functions of the step, and every step seeds its own random generators, so neither has a state to
 keep. `previous.pt` is the checkpoint before.
 """
@@ -19,25 +19,9 @@ from ovseg_ros.core.errors import CheckpointError, TrainingError
 from ovseg_ros.core.weights.strict import check_fit
 
 LAST, PREVIOUS = "last.pt", "previous.pt"
+_KEYS = {"model", "optimizer", "scaler", "step", "sums", "config"}
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What changes in a training. The model may lie on any device."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler | None
-
-
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """Where to go on: steps done, and the log's sums since its last line."""
-
-    step: int
-    sums: dict[str, float]
 
 
 def has_state(folder: Path) -> bool:
@@ -45,91 +29,106 @@ def has_state(folder: Path) -> bool:
     return (folder / LAST).exists() or (folder / PREVIOUS).exists()
 
 
-def save_state(
-    folder: Path, trained: Trained, step: int, *, sums: Mapping[str, float], config: Mapping[str, Any]
-) -> None:
-    """Write `last.pt`; the former one becomes `previous.pt`.
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """What changes in a training, and where it is kept.
 
-    Args:
-        config: what has to be the same in a run that goes on from here; plain values.
-
-    Raises:
-        TrainingError: it cannot be written; the former checkpoints are as they were.
+    Attributes:
+        model: on any device.
+        scaler: of fp16 gradients.
+        config: plain values, what has to be the same in a run that goes on.
     """
-    unfinished = folder / f".{LAST}.tmp"
-    state = {
-        "model": _kept_state(trained.model),
-        "optimizer": trained.optimizer.state_dict(),
-        "scaler": trained.scaler.state_dict() if trained.scaler is not None else None,
-        "step": step,
-        "sums": dict(sums),
-        "config": dict(config),
-    }
-    try:
-        with unfinished.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if (folder / LAST).exists():
-            (folder / LAST).replace(folder / PREVIOUS)
-        unfinished.replace(folder / LAST)
-    except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
-        unfinished.unlink(missing_ok=True)
-        kept = "the last good one is kept" if has_state(folder) else "there is none before it"
-        raise TrainingError(
-            f"cannot write the checkpoint of step {step} to {folder / LAST}: {error}; {kept}. Free some space and run "
-            "the same command again"
-        ) from error
 
+    folder: Path
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None
+    config: Mapping[str, Any]
 
-def resume(folder: Path, trained: Trained, *, config: Mapping[str, Any]) -> Resumed:
-    """Fill `trained` from the newest readable checkpoint; step 0 if there is none.
+    def save(self, step: int, sums: Mapping[str, float]) -> None:
+        """Write `last.pt` after `step` steps, with the log's sums; the former one becomes `previous.pt`.
 
-    A torn `last.pt` is passed over, with a warning, for `previous.pt`.
-
-    Raises:
-        CheckpointError: none can be read, or it belongs to another model or another configuration.
-    """
-    if not has_state(folder):
-        return Resumed(0, {})
-    faults = []
-    for name in (LAST, PREVIOUS):
-        path = folder / name
-        if not path.exists():
-            continue
+        Raises:
+            TrainingError: it cannot be written; the former checkpoints are as they were.
+        """
+        last, unfinished = self.folder / LAST, self.folder / f".{LAST}.tmp"
+        state = {
+            "model": self._kept(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
+            "step": step,
+            "sums": dict(sums),
+            "config": dict(self.config),
+        }
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torn bytes lead to any of a dozen types
-            faults.append(f"{path}: {error}")
-            continue
+            with unfinished.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if last.exists():
+                last.replace(self.folder / PREVIOUS)
+            unfinished.replace(last)
+        except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
+            unfinished.unlink(missing_ok=True)
+            kept = "the last good one is kept" if has_state(self.folder) else "there is none before it"
+            raise TrainingError(
+                f"cannot write the checkpoint of step {step} to {last}: {error}; {kept}. Free some space and run the "
+                "same command again"
+            ) from error
+
+    def resume(self) -> tuple[int, dict[str, float]]:
+        """Fill model, optimiser and scaler from the newest readable checkpoint.
+
+        A torn `last.pt` is passed over, with a warning, for `previous.pt`.
+
+        Returns:
+            Steps done, and the log's sums since its last line; 0 and none where no training was begun.
+
+        Raises:
+            CheckpointError: none can be read, or it belongs to another model or another configuration.
+        """
+        faults = []
+        for path in (self.folder / LAST, self.folder / PREVIOUS):
+            if not path.exists():
+                continue
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as error:  # torn bytes lead to any of a dozen types
+                faults.append(f"{path}: {error}")
+                continue
+            if faults:
+                logger.warning("%s; going on from %s instead", faults[0], path)
+            try:
+                self._fill(state, path)
+            except (CheckpointError, ValueError, KeyError, TypeError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"{path} does not fit this configuration; choose another --out or delete it. Cause: {error}"
+                ) from error
+            return state["step"], state["sums"]
         if faults:
-            logger.warning("%s; going on from %s instead", faults[0], path)
-        return _fill(path, state, trained, config)
-    raise CheckpointError(
-        f"no checkpoint in {folder} can be read; choose another --out or delete it. Cause: {'; '.join(faults)}"
-    )
+            raise CheckpointError(
+                f"no checkpoint in {self.folder} can be read; choose another --out or delete it. "
+                f"Cause: {'; '.join(faults)}"
+            )
+        return 0, {}
 
+    def _fill(self, state: Any, path: Path) -> None:
+        if (
+            not isinstance(state, dict)
+            or not {"model", "optimizer", "scaler", "step", "sums", "config"} <= state.keys()
+        ):
+            raise ValueError("it is not the state of a training")
+        was = state["config"]
+        changed = [key for key, value in self.config.items() if key in was and was[key] != value]
+        if changed:
+            raise ValueError(", ".join(f"{key} was {was[key]}, now {self.config[key]}" for key in changed))
+        check_fit(self._kept(), state["model"], path)
+        self.model.load_state_dict(state["model"], strict=False)  # frozen parameters are not in it; keys are checked
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler is not None and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
 
-def _fill(path: Path, state: Any, trained: Trained, config: Mapping[str, Any]) -> Resumed:
-    refusal = f"{path} does not fit this configuration; choose another --out or delete it. Cause: "
-    if not isinstance(state, dict) or not {"model", "optimizer", "scaler", "step", "sums", "config"} <= state.keys():
-        raise CheckpointError(f"{refusal}it is not the state of a training")
-    changed = [key for key, value in state["config"].items() if key in config and config[key] != value]
-    if changed:
-        told = ", ".join(f"{key} was {state['config'][key]}, now {config[key]}" for key in changed)
-        raise CheckpointError(f"{refusal}{told}")
-    try:
-        check_fit(_kept_state(trained.model), state["model"], path)
-        trained.model.load_state_dict(state["model"], strict=False)  # frozen parameters are not in it; keys are checked
-        trained.optimizer.load_state_dict(state["optimizer"])
-        if trained.scaler is not None and state["scaler"]:
-            trained.scaler.load_state_dict(state["scaler"])
-    except (CheckpointError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{refusal}{error}") from error
-    return Resumed(state["step"], state["sums"])
-
-
-def _kept_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state without frozen parameters, which have files of their own."""
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return {key: value for key, value in model.state_dict().items() if key not in frozen}
+    def _kept(self) -> dict[str, Tensor]:
+        """The model's state without frozen parameters, which have files of their own."""
+        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
+        return {key: value for key, value in self.model.state_dict().items() if key not in frozen}

@@ -25,6 +25,11 @@ class Run:
     out: Path
     engine: Engine
 
+    @property
+    def views(self) -> Path:
+        """Folder of rendered views."""
+        return self.data or self.out / "data"
+
     def save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write what was trained as the checkpoint `name`, in half precision, and say so."""
         if self.engine.is_main:

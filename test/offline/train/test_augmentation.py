@@ -1,17 +1,20 @@
 """Views: image, segments and proposed masks are moved alike; sizes, padding and extremes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovseg_ros.offline.data.types import PanopticSample, SegmentLabel
 from ovseg_ros.offline.train.augmentation import (
     OUTSIDE_LOGIT,
     JitterConfig,
     View,
     draw_jitter,
-    draw_jitter_with_segments,
+    draw_view,
 )
 
 COLORS = np.array([[0, 0, 0], [250, 10, 10], [10, 250, 10], [10, 10, 250], [200, 200, 10]], dtype=np.uint8)
@@ -86,22 +89,18 @@ def test_views_are_drawn_again_until_a_wanted_segment_shows() -> None:
     ids = np.zeros((100, 100), dtype=np.int32)
     ids[:12, :12] = 7
     config = JitterConfig((20, 20), (4.0, 4.0), flip=0.0)
-    shows = [
-        bool(
-            (
-                draw_jitter_with_segments(ids, np.array([7]), config, np.random.default_rng(seed)).of_segments(ids) == 7
-            ).any()
-        )
-        for seed in range(30)
-    ]
+    segment = SegmentLabel(7, 0, is_thing=True, is_crowd=False, area=144, declared_area=144)
+
+    def drawn(segments: tuple[SegmentLabel, ...], seed: int) -> View:
+        sample = PanopticSample(np.zeros((100, 100, 3), np.uint8), ids, segments, "corner")
+        return draw_view(sample, config, np.random.default_rng(seed), 0.0)
+
+    shows = [bool((drawn((segment,), seed).of_segments(ids) == 7).any()) for seed in range(30)]
     plain = [
         bool((draw_jitter((100, 100), config, np.random.default_rng(s)).of_segments(ids) == 7).any()) for s in range(30)
     ]
     assert sum(shows) > sum(plain) and sum(plain) < 15
-    assert draw_jitter_with_segments(ids, np.array([], dtype=np.int64), config, np.random.default_rng(0)).size == (
-        20,
-        20,
-    )
+    assert drawn((), 0).size == drawn((replace(segment, is_crowd=True),), 0).size == (20, 20)
 
 
 @pytest.mark.parametrize("bad", [{"size": (0, 3)}, {"scale": (2.0, 1.0)}, {"scale": (0.0, 1.0)}, {"flip": 1.5}])

@@ -9,7 +9,7 @@ from ovseg_ros.core.presets import EoMTSection
 from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
 from ovseg_ros.offline.train.eomt import EoMTTraining
 from ovseg_ros.offline.train.loop_config import EncoderSchedule, LoopConfig, Multiplier
-from ovseg_ros.offline.train.optimization import make_optimizer
+from ovseg_ros.offline.train.optimization import ScheduledAdamW
 from ovseg_ros.offline.train.run import load_recipe
 
 RECIPE = LoopConfig(
@@ -23,7 +23,7 @@ def make_eomt(depth: int = 3) -> EoMT:
 
 def rates(model: nn.Module, config: LoopConfig, step: int) -> dict[str, float]:
     """Learning rate of every parameter at a step, by name."""
-    optimizer = make_optimizer(model, config)
+    optimizer = ScheduledAdamW(model, config)
     optimizer.set_rates(step)
     rate_of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     return {name: rate_of[id(parameter)] for name, parameter in model.named_parameters()}
@@ -31,7 +31,7 @@ def rates(model: nn.Module, config: LoopConfig, step: int) -> dict[str, float]:
 
 def test_every_parameter_is_in_exactly_one_group() -> None:
     model = make_eomt()
-    optimizer = make_optimizer(model, RECIPE)
+    optimizer = ScheduledAdamW(model, RECIPE)
     grouped = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
 
@@ -79,7 +79,7 @@ def test_weight_decay_spares_vectors_unless_told() -> None:
     model = nn.Linear(3, 2)
     for decay_vectors, wanted in ((False, [0.05, 0.0]), (True, [0.05, 0.05])):
         config = LoopConfig(steps=1, batch_size=1, learning_rate=1.0, decay_vectors=decay_vectors)
-        assert [group["weight_decay"] for group in make_optimizer(model, config).param_groups] == wanted
+        assert [group["weight_decay"] for group in ScheduledAdamW(model, config).param_groups] == wanted
 
 
 def test_multipliers_go_by_the_names_beginning() -> None:
@@ -95,9 +95,9 @@ def test_multipliers_go_by_the_names_beginning() -> None:
 def test_a_prefix_of_nothing_and_a_frozen_model_are_refused() -> None:
     config = LoopConfig(steps=1, batch_size=1, learning_rate=1.0, multipliers=(Multiplier("backbone.", 0.1),))
     with pytest.raises(ConfigError, match="begins with 'backbone.'; they begin with encoder, queries, class_head"):
-        make_optimizer(make_eomt(), config)
+        ScheduledAdamW(make_eomt(), config)
     with pytest.raises(ConfigError, match="nothing would be trained"):
-        make_optimizer(nn.Linear(1, 1).requires_grad_(False), config)
+        ScheduledAdamW(nn.Linear(1, 1).requires_grad_(False), config)
 
 
 def test_the_coco_recipe_is_the_published_one() -> None:

@@ -19,7 +19,7 @@ from ovseg_ros.offline.train.augmentation import CropPhase, CropsConfig
 from ovseg_ros.offline.train.captions import Concept, caption, is_true_of
 from ovseg_ros.offline.train.clip import caption_loss
 from ovseg_ros.offline.train.crops import CropSource, clamp_window
-from ovseg_ros.offline.train.data import RenderedBatches, SegmentedView, segmented_view
+from ovseg_ros.offline.train.data import PanopticStream, RenderedData, RenderedViews, SegmentedView, segmented_view
 from ovseg_ros.offline.train.eomt import STUFF, THING, class_map, to_targets
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.pseudo_masks import box_iou, propose_masks
@@ -107,9 +107,17 @@ def test_a_broken_shard_is_named(data: Path, tmp_path: Path) -> None:
         load_or_render(tmp_path, "train", scenes=1, views=1)
 
 
+def stream_of(views: TabletopViews, crops: CropsConfig, prepare=segmented_view) -> PanopticStream:  # type: ignore[no-untyped-def]
+    data = RenderedData(scenes=SCENES_PER_SHARD, views=1)
+    return PanopticStream(RenderedViews(views, Path("nowhere"), "train"), data, crops, LOOP, prepare)
+
+
 def batch_of(views: TabletopViews, step: int, samples: range = range(3)) -> list[SegmentedView]:
-    crops = CropsConfig(phases=(CropPhase(0.5, (32, 48)), CropPhase(1.0, (96, 128))))
-    return RenderedBatches(views, crops, LOOP, segmented_view).batch(step, samples)
+    stream = stream_of(views, CropsConfig(phases=(CropPhase(0.5, (32, 48)), CropPhase(1.0, (96, 128)))))
+    try:
+        return stream.batch(step, samples)
+    finally:
+        stream.close()
 
 
 def test_batches_are_a_function_of_seed_and_step(views: TabletopViews) -> None:
@@ -130,8 +138,9 @@ def test_an_exposed_crop_is_the_image_times_its_factors(views: TabletopViews) ->
     for view in batch_of(views, 5):
         assert view.image.dtype == torch.float32 and view.image.min() >= 0 and view.image.max() <= 1
     crops = CropsConfig(phases=(CropPhase(1.0, (240, 320)),), flip=1.0, gain=(0.5, 0.5), tint=(1.0, 1.0))
-    (mirrored,) = RenderedBatches(views, crops, LOOP, lambda sample, view: (sample, view)).batch(0, range(1))
-    sample, view = mirrored
+    stream = stream_of(views, crops, lambda sample, view: (sample, view))
+    ((sample, view),) = stream.batch(0, range(1))
+    stream.close()
     assert np.allclose(view.of_image(sample.image), sample.image[:, ::-1] * (0.5 / 255), atol=1e-6)
     assert np.array_equal(view.of_segments(sample.segment_ids), sample.segment_ids[:, ::-1])
 

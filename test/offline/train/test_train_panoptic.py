@@ -185,7 +185,7 @@ def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path
         (("batch_size: 2", "batch_size: 0"), r"stages\[0\].loop.batch_size: it should be greater than 0, got 0"),
         (
             ("annealing_starts: [1]", "annealing_starts: [1, 2]"),
-            "annealing_starts and annealing_ends need as many",
+            "annealing_ends need 1 steps each, .* got 2 and 1",
         ),
         (("joint_blocks: 1", "joint_blocks: 2"), "annealing_starts and annealing_ends need 2 steps each"),
         (
