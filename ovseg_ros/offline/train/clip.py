@@ -75,50 +75,6 @@ class Stream:
     masked: bool
 
 
-class ClipTask(Task):
-    """Crops against the captions of their whole batch."""
-
-    model: ImageTower
-
-    def __init__(
-        self, name: str, tower: ImageTower, vectors: "SentenceVectors", streams: Sequence[Stream], loop: LoopConfig,
-        null_share: float, device: torch.device,
-    ) -> None:  # fmt: skip
-        """`streams` fill a batch one after the other."""
-        self.name, self.model, self._vectors, self._streams = name, tower, vectors, streams
-        self._loop, self._null_share, self._device = loop, null_share, device
-
-    def losses(self, step: int, samples: range) -> dict[str, Tensor]:
-        """See `Task`."""
-        rng = np.random.default_rng([self._loop.seed, step])
-        images, masks, concepts = self._draw(rng)
-        texts = list(dict.fromkeys(caption(concept, rng) for concept in concepts))
-        truth = torch.tensor([[is_true_of(said, seen) for _, said in texts] for seen in concepts])  # (B, T)
-        withheld = torch.from_numpy(rng.random(len(truth)) < self._null_share)
-        images, masks, truth, withheld = (
-            part[samples.start : samples.stop].to(self._device) for part in (images, masks, truth, withheld)
-        )
-        vectors = self._vectors.of([sentence for sentence, _ in texts])
-        logits = self.model.prompt_logits(self.model.encode_masked(images, masks), vectors)
-        return {"contrastive": caption_loss(logits, truth, withheld)}
-
-    def _draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, list[Concept]]:
-        """A batch: images (B, 3, S, S) normalised, patch masks (B, p, p) bool, and what each shows."""
-        crops, masks, concepts = [], [], []
-        limits = np.cumsum([stream.share for stream in self._streams]) * self._loop.batch_size
-        for index in range(self._loop.batch_size):
-            stream = self._streams[int((index >= limits[:-1]).sum())]
-            is_stuff = bool(rng.random() < stream.stuff_share)
-            crop, mask, concept = stream.source.draw(rng, stuff=is_stuff, masked=stream.masked)
-            gain = rng.uniform(0.85, 1.15) * rng.uniform(0.97, 1.03, size=3)
-            crops.append(np.clip(crop * (gain / 255), 0, 1).astype(np.float32))
-            masks.append(mask)
-            concepts.append(concept)
-        images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
-        images = normalize(images, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
-        return images, torch.from_numpy(np.stack(masks)), concepts
-
-
 class SentenceVectors:
     """Unit vectors of sentences by a frozen text tower, each encoded once."""
 
@@ -132,6 +88,48 @@ class SentenceVectors:
         if new:
             self._known.update(zip(new, self._encode(new), strict=True))
         return torch.stack([self._known[sentence] for sentence in sentences])
+
+
+@dataclass(eq=False)
+class ClipTask(Task):
+    """Crops against the captions of their whole batch, which the streams fill one after the other."""
+
+    name: str
+    model: ImageTower
+    vectors: SentenceVectors
+    streams: Sequence[Stream]
+    loop: LoopConfig
+    null_share: float
+    device: torch.device
+
+    def losses(self, step: int, samples: range) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.loop.seed, step])
+        images, masks, concepts = self._draw(rng)
+        texts = list(dict.fromkeys(caption(concept, rng) for concept in concepts))
+        truth = torch.tensor([[is_true_of(said, seen) for _, said in texts] for seen in concepts])  # (B, T)
+        withheld = torch.from_numpy(rng.random(len(truth)) < self.null_share)
+        images, masks, truth, withheld = (
+            part[samples.start : samples.stop].to(self.device) for part in (images, masks, truth, withheld)
+        )
+        vectors = self.vectors.of([sentence for sentence, _ in texts])
+        logits = self.model.prompt_logits(self.model.encode_masked(images, masks), vectors)
+        return {"contrastive": caption_loss(logits, truth, withheld)}
+
+    def _draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, list[Concept]]:
+        """A batch: images (B, 3, S, S) normalised, patch masks (B, p, p) bool, and what each shows."""
+        crops, masks, concepts = [], [], []
+        limits = np.cumsum([stream.share for stream in self.streams]) * self.loop.batch_size
+        for index in range(self.loop.batch_size):
+            stream = self.streams[int((index >= limits[:-1]).sum())]
+            is_stuff = bool(rng.random() < stream.stuff_share)
+            crop, mask, concept = stream.source.draw(rng, stuff=is_stuff, masked=stream.masked)
+            gain = rng.uniform(0.85, 1.15) * rng.uniform(0.97, 1.03, size=3)
+            crops.append(np.clip(crop * (gain / 255), 0, 1).astype(np.float32))
+            masks.append(mask)
+            concepts.append(concept)
+        images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
+        images = normalize(images, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+        return images, torch.from_numpy(np.stack(masks)), concepts
 
 
 def caption_loss(logits: Tensor, truth: Tensor, withheld: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from ovseg_ros.core.build import pick_device
 from ovseg_ros.core.errors import ConfigError
@@ -70,7 +71,7 @@ class Engine:
         return self._accelerator.is_main_process
 
     @property
-    def scaler(self) -> torch.amp.GradScaler | None:
+    def scaler(self) -> GradScaler | None:
         """Scales fp16 gradients; None in other precisions."""
         return self._accelerator.scaler
 

@@ -162,7 +162,6 @@ class EoMTTask(Task):
         self.stream = PanopticStream(dataset, config.data, config.augmentation, config.loop, segmented_view)
 
     def losses(self, step: int, samples: range) -> dict[str, Tensor]:
-        """See `Task`."""
         # Rendered views are drawn as a whole batch; of a data set, a process reads what it computes.
         counted = range(self._config.loop.batch_size) if isinstance(self._config.data, RenderedData) else samples
         views = self.stream.batch(step, counted)
@@ -175,7 +174,6 @@ class EoMTTask(Task):
         return mask_set_loss(predictions, targets[shown], self._config.loss, count=count)
 
     def pictures(self, step: int) -> dict[str, np.ndarray]:
-        """See `Task`."""
         view = self.stream.batch(step, range(1))[0]
         prediction = self._predict([view], torch.zeros(self.model.config.joint_blocks))[-1]
         found = label_map(prediction.mask_logits[0], prediction.class_logits[0], view.segment_ids.shape)

@@ -1,11 +1,15 @@
 """The pretrained ViT that a new EoMT begins with: timm's weights, made to fit another patch and image size."""
 
+from pathlib import Path
+
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.weights.hub import find_file
-from ovseg_ros.core.weights.strict import check_fit, read_state
+from ovseg_ros.core.weights.strict import check_fit
 
 
 def load_pretrained_vit(encoder: VisionTransformer, source: str) -> None:
@@ -24,7 +28,7 @@ def load_pretrained_vit(encoder: VisionTransformer, source: str) -> None:
             f"format; leave dinov3 or the pretrained weights out"
         )
     path = find_file(source, ["model.safetensors"])
-    state = read_state(path)
+    state = _read(path)
     if {"patch_embed.proj.weight", "pos_embed"} - state.keys():
         raise CheckpointError(
             f"{path} is not a plain ViT of timm: it has no patch_embed.proj.weight or pos_embed, but "
@@ -39,3 +43,10 @@ def load_pretrained_vit(encoder: VisionTransformer, source: str) -> None:
     state = {key: value for key, value in state.items() if not key.startswith("head.")}
     check_fit(wanted, state, path)
     encoder.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()})
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error

@@ -36,11 +36,11 @@ class Recipe:
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
 
 
-def recipe_path(recipe: str) -> Path:
-    """File of a recipe, given its name or a path to a YAML file.
+def load_recipe(recipe: str) -> Recipe:
+    """Read and check a recipe, given its name or a path to a YAML file.
 
     Raises:
-        ConfigError: if there is no such file, with the names that exist.
+        ConfigError: if there is no such file, with the names that exist, or if it is malformed.
     """
     folder = config_dir() / "training"
     path = Path(recipe).expanduser() if recipe.endswith((".yaml", ".yml")) else folder / f"{recipe}.yaml"
@@ -49,16 +49,6 @@ def recipe_path(recipe: str) -> Path:
         raise ConfigError(
             f"there is no recipe {recipe!r} (looked for {path}); choose one of {names} or give a .yaml file"
         )
-    return path
-
-
-def load_recipe(recipe: str) -> Recipe:
-    """Read and check a recipe.
-
-    Raises:
-        ConfigError: if it is missing or malformed.
-    """
-    path = recipe_path(recipe)
     return from_mapping(Recipe, load_yaml(path), path.name)
 
 

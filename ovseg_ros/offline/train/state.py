@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from ovseg_ros.core.errors import CheckpointError, TrainingError
 from ovseg_ros.core.weights.strict import check_fit
@@ -42,7 +43,7 @@ class TrainingState:
     folder: Path
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler | None
+    scaler: GradScaler | None
     config: Mapping[str, Any]
 
     def save(self, step: int, sums: Mapping[str, float]) -> None:

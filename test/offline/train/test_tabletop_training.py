@@ -23,7 +23,7 @@ from ovseg_ros.offline.train.data import PanopticStream, RenderedData, RenderedV
 from ovseg_ros.offline.train.eomt import STUFF, THING, class_map, to_targets
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.pseudo_masks import box_iou, propose_masks
-from ovseg_ros.offline.train.run import recipe_path, train
+from ovseg_ros.offline.train.run import load_recipe, train
 from ovseg_ros.sim import categories
 
 LOOP = LoopConfig(steps=10, batch_size=3, learning_rate=1e-3)
@@ -265,4 +265,4 @@ def test_what_a_preset_does_not_have_cannot_be_trained(data: Path, tmp_path: Pat
 
 def test_unknown_recipes_are_named() -> None:
     with pytest.raises(ConfigError, match="no recipe 'tabletpo'.*tabletop"):
-        recipe_path("tabletpo")
+        load_recipe("tabletpo")
