@@ -23,8 +23,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--data",
         type=Path,
         metavar="DIR",
-        help="the data set's folder (default: below $OVSEG_DATASETS); of the tabletop recipe, where rendered data is "
-        "kept (default: OUT/data)",
+        help="the data set's folder (default: below $OVSEG_DATASETS); of the tabletop recipes, where rendered views "
+        "are kept (default: OUT/data)",
     )
     parser.add_argument("--device", default="auto", help=f"{DEVICE_HELP} (default: auto)")
     parser.add_argument(
@@ -37,7 +37,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="go on from the state in OUT if there is one (auto), refuse to begin anew (require), or refuse to go on "
         "(never); default: auto",
     )
-    parser.add_argument("--steps", type=positive, metavar="N", help="steps of every stage, instead of the recipe's")
+    parser.add_argument("--steps", type=positive, metavar="N", help="steps of every loop, instead of the recipe's")
     parser.add_argument(
         "--accumulate",
         type=positive,
