@@ -1,7 +1,7 @@
 """Panoptic quality of classifiers on the same masks of the same tabletop images, so that only naming differs."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from ovseg_ros.core.metrics.panoptic_quality import PanopticQuality
 from ovseg_ros.core.model import TwoStage
 from ovseg_ros.core.types import MaskProposals
 from ovseg_ros.core.vocabulary import Vocabulary
-from ovseg_ros.offline.data.tabletop_views import TabletopViews
+from ovseg_ros.offline.data.types import PanopticSample
 from ovseg_ros.offline.train.fisa_data import likeliest, with_key_values
 from ovseg_ros.offline.train.fisa_losses import best_segments, soft_masks
 from ovseg_ros.sim.categories import SEEN, UNSEEN
@@ -28,16 +28,14 @@ class ProposedImage:
     """An image, its ground truth, and what is proposed for it.
 
     Attributes:
+        sample: image and ground truth.
         pixels: (1, 3, H, W) in [0, 1].
-        segment_ids: (H, W) int64; 0 = void.
-        labels: the category names of segments 1, 2, ...
         proposals: the masks to name.
         crops: of those that a FISA reads, with what a frozen CLIP makes of them, in half precision.
     """
 
+    sample: PanopticSample
     pixels: Tensor
-    segment_ids: Tensor
-    labels: list[str]
     proposals: MaskProposals
     crops: MaskViews
 
@@ -54,17 +52,16 @@ class NamedQuality:
 
 @torch.no_grad()
 def propose_images(
-    model: TwoStage, classifier: FisaClassifier, views: TabletopViews, vocabulary: Vocabulary
+    model: TwoStage, classifier: FisaClassifier, samples: Iterable[PanopticSample], vocabulary: Vocabulary
 ) -> list[ProposedImage]:
-    """Views with a model's proposals, and the crops that a FISA reads of them."""
+    """Images with a model's proposals, and the crops that a FISA reads of them."""
     prompt, images = model.prepare(vocabulary), []
-    for index in tqdm(range(len(views)), desc="evaluation images", unit="image", mininterval=5):
-        pixels = to_tensor(views.images[index], torch.device("cpu"))
+    for sample in tqdm(samples, desc="evaluation images", unit="image", mininterval=5):
+        pixels = to_tensor(sample.image, classifier.logit_scale.device)
         proposals = model.propose(pixels, prompt)
         crops = classifier.look(pixels, likeliest(classifier, proposals)[None])
-        crops = with_key_values(classifier, MaskViews(crops.pixels.half(), crops.image_size, crops.windows))
-        ids = torch.from_numpy(views.segment_ids[index]).long()
-        images.append(ProposedImage(pixels, ids, views.labels[index], proposals, crops))
+        crops = with_key_values(classifier, replace(crops, pixels=crops.pixels.half()))
+        images.append(ProposedImage(sample, pixels, proposals, crops))
     return images
 
 
@@ -77,30 +74,29 @@ def panoptic_quality(
 ) -> NamedQuality:
     """PQ after the panoptic merge; `classify` gives logits (1, Q, K + 1) for an image's proposals."""
     quality = PanopticQuality()
-    ids = {category.name: category.id for category in vocabulary.categories}
     for image in images:
-        truth, masks = image.segment_ids.numpy(), image.proposals.mask_logits[0]
+        truth, masks = image.sample.segment_ids, image.proposals.mask_logits[0]
         result = merge_panoptic(masks, classify(image)[0], vocabulary, truth.shape, merge)
-        labels = {number: ids[label] for number, label in enumerate(image.labels, start=1)}
-        quality.add(result.segment_ids, {s.id: s.category_id for s in result.segments}, truth, labels)
-    seen, unseen = ({ids[name] for name in names} for names in (SEEN, UNSEEN))
-    intervals = quality.confidence_interval(seen), quality.confidence_interval(unseen)
-    return NamedQuality(quality.result(seen).pq, quality.result(unseen).pq, *intervals)
+        found = {segment.id: segment.category_id for segment in result.segments}
+        quality.add(result.segment_ids, found, truth, {s.id: s.category for s in image.sample.segments})
+    groups = [{c.id for c in vocabulary.categories if c.name in names} for names in (SEEN, UNSEEN)]
+    seen, unseen = (quality.result(group).pq for group in groups)
+    return NamedQuality(seen, unseen, *(quality.confidence_interval(group) for group in groups))
 
 
-def true_names(classifier: FisaClassifier, vocabulary: Vocabulary, image: ProposedImage) -> Tensor:
-    """Logits (1, Q, K + 1) of a perfect classifier.
+def true_names(classifier: FisaClassifier, categories: int, image: ProposedImage) -> Tensor:
+    """Logits (1, Q, `categories` + 1) of a perfect classifier.
 
     Every mask that is read and overlaps a segment by more than half has that segment's name, all others have none.
     """
-    names = [category.name for category in vocabulary.categories]
-    masks = image.proposals.mask_logits[0]
+    masks, segments = image.proposals.mask_logits[0], image.sample.segments
     queries, is_read = classifier.top_masks(image.proposals)
     chosen = queries[0][is_read[0]]
-    truth = soft_masks(image.segment_ids, torch.arange(1, len(image.labels) + 1), masks.shape[-2:])
-    logits = masks.new_zeros(1, len(masks), len(names) + 1)
+    ids = torch.tensor([segment.id for segment in segments])
+    truth = soft_masks(torch.from_numpy(image.sample.segment_ids), ids, masks.shape[-2:])
+    logits = masks.new_zeros(1, len(masks), categories + 1)
     logits[..., -1] = _CERTAIN
-    for query, segment in zip(chosen.tolist(), best_segments(masks[chosen], truth, 0.5).tolist(), strict=True):
-        if segment >= 0:
-            logits[0, query, names.index(image.labels[segment])] = 2 * _CERTAIN
+    for query, best in zip(chosen.tolist(), best_segments(masks[chosen], truth, 0.5).tolist(), strict=True):
+        if best >= 0:
+            logits[0, query, segments[best].category] = 2 * _CERTAIN
     return logits

@@ -1,6 +1,7 @@
 """`ovseg ablate tabletop`: FISA's parts one by one, on the same masks of the same images (the paper's Table 3)."""
 
 import copy
+import itertools
 import json
 import statistics
 import time
@@ -22,10 +23,11 @@ from ovseg_ros.core.presets import FisaSection, PresetFolder, load_preset, own_c
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.files import digest_of, read_json, sha256_of, write_bytes, write_json
-from ovseg_ros.offline.data.tabletop_views import TabletopViews, load_or_render
+from ovseg_ros.offline.data.tabletop_views import load_or_render
+from ovseg_ros.offline.data.types import PanopticSample
 from ovseg_ros.offline.evaluate.fisa import ProposedImage, panoptic_quality, propose_images, true_names
 from ovseg_ros.offline.tools.lora import add_low_rank
-from ovseg_ros.offline.train.data import RenderedData, open_rendered
+from ovseg_ros.offline.train.data import RenderedData, RenderedViews, open_data
 from ovseg_ros.offline.train.engine import Engine
 from ovseg_ros.offline.train.fisa import FisaTraining, build_untrained, fisa_section, learn
 from ovseg_ros.offline.train.fisa_data import CollectedMasks, collect_masks, some_crops, with_key_values
@@ -156,7 +158,7 @@ def ablate_tabletop(config: AblationConfig, *, data: Path, out: Path) -> int:
     Raises:
         ConfigError, CheckpointError, DatasetError: for a bad recipe or preset, or results of other settings in `out`.
     """
-    training, rendered = _stage(config)
+    training = _stage(config)
     facts = _facts(config, training)
     depth = fisa_section(training.preset).architecture.adapter_convolutions
     wanted = [(reference, 0) for reference in REFERENCES]
@@ -164,7 +166,7 @@ def ablate_tabletop(config: AblationConfig, *, data: Path, out: Path) -> int:
         wanted += [(variant, seed) for seed in range(config.seeds) for variant in group]
     missing = [(variant, seed) for variant, seed in wanted if not _is_done(out, variant, seed, facts)]
     if missing:
-        bench = _Bench(config, training, rendered, Run(data, out, Engine("cpu")), digest_of(facts, 8))
+        bench = _Bench(config, training, Run(data, out, Engine("cpu")), digest_of(facts, 8))
         for variant, seed in missing:
             result = {"variant": asdict(variant), "seed": seed, "facts": facts, **bench.run(variant, seed)}
             write_json(result_path(out, variant.name, seed), result)
@@ -178,9 +180,7 @@ def ablate_tabletop(config: AblationConfig, *, data: Path, out: Path) -> int:
 class _Bench:
     """The networks and features that all variants share, and the training and evaluation of one."""
 
-    def __init__(
-        self, config: AblationConfig, training: FisaTraining, rendered: RenderedData, run: Run, digest: str
-    ) -> None:
+    def __init__(self, config: AblationConfig, training: FisaTraining, run: Run, digest: str) -> None:
         """`digest`: of the settings; ends the names of training folders."""
         self._digest = digest
         device, self._training, self._run = run.engine.device, training, run
@@ -189,18 +189,16 @@ class _Bench:
         model, self._reader = build_untrained(training.preset, device, training.loop.seed)
         self._text_encoder, self._vocabulary = model.text_encoder, Vocabulary.build(TABLETOP_SPECS)
         self._text = model.text_encoder.encode(self._vocabulary)
-        views = _first_views(config, run.data or run.out / "data")
-        self._images = propose_images(model, self._reader, views, self._vocabulary)
+        self._images = propose_images(model, self._reader, _evaluation_samples(config, run), self._vocabulary)
         self._words = SeenWords(model.text_encoder, training.synonyms)
-        views = open_rendered(rendered, run)
-        masks = collect_masks(model, self._reader, views, self._words, training.loss)
+        masks = collect_masks(model, self._reader, open_data(training.data, run), self._words, training.loss)
         self._masks = replace(masks, views=with_key_values(self._reader, masks.views))
 
     def run(self, variant: Variant, seed: int) -> dict[str, Any]:
         """The figures of a variant."""
         match variant.system:
             case "oracle":
-                return self._quality(partial(true_names, self._reader, self._vocabulary), self._images)
+                return self._quality(partial(true_names, self._reader, len(TABLETOP_SPECS)), self._images)
             case "masked_crops":
                 return self._masked_crops(mirrored=bool(variant.convolutions))
         return self._trained(variant, seed)
@@ -242,13 +240,11 @@ class _Bench:
         return asdict(panoptic_quality(classify, images, self._vocabulary, self._merge))
 
 
-def _stage(config: AblationConfig) -> tuple[FisaTraining, RenderedData]:
+def _stage(config: AblationConfig) -> FisaTraining:
     """What the recipe says of FISA, with the steps that are asked for."""
     for stage in load_recipe(config.recipe).stages:
-        match stage:
-            case FisaTraining(data=RenderedData() as rendered):
-                steps = config.steps or stage.loop.steps
-                return replace(stage, loop=replace(stage.loop, steps=steps)), rendered
+        if isinstance(stage, FisaTraining) and isinstance(stage.data, RenderedData):
+            return replace(stage, loop=replace(stage.loop, steps=config.steps or stage.loop.steps))
     raise ConfigError(f"the recipe {config.recipe} has no stage of kind fisa on rendered data to ablate")
 
 
@@ -269,22 +265,23 @@ def _facts(config: AblationConfig, training: FisaTraining) -> dict[str, Any]:
     return plain
 
 
-def _first_views(config: AblationConfig, data: Path) -> TabletopViews:
-    """The evaluation data.
+def _evaluation_samples(config: AblationConfig, run: Run) -> list[PanopticSample]:
+    """One view of each of the first scenes.
 
     Raises:
-        ConfigError: it lacks seen or unseen categories.
+        ConfigError: they lack seen or unseen categories.
     """
-    views, count = load_or_render(data, config.split, scenes=config.images, views=1), config.images
-    views = TabletopViews(views.images[:count], views.segment_ids[:count], views.labels[:count], views.textures[:count])
-    shown = {label for labels in views.labels for label in labels}
+    views = load_or_render(run.views, config.split, scenes=config.images, views=1)
+    dataset = RenderedViews(views, run.views, config.split)
+    samples = list(itertools.islice(dataset, config.images))  # shards hold more scenes than asked for
+    shown = {dataset.categories[segment.category].name for sample in samples for segment in sample.segments}
     for kind, names in (("seen", SEEN), ("unseen", UNSEEN)):
         if not shown & names:
             raise ConfigError(
-                f"the first {len(views)} images of split {config.split} show no {kind} category; "
+                f"the first {len(samples)} images of split {config.split} show no {kind} category; "
                 "evaluate more of them, or the split val or test"
             )
-    return views
+    return samples
 
 
 def _is_done(out: Path, variant: Variant, seed: int, facts: dict[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.model import TwoStage
 from ovseg_ros.core.presets import FisaSection, load_preset, preset_folder, require_weights
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, CropsConfig, JitterConfig, view_sizes
-from ovseg_ros.offline.train.data import DataConfig, PanopticData, RenderedData, open_panoptic, open_rendered
+from ovseg_ros.offline.train.data import DataConfig, PanopticData, RenderedData, open_data
 from ovseg_ros.offline.train.engine import Engine
 from ovseg_ros.offline.train.fisa_data import (
     MASK_STRIDE,
@@ -135,18 +135,15 @@ def learn(classifier: FisaClassifier, source: MaskSource, config: FisaTraining, 
 
 def open_source(config: FisaTraining, run: Run) -> tuple[FisaClassifier, MaskSource]:
     """A preset's FISA as it begins a training, and what it learns from."""
+    dataset = open_data(config.data, run)
+    model, classifier = build_untrained(config.preset, run.engine.device, config.loop.seed)
     match config.data, config.augmentation:
         case PanopticData() as data, (JitterConfig() | CropsConfig()) as augmentation:
-            dataset = open_panoptic(data, run)
-            model, classifier = build_untrained(config.preset, run.engine.device, config.loop.seed)
-            return classifier, JitteredViews(
-                model, classifier, dataset, data, augmentation, config.loop, config.loss, run
-            )
-        case RenderedData() as data, None:
-            views = open_rendered(data, run)
-            model, classifier = build_untrained(config.preset, run.engine.device, config.loop.seed)
+            views = JitteredViews(model, classifier, dataset, data, augmentation, config.loop, config.loss, run)
+            return classifier, views
+        case RenderedData(), None:
             words = SeenWords(model.text_encoder, config.synonyms)
-            masks = collect_masks(model, classifier, views, words, config.loss)
+            masks = collect_masks(model, classifier, dataset, words, config.loss)
             masks = replace(masks, views=with_key_values(classifier, masks.views))
             return classifier, CollectedMasks(masks, words, config.loop)
     raise ConfigError("data of kind panoptic needs an augmentation section, and of kind rendered must have none")

@@ -14,7 +14,6 @@ from ovseg_ros.core.images import to_tensor
 from ovseg_ros.core.model import TwoStage
 from ovseg_ros.core.text_attention import KeyValues
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
-from ovseg_ros.offline.data.tabletop_views import TabletopViews
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample
 from ovseg_ros.offline.train.augmentation import OUTSIDE_LOGIT, AugmentationConfig, View
 from ovseg_ros.offline.train.data import PanopticData, PanopticStream, segmented_view, to_pixels
@@ -207,13 +206,13 @@ class CollectedMasks:
 
 @torch.no_grad()
 def collect_masks(
-    model: TwoStage, classifier: FisaClassifier, views: TabletopViews, words: SeenWords, config: FisaLossConfig
+    model: TwoStage, classifier: FisaClassifier, dataset: PanopticDataset, words: SeenWords, config: FisaLossConfig
 ) -> MaskBatch:
-    """Every proposal of every view that counts, each with its crop: B = 1, M = N, in half precision.
+    """Every proposal in every image that counts, each with its crop: B = 1, M = N, in half precision.
 
     Args:
         classifier: says which proposals are worth reading, and how they are cropped.
-        views: of seen categories only.
+        dataset: images of one size, which show seen categories only.
 
     Raises:
         ConfigError: the classifier looks at whole images.
@@ -222,13 +221,14 @@ def collect_masks(
         raise ConfigError(f"masks are collected for fisa.view crops, but this preset's is {classifier.config.view}")
     prompt, device = model.prepare(words.vocabulary), classifier.logit_scale.device
     text, groups, crops = words.text_encoder.encode(words.vocabulary), [], []
-    for index in tqdm(range(len(views)), desc="proposals", unit="view", mininterval=5):
-        pixels = to_tensor(views.images[index], device)
+    for sample in tqdm(dataset, desc="proposals", unit="image", mininterval=5):
+        pixels = to_tensor(sample.image, device)
         masks = likeliest(classifier, model.propose(pixels, prompt))
-        named = torch.tensor([words.index_of(label) for label in views.labels[index]], device=device)
-        ids = torch.from_numpy(views.segment_ids[index]).to(device)
-        truth = soft_masks(ids, torch.arange(1, len(named) + 1, device=device), masks.shape[-2:])
-        groups.append(assign(masks, truth, named, len(words.vocabulary.categories), config))
+        names = [dataset.categories[segment.category].name for segment in sample.segments]
+        places = torch.tensor([words.index_of(name) for name in names], dtype=torch.int64, device=device)
+        ids = torch.tensor([segment.id for segment in sample.segments], device=device)
+        truth = soft_masks(torch.from_numpy(sample.segment_ids).to(device), ids, masks.shape[-2:])
+        groups.append(assign(masks, truth, places, len(words.vocabulary.categories), config))
         crops.append(classifier.look(pixels, groups[-1][0][None]))
     masks, truth, categories = (torch.cat(parts) for parts in zip(*groups, strict=True))
     windows = torch.cat([view.windows for view in crops if view.windows is not None])
