@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ovseg_ros.core.templates import prompt_templates
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.offline.data.tabletop_views import TabletopViews
+from ovseg_ros.offline.train.data import RenderedViews
 
 
 def coloured_views(count: int, right: str = "blue ball") -> TabletopViews:
@@ -25,6 +27,11 @@ def coloured_views(count: int, right: str = "blue ball") -> TabletopViews:
     image[16:48, 56:88], ids[16:48, 56:88] = (20, 20, 220), 3
     names = ["table", "red ball", right]
     return TabletopViews(np.stack([image] * count), np.stack([ids] * count), [names] * count, [{}] * count)
+
+
+def coloured_samples(count: int, right: str = "blue ball") -> RenderedViews:
+    """Those views as a data set."""
+    return RenderedViews(coloured_views(count, right), Path("nowhere"), "train")
 
 
 class SquareProposer(Proposer):

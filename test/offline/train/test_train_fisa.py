@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fisa_scenes import coloured_views, scene_model
+from fisa_scenes import coloured_samples, coloured_views, scene_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ovseg_ros.core.build import build_segmenter
@@ -16,7 +16,8 @@ from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.presets import preset_path
 from ovseg_ros.offline.data.tabletop_views import SCENES_PER_SHARD
 from ovseg_ros.offline.tools.lora import add_low_rank
-from ovseg_ros.offline.train.data import PanopticData, RenderedData
+from ovseg_ros.offline.train.augmentation import JitterConfig
+from ovseg_ros.offline.train.data import PanopticData, RenderedData, RenderedViews
 from ovseg_ros.offline.train.engine import Engine
 from ovseg_ros.offline.train.fisa import FisaTraining, build_untrained, fisa_section, learn, open_source
 from ovseg_ros.offline.train.fisa_data import CollectedMasks, MaskBatch, collect_masks, some_crops, with_key_values
@@ -36,7 +37,7 @@ def collected(count: int, *, none_weight: float = 0.0, **changes: object) -> tup
     """A FISA, and the masks of some two-object scenes for it."""
     model, classifier = scene_model(**changes)
     words, loss = SeenWords(model.text_encoder, 0.5), FisaLossConfig(none_weight=none_weight)
-    return classifier, collect_masks(model, classifier, coloured_views(count), words, loss)
+    return classifier, collect_masks(model, classifier, coloured_samples(count), words, loss)
 
 
 def names_of(masks: MaskBatch) -> list[str]:
@@ -104,18 +105,19 @@ def test_features_computed_before_are_those_of_the_classifier() -> None:
         torch.testing.assert_close(classifier.embed(kept, adapted, words), wanted, atol=2e-3, rtol=0)
 
 
-def test_images_without_masks_are_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_without_masks_are_no_trouble() -> None:
     model, classifier = scene_model()
     words, views = SeenWords(model.text_encoder, 0.0), coloured_views(3)
     views.labels[0], views.segment_ids[0] = [], 0  # nothing to fit, as in the third
     views.labels[2], views.segment_ids[2] = [], 0
-    masks = collect_masks(model, classifier, views, words, FisaLossConfig())
+    samples = RenderedViews(views, Path("nowhere"), "train")
+    masks = collect_masks(model, classifier, samples, words, FisaLossConfig())
     assert len(masks.categories) == 3 and masks.views.windows.shape == (3, 4)
     empty = replace(masks.views, pixels=masks.views.pixels[:0], windows=masks.views.windows[:0])
     assert with_key_values(classifier, empty).key_values == ()
     model, classifier = scene_model(view="image")
     with pytest.raises(ConfigError, match="fisa.view crops, but this preset's is image"):
-        collect_masks(model, classifier, views, words, FisaLossConfig())
+        collect_masks(model, classifier, samples, words, FisaLossConfig())
 
 
 def test_words_are_the_seen_ones_under_training_names() -> None:
@@ -247,7 +249,7 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
     assert not first.classifier.state_dict()["stream.seve.0.out.weight"].any() and not first.training
 
 
-def test_presets_and_data_that_cannot_train_fisa_are_refused(tmp_path: Path) -> None:
+def test_presets_and_data_that_cannot_train_fisa_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="classifier of the preset tabletop is of kind masked_crops, not fisa"):
         build_untrained("tabletop", CPU, 0)
     preset = tmp_path / "nameless.yaml"
@@ -258,6 +260,8 @@ def test_presets_and_data_that_cannot_train_fisa_are_refused(tmp_path: Path) -> 
     recipe.write_text(RECIPE.format(preset=preset))
     with pytest.raises(ConfigError, match="names no classifier.checkpoint; name there what to write"):
         train(str(recipe), out=tmp_path, data=tmp_path)
+    monkeypatch.setattr("ovseg_ros.offline.train.fisa.open_data", lambda *_: coloured_samples(1))
     run = Run(tmp_path, tmp_path, Engine("cpu"))
-    with pytest.raises(ConfigError, match="kind panoptic needs an augmentation section"):
-        open_source(replace(CONFIG, data=PanopticData()), run)
+    for wrong in (replace(CONFIG, data=PanopticData()), replace(CONFIG, augmentation=JitterConfig((64, 96)))):
+        with pytest.raises(ConfigError, match="kind panoptic needs an augmentation section"):
+            open_source(wrong, run)
