@@ -138,7 +138,7 @@ def open_source(config: FisaTraining, run: Run) -> tuple[FisaClassifier, MaskSou
     dataset = open_data(config.data, run)
     model, classifier = build_untrained(config.preset, run.engine.device, config.loop.seed)
     match config.data, config.augmentation:
-        case PanopticData() as data, (JitterConfig() | CropsConfig()) as augmentation:
+        case PanopticData() as data, (JitterConfig() | CropsConfig()) as augmentation if not config.synonyms:
             views = JitteredViews(model, classifier, dataset, data, augmentation, config.loop, config.loss, run)
             return classifier, views
         case RenderedData(), None:
@@ -146,7 +146,9 @@ def open_source(config: FisaTraining, run: Run) -> tuple[FisaClassifier, MaskSou
             masks = collect_masks(model, classifier, dataset, words, config.loss)
             masks = replace(masks, views=with_key_values(classifier, masks.views))
             return classifier, CollectedMasks(masks, words, config.loop)
-    raise ConfigError("data of kind panoptic needs an augmentation section, and of kind rendered must have none")
+    raise ConfigError(
+        "data of kind panoptic needs an augmentation section and takes no synonyms; of kind rendered, no augmentation"
+    )
 
 
 def build_untrained(preset: str, device: torch.device, seed: int) -> tuple[TwoStage, FisaClassifier]:

@@ -262,6 +262,8 @@ def test_presets_and_data_that_cannot_train_fisa_are_refused(tmp_path: Path, mon
         train(str(recipe), out=tmp_path, data=tmp_path)
     monkeypatch.setattr("ovseg_ros.offline.train.fisa.open_data", lambda *_: coloured_samples(1))
     run = Run(tmp_path, tmp_path, Engine("cpu"))
-    for wrong in (replace(CONFIG, data=PanopticData()), replace(CONFIG, augmentation=JitterConfig((64, 96)))):
+    jitter = JitterConfig((64, 96))
+    wrongs = ({"data": PanopticData()}, {"augmentation": jitter}, {"data": PanopticData(), "augmentation": jitter})
+    for wrong in wrongs:
         with pytest.raises(ConfigError, match="kind panoptic needs an augmentation section"):
-            open_source(wrong, run)
+            open_source(replace(CONFIG, **wrong), run)
