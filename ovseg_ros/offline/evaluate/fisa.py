@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,16 +41,6 @@ class ProposedImage:
     crops: MaskViews
 
 
-@dataclass(frozen=True, slots=True)
-class NamedQuality:
-    """PQ in percent over the seen and over the unseen categories, with 95 % bootstrap intervals over images."""
-
-    seen: float
-    unseen: float
-    seen_interval: tuple[float, float]
-    unseen_interval: tuple[float, float]
-
-
 @torch.no_grad()
 def propose_images(
     model: TwoStage, classifier: FisaClassifier, samples: Iterable[PanopticSample], vocabulary: Vocabulary
@@ -71,17 +62,26 @@ def panoptic_quality(
     images: Sequence[ProposedImage],
     vocabulary: Vocabulary,
     merge: MergeConfig,
-) -> NamedQuality:
-    """PQ after the panoptic merge; `classify` gives logits (1, Q, K + 1) for an image's proposals."""
+) -> dict[str, Any]:
+    """PQ after the panoptic merge, in percent over the "seen" and over the "unseen" categories.
+
+    Args:
+        classify: gives logits (1, Q, K + 1) for an image's proposals.
+
+    Returns:
+        Also "seen_interval" and "unseen_interval", of 95 % by bootstrap over images.
+    """
     quality = PanopticQuality()
     for image in images:
         truth, masks = image.sample.segment_ids, image.proposals.mask_logits[0]
         result = merge_panoptic(masks, classify(image)[0], vocabulary, truth.shape, merge)
         found = {segment.id: segment.category_id for segment in result.segments}
         quality.add(result.segment_ids, found, truth, {s.id: s.category for s in image.sample.segments})
-    groups = [{c.id for c in vocabulary.categories if c.name in names} for names in (SEEN, UNSEEN)]
-    seen, unseen = (quality.result(group).pq for group in groups)
-    return NamedQuality(seen, unseen, *(quality.confidence_interval(group) for group in groups))
+    figures: dict[str, Any] = {}
+    for name, names in (("seen", SEEN), ("unseen", UNSEEN)):
+        group = {category.id for category in vocabulary.categories if category.name in names}
+        figures |= {name: quality.result(group).pq, f"{name}_interval": quality.confidence_interval(group)}
+    return figures
 
 
 def true_names(classifier: FisaClassifier, categories: int, image: ProposedImage) -> Tensor:

@@ -237,7 +237,7 @@ class _Bench:
         return {"trained_parameters": trained, "training_seconds": seconds, **quality}
 
     def _quality(self, classify: Callable[[ProposedImage], Tensor], images: Sequence[ProposedImage]) -> dict[str, Any]:
-        return asdict(panoptic_quality(classify, images, self._vocabulary, self._merge))
+        return panoptic_quality(classify, images, self._vocabulary, self._merge)
 
 
 def _stage(config: AblationConfig) -> FisaTraining:

@@ -17,8 +17,8 @@ from ovseg_ros.core.config import STRICT, Share
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.model import TwoStage
 from ovseg_ros.core.presets import FisaSection, load_preset, preset_folder, require_weights
-from ovseg_ros.offline.train.augmentation import AugmentationConfig, CropsConfig, JitterConfig, view_sizes
-from ovseg_ros.offline.train.data import DataConfig, PanopticData, RenderedData, open_data
+from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
+from ovseg_ros.offline.train.data import DataConfig, PanopticData, open_data
 from ovseg_ros.offline.train.engine import Engine
 from ovseg_ros.offline.train.fisa_data import (
     MASK_STRIDE,
@@ -64,6 +64,11 @@ class FisaTraining:
     kind: Literal["fisa"] = "fisa"
 
     def __post_init__(self) -> None:
+        is_panoptic = isinstance(self.data, PanopticData)
+        if is_panoptic != (self.augmentation is not None) or (is_panoptic and self.synonyms):
+            raise ValueError(
+                "data of kind panoptic needs augmentation and takes no synonyms; of kind rendered, no augmentation"
+            )
         for size in view_sizes(self.augmentation) if self.augmentation is not None else ():
             if any(side % MASK_STRIDE for side in size):
                 raise ValueError(f"views of size {size} must be multiples of the masks' stride {MASK_STRIDE}")
@@ -135,20 +140,15 @@ def learn(classifier: FisaClassifier, source: MaskSource, config: FisaTraining, 
 
 def open_source(config: FisaTraining, run: Run) -> tuple[FisaClassifier, MaskSource]:
     """A preset's FISA as it begins a training, and what it learns from."""
-    dataset = open_data(config.data, run)
-    model, classifier = build_untrained(config.preset, run.engine.device, config.loop.seed)
-    match config.data, config.augmentation:
-        case PanopticData() as data, (JitterConfig() | CropsConfig()) as augmentation if not config.synonyms:
-            views = JitteredViews(model, classifier, dataset, data, augmentation, config.loop, config.loss, run)
-            return classifier, views
-        case RenderedData(), None:
-            words = SeenWords(model.text_encoder, config.synonyms)
-            masks = collect_masks(model, classifier, dataset, words, config.loss)
-            masks = replace(masks, views=with_key_values(classifier, masks.views))
-            return classifier, CollectedMasks(masks, words, config.loop)
-    raise ConfigError(
-        "data of kind panoptic needs an augmentation section and takes no synonyms; of kind rendered, no augmentation"
-    )
+    dataset, loop, loss = open_data(config.data, run), config.loop, config.loss
+    model, classifier = build_untrained(config.preset, run.engine.device, loop.seed)
+    if isinstance(config.data, PanopticData) and config.augmentation is not None:
+        views = JitteredViews(model, classifier, dataset, config.data, config.augmentation, loop, loss, run)
+        return classifier, views
+    words = SeenWords(model.text_encoder, config.synonyms)
+    masks = collect_masks(model, classifier, dataset, words, loss)
+    masks = replace(masks, views=with_key_values(classifier, masks.views))
+    return classifier, CollectedMasks(masks, words, loop)
 
 
 def build_untrained(preset: str, device: torch.device, seed: int) -> tuple[TwoStage, FisaClassifier]:

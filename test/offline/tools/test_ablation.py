@@ -118,7 +118,7 @@ def test_quality_agrees_with_the_classifier_itself() -> None:
     assert kept == anew
 
     perfect = panoptic_quality(lambda image: true_names(classifier, 100, image), images, vocabulary, merge)
-    assert perfect.unseen == pytest.approx(100, abs=1) and perfect.seen == pytest.approx(
+    assert perfect["unseen"] == pytest.approx(100, abs=1) and perfect["seen"] == pytest.approx(
         50, abs=1
     )  # nobody proposed the table
 

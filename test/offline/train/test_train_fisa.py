@@ -19,13 +19,12 @@ from ovseg_ros.offline.tools.lora import add_low_rank
 from ovseg_ros.offline.train.augmentation import JitterConfig
 from ovseg_ros.offline.train.data import PanopticData, RenderedData, RenderedViews
 from ovseg_ros.offline.train.engine import Engine
-from ovseg_ros.offline.train.fisa import FisaTraining, build_untrained, fisa_section, learn, open_source
+from ovseg_ros.offline.train.fisa import FisaTraining, build_untrained, fisa_section, learn
 from ovseg_ros.offline.train.fisa_data import CollectedMasks, MaskBatch, collect_masks, some_crops, with_key_values
 from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, best_segments, fisa_losses
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.run import load_recipe, train
 from ovseg_ros.offline.train.seen_words import SeenWords
-from ovseg_ros.offline.train.task import Run
 from ovseg_ros.sim import categories
 
 LOOP = LoopConfig(steps=3, batch_size=4, learning_rate=1e-3, warmup_steps=1, pictures_every=2)
@@ -260,10 +259,9 @@ def test_presets_and_data_that_cannot_train_fisa_are_refused(tmp_path: Path, mon
     recipe.write_text(RECIPE.format(preset=preset))
     with pytest.raises(ConfigError, match="names no classifier.checkpoint; name there what to write"):
         train(str(recipe), out=tmp_path, data=tmp_path)
-    monkeypatch.setattr("ovseg_ros.offline.train.fisa.open_data", lambda *_: coloured_samples(1))
-    run = Run(tmp_path, tmp_path, Engine("cpu"))
     jitter = JitterConfig((64, 96))
-    wrongs = ({"data": PanopticData()}, {"augmentation": jitter}, {"data": PanopticData(), "augmentation": jitter})
-    for wrong in wrongs:
-        with pytest.raises(ConfigError, match="kind panoptic needs an augmentation section"):
-            open_source(replace(CONFIG, **wrong), run)
+    for wrong in ({"data": PanopticData()}, {"augmentation": jitter}, {"data": PanopticData(), "augmentation": jitter}):
+        with pytest.raises(
+            ValueError, match="kind panoptic needs augmentation and takes no synonyms; of kind rendered"
+        ):
+            replace(CONFIG, **wrong)
