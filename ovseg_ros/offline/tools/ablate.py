@@ -5,7 +5,7 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,6 @@ SYSTEMS = {
 TITLES = {"masked_crops": "masked crops", **SYSTEMS, "oracle": "true names for the masks that fit (oracle)"}
 BACKBONE_RATE = 0.1
 """Learning rate of a fully adapted CLIP over that of the rest (FISA Sec. 5.3)."""
-_REMEDY = "delete it and it is made again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +163,8 @@ def ablate_tabletop(config: AblationConfig, *, data: Path, out: Path) -> int:
     wanted = [(reference, 0) for reference in REFERENCES]
     for group in variants(config, depth):
         wanted += [(variant, seed) for seed in range(config.seeds) for variant in group]
-    missing = [(variant, seed) for variant, seed in wanted if not _is_done(out, variant, seed, facts)]
+    results = _results(out, facts)
+    missing = [key for key in wanted if key not in results]
     if missing:
         bench = _Bench(config, training, Run(data, out, Engine("cpu")), digest_of(facts, 8))
         for variant, seed in missing:
@@ -172,8 +172,8 @@ def ablate_tabletop(config: AblationConfig, *, data: Path, out: Path) -> int:
             write_json(result_path(out, variant.name, seed), result)
             told = f"PQ seen {result['seen']:.1f}, unseen {result['unseen']:.1f}"
             print(f"{variant.name} seed {seed}: {told}", flush=True)
-            write_report(out, facts)
-    write_report(out, facts)
+            write_report(out, facts, _results(out, facts))
+    write_report(out, facts, _results(out, facts))
     return 0
 
 
@@ -284,26 +284,23 @@ def _evaluation_samples(config: AblationConfig, run: Run) -> list[PanopticSample
     return samples
 
 
-def _is_done(out: Path, variant: Variant, seed: int, facts: dict[str, Any]) -> bool:
-    path = result_path(out, variant.name, seed)
-    return path.exists() and read_json(path, _REMEDY).get("facts") == facts
-
-
 def result_path(out: Path, name: str, seed: int) -> Path:
     """Where a training's figures are."""
     return out / "runs" / f"{name}-{seed}.json"
 
 
-def write_report(out: Path, facts: dict[str, Any]) -> None:
-    """The table of all results so far that were made with these settings."""
-    groups: dict[tuple[int, int, int], list[dict[str, Any]]] = {}
-    for path in sorted((out / "runs").glob("*.json")):
-        result = read_json(path, _REMEDY)
-        if result.get("facts") == facts:
-            variant = Variant(**result["variant"])
-            place = (list(TITLES).index(variant.system), variant.convolutions, variant.rank)
-            groups.setdefault(place, []).append(result)
-    rows = [_row(sorted(groups[key], key=lambda result: int(result["seed"]))) for key in sorted(groups)]
+def _results(out: Path, facts: dict[str, Any]) -> dict[tuple[Variant, int], dict[str, Any]]:
+    """What was made with these settings, by variant and seed."""
+    paths = sorted((out / "runs").glob("*.json"))
+    found = [read_json(path, "delete it and it is made again") for path in paths]
+    return {(Variant(**one["variant"]), int(one["seed"])): one for one in found if one.get("facts") == facts}
+
+
+def write_report(out: Path, facts: dict[str, Any], results: Mapping[tuple[Variant, int], dict[str, Any]]) -> None:
+    """The table of results."""
+    order = list(TITLES)
+    lines = sorted({variant for variant, _ in results}, key=lambda v: (order.index(v.system), v.convolutions, v.rank))
+    rows = [_row([results[key] for key in sorted(results, key=lambda key: key[1]) if key[0] == line]) for line in lines]
     write_json(out / "ablation.json", {"facts": facts, "rows": rows})
     write_bytes(out / "ablation.md", _markdown(rows, facts).encode())
 
