@@ -1,4 +1,4 @@
-"""Files out, written whole or not at all, so that a kill never leaves half an image or half a JSON; and JSON in."""
+"""Files in and out: written whole or not at all, so that a kill never leaves half an image or half a JSON."""
 
 import hashlib
 import json
@@ -24,6 +24,27 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: the file.
+        remedy: what to do where it is missing or damaged, for the message.
+
+    Raises:
+        DatasetError: the file is missing, unreadable, not JSON, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path} is missing; {remedy}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} cannot be read as JSON: {error}; {remedy}") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path} holds a {type(content).__name__}; expected an object; {remedy}")
+    return content
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, indented. NaN is refused, since JSON has none: pass None.
 
@@ -31,21 +52,6 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: the value holds NaN or infinity.
     """
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        DatasetError: it cannot be read, or holds something else; `remedy` says what to do then.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"cannot read {path} ({error}); {remedy}") from error
-    if not isinstance(value, dict):
-        raise DatasetError(f"{path} holds a {type(value).__name__}; expected an object; {remedy}")
-    return value
 
 
 def write_png(path: Path, image: np.ndarray) -> None:

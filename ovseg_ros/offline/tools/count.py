@@ -48,9 +48,9 @@ def count(preset: str, *, masks: int, words: int, timing: bool = False, json_pat
         ConfigError: the preset is missing, malformed or has no FISA.
     """
     report = {"preset": preset, "masks": masks, "words": words, **count_fisa(preset, masks=masks, words=words)}
-    generator = count_generator(preset)
-    if generator is not None:
-        report["mask_generator"] = generator
+    proposer = count_proposer(preset)
+    if proposer is not None:
+        report["mask_generator"] = proposer
     if timing:
         report["timing"] = time_vocabularies(preset, masks=masks)
     print_report(report)
@@ -136,7 +136,7 @@ def _plain_tower_flops(classifier: FisaClassifier, images: Tensor, mask_logits: 
     return len(pixels) * (2 if classifier.config.mirrored else 1) * flops_of(run)
 
 
-def count_generator(preset: str) -> dict[str, int] | None:
+def count_proposer(preset: str) -> dict[str, int] | None:
     """Parameters and FLOPs of a mask generator of this package; None for a public one, whose shape is in its file."""
     proposer = load_preset(preset).model.proposer
     if not isinstance(proposer, EoMTSection):

@@ -1,7 +1,7 @@
 """Proposals of a frozen mask generator on disk, so that every image goes through it once, before a training begins.
 
 A file holds one image's mask logits, in 8 bits each and compressed, and its class logits in half precision. Folders are
-named by what the proposals depend on: the generator's weights, the data set and the input size.
+named by what the proposals depend on: the proposer's weights, the data set and the input size.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _LIMIT = 12.0
 """Logits beyond this are cut: the sigmoid differs from 0 or 1 by 6e-6 there."""
 _STEP = 2 * _LIMIT / 254
 _IMAGES_AHEAD = 2
-"""For each thread, images that wait for the generator or to be written."""
+"""For each thread, images that wait for the proposer or to be written."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,19 +45,19 @@ def weights_hash(module: nn.Module) -> str:
 class ProposalCache:
     """Proposals by image name; safe to use from several threads and processes at once."""
 
-    def __init__(self, folder: Path, generator: str, images: str, size: tuple[int, int]) -> None:
+    def __init__(self, folder: Path, proposer: str, images: str, size: tuple[int, int]) -> None:
         """Opens or makes this cache's folder, with `key.json` that says what it holds.
 
         Args:
             folder: of all caches.
-            generator: SHA-256 of the generator's weights.
+            proposer: SHA-256 of the proposer's weights.
             images: data set and split, or anything else that says which images.
-            size: (height, width) of the generator's input, pixels.
+            size: (height, width) of the proposer's input, pixels.
 
         Raises:
             DatasetError: the folder holds something else.
         """
-        key = {"generator": generator, "dataset": images, "size": list(size)}
+        key = {"proposer": proposer, "dataset": images, "size": list(size)}
         self.folder = folder / f"{digest_of(list(key.values()), 16)}-{size[0]}x{size[1]}"
         path = self.folder / "key.json"
         if not path.exists():

@@ -14,7 +14,7 @@ from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.tools.count import (
     count_fisa,
-    count_generator,
+    count_proposer,
     fisa_flops,
     fisa_shapes,
     flops_of,
@@ -65,9 +65,9 @@ def test_the_frame_grows_with_masks_and_the_vocabulary_with_words() -> None:
 
 
 def test_the_generator_of_this_package_is_counted_and_a_public_one_is_not() -> None:
-    generator = count_generator("tabletop_fisa")
+    generator = count_proposer("tabletop_fisa")
     assert generator is not None and generator["parameters"] > 1e6 and generator["flops"] > 1e8
-    assert count_generator("fisa_l") is None
+    assert count_proposer("fisa_l") is None
 
 
 def test_times_are_of_both_vocabularies() -> None:

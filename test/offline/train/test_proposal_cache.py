@@ -166,7 +166,7 @@ def test_another_generator_data_set_or_size_has_another_folder(tmp_path: Path) -
 
 def test_a_folder_of_another_key_is_refused(tmp_path: Path) -> None:
     path = opened(tmp_path).folder / "key.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "generator": "other"}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "proposer": "other"}))
     with pytest.raises(DatasetError, match="holds the proposals of .*other.*delete it"):
         opened(tmp_path)
     path.write_text("{")
