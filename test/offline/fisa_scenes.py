@@ -42,6 +42,7 @@ class SquareProposer(Proposer):
 
     def forward(self, pixels: torch.Tensor, words: None) -> MaskProposals:
         """(B, 3, 64, 96) -> 4 masks at stride 4, all likely."""
+        assert not torch.is_grad_enabled()  # it is frozen
         masks = torch.full((len(pixels), 4, 16, 24), -8.0)
         masks[:, 0, 4:12, 2:10] = 8.0
         masks[:, 1, 5:12, 2:10] = 8.0

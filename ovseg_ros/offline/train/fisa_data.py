@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier, MaskViews
@@ -84,15 +85,20 @@ class JitteredViews:
             proposals = cache.read(sample.name)
             return proposed_view(sample, view, proposals, classifier, loss, len(dataset.categories))
 
-        self._stream = PanopticStream(dataset, data, augmentation, loop, prepare)
         prompt = model.prepare(dataset.vocabulary())
+
+        @torch.inference_mode()
+        def propose(image: np.ndarray) -> MaskProposals:
+            return model.propose(to_tensor(image, self._device), prompt)
+
+        self._stream = PanopticStream(dataset, data, augmentation, loop, prepare)
         order = [self._stream.index_of(turn) for turn in range(len(dataset))]
         begin, end = 0, min(loop.steps * loop.batch_size, len(order))
         while begin < end:
             unusable = cache.fill(
                 dataset,
                 order[begin:end][engine.rank :: engine.world],
-                lambda image: model.propose(to_tensor(image, self._device), prompt),
+                propose,
                 threads=data.workers,
                 skip_damaged=data.on_error == "skip",
                 quiet=not engine.is_main,
@@ -117,14 +123,8 @@ class JitteredViews:
 
 @dataclass(frozen=True, slots=True)
 class ProposedView:
-    """A view of a training image and the proposals in it that are trained on.
-
-    Attributes:
-        image: (3, H, W), as in `SegmentedView`.
-        masks: (M, H / 4, W / 4) logits; M may be 0.
-        truth: (M, H / 4, W / 4) in [0, 1], the segment that each proposal fits; zeros where it fits none.
-        categories: (M,) int64, of that segment; K where it fits none.
-    """
+    """A view of a training image, `image` (3, H, W), and its M proposals that are trained on: `masks` and `truth`, both
+    (M, H / 4, W / 4), and `categories` (M,), as `assign` gives them."""
 
     image: Tensor
     masks: Tensor
@@ -164,13 +164,9 @@ def pad_masks(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
     There is at least one row, so that every parameter takes part even if no image has a mask.
     """
-    most = max(1, *(len(group) for group in groups)) if groups else 1
-    masks = groups[0].new_full((len(groups), most, *groups[0].shape[1:]), OUTSIDE_LOGIT)
-    is_mask = torch.zeros(len(groups), most, dtype=torch.bool)
-    for index, group in enumerate(groups):
-        masks[index, : len(group)] = group
-        is_mask[index, : len(group)] = True
-    return masks, is_mask
+    row = groups[0].new_zeros(1, *groups[0].shape[1:])
+    masks = pad_sequence([*groups, row], batch_first=True, padding_value=OUTSIDE_LOGIT)[:-1]
+    return masks, torch.arange(masks.shape[1]) < torch.tensor([len(group) for group in groups])[:, None]
 
 
 class CollectedMasks:
