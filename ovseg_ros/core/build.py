@@ -215,7 +215,11 @@ def _class_phrases(names: Sequence[str], vocabulary: str | None) -> list[tuple[s
 
 
 def pick_device(name: str) -> torch.device:
-    """What "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:1" means here; ConfigError if it is not there."""
+    """The device that "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:1" means.
+
+    Raises:
+        ConfigError: it is unknown or not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

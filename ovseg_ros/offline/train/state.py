@@ -114,10 +114,7 @@ class TrainingState:
         return 0, {}
 
     def _fill(self, state: Any, path: Path) -> None:
-        if (
-            not isinstance(state, dict)
-            or not {"model", "optimizer", "scaler", "step", "sums", "config"} <= state.keys()
-        ):
+        if not isinstance(state, dict) or _KEYS - state.keys():
             raise ValueError("it is not the state of a training")
         was = state["config"]
         changed = [key for key, value in self.config.items() if key in was and was[key] != value]
