@@ -76,19 +76,14 @@ def open_data(config: DataConfig, run: Run) -> PanopticDataset:
     """
     match config:
         case PanopticData():
-            return open_panoptic(config, run)
+            dataset = open_dataset(config.dataset, run.data, config.split)
+            if isinstance(dataset, PanopticDataset):
+                return dataset
+            raise ConfigError(
+                f"{config.dataset} has no panoptic ground truth; choose a data set whose name ends in _panoptic"
+            )
         case RenderedData():
             return RenderedViews(open_rendered(config, run), run.views, config.split)
-
-
-def open_panoptic(config: PanopticData, run: Run) -> PanopticDataset:
-    """As `open_data`."""
-    dataset = open_dataset(config.dataset, run.data, config.split)
-    if not isinstance(dataset, PanopticDataset):
-        raise ConfigError(
-            f"{config.dataset} has no panoptic ground truth; choose a data set whose name ends in _panoptic"
-        )
-    return dataset
 
 
 def open_rendered(config: RenderedData, run: Run) -> TabletopViews:

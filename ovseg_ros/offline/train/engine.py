@@ -5,14 +5,13 @@ alone. Nothing else in the package asks how many processes there are.
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
+from torch import Tensor
 
 from ovseg_ros.core.build import pick_device
 from ovseg_ros.core.errors import ConfigError
@@ -70,11 +69,6 @@ class Engine:
         """Whether this is the one process that writes files and speaks."""
         return self._accelerator.is_main_process
 
-    @property
-    def scaler(self) -> GradScaler | None:
-        """Scales fp16 gradients; None in other precisions."""
-        return self._accelerator.scaler
-
     def samples(self, batch_size: int, part: int, parts: int) -> range:
         """Which samples of a batch this process computes in one of its accumulation parts.
 
@@ -102,30 +96,13 @@ class Engine:
         """Element-wise mean over the processes; the same shape."""
         return values if self.world == 1 else self._accelerator.reduce(values, reduction="mean")
 
-    # What follows is for the training loop.
-
     @contextmanager
-    def prepared(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> Iterator[tuple[nn.Module, torch.optim.Optimizer]]:
-        """`module` as it is called in training, gradients averaged over the processes, and its optimiser."""
+    def accelerator(self) -> Iterator[Accelerator]:
+        """What one training loop computes with; the next gets another, with a gradient scaler of its own."""
         try:
-            yield self._accelerator.prepare_model(module), self._accelerator.prepare_optimizer(optimizer)
+            yield self._accelerator
         finally:
-            # The next loop gets a gradient scaler of its own, and this one's model is let go. Processes stay joined.
-            self._accelerator = self._make_accelerator()
-
-    def exchange_gradients(self, module: nn.Module, now: bool) -> AbstractContextManager[object]:
-        """Context of a forward and backward pass of `module`: whether its gradients are averaged over the processes."""
-        return nullcontext() if now else self._accelerator.no_sync(module)
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`."""
-        self._accelerator.backward(loss)
-
-    def clip(self, parameters: list[nn.Parameter], limit: float) -> Tensor:
-        """Scale gradients down to a norm of at most `limit`; returns their norm before, a scalar."""
-        return self._accelerator.clip_grad_norm_(parameters, limit)
+            self._accelerator = self._make_accelerator()  # lets go of the model; processes stay joined
 
     def close(self) -> None:
         """Leave the process group, if there is one."""

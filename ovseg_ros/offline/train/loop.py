@@ -9,12 +9,13 @@ import math
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ovseg_ros.core.errors import OvsegError, TrainingError
@@ -54,8 +55,9 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     fixed = {key: value for key, value in asdict(config).items() if key not in _FREE_TO_CHANGE}
     fixed = json.loads(json.dumps(fixed))  # tuples as lists, as they come back from a checkpoint
-    with _sigterm() as asked_to_stop, engine.prepared(_Losses(task), optimizer) as (losses_of, prepared):
-        state = TrainingState(folder, model, prepared, engine.scaler, fixed)
+    with _sigterm() as asked_to_stop, engine.accelerator() as accelerator:
+        losses_of, prepared = accelerator.prepare_model(_Losses(task)), accelerator.prepare_optimizer(optimizer)
+        state = TrainingState(folder, model, prepared, accelerator.scaler, fixed)
         begun_at, sums = state.resume()
         engine.wait()  # all have read the state before the main process replaces it
         saved_at = begun_at
@@ -65,10 +67,11 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
             for step in range(begun_at, config.steps):
                 rates = optimizer.set_rates(step)
                 prepared.zero_grad(set_to_none=True)
-                losses, stop = _backward(engine, losses_of, shares, config.seed, step, stop=asked_to_stop.is_set())
+                computed = _backward(accelerator, losses_of, shares, config.seed, step)
+                losses, stop = _over_processes(engine, computed, asked_to_stop.is_set())
                 _require_finite(losses, "loss", step, folder, saved_at)
-                norm = float(engine.clip(parameters, config.gradient_clip))
-                if engine.scaler is None:  # under fp16 an overflow is the scaler's business: it skips the step
+                norm = float(accelerator.clip_grad_norm_(parameters, config.gradient_clip))
+                if accelerator.scaler is None:  # under fp16 an overflow is the scaler's business: it skips the step
                     _require_finite({"norm": norm}, "gradient", step, folder, saved_at)
                 prepared.step()
                 done = step + 1
@@ -101,27 +104,29 @@ class _Losses(nn.Module):
 
 
 def _backward(
-    engine: Engine, losses_of: nn.Module, shares: Sequence[range], seed: int, step: int, *, stop: bool
-) -> tuple[dict[str, float], bool]:
-    """Gradients of a whole batch, of which this process computes `shares`, one after the other.
-
-    Returns:
-        Its losses, and whether any process was asked to stop.
-    """
+    accelerator: Accelerator, losses_of: nn.Module, shares: Sequence[range], seed: int, step: int
+) -> dict[str, Tensor]:
+    """Gradients of the shares of a batch that this process computes, one after the other; returns its losses."""
     parts = len(shares)
     sums: dict[str, Tensor] = {}
-    for part, samples in enumerate(shares):
-        with engine.exchange_gradients(losses_of, part + 1 == parts):
+    for part, samples in enumerate(shares, start=1):
+        # Processes exchange gradients with the last part alone.
+        with accelerator.no_sync(losses_of) if part < parts else nullcontext():
             # Every share draws apart.
             torch.manual_seed(seed * 1_000_003 + step + samples.start // len(samples) * 2**40)
             losses = losses_of(step, samples)
             total = torch.stack(list(losses.values())).sum()
-            engine.backward(total / parts if parts > 1 else total)
+            accelerator.backward(total / parts if parts > 1 else total)
         for key, value in {**losses, "total": total}.items():
             sums[key] = sums.get(key, torch.zeros_like(value)) + value.detach() / parts
-    flag = next(iter(sums.values())).new_tensor(float(stop))
-    values = engine.mean(torch.stack([*[value.float() for value in sums.values()], flag.float()])).tolist()
-    return dict(zip(sums, values[:-1], strict=True)), values[-1] > 0
+    return sums
+
+
+def _over_processes(engine: Engine, losses: Mapping[str, Tensor], stop: bool) -> tuple[dict[str, float], bool]:
+    """The losses of a whole batch, and whether any process was asked to stop."""
+    flag = torch.tensor(float(stop), device=engine.device)
+    values = engine.mean(torch.stack([*(value.float() for value in losses.values()), flag])).tolist()
+    return dict(zip(losses, values[:-1], strict=True)), values[-1] > 0
 
 
 def _require_finite(values: Mapping[str, float], what: str, step: int, folder: Path, saved_at: int) -> None:

@@ -39,10 +39,7 @@ class Run:
 
 
 class Task(ABC):
-    """A model and what it learns.
-
-    Samples of a step's batch are numbered from 0. The loop says which of them a call computes, by process and
-    accumulation part; what they are is a function of (seed, step, number) alone.
+    """A model and what it learns: samples of a step's batch, numbered from 0, a function of (seed, step, number).
 
     Attributes:
         name: on the progress bar and in errors.
@@ -54,9 +51,9 @@ class Task(ABC):
 
     @abstractmethod
     def losses(self, step: int, samples: range) -> Mapping[str, Tensor]:
-        """Named scalars on the model's device, whose sum is minimised; means over these samples of a step's batch.
+        """Named scalars on the model's device, whose sum is minimised: means over the samples that this call computes.
 
-        Random draws inside the model are seeded before every call.
+        The loop divides a batch over processes and accumulation parts, and seeds random draws before every call.
         """
 
     def pictures(self, step: int) -> Mapping[str, np.ndarray]:
