@@ -9,7 +9,7 @@ from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor
 
 from ovseg_ros.core.backbones.open_clip_model import OpenClipConfig, build_open_clip, encode_prompts
-from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip, encode_sentences
+from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip, clip_shapes, encode_sentences
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.classification.masked_crops import MaskedCropClassifier, MaskedCropConfig
 from ovseg_ros.core.classification.pooled import PooledClassifier
@@ -60,8 +60,13 @@ def build_segmenter(preset: str, device: str = "auto") -> PanopticSegmenter:
     return PanopticSegmenter(build_two_stage(config.model, preset_folder(preset), target), config.merge, target)
 
 
-def build_two_stage(config: TwoStageSection, files: PresetFolder, device: torch.device) -> TwoStage:
+def build_two_stage(
+    config: TwoStageSection, files: PresetFolder, device: torch.device, *, seed: int | None = None
+) -> TwoStage:
     """A two-stage model; its text tower is on `device`, the rest where it was loaded.
+
+    Args:
+        seed: of the initial weights of an untrained classifier; None leaves them to the global generator.
 
     Raises:
         ConfigError, CheckpointError: as `build_segmenter`.
@@ -69,6 +74,8 @@ def build_two_stage(config: TwoStageSection, files: PresetFolder, device: torch.
     proposer, class_names = build_proposer(config.proposer, config.input_size, files)
     clip = load_clip(config.clip, files, device)
     text_encoder = TextEncoder(clip.encode, prompt_templates(config.templates))
+    if seed is not None:
+        torch.manual_seed(seed)
     classifier = build_classifier(config.classifier, clip, files, class_names, text_encoder)
     return TwoStage(proposer, classifier, text_encoder, config.input_size)
 
@@ -115,7 +122,9 @@ class LoadedClip:
 
 
 def load_clip(config: ClipSection, files: PresetFolder, device: torch.device) -> LoadedClip:
-    """A preset's CLIP, its text tower on `device`."""
+    """A preset's CLIP, its text tower on `device`; on the meta device its shapes alone, and no file is read."""
+    if device.type == "meta":
+        return _clip_shapes(config)
     match config:
         case SentenceClipSection():
             own, tokenizer = build_clip(config.architecture)
@@ -131,6 +140,20 @@ def load_clip(config: ClipSection, files: PresetFolder, device: torch.device) ->
             model.text.to(device)
             encode = partial(encode_prompts, model, simple_tokenizer)
             return LoadedClip(ImageTower(model), encode, model.text.output_dim, config.mean, config.std)
+
+
+def _clip_shapes(config: ClipSection) -> LoadedClip:
+    match config:
+        case SentenceClipSection():
+            clip, width = clip_shapes(config.architecture), config.architecture.embed_dim
+        case OpenClipConfig():
+            clip, _ = build_open_clip(config, device="meta")
+            width = clip.text.output_dim
+
+    def encode(sentences: Sequence[str]) -> Tensor:
+        return torch.empty(len(sentences), width, device="meta")
+
+    return LoadedClip(ImageTower(clip), encode, width, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 
 
 def build_classifier(

@@ -78,22 +78,22 @@ class TwoStage(Model):
 
     Attributes:
         proposer, classifier: the stages.
+        text_encoder: makes of words what either stage prepares.
         input_size: (height, width) that images are fitted into, pixels.
     """
 
     def __init__(
         self, proposer: Proposer, classifier: Classifier, text_encoder: TextEncoder, input_size: tuple[int, int]
     ) -> None:
-        """`text_encoder` makes of words what either stage prepares."""
         super().__init__()
         self.proposer, self.classifier = proposer, classifier
         self.input_size = input_size
-        self._text_encoder = text_encoder
+        self.text_encoder = text_encoder
 
     @torch.inference_mode()
     def prepare(self, vocabulary: Vocabulary) -> TwoStagePrompt:
         """Embeds the words, of which only new ones cost time, and has both stages make of them what they need."""
-        text = self._text_encoder.encode(vocabulary)
+        text = self.text_encoder.encode(vocabulary)
         return TwoStagePrompt(vocabulary, self.proposer.prepare(text), self.classifier.prepare(text))
 
     def forward(self, pixels: Tensor, prompt: TwoStagePrompt) -> Prediction:

@@ -70,3 +70,13 @@ def stir(classifier: FisaClassifier, amount: float = 0.2) -> FisaClassifier:
             if parameter.requires_grad:
                 parameter.add_(amount * torch.randn_like(parameter))
     return classifier
+
+
+def embed(classifier: FisaClassifier, images: Tensor, masks: Tensor, text: TextEmbeddings) -> Tensor:
+    """Unit embeddings (B, M, D) of masks (B, M, h, w), step by step."""
+    return classifier.embed(classifier.look(images, masks), classifier.adapter(masks), classifier.prepare(text))
+
+
+def classify(classifier: FisaClassifier, images: Tensor, found: MaskProposals, text: TextEmbeddings) -> Tensor:
+    """Logits (B, Q, K + 1) of all proposals."""
+    return classifier(images, found, classifier.prepare(text))

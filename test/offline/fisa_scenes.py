@@ -1,11 +1,22 @@
-"""A two-object scene and a generator that proposes its masks, for the tests of FISA's training and ablation."""
+"""A two-object scene, and the bundled CLIP behind a generator that proposes its masks, for tests that train FISA."""
+
+import copy
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
-from ovseg_ros.core.types import MaskProposals
+from ovseg_ros.core.build import build_classifier, load_clip
+from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
+from ovseg_ros.core.model import Proposer, TwoStage
+from ovseg_ros.core.presets import FisaSection, load_preset, preset_folder
+from ovseg_ros.core.templates import prompt_templates
+from ovseg_ros.core.text import TextEncoder
+from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.offline.data.tabletop_views import TabletopViews
+from ovseg_ros.offline.train.data import RenderedViews
 
 
 def coloured_views(count: int, right: str = "blue ball") -> TabletopViews:
@@ -18,15 +29,41 @@ def coloured_views(count: int, right: str = "blue ball") -> TabletopViews:
     return TabletopViews(np.stack([image] * count), np.stack([ids] * count), [names] * count, [{}] * count)
 
 
-class Proposer(nn.Module):
+def coloured_samples(count: int, right: str = "blue ball") -> RenderedViews:
+    """Those views as a data set."""
+    return RenderedViews(coloured_views(count, right), Path("nowhere"), "train")
+
+
+class SquareProposer(Proposer):
     """The two squares, the left one twice (the second a little too small), and a mask of nothing in particular."""
 
-    def forward(self, images: torch.Tensor) -> MaskProposals:
+    def prepare(self, text: TextEmbeddings) -> None:
+        """Nothing."""
+
+    def forward(self, pixels: torch.Tensor, words: None) -> MaskProposals:
         """(B, 3, 64, 96) -> 4 masks at stride 4, all likely."""
-        masks = torch.full((len(images), 4, 16, 24), -8.0)
+        assert not torch.is_grad_enabled()  # it is frozen
+        masks = torch.full((len(pixels), 4, 16, 24), -8.0)
         masks[:, 0, 4:12, 2:10] = 8.0
         masks[:, 1, 5:12, 2:10] = 8.0
         masks[:, 2, 4:12, 14:22] = 8.0
         masks[:, 3, 0:8, 5:18] = 8.0
-        likely = torch.tensor([4.0, 0.0, -4.0]).expand(len(images), 4, 3)
-        return MaskProposals(masks, torch.zeros(len(images), 4, 1), likely)
+        likely = torch.tensor([4.0, 0.0, -4.0]).expand(len(pixels), 4, 3)
+        return MaskProposals(masks, torch.zeros(len(pixels), 4, 1), likely)
+
+
+@cache
+def _clip():
+    preset = load_preset("tabletop_fisa").model
+    clip = load_clip(preset.clip, preset_folder("tabletop_fisa"), torch.device("cpu"))
+    return clip, TextEncoder(clip.encode, prompt_templates(preset.templates))
+
+
+def scene_model(**changes: object) -> tuple[TwoStage, FisaClassifier]:
+    """The preset `tabletop_fisa`, untrained, with that generator and these changes of its FISA, on its own CLIP."""
+    clip, text_encoder = _clip()
+    section = load_preset("tabletop_fisa").model.classifier
+    section = FisaSection(replace(section.architecture, **changes))
+    clip = replace(clip, tower=copy.deepcopy(clip.tower))
+    classifier = build_classifier(section, clip, preset_folder("tabletop_fisa"), (), text_encoder)
+    return TwoStage(SquareProposer(), classifier, text_encoder, (64, 96)).eval(), classifier

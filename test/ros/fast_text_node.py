@@ -21,7 +21,7 @@ from ovseg_ros.ros.node.segment_node import SegmentNode
 
 def make_segmenter(preset: str, device: str) -> PanopticSegmenter:
     segmenter = build_segmenter(preset, device)
-    segmenter.model._text_encoder = TextEncoder(hashed_vectors, ["{}"])
+    segmenter.model.text_encoder = TextEncoder(hashed_vectors, ["{}"])
     return segmenter
 
 

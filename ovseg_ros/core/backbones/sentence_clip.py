@@ -78,10 +78,13 @@ def build_clip(config: ClipConfig) -> tuple[open_clip.CustomTextCLIP, HFTokenize
     return model, HFTokenizer(folder, context_length=config.context_length)
 
 
-def make_image_tower(config: ClipConfig) -> open_clip.transformer.VisionTransformer:
-    """The image encoder alone, randomly initialised, on the default device; for counting, without the text package."""
+def clip_shapes(config: ClipConfig) -> open_clip.CustomTextCLIP:
+    """The model on the meta device, by its shapes alone and without its text tower, whose package need not be there."""
     least_text = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
-    return open_clip.CLIP(embed_dim=config.embed_dim, vision_cfg=_vision(config), text_cfg=least_text).visual
+    with torch.device("meta"):
+        return open_clip.CustomTextCLIP(
+            embed_dim=config.embed_dim, vision_cfg=_vision(config), text_cfg=least_text, init_logit_bias=-8.0
+        )
 
 
 def _vision(config: ClipConfig) -> dict[str, int]:

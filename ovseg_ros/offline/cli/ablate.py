@@ -1,6 +1,7 @@
 """`ovseg ablate`: FISA's parts one by one; a run that was stopped goes on."""
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from ovseg_ros.offline.cli.options import positive
@@ -12,7 +13,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("dataset", choices=["tabletop"], help="what to train and evaluate on")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for results and training states")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder for rendered data (default: OUT/data)")
-    parser.add_argument("--recipe", default="tabletop_fisa", help="training recipe with a fisa section")
+    parser.add_argument("--recipe", default="tabletop_fisa", help="training recipe with a stage of kind fisa")
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="trainings of each system (default: 3)")
     parser.add_argument("--systems", nargs="+", metavar="NAME", help="only these systems (default: all)")
     parser.add_argument(
@@ -34,17 +35,7 @@ def run(options: argparse.Namespace) -> int:
     """Do it and return the exit code."""
     from ovseg_ros.offline.tools.ablate import AblationConfig, ablate_tabletop
 
-    chosen = {
-        name: tuple(getattr(options, name))
-        for name in ("systems", "convolutions", "ranks")
-        if getattr(options, name) is not None
-    }
-    config = AblationConfig(
-        recipe=options.recipe,
-        seeds=options.seeds,
-        split=options.split,
-        images=options.images,
-        steps=options.steps,
-        **chosen,
-    )
+    chosen = {field.name: getattr(options, field.name) for field in fields(AblationConfig)}
+    chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
+    config = AblationConfig(**{name: value for name, value in chosen.items() if value is not None})
     return ablate_tabletop(config, data=options.data or options.out / "data", out=options.out)

@@ -76,3 +76,8 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def digest_of(value: Any, digits: int = 64) -> str:
+    """The first digits of the SHA-256 of a value of JSON's types, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]

@@ -1,58 +1,52 @@
 """`ovseg ablate tabletop`: FISA's parts one by one, on the same masks of the same images (the paper's Table 3)."""
 
-import hashlib
+import copy
+import itertools
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ovseg_ros.core.classification.masked_crops import MaskedCropClassifier, MaskedCropConfig
-from ovseg_ros.core.errors import ConfigError, DatasetError
-from ovseg_ros.core.presets import load_preset, own_checkpoint
-from ovseg_ros.core.types import TextEmbeddings
+from ovseg_ros.core.build import LoadedClip, build_classifier, load_clip
+from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
+from ovseg_ros.core.classification.fisa.config import FisaConfig
+from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.presets import FisaSection, PresetFolder, load_preset, own_checkpoints, preset_folder
+from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.vocabulary import Vocabulary
-from ovseg_ros.offline.data.files import sha256_of, write_bytes, write_json
-from ovseg_ros.offline.data.tabletop_views import TabletopViews, load_or_render
-from ovseg_ros.offline.evaluate.fisa import (
-    EvaluationImages,
-    NamedQuality,
-    fisa_quality,
-    module_quality,
-    oracle_quality,
-)
+from ovseg_ros.offline.data.files import digest_of, read_json, sha256_of, write_bytes, write_json
+from ovseg_ros.offline.data.tabletop_views import load_or_render
+from ovseg_ros.offline.data.types import PanopticSample
+from ovseg_ros.offline.evaluate.fisa import ProposedImage, panoptic_quality, propose_images, true_names
+from ovseg_ros.offline.tools.lora import add_low_rank
+from ovseg_ros.offline.train.data import RenderedData, RenderedViews, open_data
 from ovseg_ros.offline.train.engine import Engine
-from ovseg_ros.offline.train.fisa_parts import FisaParts, load_parts
-from ovseg_ros.offline.train.fisa_samples import TrainingSamples
-from ovseg_ros.offline.train.fisa_tabletop import FisaTrainingConfig, collect, train_fisa
+from ovseg_ros.offline.train.fisa import FisaTraining, build_untrained, fisa_section, learn
+from ovseg_ros.offline.train.fisa_data import CollectedMasks, collect_masks, some_crops, with_key_values
 from ovseg_ros.offline.train.loop_config import Multiplier
 from ovseg_ros.offline.train.run import load_recipe
+from ovseg_ros.offline.train.seen_words import SeenWords
+from ovseg_ros.offline.train.task import Run
 from ovseg_ros.sim.categories import SEEN, TABLETOP_SPECS, UNSEEN
 from ovseg_ros.sim.scene import SPLITS
 
-NOTHING: tuple[int, ...] = ()
-SYSTEMS: dict[str, dict[str, Any]] = {
-    "baseline": {"seve_layers": NOTHING, "query_layers": NOTHING},
-    "seve": {"query_layers": NOTHING},
-    "seve_full": {"query_layers": NOTHING, "clip_training": "full"},
-    "seve_simo": {},
-}
-"""What each system changes of the preset's FISA; "baseline" is mask attention on the frozen CLIP."""
-
-DESCRIPTIONS = {
-    "first": "the first classifier (masked crops)",
+SYSTEMS = {
     "baseline": "baseline: frozen CLIP, mask attention",
     "seve": "+ SEVE, CLIP frozen",
     "seve_full": "+ SEVE, CLIP fully adapted",
     "seve_simo": "+ SEVE + SIMO (FISA)",
     "seve_lora": "+ SEVE, CLIP with LoRA",
-    "oracle": "true names for the masks that fit (oracle)",
 }
-LORA_RANKS = (4, 16, 64)
+"""What trains, with its line in the table."""
+TITLES = {"masked_crops": "masked crops", **SYSTEMS, "oracle": "true names for the masks that fit (oracle)"}
 BACKBONE_RATE = 0.1
 """Learning rate of a fully adapted CLIP over that of the rest (FISA Sec. 5.3)."""
 
@@ -62,9 +56,9 @@ class AblationConfig:
     """What is compared, and on what.
 
     Attributes:
-        recipe: training recipe with a `fisa` section.
+        recipe: training recipe with a stage of kind fisa on rendered data.
         seeds: trainings of every system, seeds 0 to `seeds` - 1.
-        systems: of `SYSTEMS` and "seve_lora".
+        systems: of `SYSTEMS`.
         convolutions: of the distribution adapter, for each system but "seve_lora", which has the preset's.
         ranks: of LoRA.
         split, images: evaluation data, one view of each of the first scenes.
@@ -73,24 +67,24 @@ class AblationConfig:
 
     recipe: str = "tabletop_fisa"
     seeds: int = 3
-    systems: tuple[str, ...] = (*SYSTEMS, "seve_lora")
+    systems: tuple[str, ...] = tuple(SYSTEMS)
     convolutions: tuple[int, ...] = (2, 0, 1, 3)
-    ranks: tuple[int, ...] = LORA_RANKS
+    ranks: tuple[int, ...] = (4, 16, 64)
     split: str = "test"
     images: int = 100
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.systems) - {*SYSTEMS, "seve_lora"})
+        unknown = sorted(set(self.systems) - set(SYSTEMS))
         if unknown:
-            raise ConfigError(f"unknown systems {', '.join(unknown)}; choose of {', '.join(SYSTEMS)}, seve_lora")
+            raise ConfigError(f"unknown systems {', '.join(unknown)}; choose of {', '.join(SYSTEMS)}")
         if self.split not in SPLITS:
             raise ConfigError(f"unknown split {self.split!r}; expected one of {', '.join(SPLITS)}")
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One line of the table."""
+    """One line of the table: a system with its depth of the adapter and its rank of LoRA, or a reference."""
 
     system: str
     convolutions: int
@@ -101,17 +95,53 @@ class Variant:
         """Short and unique, for files."""
         return f"{self.system}-r{self.rank}" if self.rank else f"{self.system}-c{self.convolutions}"
 
-    def changes(self) -> dict[str, Any]:
-        """Of the preset's FISA configuration."""
-        kept = {"adapter_convolutions": self.convolutions}
-        if self.rank:
-            return {"query_layers": NOTHING, "clip_training": "lora", "lora_rank": self.rank, **kept}
-        return {**SYSTEMS[self.system], **kept}
+    @property
+    def adapts_clip(self) -> bool:
+        """Whether CLIP itself trains, all of it or by LoRA."""
+        return self.system in ("seve_full", "seve_lora")
 
-    def training(self, config: FisaTrainingConfig, seed: int) -> FisaTrainingConfig:
-        """The recipe's, with this variant's learning rates and a seed."""
+    def architecture(self, config: FisaConfig) -> FisaConfig:
+        """A preset's, but for the parts that this system lacks; without mirroring."""
+        return replace(
+            config,
+            seve_layers=() if self.system == "baseline" else config.seve_layers,
+            query_layers=config.query_layers if self.system == "seve_simo" else (),
+            adapter_convolutions=self.convolutions,
+            mirrored=False,
+        )
+
+    def training(self, config: FisaTraining, seed: int) -> FisaTraining:
+        """The recipe's, with this system's learning rates and a seed."""
         slower = (Multiplier("visual.", BACKBONE_RATE),) if self.system == "seve_full" else ()
         return replace(config, loop=replace(config.loop, seed=seed, multipliers=slower))
+
+    def build(
+        self, config: FisaConfig, clip: LoadedClip, files: PresetFolder, text_encoder: TextEncoder, seed: int
+    ) -> FisaClassifier:
+        """Before its training, on a CLIP of its own."""
+        torch.manual_seed(seed)
+        tower = copy.deepcopy(clip.tower)
+        updates = add_low_rank(tower.visual, self.rank) if self.rank else []
+        section = FisaSection(self.architecture(config))
+        classifier = build_classifier(section, replace(clip, tower=tower), files, (), text_encoder)
+        assert isinstance(classifier, FisaClassifier)  # as the section says
+        classifier.visual.requires_grad_(self.system == "seve_full")
+        for update in updates:
+            update.requires_grad_(True)
+        return classifier
+
+
+REFERENCES = (Variant("masked_crops", 0), Variant("masked_crops", 1), Variant("oracle", 0))
+"""What does not train: masked crops as the preset `tabletop` has them, without mirroring and with, and true names."""
+
+
+def variants(config: AblationConfig, convolutions: int) -> list[list[Variant]]:
+    """One group for each depth of the adapter, then LoRA with the preset's; each group runs with all seeds in turn."""
+    systems = [system for system in config.systems if system != "seve_lora"]
+    found = [[Variant(system, count) for system in systems] for count in config.convolutions]
+    if "seve_lora" in config.systems:
+        found.append([Variant("seve_lora", convolutions, rank) for rank in config.ranks])
+    return found
 
 
 def ablate_tabletop(config: AblationConfig, *, data: Path, out: Path) -> int:
@@ -127,120 +157,131 @@ def ablate_tabletop(config: AblationConfig, *, data: Path, out: Path) -> int:
     Raises:
         ConfigError, CheckpointError, DatasetError: for a bad recipe or preset, or results of other settings in `out`.
     """
-    recipe = load_recipe(config.recipe)
-    if recipe.fisa is None or recipe.preset is None:
-        raise ConfigError(f"the recipe {config.recipe} has no preset or no fisa section to ablate")
-    training = recipe.fisa
-    if config.steps is not None:
-        training = replace(training, loop=replace(training.loop, steps=config.steps))
-    parts = load_parts(recipe.preset)
-    facts = _facts(config, training, parts, recipe.preset)
-    bench = _Bench(parts, training, config, data, out, facts)
-    for group in variants(config, parts.config.adapter_convolutions):
-        for seed in range(config.seeds):
-            for variant in group:
-                bench.run(variant, seed)
-    write_report(out, facts)
+    training = _stage(config)
+    facts = _facts(config, training)
+    depth = fisa_section(training.preset).architecture.adapter_convolutions
+    wanted = [(reference, 0) for reference in REFERENCES]
+    for group in variants(config, depth):
+        wanted += [(variant, seed) for seed in range(config.seeds) for variant in group]
+    results = _results(out, facts)
+    missing = [key for key in wanted if key not in results]
+    if missing:
+        bench = _Bench(config, training, Run(data, out, Engine("cpu")), digest_of(facts, 8))
+        for variant, seed in missing:
+            result = {"variant": asdict(variant), "seed": seed, "facts": facts, **bench.run(variant, seed)}
+            write_json(result_path(out, variant.name, seed), result)
+            told = f"PQ seen {result['seen']:.1f}, unseen {result['unseen']:.1f}"
+            print(f"{variant.name} seed {seed}: {told}", flush=True)
+            write_report(out, facts, _results(out, facts))
+    write_report(out, facts, _results(out, facts))
     return 0
 
 
-def variants(config: AblationConfig, convolutions: int) -> list[list[Variant]]:
-    """One group for each depth of the adapter, then LoRA with the preset's; each group runs with all seeds in turn."""
-    systems = [system for system in config.systems if system in SYSTEMS]
-    found = [[Variant(system, count) for system in systems] for count in config.convolutions]
-    if "seve_lora" in config.systems:
-        found.append([Variant("seve_lora", convolutions, rank) for rank in config.ranks])
-    return found
-
-
 class _Bench:
-    """The shared features, made when the first variant needs them, and the results so far."""
+    """The networks and features that all variants share, and the training and evaluation of one."""
 
-    def __init__(
-        self,
-        parts: FisaParts,
-        training: FisaTrainingConfig,
-        config: AblationConfig,
-        data: Path,
-        out: Path,
-        facts: dict[str, Any],
-    ) -> None:
-        self._parts, self._training, self._config = parts, training, config
-        self._data, self._out, self._facts = data, out, facts
-        self._samples: TrainingSamples | None = None
-        self._images: EvaluationImages | None = None
-        self._engine = Engine("cpu")
-        self._text: TextEmbeddings = parts.text_encoder.encode(Vocabulary.build(list(TABLETOP_SPECS)))
+    def __init__(self, config: AblationConfig, training: FisaTraining, run: Run, digest: str) -> None:
+        """`digest`: of the settings; ends the names of training folders."""
+        self._digest = digest
+        device, self._training, self._run = run.engine.device, training, run
+        preset, self._files = load_preset(training.preset), preset_folder(training.preset)
+        self._merge, self._clip = preset.merge, load_clip(preset.model.clip, self._files, device)
+        model, self._reader = build_untrained(training.preset, device, training.loop.seed)
+        self._text_encoder, self._vocabulary = model.text_encoder, Vocabulary.build(TABLETOP_SPECS)
+        self._text = model.text_encoder.encode(self._vocabulary)
+        self._images = propose_images(model, self._reader, _evaluation_samples(config, run), self._vocabulary)
+        self._words = SeenWords(model.text_encoder, training.synonyms)
+        masks = collect_masks(model, self._reader, open_data(training.data, run), self._words, training.loss)
+        self._masks = replace(masks, views=with_key_values(self._reader, masks.views))
 
-    def run(self, variant: Variant, seed: int) -> None:
-        """Train and evaluate, unless that was done already."""
-        path = result_path(self._out, variant.name, seed)
-        if path.exists() and _read(path)["facts"] == self._facts:
-            return
-        images, samples = self._evaluation_images(), self._training_samples()
-        torch.manual_seed(seed)
-        classifier = self._parts.classifier(**variant.changes())
-        if classifier.config.clip_training != "frozen":
-            samples = replace(samples, masks=replace(samples.masks, memory=()))
+    def run(self, variant: Variant, seed: int) -> dict[str, Any]:
+        """The figures of a variant."""
+        match variant.system:
+            case "oracle":
+                return self._quality(partial(true_names, self._reader, len(TABLETOP_SPECS)), self._images)
+            case "masked_crops":
+                return self._masked_crops(mirrored=bool(variant.convolutions))
+        return self._trained(variant, seed)
+
+    def _masked_crops(self, *, mirrored: bool) -> dict[str, Any]:
+        section = load_preset("tabletop").model.classifier
+        assert isinstance(section, MaskedCropConfig)  # as the package has it
+        section = replace(section, mirrored=mirrored and section.mirrored)
+        classifier = build_classifier(section, self._clip, self._files, (), self._text_encoder).eval()
+        words = classifier.prepare(self._text)
+
+        def classify(image: ProposedImage) -> Tensor:
+            return classifier(image.pixels, image.proposals, words)
+
+        return {"mirrored": section.mirrored, **self._quality(classify, self._images)}
+
+    def _trained(self, variant: Variant, seed: int) -> dict[str, Any]:
+        classifier = variant.build(self._reader.config, self._clip, self._files, self._text_encoder, seed)
+        images, masks = self._images, self._masks
+        if variant.adapts_clip:
+            masks = replace(masks, views=replace(masks.views, key_values=None))
+        training = variant.training(self._training, seed)
+        folder = self._run.out / "training" / f"{variant.name}-{seed}-{self._digest}"
         began = time.monotonic()
-        folder = self._out / "training" / f"{variant.name}-{seed}-{_digest(self._facts)}"
-        plan = variant.training(self._training, seed)
-        train_fisa(classifier, self._parts.text_encoder, samples, plan, folder, engine=self._engine)
-        seconds = time.monotonic() - began
-        quality = fisa_quality(classifier, images, self._text, self._parts.preset.merge)
+        learn(classifier, CollectedMasks(masks, self._words, training.loop), training, folder, self._run.engine)
+        seconds = round(time.monotonic() - began, 1)
         trained = sum(value.numel() for value in classifier.trained_state_dict().values())
-        self._write(path, variant, seed, quality, trained_parameters=trained, training_seconds=round(seconds, 1))
+        if variant.adapts_clip:
+            images = [replace(image, crops=with_key_values(classifier, image.crops)) for image in images]
+        words = classifier.eval().prepare(self._text)
 
-    def _evaluation_images(self) -> EvaluationImages:
-        if self._images is None:
-            classifier = self._parts.classifier(**SYSTEMS["baseline"]).eval()
-            views = load_or_render(self._data, self._config.split, scenes=self._config.images, views=1)
-            views = first_views(views, self._config.images)
-            shown = {label for labels in views.labels for label in labels}
-            for kind, names in (("seen", SEEN), ("unseen", UNSEEN)):
-                if not shown & names:
-                    raise ConfigError(
-                        f"the first {len(views)} images of split {self._config.split} show no {kind} category; "
-                        "evaluate more of them, or the split val or test"
-                    )
-            self._images = EvaluationImages.collect(classifier, self._parts.generator, views)
-            self._references(self._images)
-        return self._images
+        def classify(image: ProposedImage) -> Tensor:
+            return classifier(image.pixels, image.proposals, words, some_crops(image.crops, slice(None)))
 
-    def _training_samples(self) -> TrainingSamples:
-        if self._samples is None:
-            classifier = self._parts.classifier(**SYSTEMS["baseline"]).eval()
-            self._samples = collect(classifier, self._parts.generator, self._training, self._data)
-        return self._samples
+        quality = self._quality(classify, images)
+        return {"trained_parameters": trained, "training_seconds": seconds, **quality}
 
-    def _references(self, images: EvaluationImages) -> None:
-        """The classifier before FISA, as the preset `tabletop` sets it and without mirroring, and a perfect one."""
-        clip = self._parts.preset.clip
-        settings = load_preset("tabletop").classifier
-        assert clip is not None and settings is not None  # as the bundled presets have it
-        for convolutions, mirrored in enumerate((False, settings.mirrored)):
-            variant = Variant("first", convolutions)
-            path = result_path(self._out, variant.name, 0)
-            if not path.exists() or _read(path)["facts"] != self._facts:
-                config: MaskedCropConfig = replace(settings, mirrored=mirrored)
-                module = MaskedCropClassifier(self._parts.tower, clip.image_size, clip.patch_size, config)
-                quality = module_quality(module, images, self._text, self._parts.preset.merge)
-                self._write(path, variant, 0, quality, mirrored=mirrored)
-        path = result_path(self._out, "oracle-c0", 0)
-        if not path.exists() or _read(path)["facts"] != self._facts:
-            quality = oracle_quality(images, self._text, self._parts.preset.merge)
-            self._write(path, Variant("oracle", 0), 0, quality)
-
-    def _write(self, path: Path, variant: Variant, seed: int, quality: NamedQuality, **more: object) -> None:
-        facts = {"variant": asdict(variant), "seed": seed, "facts": self._facts, **more}
-        write_json(path, {**facts, **asdict(quality)})
-        print(f"{variant.name} seed {seed}: PQ seen {quality.seen:.1f}, unseen {quality.unseen:.1f}", flush=True)
-        write_report(self._out, self._facts)
+    def _quality(self, classify: Callable[[ProposedImage], Tensor], images: Sequence[ProposedImage]) -> dict[str, Any]:
+        return panoptic_quality(classify, images, self._vocabulary, self._merge)
 
 
-def first_views(views: TabletopViews, count: int) -> TabletopViews:
-    """The first views, since shards hold more scenes than asked for."""
-    return TabletopViews(views.images[:count], views.segment_ids[:count], views.labels[:count], views.textures[:count])
+def _stage(config: AblationConfig) -> FisaTraining:
+    """What the recipe says of FISA, with the steps that are asked for."""
+    for stage in load_recipe(config.recipe).stages:
+        if isinstance(stage, FisaTraining) and isinstance(stage.data, RenderedData):
+            return replace(stage, loop=replace(stage.loop, steps=config.steps or stage.loop.steps))
+    raise ConfigError(f"the recipe {config.recipe} has no stage of kind fisa on rendered data to ablate")
+
+
+def _facts(config: AblationConfig, training: FisaTraining) -> dict[str, Any]:
+    """What figures depend on, beside variant and seed."""
+    preset, fisa = load_preset(training.preset), replace(fisa_section(training.preset), checkpoint=None)
+    frozen = own_checkpoints(replace(preset, model=replace(preset.model, classifier=fisa)))
+    files = preset_folder(training.preset)
+    facts = {
+        "split": config.split,
+        "images": config.images,
+        "fisa": asdict(fisa.architecture),
+        "merge": asdict(preset.merge),
+        "training": asdict(training),
+        "checkpoints": {name: sha256_of(files.own(name)) for name in frozen},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(facts))  # tuples become lists, as they come back from a file
+    return plain
+
+
+def _evaluation_samples(config: AblationConfig, run: Run) -> list[PanopticSample]:
+    """One view of each of the first scenes.
+
+    Raises:
+        ConfigError: they lack seen or unseen categories.
+    """
+    views = load_or_render(run.views, config.split, scenes=config.images, views=1)
+    dataset = RenderedViews(views, run.views, config.split)
+    samples = list(itertools.islice(dataset, config.images))  # shards hold more scenes than asked for
+    shown = {dataset.categories[segment.category].name for sample in samples for segment in sample.segments}
+    for kind, names in (("seen", SEEN), ("unseen", UNSEEN)):
+        if not shown & names:
+            raise ConfigError(
+                f"the first {len(samples)} images of split {config.split} show no {kind} category; "
+                "evaluate more of them, or the split val or test"
+            )
+    return samples
 
 
 def result_path(out: Path, name: str, seed: int) -> Path:
@@ -248,27 +289,24 @@ def result_path(out: Path, name: str, seed: int) -> Path:
     return out / "runs" / f"{name}-{seed}.json"
 
 
-def write_report(out: Path, facts: dict[str, Any]) -> None:
-    """The table of all results so far that were made with these settings."""
-    results = [_read(path) for path in sorted((out / "runs").glob("*.json"))]
-    results = [result for result in results if result["facts"] == facts]
-    rows = [_row(group) for group in _grouped(results)]
+def _results(out: Path, facts: dict[str, Any]) -> dict[tuple[Variant, int], dict[str, Any]]:
+    """What was made with these settings, by variant and seed."""
+    paths = sorted((out / "runs").glob("*.json"))
+    found = [read_json(path, "delete it and it is made again") for path in paths]
+    return {(Variant(**one["variant"]), int(one["seed"])): one for one in found if one.get("facts") == facts}
+
+
+def write_report(out: Path, facts: dict[str, Any], results: Mapping[tuple[Variant, int], dict[str, Any]]) -> None:
+    """The table of results."""
+    order = list(TITLES)
+    lines = sorted({variant for variant, _ in results}, key=lambda v: (order.index(v.system), v.convolutions, v.rank))
+    rows = [_row([results[key] for key in sorted(results, key=lambda key: key[1]) if key[0] == line]) for line in lines]
     write_json(out / "ablation.json", {"facts": facts, "rows": rows})
     write_bytes(out / "ablation.md", _markdown(rows, facts).encode())
 
 
-def _grouped(results: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The seeds of each variant together, systems in the order of `DESCRIPTIONS`."""
-    groups: dict[tuple[int, int, int], list[dict[str, Any]]] = {}
-    order = list(DESCRIPTIONS)
-    for result in results:
-        variant = result["variant"]
-        key = (order.index(variant["system"]), variant["convolutions"], variant["rank"])
-        groups.setdefault(key, []).append(result)
-    return [sorted(groups[key], key=lambda result: int(result["seed"])) for key in sorted(groups)]
-
-
 def _row(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The seeds of one variant together."""
     first = group[0]
     row = {**first["variant"], "seeds": len(group), "trained_parameters": first.get("trained_parameters", 0)}
     row["mirrored"] = first.get("mirrored", False)
@@ -289,46 +327,16 @@ def _markdown(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
     for row in rows:
         low, high = row["unseen_ci95_of_first_seed"]
         spread = f"{min(row['unseen_over_seeds']):.1f} to {max(row['unseen_over_seeds']):.1f}"
-        title = DESCRIPTIONS[row["system"]] + (f", rank {row['rank']}" if row["rank"] else "")
-        is_reference = row["system"] in ("first", "oracle")  # nothing of them trains here
-        depth = "" if is_reference else row["convolutions"]
-        trained = "" if is_reference else f"{row['trained_parameters']:,}"
+        title = TITLES[row["system"]] + (f", rank {row['rank']}" if row["rank"] else "")
         title += ", mirrored too" if row["mirrored"] else ""
+        trains = row["system"] in SYSTEMS
+        depth, trained = (row["convolutions"], f"{row['trained_parameters']:,}") if trains else ("", "")
         lines.append(
             f"| {title} | {depth} | {trained} | {row['seeds']} "
             f"| {row['seen']:.1f} | {row['unseen']:.1f} | {spread} | {low:.1f} to {high:.1f} |"
         )
-    note = (
-        f"\n{facts['images']} images of split {facts['split']}; {facts['training']['loop']['steps']} steps of "
-        f"{facts['training']['loop']['batch_size']} masks. The interval is the first seed's (percentile bootstrap).\n"
+    loop = facts["training"]["loop"]
+    return "\n".join(lines) + (
+        f"\n\n{facts['images']} images of split {facts['split']}; {loop['steps']} steps of {loop['batch_size']} masks. "
+        "The interval is the first seed's (percentile bootstrap).\n"
     )
-    return "\n".join(lines) + "\n" + note
-
-
-def _facts(config: AblationConfig, training: FisaTrainingConfig, parts: FisaParts, preset: str) -> dict[str, Any]:
-    """What the figures depend on, beside variant and seed."""
-    names = (parts.preset.eomt_checkpoint, parts.preset.clip_checkpoint)
-    facts = {
-        "split": config.split,
-        "images": config.images,
-        "fisa": asdict(parts.config),
-        "merge": asdict(parts.preset.merge),
-        "training": asdict(training),
-        "checkpoints": {name: sha256_of(own_checkpoint(preset, name)) for name in names if name is not None},
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(facts))  # tuples become lists, as they come back from a file
-    return plain
-
-
-def _digest(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not {"facts", "variant", "seed"} <= content.keys():
-            raise ValueError("it lacks facts, variant or seed")
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"cannot read the result {path} ({error}); delete it and it is made again") from error
-    return content

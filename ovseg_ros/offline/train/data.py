@@ -116,9 +116,6 @@ class RenderedViews(PanopticDataset):
     def name_of(self, index: int) -> str:
         return f"view {index}"
 
-    def paths_of(self, index: int) -> tuple[Path, Path]:
-        return self.root, self.root
-
 
 class PanopticStream(Generic[T]):
     """Batches of random views of a data set's images, read ahead by threads.

@@ -1,23 +1,180 @@
-"""A place for FISA's trainer."""
+"""Train FISA on the proposals of a preset's mask generator, which stays as it is."""
 
-from typing import Literal
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic.dataclasses import dataclass as pydantic_dataclass
+import numpy as np
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
 
-from ovseg_ros.core.config import STRICT
+from ovseg_ros.core.build import build_two_stage
+from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
+from ovseg_ros.core.classification.fisa.mask_views import crop_masks
+from ovseg_ros.core.config import STRICT, Share
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.model import TwoStage
+from ovseg_ros.core.presets import FisaSection, load_preset, preset_folder, require_weights
+from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
+from ovseg_ros.offline.train.data import DataConfig, PanopticData, open_data
+from ovseg_ros.offline.train.engine import Engine
+from ovseg_ros.offline.train.fisa_data import (
+    MASK_STRIDE,
+    CollectedMasks,
+    JitteredViews,
+    MaskBatch,
+    collect_masks,
+    with_key_values,
+)
+from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, fisa_losses
+from ovseg_ros.offline.train.loop import run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.task import Run
+from ovseg_ros.offline.train.pictures import NONE_OF_THESE, compare_names
+from ovseg_ros.offline.train.seen_words import SeenWords
+from ovseg_ros.offline.train.task import Run, Task
+
+MaskSource = JitteredViews | CollectedMasks
+
+_CROP_SCALE = 3
+"""How much pictures enlarge crops, so that names are legible."""
+_CROPS_SHOWN = 6
 
 
-@pydantic_dataclass(frozen=True, slots=True, config=STRICT)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class FisaTraining:
-    """A stage that trains the FISA of a preset."""
+    """A stage that trains the FISA of a preset.
+
+    Attributes:
+        preset: says which mask generator and which CLIP, and names the file of the result in --out.
+        data: of kind panoptic, a sample is a view; of kind rendered, a mask, and what CLIP makes of its crop is
+            computed once.
+        loop, loss: how long, by what measure.
+        augmentation: the views, of kind panoptic only.
+        synonyms: of kind rendered only: share of the words that a step calls by a training synonym.
+    """
 
     preset: str
+    data: Annotated[DataConfig, Field(discriminator="kind")]
     loop: LoopConfig
+    loss: FisaLossConfig = Field(default_factory=FisaLossConfig)
+    augmentation: Annotated[AugmentationConfig, Field(discriminator="kind")] | None = None
+    synonyms: Share = 0.0
     kind: Literal["fisa"] = "fisa"
+
+    def __post_init__(self) -> None:
+        is_panoptic = isinstance(self.data, PanopticData)
+        if is_panoptic != (self.augmentation is not None) or (is_panoptic and self.synonyms):
+            raise ValueError(
+                "data of kind panoptic needs augmentation and takes no synonyms; of kind rendered, no augmentation"
+            )
+        for size in view_sizes(self.augmentation) if self.augmentation is not None else ():
+            if any(side % MASK_STRIDE for side in size):
+                raise ValueError(f"views of size {size} must be multiples of the masks' stride {MASK_STRIDE}")
+
+
+class FisaTask(Task):
+    """Names for proposals that fit a segment, and masks closer to it."""
+
+    model: FisaClassifier
+
+    def __init__(self, classifier: FisaClassifier, source: MaskSource, loss: FisaLossConfig, name: str) -> None:
+        self.name, self.model = name, classifier
+        self._source, self._loss = source, loss
+
+    def losses(self, step: int, samples: range) -> dict[str, Tensor]:
+        """See `Task`."""
+        batch = self._source.batch(step, samples)
+        logits, adapted = self._classify(batch)
+        return fisa_losses(logits, batch.categories, adapted, batch.truth, self._loss)
+
+    def pictures(self, step: int) -> dict[str, np.ndarray]:
+        """See `Task`."""
+        batch = self._source.batch(step, range(self._source.samples_shown))
+        logits, adapted = self._classify(batch)
+        names = [*(category.name for category in batch.text.vocabulary.categories), NONE_OF_THESE]
+        wanted, found = ([names[index] for index in chosen] for chosen in (batch.categories, logits.argmax(dim=-1)))
+        views, pixels = batch.views, (batch.views.pixels * 255).round().byte()
+        if views.windows is None:
+            return {"names": compare_names(pixels[0], adapted, wanted, found)}
+        shown = batch.is_mask.flatten()
+        masks = crop_masks(adapted, views.windows[shown], views.image_size, self.model.crop_size)  # (N, 1, s, s)
+        rows = [
+            compare_names(crop, mask, [right], [given], scale=_CROP_SCALE)
+            for crop, mask, right, given in zip(pixels[shown], masks, wanted, found, strict=True)
+        ]
+        return {"names": np.concatenate(rows[:_CROPS_SHOWN])} if rows else {}
+
+    def _classify(self, batch: MaskBatch) -> tuple[Tensor, Tensor]:
+        """Word logits (N, K + 1) and adapted masks (N, h, w)."""
+        adapted = self.model.adapter(batch.masks)  # (B, M, h, w)
+        words = self.model.prepare(batch.text)
+        embeddings = self.model.embed(batch.views, adapted, words)[batch.is_mask]  # (N, D)
+        return self.model.word_logits(embeddings, words), adapted[batch.is_mask]
 
 
 def train_fisa(config: FisaTraining, run: Run) -> None:
-    """Train."""
-    raise NotImplementedError
+    """Train, going on from the folder `fisa` in --out, and write what trained under the name that the preset has.
+
+    Raises:
+        ConfigError: the preset is malformed, has no FISA or no name for its checkpoint, or does not fit the data.
+        CheckpointError, DatasetError: for missing or ill-fitting weights and bad data.
+    """
+    checkpoint = fisa_section(config.preset).checkpoint
+    if checkpoint is None:
+        raise ConfigError(f"the preset {config.preset} names no classifier.checkpoint; name there what to write")
+    classifier, source = open_source(config, run)
+    try:
+        learn(classifier, source, config, run.out / "fisa", run.engine)
+    finally:
+        source.close()
+    run.save(checkpoint, classifier.trained_state_dict())
+
+
+def learn(classifier: FisaClassifier, source: MaskSource, config: FisaTraining, folder: Path, engine: Engine) -> None:
+    """Train in place, going on from the state in `folder`; a classifier without anything to train stays as it is."""
+    if classifier.trained_state_dict():
+        run_loop(FisaTask(classifier, source, config.loss, folder.name), config.loop, folder, engine=engine)
+
+
+def open_source(config: FisaTraining, run: Run) -> tuple[FisaClassifier, MaskSource]:
+    """A preset's FISA as it begins a training, and what it learns from."""
+    dataset, loop, loss = open_data(config.data, run), config.loop, config.loss
+    model, classifier = build_untrained(config.preset, run.engine.device, loop.seed)
+    if isinstance(config.data, PanopticData) and config.augmentation is not None:
+        views = JitteredViews(model, classifier, dataset, config.data, config.augmentation, loop, loss, run)
+        return classifier, views
+    words = SeenWords(model.text_encoder, config.synonyms)
+    masks = collect_masks(model, classifier, dataset, words, loss)
+    masks = replace(masks, views=with_key_values(classifier, masks.views))
+    return classifier, CollectedMasks(masks, words, loop)
+
+
+def build_untrained(preset: str, device: torch.device, seed: int) -> tuple[TwoStage, FisaClassifier]:
+    """A preset's model on a device, in evaluation mode, and in it its FISA, whose checkpoint need not exist.
+
+    Raises:
+        ConfigError, CheckpointError: as `train_fisa`.
+    """
+    config, untrained = load_preset(preset), replace(fisa_section(preset), checkpoint=None)
+    require_weights(preset, config)
+    section = replace(config.model, classifier=untrained)
+    model = build_two_stage(section, preset_folder(preset), device, seed=seed).to(device).eval()
+    assert isinstance(model.classifier, FisaClassifier)  # as the section says
+    return model, model.classifier
+
+
+def fisa_section(preset: str) -> FisaSection:
+    """What a preset says of its FISA.
+
+    Raises:
+        ConfigError: it is malformed, or has none.
+    """
+    section = load_preset(preset).model.classifier
+    if not isinstance(section, FisaSection):
+        raise ConfigError(
+            f"the classifier of the preset {preset} is of kind {section.kind}, not fisa; "
+            "name another, such as fisa_l or tabletop_fisa"
+        )
+    return section

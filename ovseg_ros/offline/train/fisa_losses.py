@@ -1,15 +1,19 @@
-"""What FISA learns from: frozen proposals assigned to ground truth, and the losses on words and on adapted masks."""
+"""What FISA learns from: proposals assigned to ground truth, and the losses on words and on adapted masks."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from ovseg_ros.core.config import STRICT
 from ovseg_ros.offline.train.losses import bce_and_dice
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class FisaLossConfig:
     """Weights of the terms (FISA Eq. 6), and which proposals count.
 
@@ -21,35 +25,56 @@ class FisaLossConfig:
             frozen proposals are many to one segment (MasQCLIP).
     """
 
-    class_weight: float = 2.0
-    bce_weight: float = 5.0
-    dice_weight: float = 5.0
-    none_weight: float = 0.0
-    min_iou: float = 0.6
-
-    def __post_init__(self) -> None:
-        for name in ("class_weight", "bce_weight", "dice_weight", "none_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not 0 <= self.min_iou < 1:
-            raise ValueError(f"min_iou must be in [0, 1), got {self.min_iou}")
+    class_weight: NonNegativeFloat = 2.0
+    bce_weight: NonNegativeFloat = 5.0
+    dice_weight: NonNegativeFloat = 5.0
+    none_weight: NonNegativeFloat = 0.0
+    min_iou: Annotated[float, Field(ge=0, lt=1)] = 0.6
 
 
-def assign_proposals(mask_logits: Tensor, truth: Tensor, min_iou: float) -> Tensor:
+def soft_masks(segment_ids: Tensor, ids: Tensor, size: Sequence[int]) -> Tensor:
+    """(N, h, w): the share of every cell that each segment `ids` (N,) covers, of a map (H, W)."""
+    one_hot = segment_ids[None] == ids[:, None, None]
+    return F.adaptive_avg_pool2d(one_hot.float()[:, None], (size[0], size[1]))[:, 0]  # N may be 0
+
+
+def best_segments(masks: Tensor, truth: Tensor, min_iou: float) -> Tensor:
     """The segment that each proposal fits, (Q,) int64 in [0, N), or -1 where it fits none.
 
     Args:
-        mask_logits: (Q, h, w).
+        masks: (Q, h, w) logits.
         truth: (N, h, w) masks in [0, 1] at the same resolution; above 0.5 is inside.
     """
-    if 0 in (len(mask_logits), len(truth)):
-        return torch.full((len(mask_logits),), -1, dtype=torch.int64, device=mask_logits.device)
-    proposed = (mask_logits >= 0).flatten(1).float()  # (Q, h * w)
+    if 0 in (len(masks), len(truth)):
+        return torch.full((len(masks),), -1, dtype=torch.int64, device=masks.device)
+    proposed = (masks >= 0).flatten(1).float()  # (Q, h * w)
     real = (truth > 0.5).flatten(1).float()  # (N, h * w)
     shared = proposed @ real.T
     union = proposed.sum(dim=1)[:, None] + real.sum(dim=1)[None] - shared
     overlap, segment = (shared / union.clamp(min=1)).max(dim=1)
     return torch.where(overlap > min_iou, segment, -1)
+
+
+def assign(
+    masks: Tensor, truth: Tensor, categories: Tensor, none: int, config: FisaLossConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Proposals and the segments that they fit; those that fit none are left out if they have no weight.
+
+    Args:
+        masks: (Q, h, w) logits.
+        truth: (N, h, w) masks in [0, 1] at the same resolution.
+        categories: (N,) int64, of the segments.
+        none: the category of proposals that fit none.
+
+    Returns:
+        M masks (M, h, w), the segment that each fits (M, h, w), zeros where it fits none, and its category (M,).
+    """
+    segment = best_segments(masks, truth, config.min_iou)
+    if config.none_weight == 0:
+        masks, segment = masks[segment >= 0], segment[segment >= 0]
+    truth = torch.cat([truth, truth.new_zeros(1, *truth.shape[1:])])  # the last row, -1, is of no segment
+    categories = torch.cat([categories, categories.new_tensor([none])])
+    return masks, truth[segment], categories[segment]
 
 
 def fisa_losses(

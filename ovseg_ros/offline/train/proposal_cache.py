@@ -1,53 +1,36 @@
-"""Proposals of a frozen mask generator on disk, so that every image goes through it once.
+"""Proposals of a frozen mask generator on disk, so that every image goes through it once, before a training begins.
 
 A file holds one image's mask logits, in 8 bits each and compressed, and its class logits in half precision. Folders are
-named by what the proposals depend on: the generator's weights, the data set and the input size.
+named by what the proposals depend on: the proposer's weights, the data set and the input size.
 """
 
 import hashlib
 import io
-import json
 import logging
 import zipfile
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+from tqdm import tqdm
 
 from ovseg_ros.core.errors import DatasetError, TrainingError
 from ovseg_ros.core.types import MaskProposals
-from ovseg_ros.offline.data.files import write_bytes, write_json
+from ovseg_ros.offline.data.files import digest_of, read_json, write_bytes, write_json
+from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample
 
 _LIMIT = 12.0
 """Logits beyond this are cut: the sigmoid differs from 0 or 1 by 6e-6 there."""
 _STEP = 2 * _LIMIT / 254
+_IMAGES_AHEAD = 2
+"""For each thread, images that wait for the proposer or to be written."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class CacheKey:
-    """What proposals depend on.
-
-    Attributes:
-        generator: SHA-256 of the generator's weights.
-        dataset: name and split, or anything else that says which images.
-        size: (height, width) of the generator's input, pixels.
-    """
-
-    generator: str
-    dataset: str
-    size: tuple[int, int]
-
-    def folder_name(self) -> str:
-        """Short, the same for the same key, and readable at its end."""
-        facts = json.dumps([self.generator, self.dataset, list(self.size)])
-        return f"{hashlib.sha256(facts.encode()).hexdigest()[:16]}-{self.size[0]}x{self.size[1]}"
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -60,59 +43,116 @@ def weights_hash(module: nn.Module) -> str:
 
 
 class ProposalCache:
-    """Proposals by image name; safe to use from several processes at once.
+    """Proposals by image name; safe to use from several threads and processes at once."""
 
-    Args:
-        folder: of all caches; this one's folder in it is made, with `key.json` that says what it holds.
-
-    Raises:
-        DatasetError: the folder belongs to another key.
-    """
-
-    def __init__(self, folder: Path, key: CacheKey) -> None:
-        self.folder = folder / key.folder_name()
-        path = self.folder / "key.json"
-        facts = {"generator": key.generator, "dataset": key.dataset, "size": list(key.size)}
-        if path.exists():
-            try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                found = None
-            if found != facts:
-                raise DatasetError(f"{self.folder} holds the proposals of {found}, not of {facts}; delete it")
-        else:
-            write_json(path, facts)
-
-    def get(self, name: str, compute: Callable[[], MaskProposals]) -> MaskProposals:
-        """Proposals of the image `name`: read if they are there and whole, otherwise computed and kept.
+    def __init__(self, folder: Path, proposer: str, images: str, size: tuple[int, int]) -> None:
+        """Opens or makes this cache's folder, with `key.json` that says what it holds.
 
         Args:
-            compute: gives (1, Q, h, w) mask logits and the rest; called at most once. Query embeddings are not kept.
+            folder: of all caches.
+            proposer: SHA-256 of the proposer's weights.
+            images: data set and split, or anything else that says which images.
+            size: (height, width) of the proposer's input, pixels.
+
+        Raises:
+            DatasetError: the folder holds something else.
+        """
+        key = {"proposer": proposer, "dataset": images, "size": list(size)}
+        self.folder = folder / f"{digest_of(list(key.values()), 16)}-{size[0]}x{size[1]}"
+        path = self.folder / "key.json"
+        if not path.exists():
+            write_json(path, key)
+        found = read_json(path, "delete its folder")
+        if found != key:
+            raise DatasetError(f"{self.folder} holds the proposals of {found}, not of {key}; delete it")
+
+    def fill(
+        self,
+        dataset: PanopticDataset,
+        indices: Sequence[int],
+        propose: Callable[[np.ndarray], MaskProposals],
+        *,
+        threads: int = 1,
+        skip_damaged: bool = True,
+        quiet: bool = False,
+    ) -> int:
+        """Compute the proposals of those images that have none yet, or whose file is torn.
+
+        Args:
+            propose: gives (1, Q, h, w) mask logits and the rest for an image, uint8 RGB; called by this thread alone.
+            threads: that read images and write proposals meanwhile.
 
         Returns:
-            On the CPU, float32, without query embeddings; the same whether it was read or computed.
+            How many of the images cannot be trained on, damaged or without any label, and have no proposals.
+
+        Raises:
+            DatasetError: a damaged image, unless such are skipped.
+            TrainingError: proposals cannot be written.
+        """
+
+        def read(index: int) -> PanopticSample | None:
+            try:
+                sample = dataset[index]
+            except DatasetError:
+                if not skip_damaged:
+                    raise
+                return None
+            return None if sample.is_void else sample
+
+        missing = [index for index in indices if dataset.name_of(index) not in self]
+        unusable, ahead = 0, _IMAGES_AHEAD * threads
+        with (
+            ThreadPoolExecutor(threads) as pool,
+            tqdm(total=len(missing), desc="proposals", unit="image", mininterval=5, disable=quiet) as bar,
+        ):
+            for start in range(0, len(missing), ahead):
+                writes = []
+                for sample in pool.map(read, missing[start : start + ahead]):
+                    if sample is None:
+                        unusable += 1
+                    else:
+                        writes.append(pool.submit(self.write, sample.name, propose(sample.image)))
+                    bar.update()
+                for write in writes:
+                    write.result()
+        return unusable
+
+    def write(self, name: str, proposals: MaskProposals) -> None:
+        """Keep the proposals of the image `name`, but for query embeddings.
 
         Raises:
             TrainingError: they cannot be written.
         """
-        path = self._path(name)
-        if path.exists():
-            try:
-                return _unpack(path.read_bytes())
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                logger.warning("computing the proposals of %s again: %s is torn (%s)", name, path, error)
-        content = _pack(compute())
         try:
-            write_bytes(path, content)
+            write_bytes(self._path(name), _pack(proposals))
         except OSError as error:
             raise TrainingError(
                 f"cannot keep the proposals of {name} in {self.folder}: {error}; free some space and run the same "
                 "command again, which goes on from what is there"
             ) from error
-        return _unpack(content)
+
+    def read(self, name: str) -> MaskProposals:
+        """The proposals of the image `name` on the CPU, float32, without query embeddings.
+
+        Raises:
+            DatasetError: there are none, or their file is damaged.
+        """
+        path = self._path(name)
+        try:
+            return _unpack(path.read_bytes())
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise DatasetError(
+                f"cannot read the proposals of {name} ({error}); delete {path} and run the same command again, which "
+                "computes them"
+            ) from error
 
     def __contains__(self, name: str) -> bool:
-        return self._path(name).exists()
+        """Whether the proposals of an image are there, and their file ends as it should."""
+        path = self._path(name)
+        is_whole = zipfile.is_zipfile(path)
+        if not is_whole and path.exists():
+            logger.warning("the proposals of %s are computed again: %s is torn", name, path)
+        return is_whole
 
     def _path(self, name: str) -> Path:
         digest = hashlib.sha256(name.encode()).hexdigest()  # names may hold slashes, dots and anything else
@@ -124,8 +164,7 @@ def _pack(proposals: MaskProposals) -> bytes:
         raise ValueError(f"one image's proposals are kept at a time, got {len(proposals.mask_logits)}")
     logits = proposals.mask_logits[0].detach().float().cpu().clamp(-_LIMIT, _LIMIT)
     levels = (logits / _STEP).round().to(torch.int8)  # -127 to 127; the sign, so the mask, is kept
-    zero = levels == 0
-    levels = torch.where(zero & (logits > 0), torch.ones_like(levels), levels)
+    levels = torch.where((levels == 0) & (logits > 0), torch.ones_like(levels), levels)
     arrays: dict[str, Any] = {"masks": levels.numpy()}
     if proposals.class_logits is not None:
         arrays["classes"] = proposals.class_logits[0].detach().cpu().half().numpy()
@@ -136,10 +175,6 @@ def _pack(proposals: MaskProposals) -> bytes:
 
 def _unpack(content: bytes) -> MaskProposals:
     with np.load(io.BytesIO(content)) as arrays:
-        masks = torch.from_numpy(arrays["masks"]).float() * _STEP
+        masks = torch.from_numpy(arrays["masks"])[None].float() * _STEP
         classes = torch.from_numpy(arrays["classes"]).float()[None] if "classes" in arrays else None
-    return MaskProposals(masks[None], _no_embeddings(masks), classes)
-
-
-def _no_embeddings(masks: Tensor) -> Tensor:
-    return masks.new_zeros(1, len(masks), 0)
+    return MaskProposals(masks, masks.new_zeros(*masks.shape[:2], 0), classes)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from fisa_support import MEAN, STD, make, photos, proposals, stir, tower, words
+from fisa_support import MEAN, STD, embed, make, photos, proposals, stir, tower, words
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from ovseg_ros.core.classification.fisa.clip_tower import image_tokens, position_embedding
 from ovseg_ros.core.classification.fisa.mask_views import patches_inside
-from ovseg_ros.core.classification.fisa.seve import SemanticExtraction
 from ovseg_ros.core.images import normalize
+from ovseg_ros.core.text_attention import TextAttention
 
 
 def literal_inside(mask_logits: Tensor, size: int, patch: int) -> Tensor:
@@ -45,7 +45,7 @@ def test_untrained_it_is_mask_attention_exactly(quick: bool, batch: int, count: 
     visual = tower(quick=quick)
     found, images = proposals(batch, count), photos(batch)
     wanted = literal_mask_clip(visual, images, literal_inside(found.mask_logits, 32, 8))
-    embeddings = make(visual).embed(images, found.mask_logits, words(4))
+    embeddings = embed(make(visual), images, found.mask_logits, words(4))
     torch.testing.assert_close(embeddings, wanted, atol=2e-6, rtol=1e-5)
 
 
@@ -54,28 +54,26 @@ def test_untrained_it_is_mask_attention_with_layer_scale_too(scaled: float | Non
     visual = tower(ls_init_value=scaled, no_ln_pre=True)
     found, images = proposals(1, 3), photos(1)
     wanted = literal_mask_clip(visual, images, literal_inside(found.mask_logits, 32, 8))
-    torch.testing.assert_close(make(visual).embed(images, found.mask_logits, words(4)), wanted, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(embed(make(visual), images, found.mask_logits, words(4)), wanted, atol=2e-6, rtol=1e-5)
 
 
 def test_a_mask_of_everything_is_clip_itself() -> None:
     visual, images = tower(), photos(2)
     everything = torch.full((2, 1, 16, 16), 5.0)
     wanted = F.normalize(visual(normalize(images, MEAN, STD)), dim=-1)
-    torch.testing.assert_close(make(visual).embed(images, everything, words(3))[:, 0], wanted, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(embed(make(visual), images, everything, words(3))[:, 0], wanted, atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("training", ["frozen", "full"])
-def test_the_image_path_is_clips_to_the_bit(training: str) -> None:
+@pytest.mark.parametrize("clip_trains", [False, True])
+def test_the_image_path_is_clips_to_the_bit(clip_trains: bool) -> None:
     """Trained or not, with masks or without: what enters every block, and what leaves the last one, is unmodified."""
     reference, visual = tower(), tower()
     images = normalize(photos(2), MEAN, STD)
-    outside = torch.no_grad() if training == "frozen" else torch.enable_grad()
-    with outside:
+    with torch.set_grad_enabled(clip_trains):
         tokens = reference._embeds(images)
-        classifier = make(visual, clip_training=training)
-        if training == "frozen":
-            stir(classifier)
-        classifier.embed(photos(2), proposals(2, 3).mask_logits, words(3))
+        classifier = stir(make(visual))
+        classifier.visual.requires_grad_(clip_trains)
+        embed(classifier, photos(2), proposals(2, 3).mask_logits, words(3))
         for block, entering in zip(reference.transformer.resblocks, image_tokens(visual, images), strict=True):
             assert torch.equal(entering, tokens)
             tokens = block(tokens)
@@ -87,17 +85,17 @@ def test_the_image_path_is_clips_to_the_bit(training: str) -> None:
 def test_a_layer_by_hand() -> None:
     """Trained SEVE and f_q in every layer, one mask at a time: Eqs 1 to 5 spelt out."""
     visual = tower()
-    classifier = stir(make(visual, seve_tied=False, adapter_convolutions=0))
+    classifier = stir(make(visual, adapter_convolutions=0))
+    seve = classifier.stream.seve[0]
+    assert isinstance(seve, TextAttention)
     found, images, text = proposals(1, 2), photos(1), words(5)
-    got = classifier.embed(images, found.mask_logits, text)
+    got = embed(classifier, images, found.mask_logits, text)
     inside = literal_inside(found.mask_logits, 32, 8)[0]
     image = visual._embeds(normalize(images, MEAN, STD))[0]
     masks = [image[0], image[0]]
     for layer, block in enumerate(visual.transformer.resblocks):
         keys_values = F.linear(block.ln_1(image), block.attn.in_proj_weight[32:], block.attn.in_proj_bias[32:])
         for number, token in enumerate(masks):
-            seve = classifier.stream.seve[layer]
-            assert isinstance(seve, SemanticExtraction)
             query = seve.query(F.layer_norm(token, (32,)))  # g_q
             target = F.layer_norm(text.vectors, (16,))
             key, value = seve.key(target), seve.value(target)  # g_k, g_v
@@ -121,8 +119,8 @@ def test_a_layer_by_hand() -> None:
 def test_no_mask_reads_another() -> None:
     classifier = stir(make())
     images, masks, text = photos(1), proposals(1, 4).mask_logits, words(3)
-    together = classifier.embed(images, masks, text)
-    alone = torch.cat([classifier.embed(images, masks[:, [number]], text) for number in range(4)], dim=1)
+    together = embed(classifier, images, masks, text)
+    alone = torch.cat([embed(classifier, images, masks[:, [number]], text) for number in range(4)], dim=1)
     torch.testing.assert_close(together, alone, atol=2e-6, rtol=1e-5)
 
 

@@ -5,15 +5,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fisa_scenes import Proposer, coloured_views
+import torch
+from fisa_scenes import coloured_samples, coloured_views, scene_model
+from open_clip.transformer import VisionTransformer
 
+from ovseg_ros.core.build import load_clip
+from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.errors import ConfigError, DatasetError
+from ovseg_ros.core.presets import load_preset, preset_folder
+from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.cli.main import main
-from ovseg_ros.offline.evaluate.fisa import EvaluationImages, fisa_quality, module_quality, oracle_quality
+from ovseg_ros.offline.evaluate.fisa import panoptic_quality, propose_images, true_names
 from ovseg_ros.offline.tools import ablate as ablation
 from ovseg_ros.offline.tools.ablate import AblationConfig, Variant, ablate_tabletop, result_path, variants
-from ovseg_ros.offline.train.fisa_parts import FisaParts, load_parts
+from ovseg_ros.offline.tools.lora import add_low_rank
+from ovseg_ros.offline.train.fisa_data import some_crops
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 
 SMALL = AblationConfig(
@@ -21,17 +28,18 @@ SMALL = AblationConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def parts() -> FisaParts:
-    return replace(load_parts("tabletop_fisa"), generator=Proposer())
-
-
 @pytest.fixture
-def scenes(parts: FisaParts, monkeypatch: pytest.MonkeyPatch) -> None:
+def scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two-object scenes in place of the rendered ones, and a generator that finds them."""
     monkeypatch.setattr(ablation, "load_or_render", lambda *_, **__: coloured_views(3, "blue star"))
-    monkeypatch.setattr("ovseg_ros.offline.train.fisa_tabletop.load_or_render", lambda *_, **__: coloured_views(3))
-    monkeypatch.setattr(ablation, "load_parts", lambda preset: parts)
+    monkeypatch.setattr(ablation, "open_data", lambda *_: coloured_samples(3))
+    monkeypatch.setattr(ablation, "build_untrained", lambda *_: scene_model())
+
+
+def built(variant: Variant) -> FisaClassifier:
+    files, section = preset_folder("tabletop_fisa"), load_preset("tabletop_fisa").model
+    clip = load_clip(section.clip, files, torch.device("cpu"))
+    return variant.build(section.classifier.architecture, clip, files, TextEncoder(clip.encode, ["{}"]), 0)
 
 
 def test_variants_are_the_papers_and_the_question_comes_first() -> None:
@@ -41,9 +49,9 @@ def test_variants_are_the_papers_and_the_question_comes_first() -> None:
     assert [variant.name for variant in all_of_them[-3:]] == ["seve_lora-r4", "seve_lora-r16", "seve_lora-r64"]
 
 
-def test_each_system_trains_its_own_part(parts: FisaParts) -> None:
+def test_each_system_trains_its_own_part() -> None:
     def trained(variant: Variant) -> set[str]:
-        names = parts.classifier(**variant.changes()).trained_state_dict()
+        names = built(variant).trained_state_dict()
         return {".".join(name.split(".")[:2]) for name in names if not name.startswith("visual")} | {
             "lora" if "parametrizations" in name else "visual" for name in names if name.startswith("visual")
         }
@@ -55,16 +63,62 @@ def test_each_system_trains_its_own_part(parts: FisaParts) -> None:
     assert trained(Variant("seve_lora", 0, 4)) == {"stream.seve", "lora"}
 
 
-def test_quality_agrees_with_the_classifier_itself(parts: FisaParts) -> None:
-    """From remembered crops and through the module's own forward: the same words, so the same PQ."""
-    classifier = parts.classifier(mirrored=False).eval()
-    images = EvaluationImages.collect(classifier, parts.generator, coloured_views(2, "blue star"))
-    text = parts.text_encoder.encode(Vocabulary.build(list(TABLETOP_SPECS)))
-    remembered = fisa_quality(classifier, images, text, parts.preset.merge)
-    assert remembered == module_quality(classifier, images, text, parts.preset.merge)
+def test_low_rank_updates_start_at_nothing_and_spare_the_keys() -> None:
+    torch.manual_seed(0)
+    visual = VisionTransformer(image_size=32, patch_size=8, width=32, layers=3, heads=2, mlp_ratio=2.0, output_dim=16)
+    images = torch.rand(1, 3, 32, 32)
+    before, wanted = visual.transformer.resblocks[0].attn.in_proj_weight.detach().clone(), visual(images)
+    updates = add_low_rank(visual, 3)
+    torch.testing.assert_close(visual(images), wanted)
+    assert sum(value.numel() for update in updates for value in update.parameters()) == 3 * 4 * 3 * 32
+    with torch.no_grad():
+        for update in updates:
+            for value in update.parameters():
+                value.add_(0.2 * torch.randn_like(value))
+    change = (visual.transformer.resblocks[0].attn.in_proj_weight - before).unflatten(0, (3, 32))
+    assert not change[1].any() and torch.linalg.matrix_rank(change[0]) <= 3 and change[2].any()
 
-    perfect = oracle_quality(images, text, parts.preset.merge)
-    assert perfect.unseen == pytest.approx(100, abs=1) and perfect.seen == pytest.approx(
+
+@pytest.mark.parametrize("variant", [Variant("seve_full", 1), Variant("seve_lora", 1, 2)])
+def test_gradients_reach_an_adapted_clip_and_nothing_that_is_frozen(variant: Variant) -> None:
+    classifier = built(variant)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    model, reader = scene_model()
+    words = Vocabulary.build(TABLETOP_SPECS)
+    [image] = propose_images(model, reader, coloured_samples(1), words)
+    masks, prepared = image.proposals.mask_logits, classifier.prepare(model.text_encoder.encode(words))
+    embeddings = classifier.embed(classifier.look(image.pixels, masks), classifier.adapter(masks), prepared)
+    classifier.word_logits(embeddings, prepared)[..., 3].sum().backward()
+    for name, parameter in classifier.visual.named_parameters():
+        reached = parameter.grad is not None and bool(parameter.grad.any())
+        assert reached == parameter.requires_grad, name
+
+
+def test_quality_agrees_with_the_classifier_itself() -> None:
+    """From crops computed before and through the whole forward pass: the same words, so the same PQ."""
+    model, classifier = scene_model(mirrored=False)
+    vocabulary, merge = Vocabulary.build(TABLETOP_SPECS), load_preset("tabletop_fisa").merge
+    images = propose_images(model, classifier, coloured_samples(2, "blue star"), vocabulary)
+    words = classifier.prepare(model.text_encoder.encode(vocabulary))
+    kept, anew = (
+        panoptic_quality(
+            lambda image, reuse=reuse: classifier(
+                image.pixels, image.proposals, words, some_crops(image.crops, slice(None)) if reuse else None
+            ),
+            images,
+            vocabulary,
+            merge,
+        )
+        for reuse in (True, False)
+    )
+    assert kept == anew
+
+    perfect = panoptic_quality(lambda image: true_names(classifier, 100, image), images, vocabulary, merge)
+    assert perfect["unseen"] == pytest.approx(100, abs=1) and perfect["seen"] == pytest.approx(
         50, abs=1
     )  # nobody proposed the table
 
@@ -73,15 +127,15 @@ def test_quality_agrees_with_the_classifier_itself(parts: FisaParts) -> None:
 def test_an_ablation_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ablate_tabletop(SMALL, data=tmp_path, out=tmp_path / "out") == 0
     table = (tmp_path / "out" / "ablation.md").read_text()
-    assert "baseline: frozen CLIP" in table and "rank 2" in table and "first classifier" in table
+    assert "baseline: frozen CLIP" in table and "rank 2" in table and "masked crops, mirrored too" in table
     rows = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
     assert [(row["system"], row["convolutions"], row["rank"]) for row in rows] == [
-        ("first", 0, 0), ("first", 1, 0), ("baseline", 0, 0), ("seve_simo", 0, 0),
+        ("masked_crops", 0, 0), ("masked_crops", 1, 0), ("baseline", 0, 0), ("seve_simo", 0, 0),
         ("seve_lora", 2, 2), ("oracle", 0, 0),
     ]  # fmt: skip
     trained: list[str] = []
-    original = ablation.train_fisa
-    monkeypatch.setattr(ablation, "train_fisa", lambda *a, **k: (trained.append(a[4].name), original(*a, **k)))
+    original = ablation.learn
+    monkeypatch.setattr(ablation, "learn", lambda *a: (trained.append(a[3].name), original(*a)))
     result_path(tmp_path / "out", "seve_simo-c0", 0).unlink()
     ablate_tabletop(SMALL, data=tmp_path, out=tmp_path / "out")
     assert len(trained) == 1 and trained[0].startswith("seve_simo-c0-0-")
@@ -111,4 +165,4 @@ def test_wrong_choices_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(ConfigError, match="unknown split 'tset'; expected one of train, val"):
         AblationConfig(split="tset")
     assert main(["ablate", "tabletop", "--out", str(tmp_path), "--recipe", "tabletop"]) == 2
-    assert "no fisa section to ablate" in capsys.readouterr().err
+    assert "no stage of kind fisa on rendered data to ablate" in capsys.readouterr().err

@@ -11,21 +11,20 @@ from torch import nn
 
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.presets import load_preset
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.tools.count import (
     count_fisa,
+    count_proposer,
     fisa_flops,
+    fisa_shapes,
     flops_of,
-    generator_report,
-    make_fisa,
     time_vocabularies,
 )
 
 
 @cache
 def counted_at_100_masks(preset: str) -> dict[str, Any]:
-    return count_fisa(load_preset(preset), masks=100, words=150)
+    return count_fisa(preset, masks=100, words=150)
 
 
 def test_vit_l_trains_what_the_paper_says() -> None:
@@ -58,21 +57,21 @@ def test_flops_by_hand() -> None:
 
 
 def test_the_frame_grows_with_masks_and_the_vocabulary_with_words() -> None:
-    config = load_preset("tabletop_fisa")
-    classifier = make_fisa(config, "meta")
-    few, many = fisa_flops(classifier, config, 4, 10), fisa_flops(classifier, config, 8, 1000)
+    classifier = fisa_shapes("tabletop_fisa")
+    images, masks = torch.empty(1, 3, 240, 320, device="meta"), torch.empty(1, 8, 60, 80, device="meta")
+    few, many = fisa_flops(classifier, images, masks[:, :4], 10), fisa_flops(classifier, images, masks, 1000)
     assert many["frame"] > 1.9 * few["frame"]
     assert many["vocabulary"] == 100 * few["vocabulary"]
 
 
 def test_the_generator_of_this_package_is_counted_and_a_public_one_is_not() -> None:
-    generator = generator_report(load_preset("tabletop_fisa"))
+    generator = count_proposer("tabletop_fisa")
     assert generator is not None and generator["parameters"] > 1e6 and generator["flops"] > 1e8
-    assert generator_report(load_preset("fisa_l")) is None
+    assert count_proposer("fisa_l") is None
 
 
 def test_times_are_of_both_vocabularies() -> None:
-    timed = time_vocabularies(load_preset("tabletop_fisa"), masks=2)
+    timed = time_vocabularies("tabletop_fisa", masks=2)
     assert timed["words"] == [10, 1000] and timed["ratio"] > 0 and len(timed["median_seconds"]) == 2
 
 
@@ -89,10 +88,16 @@ def test_presets_without_fisa_are_refused(capsys: pytest.CaptureFixture[str]) ->
     assert main(["count", "tabletop"]) == 2
     assert "such as fisa_l" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="small presets"):
-        time_vocabularies(load_preset("fisa_l"), masks=1)
+        time_vocabularies("fisa_l", masks=1)
 
 
 def test_the_default_configuration_is_the_papers() -> None:
     config = FisaConfig()
     assert (config.input_size, config.seve_width, config.adapter_convolutions) == (896, 256, 2)
-    assert config.seve_layers is None and config.query_layers is None and config.clip_training == "frozen"
+    assert config.seve_layers is None and config.query_layers is None
+
+
+@pytest.mark.parametrize("preset", ["tabletop_fisa", "fisa_b"])
+def test_nothing_is_allocated(preset: str) -> None:
+    classifier = fisa_shapes(preset)
+    assert all(value.is_meta for value in (*classifier.parameters(), *classifier.buffers()))

@@ -1,18 +1,28 @@
 """FISA's training samples on panoptic data: proposals moved, assigned and padded; none at all; pictures."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from fisa_scenes import scene_model
 from open_clip.transformer import VisionTransformer
 
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.classification.fisa.config import FisaConfig
+from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.core.types import MaskProposals
-from ovseg_ros.offline.data.types import PanopticSample, SegmentLabel
-from ovseg_ros.offline.train.augmentation import View
+from ovseg_ros.offline.data.categories import load_categories
+from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample, SegmentLabel
+from ovseg_ros.offline.train.augmentation import JitterConfig, View
+from ovseg_ros.offline.train.data import PanopticData
+from ovseg_ros.offline.train.engine import Engine
+from ovseg_ros.offline.train.fisa_data import JitteredViews, pad_masks, proposed_view
 from ovseg_ros.offline.train.fisa_losses import FisaLossConfig
-from ovseg_ros.offline.train.fisa_panoptic import pad_masks, proposed_view
+from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.pictures import compare_names, compare_segments, label_map
+from ovseg_ros.offline.train.task import Run
 
 NO_CATEGORY = 19
 SAME = View((32, 48), 0, 0, (32, 48), flipped=False)
@@ -53,7 +63,7 @@ def proposals(*columns: tuple[int, int], objectness: list[float] | None = None) 
 def test_several_proposals_may_fit_one_segment_and_none_a_crowd(classifier: FisaClassifier) -> None:
     shown = proposals((0, 6), (0, 5), (6, 12))
     kept = proposed_view(two_halves(), SAME, shown, classifier, FisaLossConfig(), NO_CATEGORY)
-    assert kept.categories.tolist() == [4, 4] and kept.mask_logits.shape == kept.truth.shape == (2, 8, 12)
+    assert kept.categories.tolist() == [4, 4] and kept.masks.shape == kept.truth.shape == (2, 8, 12)
     assert (kept.truth[:, :, :6] == 1).all() and (kept.truth[:, :, 6:] == 0).all()
     weighted = proposed_view(two_halves(), SAME, shown, classifier, FisaLossConfig(none_weight=0.1), NO_CATEGORY)
     assert weighted.categories.tolist() == [4, 4, NO_CATEGORY] and not weighted.truth[2].any()
@@ -62,20 +72,20 @@ def test_several_proposals_may_fit_one_segment_and_none_a_crowd(classifier: Fisa
 def test_the_likeliest_proposals_are_read(classifier: FisaClassifier) -> None:
     shown = proposals((0, 5), (0, 6), (0, 6), (0, 6), objectness=[-5.0, 1.0, 2.0, 3.0])
     kept = proposed_view(two_halves(), SAME, shown, classifier, FisaLossConfig(), NO_CATEGORY)
-    assert len(kept.categories) == 3 and ((kept.mask_logits > 0).sum(dim=(1, 2)) == 48).all()
+    assert len(kept.categories) == 3 and ((kept.masks > 0).sum(dim=(1, 2)) == 48).all()
 
 
 def test_a_view_moves_proposals_and_drops_what_it_cuts_off(classifier: FisaClassifier) -> None:
     mirrored = View((32, 48), 0, 0, (32, 24), flipped=True)  # the right half, mirrored
     shown = proposals((0, 6), (6, 12))
     kept = proposed_view(two_halves(), mirrored, shown, classifier, FisaLossConfig(none_weight=1.0), NO_CATEGORY)
-    assert kept.categories.tolist() == [NO_CATEGORY] and (kept.mask_logits > 0).all()
+    assert kept.categories.tolist() == [NO_CATEGORY] and (kept.masks > 0).all()
 
 
 def test_no_proposal_at_all_costs_nothing_and_breaks_nothing(classifier: FisaClassifier) -> None:
     kept = proposed_view(two_halves(), SAME, proposals(), classifier, FisaLossConfig(), NO_CATEGORY)
-    assert kept.mask_logits.shape == (0, 8, 12) and kept.categories.shape == (0,)
-    masks, is_mask = pad_masks([kept.mask_logits, kept.mask_logits])
+    assert kept.masks.shape == (0, 8, 12) and kept.categories.shape == (0,)
+    masks, is_mask = pad_masks([kept.masks, kept.masks])
     assert masks.shape == (2, 1, 8, 12) and not is_mask.any() and (masks < 0).all()
 
 
@@ -84,6 +94,54 @@ def test_padding_keeps_every_mask_in_its_image() -> None:
     masks, is_mask = pad_masks(groups)
     assert masks.shape == (3, 3, 4, 4) and is_mask.sum(dim=1).tolist() == [2, 0, 3]
     assert torch.equal(masks[is_mask], torch.cat(groups))
+
+
+class Halves(PanopticDataset):
+    """Images of two halves; some are damaged."""
+
+    def __init__(self, count: int, damaged: set[int]) -> None:
+        super().__init__("halves", Path("nowhere"), "train", load_categories("cityscapes", range(19)))
+        self.count, self.damaged = count, damaged
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name_of(self, index: int) -> str:
+        return f"image{index}"
+
+    def __getitem__(self, index: int) -> PanopticSample:
+        if index in self.damaged:
+            raise DatasetError(f"image{index} is torn")
+        return replace(two_halves(), name=self.name_of(index))
+
+
+@pytest.mark.parametrize("damaged", [set(), {0}, {1, 2, 5}, set(range(8)) - {3}])
+def test_all_that_is_shown_has_proposals_before_the_training(tmp_path: Path, damaged: set[int]) -> None:
+    """Those whose turn comes in a run that is shorter than an epoch, and no more than what damaged ones make needed."""
+    model, classifier = scene_model(view="image", input_size=64)
+    loop = LoopConfig(steps=2, batch_size=2, learning_rate=1e-3)
+    loss = FisaLossConfig(min_iou=0.0, none_weight=1.0)
+    run = Run(None, tmp_path, Engine("cpu"))
+    jitter = JitterConfig((32, 48), scale=(1.0, 1.0))
+    views = JitteredViews(model, classifier, Halves(8, damaged), PanopticData(workers=2), jitter, loop, loss, run)
+    kept = list((tmp_path / "proposals").rglob("*.npz"))
+    assert len(kept) <= 4 and (damaged or len(kept) == 4)
+    try:
+        for step in range(loop.steps):
+            batch = views.batch(step, range(2))
+            assert batch.masks.shape[0] == 2 and len(batch.categories) == batch.is_mask.sum() == len(batch.truth)
+            assert batch.views.windows is None and not batch.text.vectors.is_inference()
+    finally:
+        views.close()
+    assert list((tmp_path / "proposals").rglob("*.npz")) == kept
+
+
+def test_damaged_images_end_the_run_before_it_begins_when_asked(tmp_path: Path) -> None:
+    model, classifier = scene_model(view="image", input_size=64)
+    loop, run = LoopConfig(steps=9, batch_size=2, learning_rate=1e-3), Run(None, tmp_path, Engine("cpu"))
+    data = PanopticData(workers=2, on_error="stop")
+    with pytest.raises(DatasetError, match="image5 is torn"):
+        JitteredViews(model, classifier, Halves(8, {5}), data, JitterConfig((32, 48)), loop, FisaLossConfig(), run)
 
 
 def test_the_map_shows_the_most_probable_query_where_a_mask_is() -> None:

@@ -28,9 +28,6 @@ class Numbered(PanopticDataset):
     def name_of(self, index: int) -> str:
         return f"image{index}"
 
-    def paths_of(self, index: int) -> tuple[Path, Path]:
-        return self.root / f"{index}.jpg", self.root / f"{index}.png"
-
     def __getitem__(self, index: int) -> PanopticSample:
         if index in self.damaged:
             raise DatasetError(f"image{index} is torn")

@@ -1,4 +1,4 @@
-"""FISA on the tabletop: which proposals teach what, by which losses, from which remembered features."""
+"""FISA on the tabletop: which proposals teach what, by which losses, from which features computed before."""
 
 import math
 from dataclasses import replace
@@ -7,31 +7,41 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fisa_scenes import Proposer, coloured_views
+from fisa_scenes import coloured_samples, coloured_views, scene_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.presets import load_preset, preset_path
-from ovseg_ros.core.text import TextEncoder
+from ovseg_ros.core.presets import preset_path
 from ovseg_ros.offline.data.tabletop_views import SCENES_PER_SHARD
+from ovseg_ros.offline.tools.lora import add_low_rank
+from ovseg_ros.offline.train.augmentation import JitterConfig
+from ovseg_ros.offline.train.data import PanopticData, RenderedData, RenderedViews
 from ovseg_ros.offline.train.engine import Engine
-from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, assign_proposals, fisa_losses
-from ovseg_ros.offline.train.fisa_parts import FisaParts, load_parts
-from ovseg_ros.offline.train.fisa_samples import collect_samples, remember, training_samples
-from ovseg_ros.offline.train.fisa_tabletop import FisaTrainingConfig, SeenWords, train_fisa
+from ovseg_ros.offline.train.fisa import FisaTraining, build_untrained, fisa_section, learn
+from ovseg_ros.offline.train.fisa_data import CollectedMasks, MaskBatch, collect_masks, some_crops, with_key_values
+from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, best_segments, fisa_losses
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.run import load_recipe, train
+from ovseg_ros.offline.train.seen_words import SeenWords
 from ovseg_ros.sim import categories
 
 LOOP = LoopConfig(steps=3, batch_size=4, learning_rate=1e-3, warmup_steps=1, pictures_every=2)
-CONFIG = FisaTrainingConfig(LOOP, scenes=1, views=1)
+CONFIG = FisaTraining("tabletop_fisa", RenderedData(scenes=1, views=1), LOOP, synonyms=0.5)
+CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def parts() -> FisaParts:
-    return load_parts("tabletop_fisa")
+def collected(count: int, *, none_weight: float = 0.0, **changes: object) -> tuple[FisaClassifier, MaskBatch]:
+    """A FISA, and the masks of some two-object scenes for it."""
+    model, classifier = scene_model(**changes)
+    words, loss = SeenWords(model.text_encoder, 0.5), FisaLossConfig(none_weight=none_weight)
+    return classifier, collect_masks(model, classifier, coloured_samples(count), words, loss)
+
+
+def names_of(masks: MaskBatch) -> list[str]:
+    names = [*(category.name for category in masks.text.vocabulary.categories), "none"]
+    return [names[index] for index in masks.categories]
 
 
 def test_assignment_is_many_to_one_above_an_overlap() -> None:
@@ -42,10 +52,10 @@ def test_assignment_is_many_to_one_above_an_overlap() -> None:
     logits[1, :3, :4] = 1  # three quarters of it
     logits[2, :2, 4:] = 1  # half of the second: not enough
     logits[3, :, 1:] = 1  # the second, and most of the first: IoU 16 / 28
-    assert assign_proposals(logits, truth, 0.6).tolist() == [0, 0, -1, -1]
-    assert assign_proposals(logits, truth, 0.55).tolist() == [0, 0, -1, 1]
-    assert assign_proposals(logits[:0], truth, 0.6).tolist() == []
-    assert assign_proposals(logits, truth[:0], 0.6).tolist() == [-1] * 4
+    assert best_segments(logits, truth, 0.6).tolist() == [0, 0, -1, -1]
+    assert best_segments(logits, truth, 0.55).tolist() == [0, 0, -1, 1]
+    assert best_segments(logits[:0], truth, 0.6).tolist() == []
+    assert best_segments(logits, truth[:0], 0.6).tolist() == [-1] * 4
 
 
 def test_losses_by_hand() -> None:
@@ -70,101 +80,125 @@ def test_losses_without_anything_that_fits_are_zero() -> None:
     assert words.grad is not None and not words.grad.any()
 
 
-def test_samples_are_the_proposals_that_fit(parts: FisaParts) -> None:
-    classifier = parts.classifier()
-    samples = training_samples(classifier, Proposer(), coloured_views(2), min_iou=0.6, keep_unmatched=False)
-    assert sorted(samples.categories[:3]) == ["blue ball", "red ball", "red ball"]
-    assert samples.categories[3:] == samples.categories[:3] and len(samples.masks) == 6
-    everything = training_samples(classifier, Proposer(), coloured_views(1), min_iou=0.6, keep_unmatched=True)
-    assert sorted(str(name) for name in everything.categories) == ["None", "blue ball", "red ball", "red ball"]
-    unfitting = everything.categories.index(None)
+def test_samples_are_the_proposals_that_fit() -> None:
+    _, masks = collected(2)
+    names = names_of(masks)
+    assert sorted(names[:3]) == ["blue ball", "red ball", "red ball"]
+    assert names[3:] == names[:3] and masks.masks.shape == (1, 6, 16, 24) and masks.is_mask.all()
+    _, everything = collected(1, none_weight=0.1)
+    names = names_of(everything)
+    assert sorted(names) == ["blue ball", "none", "red ball", "red ball"]
+    unfitting = names.index("none")
     assert not everything.truth[unfitting].any() and everything.truth[1 - (unfitting == 1)].sum() == 64
 
 
-def test_remembered_features_are_those_of_the_classifier(parts: FisaParts) -> None:
-    """Crop by crop from memory, and all at once by `embed`: the same embeddings, to half precision."""
-    classifier = parts.classifier(mirrored=False).eval()
+def test_features_computed_before_are_those_of_the_classifier() -> None:
+    """Crop by crop, kept in half precision, and all at once: the same embeddings, to half precision."""
+    classifier, masks = collected(1, mirrored=False)
+    words, adapted = classifier.prepare(masks.text), masks.masks.float()
     images = torch.from_numpy(coloured_views(1).images).permute(0, 3, 1, 2).float() / 255
-    masks = Proposer()(images).mask_logits
-    text = parts.text_encoder.encode(SeenWords(parts.text_encoder, 0.0).draw(np.random.default_rng(0)).vocabulary)
     with torch.no_grad():
-        samples = remember(classifier, collect_samples(classifier, images, [masks[0]]))
-        inside = classifier.inside_crops(masks[0], samples.windows, samples.image_size)
-        memory = samples.read(classifier, slice(None))
-        remembered = classifier.read(memory, inside, classifier.remember_text(text))[:, 0]
-        torch.testing.assert_close(remembered, classifier.embed(images, masks, text)[0], atol=2e-3, rtol=0)
+        kept = some_crops(with_key_values(classifier, masks.views), slice(None))
+        assert kept.key_values is not None and len(kept.key_values) == 6
+        wanted = classifier.embed(classifier.look(images, adapted), adapted, words)
+        torch.testing.assert_close(classifier.embed(kept, adapted, words), wanted, atol=2e-3, rtol=0)
 
 
-def test_images_without_masks_are_no_trouble(parts: FisaParts) -> None:
-    classifier = parts.classifier()
-    none, some = torch.zeros(0, 16, 24), torch.randn(2, 16, 24)
-    samples = collect_samples(classifier, torch.rand(3, 3, 64, 96), [none, some, none])
-    assert len(samples) == 2 and samples.windows.shape == (2, 4)
+def test_images_without_masks_are_no_trouble() -> None:
+    model, classifier = scene_model()
+    words, views = SeenWords(model.text_encoder, 0.0), coloured_views(3)
+    views.labels[0], views.segment_ids[0] = [], 0  # nothing to fit, as in the third
+    views.labels[2], views.segment_ids[2] = [], 0
+    samples = RenderedViews(views, Path("nowhere"), "train")
+    masks = collect_masks(model, classifier, samples, words, FisaLossConfig())
+    assert len(masks.categories) == 3 and masks.views.windows.shape == (3, 4)
+    empty = replace(masks.views, pixels=masks.views.pixels[:0], windows=masks.views.windows[:0])
+    assert with_key_values(classifier, empty).key_values == ()
+    model, classifier = scene_model(view="image")
     with pytest.raises(ConfigError, match="fisa.view crops, but this preset's is image"):
-        collect_samples(parts.classifier(view="image"), torch.rand(1, 3, 64, 96), [some])
+        collect_masks(model, classifier, samples, words, FisaLossConfig())
 
 
-def test_words_are_the_seen_ones_under_training_names(parts: FisaParts) -> None:
-    words = SeenWords(parts.text_encoder, 1.0)
-    plain = SeenWords(parts.text_encoder, 0.0).draw(np.random.default_rng(0)).vocabulary
-    assert {category.name for category in plain.categories} == categories.SEEN
+def test_words_are_the_seen_ones_under_training_names() -> None:
+    encoder = scene_model()[0].text_encoder
+    words, plain = SeenWords(encoder, 1.0), SeenWords(encoder, 0.0)
+    drawn = plain.draw(np.random.default_rng(0))
+    assert {category.name for category in drawn.vocabulary.categories} == categories.SEEN
+    assert [c.name for c in drawn.vocabulary.categories] == [c.name for c in words.vocabulary.categories]
+    assert not drawn.vectors.is_inference() and not drawn.vectors.requires_grad
     renamed = [category.name for category in words.draw(np.random.default_rng(0)).vocabulary.categories]
     held_out = {word.held_out for word in (*categories.SHAPES, *categories.STUFF)}
     assert not set(renamed) & categories.SEEN and not any(name.endswith(tuple(held_out)) for name in renamed)
-    assert words.index_of(plain.categories[5].name) == 5 and words.index_of(None) == len(categories.SEEN)
+    assert words.index_of(drawn.vocabulary.categories[5].name) == 5
     with pytest.raises(KeyError):
         words.index_of(next(iter(categories.UNSEEN)))  # an unseen category never teaches
 
 
-def trained(parts: FisaParts, folder: Path, samples_of: object = None, **changes: object) -> FisaClassifier:
+def untrained(adapts: str = "", **changes: object) -> tuple[FisaClassifier, MaskBatch]:
+    """A FISA and its masks; CLIP is frozen, or trains whole ("full") or by low-rank updates ("lora")."""
     torch.manual_seed(0)
-    classifier = parts.classifier(**changes)
-    samples = training_samples(classifier, Proposer(), coloured_views(2), min_iou=0.6, keep_unmatched=False)
-    if classifier.config.clip_training == "frozen":
-        samples = replace(samples, masks=remember(classifier, samples.masks))
-    train_fisa(classifier, parts.text_encoder, samples, CONFIG, folder, engine=Engine("cpu"))
+    classifier, masks = collected(2, mirrored=False, **changes)
+    if not adapts:
+        return classifier, replace(masks, views=with_key_values(classifier, masks.views))
+    classifier.visual.requires_grad_(adapts == "full")
+    if adapts == "lora":
+        add_low_rank(classifier.visual, 8)
+    return classifier, masks
+
+
+def trained(folder: Path, adapts: str = "", **changes: object) -> FisaClassifier:
+    classifier, masks = untrained(adapts, **changes)
+    source = CollectedMasks(masks, SeenWords(scene_model()[0].text_encoder, CONFIG.synonyms), LOOP)
+    learn(classifier, source, CONFIG, folder, Engine("cpu"))
     return classifier
 
 
-@pytest.mark.parametrize("changes", [{}, {"clip_training": "full"}, {"clip_training": "lora", "query_layers": ()}])
-def test_training_moves_what_trains_and_nothing_else(
-    parts: FisaParts, tmp_path: Path, changes: dict[str, object]
-) -> None:
-    torch.manual_seed(0)
-    before = {name: value.clone() for name, value in parts.classifier(**changes).named_parameters()}
-    after = trained(parts, tmp_path / "fisa", **changes)
+@pytest.mark.parametrize(("adapts", "changes"), [("", {}), ("full", {}), ("lora", {"query_layers": ()})])
+def test_training_moves_what_trains_and_nothing_else(tmp_path: Path, adapts: str, changes: dict[str, object]) -> None:
+    before = {name: value.clone() for name, value in untrained(adapts, **changes)[0].named_parameters()}
+    after = trained(tmp_path / "fisa", adapts, **changes)
     names = set(after.trained_state_dict())
     moved = {name for name, value in after.named_parameters() if not torch.equal(value, before[name])}
     assert moved <= names
     assert "adapter.layers.2.weight" in moved and any(name.startswith("stream.seve") for name in moved)
+    assert any(name.startswith("visual.") for name in moved) == bool(adapts)
     assert not after.training
 
 
-def test_the_same_seed_gives_the_same_training(parts: FisaParts, tmp_path: Path) -> None:
-    first, second = (trained(parts, tmp_path / name).trained_state_dict() for name in ("a", "b"))
+def test_the_same_seed_gives_the_same_training(tmp_path: Path) -> None:
+    first, second = (trained(tmp_path / name).trained_state_dict() for name in ("a", "b"))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_tensorboard_shows_crops_under_both_names(parts: FisaParts, tmp_path: Path) -> None:
-    trained(parts, tmp_path / "fisa")
+def test_a_batch_is_a_function_of_seed_step_and_samples() -> None:
+    _, masks = untrained()
+    source = CollectedMasks(masks, SeenWords(scene_model()[0].text_encoder, 0.5), LOOP)
+    whole, shares = source.batch(2, range(4)), [source.batch(2, range(2)), source.batch(2, range(2, 4))]
+    assert torch.equal(whole.categories, torch.cat([share.categories for share in shares]))
+    assert torch.equal(whole.masks, torch.cat([share.masks for share in shares], dim=1))
+    assert all(torch.equal(share.text.vectors, whole.text.vectors) for share in shares)
+
+
+def test_tensorboard_shows_crops_under_both_names(tmp_path: Path) -> None:
+    classifier = trained(tmp_path / "fisa")
     events = EventAccumulator(str(tmp_path / "fisa" / "tensorboard")).Reload()
-    side = parts.classifier().crop_size[0]
+    side = classifier.crop_size[0]
     assert [(image.step, image.width, image.height) for image in events.Images("names")] == [
         (2, 2 * 3 * side, LOOP.batch_size * 3 * side)
     ]
 
 
-def test_nothing_to_train_is_left_as_it_is(parts: FisaParts, tmp_path: Path) -> None:
-    trained(parts, tmp_path / "fisa", seve_layers=(), query_layers=(), adapter_convolutions=0)
+def test_nothing_to_train_is_left_as_it_is(tmp_path: Path) -> None:
+    trained(tmp_path / "fisa", seve_layers=(), query_layers=(), adapter_convolutions=0)
     assert not (tmp_path / "fisa").exists()
 
 
 RECIPE = """
-preset: {preset}
-fisa:
-  loop: {{steps: 2, batch_size: 4, learning_rate: 1.0e-3, warmup_steps: 1}}
-  scenes: 1
-  views: 1
+stages:
+  - kind: fisa
+    preset: {preset}
+    loop: {{steps: 2, batch_size: 4, learning_rate: 1.0e-3, warmup_steps: 1}}
+    data: {{kind: rendered, scenes: 1, views: 1}}
 """
 
 
@@ -178,11 +212,11 @@ def test_a_recipe_trains_a_preset_that_loads(
         images=shown.images.repeat(4, axis=1)[:, :240].repeat(4, axis=2)[:, :, :320],
         segment_ids=shown.segment_ids.repeat(4, axis=1)[:, :240].repeat(4, axis=2)[:, :, :320],
     )
-    monkeypatch.setattr("ovseg_ros.offline.train.fisa_tabletop.load_or_render", lambda *_, **__: replace(
+    monkeypatch.setattr("ovseg_ros.offline.train.data.load_or_render", lambda *_, **__: replace(
         large, images=large.images[:1], segment_ids=large.segment_ids[:1], labels=large.labels[:1], textures=[{}]
     ))  # fmt: skip
     monkeypatch.setattr(
-        "ovseg_ros.offline.train.fisa_samples.assign_proposals", lambda masks, *_: torch.arange(len(masks)) % 3
+        "ovseg_ros.offline.train.fisa_losses.best_segments", lambda masks, *_: torch.arange(len(masks)) % 3
     )
     preset = tmp_path / "tiny.yaml"
     preset.write_text(preset_path("tabletop_fisa").read_text().replace("min_objectness: 0.25", "min_objectness: 0.0"))
@@ -192,24 +226,42 @@ def test_a_recipe_trains_a_preset_that_loads(
     assert "wrote tabletop_fisa.safetensors" in capsys.readouterr().out
     assert (tmp_path / "tabletop_fisa.safetensors").stat().st_size < 1e6
     segmenter = build_segmenter(str(preset), "cpu")
-    text = segmenter.encode_vocabulary(SeenWords(_encoder(segmenter), 0.0).draw(np.random.default_rng(0)).vocabulary)
-    assert segmenter.segment(large.images[0], text).segment_ids.shape == (240, 320)
-
-
-def _encoder(segmenter: object) -> TextEncoder:
-    return segmenter._text_encoder  # type: ignore[attr-defined, no-any-return]
+    prompt = segmenter.prepare(SeenWords(scene_model()[0].text_encoder, 0.0).vocabulary)
+    assert segmenter.segment(large.images[0], prompt).segment_ids.shape == (240, 320)
 
 
 def test_the_shipped_recipe_fits_its_preset() -> None:
-    recipe = load_recipe("tabletop_fisa")
-    assert recipe.fisa is not None and recipe.preset == "tabletop_fisa"
-    preset = load_preset(recipe.preset)
-    assert preset.fisa is not None and preset.fisa_checkpoint == "tabletop_fisa.safetensors"
+    [stage] = load_recipe("tabletop_fisa").stages
+    assert isinstance(stage, FisaTraining) and stage.preset == "tabletop_fisa"
+    assert fisa_section(stage.preset).checkpoint == "tabletop_fisa.safetensors"
 
 
-def test_presets_that_cannot_train_fisa_are_refused(parts: FisaParts) -> None:
-    with pytest.raises(ConfigError, match="no fisa section"):
-        load_parts("tabletop")
-    with pytest.raises(ConfigError, match="needs eomt and clip sections"):
-        load_parts("fisa_l")
-    assert not any(parameter.requires_grad for parameter in parts.tower.parameters())
+def test_initial_weights_depend_on_the_seed_alone() -> None:
+    """Not on what was built before, nor on the checkpoint that the preset names."""
+    torch.manual_seed(5)
+    first, _ = build_untrained("tabletop_fisa", CPU, 3)
+    again, _ = build_untrained("tabletop_fisa", CPU, 3)
+    other, _ = build_untrained("tabletop_fisa", CPU, 4)
+    key = "stream.seve.0.key.weight"
+    weights = [model.classifier.state_dict()[key] for model in (first, again, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert not first.classifier.state_dict()["stream.seve.0.out.weight"].any() and not first.training
+
+
+def test_presets_and_data_that_cannot_train_fisa_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="classifier of the preset tabletop is of kind masked_crops, not fisa"):
+        build_untrained("tabletop", CPU, 0)
+    preset = tmp_path / "nameless.yaml"
+    preset.write_text(
+        preset_path("tabletop_fisa").read_text().replace("    checkpoint: tabletop_fisa.safetensors\n", "")
+    )
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.format(preset=preset))
+    with pytest.raises(ConfigError, match="names no classifier.checkpoint; name there what to write"):
+        train(str(recipe), out=tmp_path, data=tmp_path)
+    jitter = JitterConfig((64, 96))
+    for wrong in ({"data": PanopticData()}, {"augmentation": jitter}, {"data": PanopticData(), "augmentation": jitter}):
+        with pytest.raises(
+            ValueError, match="kind panoptic needs augmentation and takes no synonyms; of kind rendered"
+        ):
+            replace(CONFIG, **wrong)

@@ -12,7 +12,6 @@ from ovseg_ros.core.classification.crop_windows import square_windows
 from ovseg_ros.core.classification.fisa.clip_tower import check_tower, image_key_values
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.fisa.distribution_adapter import DistributionAdapter
-from ovseg_ros.core.classification.fisa.lora import add_low_rank
 from ovseg_ros.core.classification.fisa.mask_tokens import MaskTokenStream
 from ovseg_ros.core.classification.fisa.mask_views import (
     crop_images,
@@ -36,11 +35,11 @@ class FisaWords:
 
     Attributes:
         text: its vectors.
-        key_values: what SEVE reads of them, for each set of its weights.
+        key_values: what SEVE reads of them; None where there is no SEVE.
     """
 
     text: TextEmbeddings
-    key_values: tuple[KeyValues, ...]
+    key_values: KeyValues | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +81,10 @@ class FisaClassifier(Classifier):
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
     ) -> None:
-        """Adds FISA to a tower and decides what trains; everything else is frozen.
+        """Adds FISA, which trains, to a tower, which is frozen.
 
         Args:
-            visual: an open_clip `VisionTransformer` with its weights loaded (f_q starts as a copy of its own). With
-                `clip_training` other than "frozen", it is changed in place.
+            visual: an open_clip `VisionTransformer` with its weights loaded (f_q starts as a copy of its own).
             config: which parts there are.
             text_width: D of the text vectors, which is the shared space's.
             logit_scale, logit_bias: CLIP's scalars, the scale as its natural logarithm (as open_clip keeps it).
@@ -96,8 +94,7 @@ class FisaClassifier(Classifier):
             ConfigError: for a tower that cannot carry mask tokens, or a configuration that does not fit it.
         """
         super().__init__()
-        check_tower(visual)
-        tower: VisionTransformer = visual
+        tower = check_tower(visual)
         width_of_tower = tower.proj.shape[1]
         if text_width != width_of_tower:
             raise ConfigError(
@@ -107,11 +104,9 @@ class FisaClassifier(Classifier):
         if config.none == "bias" and logit_bias is None:
             raise ConfigError("fisa.none: bias needs a CLIP with a logit bias; use generator or embedding")
         self.config = config
-        self.visual = visual.requires_grad_(config.clip_training == "full")
-        if config.clip_training == "lora":
-            add_low_rank(visual, config.lora_rank)
+        self.visual = tower.requires_grad_(False)
         with tower.conv1.weight.device:  # the meta device, to count without allocating
-            self.stream = MaskTokenStream(visual, text_width, config)
+            self.stream = MaskTokenStream(tower, text_width, config)
             self.adapter = DistributionAdapter(config.adapter_convolutions, config.adapter_width)
             if config.none == "embedding":
                 self.none_embedding = nn.Parameter(torch.randn(text_width) * text_width**-0.5)
@@ -128,18 +123,21 @@ class FisaClassifier(Classifier):
         """SEVE's keys and values of the words. With gradients where they are enabled: training prepares every step."""
         return FisaWords(text, self.stream.text_key_values(text.vectors))
 
-    def forward(self, images: Tensor, proposals: MaskProposals, words: FisaWords) -> Tensor:
+    def forward(
+        self, images: Tensor, proposals: MaskProposals, words: FisaWords, views: MaskViews | None = None
+    ) -> Tensor:
         """Open-vocabulary logits (B, Q, K + 1) of every proposal; those not read are "no object".
 
         Args:
             images: (B, 3, H, W) in [0, 1], the area that the mask logits cover.
             proposals: any; their class logits, where there are, say by their last entry what is "no object".
             words: from `prepare`.
+            views: what `look` made of the masks in `top_masks`, if it was called before.
         """
         queries, is_read = self.top_masks(proposals)  # (B, M)
         rows = torch.arange(len(queries), device=queries.device)[:, None]
         masks = proposals.mask_logits[rows, queries]  # (B, M, h, w)
-        embeddings = self.embed(self.look(images, masks), self.adapter(masks), words)  # (B, M, D)
+        embeddings = self.embed(views or self.look(images, masks), self.adapter(masks), words)  # (B, M, D)
         return self.join(self.word_logits(embeddings, words), proposals, queries, is_read)
 
     def top_masks(self, proposals: MaskProposals) -> tuple[Tensor, Tensor]:

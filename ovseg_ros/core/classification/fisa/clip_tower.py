@@ -14,8 +14,8 @@ from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.text_attention import KeyValues
 
 
-def check_tower(visual: nn.Module) -> None:
-    """Refuse towers that mask tokens cannot be added to.
+def check_tower(visual: nn.Module) -> VisionTransformer:
+    """The tower, unless mask tokens cannot be added to it.
 
     Raises:
         ConfigError: saying what the tower has in place of what is needed.
@@ -32,6 +32,7 @@ def check_tower(visual: nn.Module) -> None:
     for block in visual.transformer.resblocks:
         if type(block) is not ResidualAttentionBlock or not block.attn.batch_first:
             raise ConfigError(f"{wanted}, with plain residual attention blocks; this one has {type(block).__name__}")
+    return visual
 
 
 def class_token(visual: VisionTransformer) -> Tensor:

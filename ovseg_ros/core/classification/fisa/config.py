@@ -1,4 +1,4 @@
-"""What a FISA is made of, and which of its parts train."""
+"""What a FISA is made of."""
 
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ from ovseg_ros.core.config import STRICT
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class FisaConfig:
-    """FISA (Chng et al., "Adapting Vision-Language Model with Fine-grained Semantics"), with its ablation's switches.
+    """FISA (Chng et al., "Adapting Vision-Language Model with Fine-grained Semantics").
 
     Defaults are the paper's, and for what it leaves open: a residual around SEVE whose output projection starts at
     zero, one SEVE of width 256 shared by all layers, and separate query projections in all layers, which makes the 26 M
@@ -25,11 +25,7 @@ class FisaConfig:
         mirrored: read every view as it is and mirrored, and average the embeddings; twice the work.
         seve_layers: layers, from 0, before whose attention mask tokens attend the text; null = all, [] = none.
         seve_width, seve_heads: of that attention.
-        seve_tied: one set of SEVE weights for all layers, rather than one each.
         query_layers: layers where mask tokens have their own trained query projection; null = all, [] = none.
-        clip_training: what else trains: "frozen" nothing (SIMO), "full" the whole image tower, "lora" low-rank updates
-            of its query and value projections. Only "frozen" leaves the image path as CLIP has it.
-        lora_rank: of those updates.
         adapter_convolutions: 3x3 convolutions of the distribution adapter, 0 to 3; 0 = no adapter.
         adapter_width: its hidden channels.
         temperature: of the softmax over words; null = CLIP's own learned one.
@@ -48,10 +44,7 @@ class FisaConfig:
     seve_layers: tuple[int, ...] | None = None
     seve_width: PositiveInt = 256
     seve_heads: PositiveInt = 16
-    seve_tied: bool = True
     query_layers: tuple[int, ...] | None = None
-    clip_training: Literal["frozen", "full", "lora"] = "frozen"
-    lora_rank: PositiveInt = 8
     adapter_convolutions: Annotated[int, Field(ge=0, le=3)] = 2
     adapter_width: PositiveInt = 32
     temperature: PositiveFloat | None = None

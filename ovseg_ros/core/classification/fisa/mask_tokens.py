@@ -4,7 +4,7 @@ Since image tokens never depend on mask tokens, the two streams need no joint at
 attention rows and MLPs, and no (patches + masks)^2 matrix exists.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -32,15 +32,11 @@ class MaskTokenStream(nn.Module):
         super().__init__()
         blocks = visual.transformer.resblocks
         depth = len(blocks)
-        self._seve_of_layer: dict[int, int] = {
-            layer: 0 if config.seve_tied else index
-            for index, layer in enumerate(_layers(config.seve_layers, depth, "seve_layers"))
-        }
+        self._seve_layers = _layers(config.seve_layers, depth, "seve_layers")
         width = blocks[0].attn.embed_dim
-        self.seve = nn.ModuleList(
-            TextAttention(width, text_width, config.seve_width, config.seve_heads)
-            for _ in sorted(set(self._seve_of_layer.values()))
-        )
+        self.seve = nn.ModuleList()  # one for all layers, or none
+        if self._seve_layers:
+            self.seve.append(TextAttention(width, text_width, config.seve_width, config.seve_heads))
         self.queries = nn.ModuleDict()
         for layer in _layers(config.query_layers, depth, "query_layers"):
             attention = blocks[layer].attn
@@ -50,12 +46,16 @@ class MaskTokenStream(nn.Module):
                 query.bias.copy_(attention.in_proj_bias[:width])
             self.queries[str(layer)] = query
 
-    def text_key_values(self, vectors: Tensor) -> tuple[KeyValues, ...]:
-        """Keys and values of text vectors (P, D), one for each set of SEVE weights."""
-        return tuple(_text_attention(seve).key_values(vectors) for seve in self.seve)
+    def text_key_values(self, vectors: Tensor) -> KeyValues | None:
+        """What SEVE reads of text vectors (P, D); None where there is no SEVE."""
+        if not self._seve_layers:
+            return None
+        seve = self.seve[0]
+        assert isinstance(seve, TextAttention)  # a ModuleList loses the type
+        return seve.key_values(vectors)
 
     def forward(
-        self, visual: VisionTransformer, image: Iterable[KeyValues], inside: Tensor, text: Sequence[KeyValues]
+        self, visual: VisionTransformer, image: Iterable[KeyValues], inside: Tensor, text: KeyValues | None
     ) -> Tensor:
         """Class-token outputs of mask tokens, in the shared space and not normalised: (N, M, D).
 
@@ -69,17 +69,15 @@ class MaskTokenStream(nn.Module):
         count, masks = inside.shape[:2]
         tokens = class_token(visual).expand(count, masks, -1)  # (N, M, C)
         allowed = F.pad(inside, (1, 0), value=True)[:, None]  # (N, 1, M, 1 + P)
-        blocks = visual.transformer.resblocks
-        for layer, (block, memory) in enumerate(zip(blocks, image, strict=True)):
-            if layer in self._seve_of_layer:
-                index = self._seve_of_layer[layer]
-                tokens = tokens + self.seve[index](tokens, text[index])
-            tokens = tokens + block.ls_1(self._read_image(block, layer, tokens, memory, allowed))
+        for layer, (block, read) in enumerate(zip(visual.transformer.resblocks, image, strict=True)):
+            if layer in self._seve_layers:
+                tokens = tokens + self.seve[0](tokens, text)
+            tokens = tokens + block.ls_1(self._read_image(block, layer, tokens, read, allowed))
             tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
         return visual.ln_post(tokens) @ visual.proj
 
     def _read_image(
-        self, block: ResidualAttentionBlock, layer: int, tokens: Tensor, memory: KeyValues, allowed: Tensor
+        self, block: ResidualAttentionBlock, layer: int, tokens: Tensor, image: KeyValues, allowed: Tensor
     ) -> Tensor:
         """Masked cross-attention, FISA Eqs 1 and 2: (N, M, C) -> (N, M, C)."""
         attention = block.attn
@@ -90,7 +88,7 @@ class MaskTokenStream(nn.Module):
             width = attention.embed_dim
             queries = F.linear(normalised, attention.in_proj_weight[:width], attention.in_proj_bias[:width])
         queries = queries.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # (N, heads, M, C / heads)
-        read = F.scaled_dot_product_attention(queries, memory.keys, memory.values, attn_mask=allowed)
+        read = F.scaled_dot_product_attention(queries, image.keys, image.values, attn_mask=allowed)
         return attention.out_proj(read.transpose(1, 2).flatten(2))
 
 
@@ -101,9 +99,3 @@ def _layers(chosen: tuple[int, ...] | None, depth: int, name: str) -> tuple[int,
     if outside or len(set(chosen)) != len(chosen):
         raise ConfigError(f"fisa.{name} must be different layers in 0 to {depth - 1} of this tower, got {list(chosen)}")
     return tuple(sorted(chosen))
-
-
-def _text_attention(module: nn.Module) -> TextAttention:
-    """An entry of a ModuleList, whose type is lost there."""
-    assert isinstance(module, TextAttention)
-    return module

@@ -22,9 +22,11 @@ class LowRankQueryValue(nn.Module):
         return torch.cat([query + self.query_up @ self.query_down, key, value + self.value_up @ self.value_down])
 
 
-def add_low_rank(visual: VisionTransformer, rank: int) -> None:
-    """Give every attention of an open_clip `VisionTransformer` trained low-rank updates, in place."""
+def add_low_rank(visual: VisionTransformer, rank: int) -> list[LowRankQueryValue]:
+    """Give every attention of an open_clip `VisionTransformer` low-rank updates, in place; returns those."""
+    updates = []
     for block in visual.transformer.resblocks:
         weight = block.attn.in_proj_weight
-        update = LowRankQueryValue(weight.shape[1], rank).to(device=weight.device, dtype=weight.dtype)
-        parametrize.register_parametrization(block.attn, "in_proj_weight", update)
+        updates.append(LowRankQueryValue(weight.shape[1], rank).to(device=weight.device, dtype=weight.dtype))
+        parametrize.register_parametrization(block.attn, "in_proj_weight", updates[-1])
+    return updates

@@ -1,0 +1,253 @@
+"""What FISA learns from: batches of masks to name, in jittered views of a data set, or in crops collected before."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from ovseg_ros.core.classification.fisa.classifier import FisaClassifier, MaskViews
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.images import to_tensor
+from ovseg_ros.core.model import TwoStage
+from ovseg_ros.core.text_attention import KeyValues
+from ovseg_ros.core.types import MaskProposals, TextEmbeddings
+from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample
+from ovseg_ros.offline.train.augmentation import OUTSIDE_LOGIT, AugmentationConfig, View
+from ovseg_ros.offline.train.data import PanopticData, PanopticStream, segmented_view, to_pixels
+from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, assign, soft_masks
+from ovseg_ros.offline.train.loop_config import LoopConfig
+from ovseg_ros.offline.train.proposal_cache import ProposalCache, weights_hash
+from ovseg_ros.offline.train.seen_words import SeenWords
+from ovseg_ros.offline.train.task import Run
+
+MASK_STRIDE = 4
+"""Pixels of a jittered view to one of its masks."""
+_CROPS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class MaskBatch:
+    """N masks to name, in B images of up to M masks each, on the device that reads them.
+
+    Attributes:
+        views: what CLIP looks at.
+        masks: (B, M, h, w) logits.
+        is_mask: (B, M) bool, which of them there are.
+        truth: (N, h, w) in [0, 1], the segment that each fits; zeros where it fits none.
+        categories: (N,) int64 in [0, K], of that segment; K = it fits none.
+        text: the K words.
+    """
+
+    views: MaskViews
+    masks: Tensor
+    is_mask: Tensor
+    truth: Tensor
+    categories: Tensor
+    text: TextEmbeddings
+
+
+class JitteredViews:
+    """Views of a data set, on proposals that are computed beforehand; SEVE attends all of its words.
+
+    Attributes:
+        samples_shown: how many of a batch's samples make a picture.
+    """
+
+    samples_shown = 1
+
+    def __init__(
+        self,
+        model: TwoStage,
+        classifier: FisaClassifier,
+        dataset: PanopticDataset,
+        data: PanopticData,
+        augmentation: AugmentationConfig,
+        loop: LoopConfig,
+        loss: FisaLossConfig,
+        run: Run,
+    ) -> None:
+        """Computes what `model` proposes for the images that will be shown, divided over processes, kept in --out.
+
+        Raises:
+            DatasetError: a damaged image, unless such are skipped.
+            TrainingError: proposals cannot be written.
+        """
+        engine, self._classifier, self._device = run.engine, classifier, run.engine.device
+        self._text = model.text_encoder.encode(dataset.vocabulary())
+        images = f"{dataset.name}/{dataset.split}"
+        cache = ProposalCache(run.out / "proposals", weights_hash(model.proposer), images, model.input_size)
+
+        def prepare(sample: PanopticSample, view: View) -> ProposedView:
+            proposals = cache.read(sample.name)
+            return proposed_view(sample, view, proposals, classifier, loss, len(dataset.categories))
+
+        prompt = model.prepare(dataset.vocabulary())
+
+        @torch.inference_mode()
+        def propose(image: np.ndarray) -> MaskProposals:
+            return model.propose(to_tensor(image, self._device), prompt)
+
+        self._stream = PanopticStream(dataset, data, augmentation, loop, prepare)
+        order = [self._stream.index_of(turn) for turn in range(len(dataset))]
+        begin, end = 0, min(loop.steps * loop.batch_size, len(order))
+        while begin < end:
+            unusable = cache.fill(
+                dataset,
+                order[begin:end][engine.rank :: engine.world],
+                propose,
+                threads=data.workers,
+                skip_damaged=data.on_error == "skip",
+                quiet=not engine.is_main,
+            )
+            # Each of these is replaced by the image whose turn is next.
+            replaced = engine.mean(torch.tensor(float(unusable), device=self._device)) * engine.world
+            begin, end = end, min(end + round(float(replaced)), len(order))
+
+    def batch(self, step: int, samples: range) -> MaskBatch:
+        """These samples, which are views, of a step's batch."""
+        views = self._stream.batch(step, samples)
+        masks, is_mask = (part.to(self._device) for part in pad_masks([view.masks for view in views]))
+        pixels = to_pixels([view.image for view in views], self._device)
+        truth = torch.cat([view.truth for view in views]).to(self._device)
+        categories = torch.cat([view.categories for view in views]).to(self._device)
+        return MaskBatch(self._classifier.look(pixels, masks), masks, is_mask, truth, categories, self._text)
+
+    def close(self) -> None:
+        """End the threads that read."""
+        self._stream.close()
+
+
+@dataclass(frozen=True, slots=True)
+class ProposedView:
+    """A view of a training image, `image` (3, H, W), and its M proposals that are trained on: `masks` and `truth`, both
+    (M, H / 4, W / 4), and `categories` (M,), as `assign` gives them."""
+
+    image: Tensor
+    masks: Tensor
+    truth: Tensor
+    categories: Tensor
+
+
+def proposed_view(
+    sample: PanopticSample,
+    view: View,
+    proposals: MaskProposals,
+    classifier: FisaClassifier,
+    config: FisaLossConfig,
+    none: int,
+) -> ProposedView:
+    """A view of a sample with the likeliest proposals, assigned many to one to the segments that show in it.
+
+    Args:
+        classifier: says how many proposals are worth reading.
+        none: K, the category of proposals that fit no segment.
+    """
+    shown = segmented_view(sample, view)
+    masks = view.of_masks(likeliest(classifier, proposals), MASK_STRIDE)
+    masks = masks[(masks >= 0).flatten(1).any(dim=1)]  # those that the view cut off show nothing
+    truth = soft_masks(shown.segment_ids, shown.ids, masks.shape[-2:])
+    return ProposedView(shown.image, *assign(masks, truth, shown.categories, none, config))
+
+
+def likeliest(classifier: FisaClassifier, proposals: MaskProposals) -> Tensor:
+    """The masks (M, h, w) of one image that a classifier reads."""
+    queries, is_read = classifier.top_masks(proposals)
+    return proposals.mask_logits[0, queries[0][is_read[0]]]
+
+
+def pad_masks(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """B tensors (M, h, w) as one, filled up with empty masks: (B, most, h, w), and (B, most) bool: which are masks.
+
+    There is at least one row, so that every parameter takes part even if no image has a mask.
+    """
+    row = groups[0].new_zeros(1, *groups[0].shape[1:])
+    masks = pad_sequence([*groups, row], batch_first=True, padding_value=OUTSIDE_LOGIT)[:-1]
+    return masks, torch.arange(masks.shape[1]) < torch.tensor([len(group) for group in groups])[:, None]
+
+
+class CollectedMasks:
+    """Masks drawn from all that were collected before, and the seen words under changing names.
+
+    Attributes:
+        samples_shown: how many of a batch's samples make a picture.
+    """
+
+    samples_shown = 6
+
+    def __init__(self, masks: MaskBatch, words: SeenWords, loop: LoopConfig) -> None:
+        """`masks`: from `collect_masks`."""
+        self._all, self._words, self._loop = masks, words, loop
+
+    def batch(self, step: int, samples: range) -> MaskBatch:
+        """These samples, which are masks, of a step's batch; in single precision."""
+        rng = np.random.default_rng([self._loop.seed, step])
+        drawn = rng.integers(len(self._all.categories), size=self._loop.batch_size)
+        chosen = torch.from_numpy(drawn[samples.start : samples.stop])
+        return MaskBatch(
+            views=some_crops(self._all.views, chosen),
+            masks=self._all.masks[:, chosen].float(),
+            is_mask=self._all.is_mask[:, chosen],
+            truth=self._all.truth[chosen],
+            categories=self._all.categories[chosen],
+            text=self._words.draw(rng),
+        )
+
+    def close(self) -> None:
+        """Nothing reads."""
+
+
+@torch.no_grad()
+def collect_masks(
+    model: TwoStage, classifier: FisaClassifier, dataset: PanopticDataset, words: SeenWords, config: FisaLossConfig
+) -> MaskBatch:
+    """Every proposal in every image that counts, each with its crop: B = 1, M = N, in half precision.
+
+    Args:
+        classifier: says which proposals are worth reading, and how they are cropped.
+        dataset: images of one size, which show seen categories only.
+
+    Raises:
+        ConfigError: the classifier looks at whole images.
+    """
+    if classifier.config.view != "crops":
+        raise ConfigError(f"masks are collected for fisa.view crops, but this preset's is {classifier.config.view}")
+    prompt, device = model.prepare(words.vocabulary), classifier.logit_scale.device
+    text, groups, crops = words.text_encoder.encode(words.vocabulary), [], []
+    for sample in tqdm(dataset, desc="proposals", unit="image", mininterval=5):
+        pixels = to_tensor(sample.image, device)
+        masks = likeliest(classifier, model.propose(pixels, prompt))
+        names = [dataset.categories[segment.category].name for segment in sample.segments]
+        places = torch.tensor([words.index_of(name) for name in names], dtype=torch.int64, device=device)
+        ids = torch.tensor([segment.id for segment in sample.segments], device=device)
+        truth = soft_masks(torch.from_numpy(sample.segment_ids).to(device), ids, masks.shape[-2:])
+        groups.append(assign(masks, truth, places, len(words.vocabulary.categories), config))
+        crops.append(classifier.look(pixels, groups[-1][0][None]))
+    masks, truth, categories = (torch.cat(parts) for parts in zip(*groups, strict=True))
+    windows = torch.cat([view.windows for view in crops if view.windows is not None])
+    joined = MaskViews(torch.cat([view.pixels.half() for view in crops]), crops[0].image_size, windows)
+    is_mask = masks.new_ones(1, len(masks), dtype=torch.bool)
+    return MaskBatch(joined, masks.half()[None], is_mask, truth.half(), categories, text)
+
+
+@torch.no_grad()
+def with_key_values(classifier: FisaClassifier, crops: MaskViews) -> MaskViews:
+    """Crops with what CLIP, as it is now, makes of them, in half precision."""
+    parts, batches = [], crops.pixels.split(_CROPS_AT_ONCE)
+    for pixels in tqdm(batches, desc="read crops", unit="batch", mininterval=5, disable=len(batches) < 10):
+        layers = classifier.key_values(pixels.float()) if len(pixels) else ()
+        parts.append([KeyValues(keys.half(), values.half()) for keys, values in layers])
+    joined = (KeyValues(*map(torch.cat, zip(*layer, strict=True))) for layer in zip(*parts, strict=True))
+    return replace(crops, key_values=tuple(joined))
+
+
+def some_crops(crops: MaskViews, chosen: Tensor | slice) -> MaskViews:
+    """Some crops in single precision."""
+    assert crops.windows is not None  # as they are crops
+    key_values = crops.key_values and tuple(
+        KeyValues(keys[chosen].float(), values[chosen].float()) for keys, values in crops.key_values
+    )
+    return MaskViews(crops.pixels[chosen].float(), crops.image_size, crops.windows[chosen], key_values)
