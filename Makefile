@@ -33,7 +33,7 @@ test-gpu: $(BUILD) ## Run the tests that need a CUDA device; never part of make 
 lint: $(VENV) ## Check formatting, style and types
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	.venv/bin/mypy ovseg_ros/api.py ovseg_ros/core ovseg_ros/offline examples
+	.venv/bin/mypy ovseg_ros examples
 
 bench: $(BUILD) ## Measure the model call and the node's own cost
 	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) ovseg bench
@@ -45,7 +45,7 @@ clean: ## Remove what was built and written, but neither .venv nor data sets and
 distclean: clean ## Remove .venv as well
 	rm -rf .venv
 
-$(VENV): requirements.txt requirements-ros.txt requirements-no-deps.txt setup.py tools/setup_venv.bash tools/system_packages.bash tools/fix_ros_wheels.py
+$(VENV): requirements.txt requirements-ros.txt requirements-no-deps.txt setup.py ovseg_ros/minimum_versions.txt tools/setup_venv.bash tools/system_packages.bash tools/fix_ros_wheels.py
 	PYTHON="$(PYTHON)" bash tools/setup_venv.bash
 	@touch $@
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovseg_ros.core.errors import VocabularyError
+from ovseg_ros.core.resources import config_dir
 from ovseg_ros.core.vocabulary import (
     CategorySpec,
     Vocabulary,
@@ -25,7 +26,7 @@ from ovseg_ros.core.vocabulary.files import is_saved_file
 from ovseg_ros.core.vocabulary.words import MAX_VOCABULARY_BYTES
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 
-EXAMPLES = Path(__file__).parents[3] / "config" / "vocabularies"
+EXAMPLES = config_dir() / "vocabularies"
 
 
 def write(folder: Path, text: str | bytes, name: str = "words.yaml") -> Path:
