@@ -19,6 +19,7 @@ from ovseg_ros.offline.data.panoptic import PanopticFiles
 from ovseg_ros.offline.data.pixels import read_image
 from ovseg_ros.offline.data.semantic import SemanticFiles
 from ovseg_ros.offline.data.types import IGNORE, PanopticSample
+from ovseg_ros.offline.options import CheckDatasetOptions
 
 _SHOWN = 20
 # Fewer images are read sooner than another process is started.
@@ -84,32 +85,24 @@ class SplitReport:
         return not self.structure and not self.faults
 
 
-def check_dataset(
-    name: str, root: Path | None, *, split: str | None = None, workers: int = 0, json_path: Path | None = None
-) -> int:
+def check_dataset(options: CheckDatasetOptions) -> int:
     """Check a data set, print what was found, and return the exit code: 0 faultless, 1 faults were found.
-
-    Args:
-        name: as `open_dataset` takes it.
-        root: the data set's folder, or None for the one below `$OVSEG_DATASETS`.
-        split: one split, or None for all of them.
-        workers: processes that read images; 0 = one for each core.
-        json_path: where to write everything that was found.
 
     Raises:
         ConfigError: an unknown name or split, or no root.
     """
+    name, split = options.name, options.split
     if split is not None:
         require_split(name, split)
-    root = dataset_root(name, root)
+    root = dataset_root(name, options.root)
     reports = []
     for each in [split] if split else _splits_present(name, root):
-        report = check_split(name, root, each, workers=workers)
+        report = check_split(name, root, each, workers=options.workers or 0)
         _print_report(name, root, report)
         reports.append(report)
-    if json_path is not None:
+    if options.json is not None:
         splits = [_as_json(name, report) for report in reports]
-        write_json(json_path, {"dataset": name, "root": str(root), "splits": splits})
+        write_json(options.json, {"dataset": name, "root": str(root), "splits": splits})
     return 0 if all(report.is_faultless for report in reports) else 1
 
 
