@@ -5,7 +5,7 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -70,30 +70,21 @@ class Variant:
         """Whether CLIP itself trains, all of it or by LoRA."""
         return self.system in ("seve_full", "seve_lora")
 
-    def architecture(self, config: FisaConfig) -> FisaConfig:
-        """A preset's, but for the parts that this system lacks; without mirroring."""
-        return replace(
+    def build(
+        self, config: FisaConfig, clip: LoadedClip, files: PresetFolder, text_encoder: TextEncoder, seed: int
+    ) -> FisaClassifier:
+        """A preset's before its training, but for the parts that this system lacks, on a CLIP of its own."""
+        architecture = replace(
             config,
             seve_layers=() if self.system == "baseline" else config.seve_layers,
             query_layers=config.query_layers if self.system == "seve_simo" else (),
             adapter_convolutions=self.convolutions,
             mirrored=False,
         )
-
-    def training(self, config: FisaTraining, seed: int) -> FisaTraining:
-        """The recipe's, with this system's learning rates and a seed."""
-        slower = (Multiplier("visual.", BACKBONE_RATE),) if self.system == "seve_full" else ()
-        return replace(config, loop=replace(config.loop, seed=seed, multipliers=slower))
-
-    def build(
-        self, config: FisaConfig, clip: LoadedClip, files: PresetFolder, text_encoder: TextEncoder, seed: int
-    ) -> FisaClassifier:
-        """Before its training, on a CLIP of its own."""
         torch.manual_seed(seed)
         tower = copy.deepcopy(clip.tower)
         updates = add_low_rank(tower.visual, self.rank) if self.rank else []
-        section = FisaSection(self.architecture(config))
-        classifier = build_classifier(section, replace(clip, tower=tower), files, (), text_encoder)
+        classifier = build_classifier(FisaSection(architecture), replace(clip, tower=tower), files, (), text_encoder)
         assert isinstance(classifier, FisaClassifier)  # as the section says
         classifier.visual.requires_grad_(self.system == "seve_full")
         for update in updates:
@@ -160,11 +151,12 @@ class _Bench:
         self._digest = digest
         device, self._training, self._run = run.engine.device, training, run
         preset, self._files = load_preset(training.preset), preset_folder(training.preset)
-        self._merge, self._clip = preset.merge, load_clip(preset.model.clip, self._files, device)
+        self._clip = load_clip(preset.model.clip, self._files, device)
         model, self._reader = build_untrained(training.preset, device, training.loop.seed)
-        self._text_encoder, self._vocabulary = model.text_encoder, Vocabulary.build(TABLETOP_SPECS)
-        self._text = model.text_encoder.encode(self._vocabulary)
-        self._images = propose_images(model, self._reader, _evaluation_samples(options, run), self._vocabulary)
+        self._text_encoder, vocabulary = model.text_encoder, Vocabulary.build(TABLETOP_SPECS)
+        self._text = model.text_encoder.encode(vocabulary)
+        self._images = propose_images(model, self._reader, _evaluation_samples(options, run), vocabulary)
+        self._quality = partial(panoptic_quality, vocabulary=vocabulary, merge=preset.merge)
         self._words = SeenWords(model.text_encoder, training.synonyms)
         masks = collect_masks(model, self._reader, open_data(training.data, run), self._words, training.loss)
         self._masks = replace(masks, views=with_key_values(self._reader, masks.views))
@@ -195,10 +187,12 @@ class _Bench:
         images, masks = self._images, self._masks
         if variant.adapts_clip:
             masks = replace(masks, views=replace(masks.views, key_values=None))
-        training = variant.training(self._training, seed)
+        slower = (Multiplier("visual.", BACKBONE_RATE),) if variant.system == "seve_full" else ()
+        loop = replace(self._training.loop, seed=seed, multipliers=slower)
+        training = replace(self._training, loop=loop)
         folder = self._run.out / "training" / f"{variant.name}-{seed}-{self._digest}"
         began = time.monotonic()
-        learn(classifier, CollectedMasks(masks, self._words, training.loop), training, folder, self._run.engine)
+        learn(classifier, CollectedMasks(masks, self._words, loop), training, folder, self._run.engine)
         seconds = round(time.monotonic() - began, 1)
         trained = sum(value.numel() for value in classifier.trained_state_dict().values())
         if variant.adapts_clip:
@@ -208,11 +202,7 @@ class _Bench:
         def classify(image: ProposedImage) -> Tensor:
             return classifier(image.pixels, image.proposals, words, some_crops(image.crops, slice(None)))
 
-        quality = self._quality(classify, images)
-        return {"trained_parameters": trained, "training_seconds": seconds, **quality}
-
-    def _quality(self, classify: Callable[[ProposedImage], Tensor], images: Sequence[ProposedImage]) -> dict[str, Any]:
-        return panoptic_quality(classify, images, self._vocabulary, self._merge)
+        return {"trained_parameters": trained, "training_seconds": seconds, **self._quality(classify, images)}
 
 
 def _stage(options: AblateOptions) -> FisaTraining:

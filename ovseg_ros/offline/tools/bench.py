@@ -13,7 +13,6 @@ Frames of the first three take turns, so that a change of clock rate or load mee
 
 import os
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -30,9 +29,9 @@ from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.own_thread import in_own_thread
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, parse_vocabulary
-from ovseg_ros.offline.data.files import write_json
+from ovseg_ros.offline.evaluate.output import write_figures
 from ovseg_ros.offline.options import BenchOptions
-from ovseg_ros.offline.tools.bench_delivery import delivered, soak, stamp_to_subscriber
+from ovseg_ros.offline.tools.bench_delivery import HOW_TO_BUILD, delivered, soak, stamp_to_subscriber
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 
 if TYPE_CHECKING:  # needs rclpy
@@ -80,7 +79,8 @@ def _bench_times(options: BenchOptions) -> int:
             _node_parameters(options), images[0], model_seconds=seconds, frames=frames, cameras=cameras
         )
     print_report(report)
-    return _finish(report, options)
+    write_figures(options.json, report)
+    return 0
 
 
 def _bench_delivered(options: BenchOptions) -> int:
@@ -98,7 +98,8 @@ def _bench_delivered(options: BenchOptions) -> int:
     }
     for entry in report["delivered"]:
         _print_delivery(f"{entry['model']}, profile {entry['profile']}", entry)
-    return _finish(report, options)
+    write_figures(options.json, report)
+    return 0
 
 
 def _bench_soak(options: BenchOptions, minutes: float) -> int:
@@ -113,7 +114,8 @@ def _bench_soak(options: BenchOptions, minutes: float) -> int:
     for name, value in figures.items():
         print(f"{name:42}{value}")
     machine = describe_machine(segmenter.device, load_average)
-    _finish({"preset": options.preset, "size": list(options.size), "machine": machine, "soak": figures}, options)
+    report = {"preset": options.preset, "size": list(options.size), "machine": machine, "soak": figures}
+    write_figures(options.json, report)
     return int(figures["growth_percent"] > 2 or figures["published_twice"] > 0)
 
 
@@ -132,11 +134,8 @@ def measure(
     try:
         from ovseg_ros.ros.bench.in_process import NodeBench
     except ImportError as error:
-        reason = (
-            f"the node was not measured: {error}; build the package with colcon, source install/setup.bash and run "
-            "again (rclpy and the built messages are needed)"
-        )
         times = [_timed_call(segmenter, prompt, image) for image in turns]
+        reason = f"the node was not measured: {error}; {HOW_TO_BUILD}"
         return {**_model_report(times[warmup:]), "node": None, "node_reason": reason}
     bare = []
     with NodeBench(segmenter, specs, cameras) as node:
@@ -218,13 +217,6 @@ def _specs(options: BenchOptions) -> tuple[CategorySpec, ...]:
 def _node_parameters(options: BenchOptions) -> dict[str, Any]:
     words = [spec.name for spec in _specs(options)]
     return {"preset": options.preset, "device": options.device, "vocabulary": words}
-
-
-def _finish(report: dict[str, Any], options: BenchOptions) -> int:
-    if options.json is not None:
-        write_json(options.json, report)
-        print(f"figures written to {options.json}", file=sys.stderr)
-    return 0
 
 
 def _timed_call(segmenter: PanopticSegmenter, prompt: Prompt, image: np.ndarray) -> tuple[float, float]:

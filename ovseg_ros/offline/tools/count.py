@@ -5,7 +5,6 @@ activations, resizing and pooling, which are below a percent of them, are not.
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +24,7 @@ from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
-from ovseg_ros.offline.data.files import write_json
+from ovseg_ros.offline.evaluate.output import write_figures
 from ovseg_ros.offline.options import CountOptions
 
 FEW_WORDS, MANY_WORDS = 10, 1000
@@ -51,9 +50,7 @@ def count(options: CountOptions) -> int:
     if options.timing:
         report["timing"] = time_vocabularies(preset, masks=masks)
     print_report(report)
-    if options.json is not None:
-        write_json(options.json, report)
-        print(f"figures written to {options.json}", file=sys.stderr)
+    write_figures(options.json, report)
     return 0
 
 
