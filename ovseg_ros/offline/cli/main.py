@@ -98,11 +98,14 @@ def _run(cls: type[Any], given: argparse.Namespace) -> int:
         case options.EvaluateSpaceOptions() as told:
             from ovseg_ros.offline.evaluate.space import evaluate_space
 
-            return evaluate_space(told)
+            return evaluate_space(
+                split=told.split, scenes=told.scenes, seed=told.seed, noise=told.noise, json_path=told.json
+            )
         case options.EvaluateTrackingOptions() as told:
-            from ovseg_ros.offline.evaluate.tracking import evaluate_tracking
+            from ovseg_ros.offline.evaluate.tracking import TakesConfig, evaluate_tracking
 
-            return evaluate_tracking(told)
+            takes = TakesConfig(told.split, told.sequences, told.seed, told.seconds, told.rate)
+            return evaluate_tracking(takes, preset=told.preset, device=told.device, json_path=told.json)
         case options.BenchOptions() as told:
             from ovseg_ros.offline.tools.bench import bench
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ from tqdm import tqdm
 from ovseg_ros.core.space.pinhole import Pinhole
 from ovseg_ros.core.space.segments import measure_segments
 from ovseg_ros.offline.evaluate.output import write_figures
-from ovseg_ros.offline.options import EvaluateSpaceOptions
 from ovseg_ros.sim.simulator import TabletopSimulator
 
 _SHARES = (50, 75, 90, 95)
@@ -79,13 +79,12 @@ def measure_errors(split: str, scenes: int, seed: int, *, noise: float = 0.0, pr
     return errors
 
 
-def evaluate_space(options: EvaluateSpaceOptions) -> int:
+def evaluate_space(*, split: str, scenes: int, seed: int, noise: float, json_path: Path | None) -> int:
     """Measure, print and write the figures; the exit code, 0."""
-    split, scenes, seed, noise = options.split, options.scenes, options.seed, options.noise
     errors = measure_errors(split, scenes, seed, noise=noise, progress=True)
     report = {"split": split, "seed": seed, "scenes": scenes, "noise": noise, **errors.report()}
     _print_report(report)
-    write_figures(options.json, report)
+    write_figures(json_path, report)
     return 0
 
 

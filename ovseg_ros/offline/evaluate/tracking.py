@@ -1,7 +1,8 @@
 """Identity over time on simulated takes in which camera and objects move: IDF1 and identity switches."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,23 @@ from ovseg_ros.core.tracking.tracker import Tracker, TrackingConfig
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Segment
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.evaluate.output import write_figures
-from ovseg_ros.offline.options import EvaluateTrackingOptions
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 from ovseg_ros.sim.motion import moving_frames
 from ovseg_ros.sim.simulator import Frame, TabletopSimulator
 
 _SIZE = (320, 240)
 """Width and height of the frames, pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakesConfig:
+    """Which takes: sequences of a split with seeds from `seed` on, and the rate of their frames."""
+
+    split: str = "test"
+    sequences: int = 10
+    seed: int = 0
+    seconds: float = 12.0
+    rate: float = 5.0
 
 
 @dataclass
@@ -74,11 +85,17 @@ def truth_result(frame: Frame) -> PanopticResult:
     )
 
 
-def evaluate_tracking(options: EvaluateTrackingOptions) -> int:
+def evaluate_tracking(
+    config: TakesConfig, *, preset: str | None = None, device: str = "auto", json_path: Path | None = None
+) -> int:
     """Track through takes, print the figures and write them.
 
-    What a preset segments is under the whole vocabulary of the tabletop; without one, there are the ground truth's
-    masks only.
+    Args:
+        config: the takes.
+        preset: also track what this preset segments, under the whole vocabulary of the tabletop; None for the ground
+            truth's masks only.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        json_path: where the figures go; None for nowhere.
 
     Returns:
         The exit code, 0.
@@ -87,12 +104,12 @@ def evaluate_tracking(options: EvaluateTrackingOptions) -> int:
         OvsegError: the preset or its checkpoint is wrong.
     """
     results: dict[str, Callable[[Frame], PanopticResult]] = {"ground_truth_masks": truth_result}
-    if options.preset is not None:
-        segmenter = build_segmenter(options.preset, options.device)
+    if preset is not None:
+        segmenter = build_segmenter(preset, device)
         prompt = segmenter.prepare(Vocabulary.build(TABLETOP_SPECS))
         results["predicted_masks"] = lambda frame: segmenter.segment(frame.image, prompt)
     figures = {name: TrackingFigures() for name in results}
-    for take in tqdm(_takes(options), total=options.sequences, desc="evaluate-tracking", unit="take"):
+    for take in tqdm(_takes(config), total=config.sequences, desc="evaluate-tracking", unit="take"):
         for time, frame in take:
             for name, result_of in results.items():
                 figures[name].add(time, frame, result_of(frame))
@@ -100,8 +117,8 @@ def evaluate_tracking(options: EvaluateTrackingOptions) -> int:
             of_masks.end()
     reports = {name: of_masks.report() for name, of_masks in figures.items()}
     print(
-        f"split {options.split}, {options.sequences} takes of {options.seconds:g} s at {options.rate:g} frames/s, "
-        f"seeds from {options.seed}"
+        f"split {config.split}, {config.sequences} takes of {config.seconds:g} s at {config.rate:g} frames/s, "
+        f"seeds from {config.seed}"
     )
     for name, row in reports.items():
         print(
@@ -109,13 +126,12 @@ def evaluate_tracking(options: EvaluateTrackingOptions) -> int:
             f"recall {row['recall']:5.1f}, {row['true_observations']} true and "
             f"{row['predicted_observations']} predicted observations"
         )
-    facts = {name: getattr(options, name) for name in ("preset", "split", "sequences", "seed", "seconds", "rate")}
-    write_figures(options.json, {**facts, "size": list(_SIZE), **reports})
+    write_figures(json_path, {"preset": preset, **asdict(config), "size": list(_SIZE), **reports})
     return 0
 
 
-def _takes(options: EvaluateTrackingOptions) -> Iterator[Iterable[tuple[float, Frame]]]:
+def _takes(config: TakesConfig) -> Iterator[Iterable[tuple[float, Frame]]]:
     width, height = _SIZE
-    for seed in range(options.seed, options.seed + options.sequences):
-        with TabletopSimulator(seed, split=options.split, width=width, height=height) as simulator:
-            yield moving_frames(simulator, seconds=options.seconds, rate=options.rate, seed=seed)
+    for seed in range(config.seed, config.seed + config.sequences):
+        with TabletopSimulator(seed, split=config.split, width=width, height=height) as simulator:
+            yield moving_frames(simulator, seconds=config.seconds, rate=config.rate, seed=seed)
