@@ -41,7 +41,7 @@ def width_by_height(text: str) -> tuple[int, int]:
 class Option:
     """How the command line gives a field: as --its-name or, `by_place`, as a word without a name.
 
-    `group` is its heading in the command's help, where that has several; the rest is as argparse takes it.
+    `heading` stands above it and those that follow in the command's help; the rest is as argparse takes it.
     """
 
     help: str | None
@@ -50,20 +50,20 @@ class Option:
     choices: Sequence[Any] | None = None
     nargs: str | None = None
     action: str | None = None
-    group: str = ""
+    heading: str | None = None
     by_place: bool = False
 
 
-def _switch(text: str, group: str = "") -> Option:
-    return Option(text, action="store_true", group=group)
+def _switch(text: str) -> Option:
+    return Option(text, action="store_true")
 
 
-def _number(text: str, group: str = "") -> Option:
-    return Option(text, type=positive, metavar="N", group=group)
+def _number(text: str) -> Option:
+    return Option(text, type=positive, metavar="N")
 
 
-def _folder(text: str | None, group: str = "") -> Option:
-    return Option(text, type=Path, metavar="DIR", group=group)
+def _folder(text: str | None) -> Option:
+    return Option(text, type=Path, metavar="DIR")
 
 
 Preset = Annotated[str, Option(_PRESET)]
@@ -88,9 +88,6 @@ class SegmentOptions:
     mask_rle: Annotated[bool, _switch("of a bag: every segment's mask as COCO's RLE, too")] = False
 
 
-_DATA, _HOW, _PARTS = "what is evaluated; see docs/evaluation.md", "how", "in parts"
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateOptions:
     """Measure panoptic quality on the simulated tabletop or on a data set."""
@@ -102,43 +99,40 @@ class EvaluateOptions:
 
     data: Annotated[
         str | None,
-        Option("tabletop (the default), coco_panoptic and others; see docs/datasets.md", metavar="NAME", group=_DATA),
+        Option(
+            "tabletop (the default), coco_panoptic and others; see docs/datasets.md",
+            metavar="NAME",
+            heading="what is evaluated; see docs/evaluation.md",
+        ),
     ] = None
-    root: Annotated[Path | None, _folder("folder of the data; without it the tabletop is rendered", group=_DATA)] = None
-    dataset: Annotated[Path | None, _folder("the same as --data tabletop --root DIR", group=_DATA)] = None
-    split: Annotated[str | None, Option("default: test of the tabletop, val of all others", group=_DATA)] = None
-    images: Annotated[int | None, _number("only the first N (default: 300 rendered ones, or all)", group=_DATA)] = None
-    seed: Annotated[int | None, Option("seed of the first rendered scene (default: 0)", int, group=_DATA)] = None
+    root: Annotated[Path | None, _folder("folder of the data; without it the tabletop is rendered")] = None
+    dataset: Annotated[Path | None, _folder("the same as --data tabletop --root DIR")] = None
+    split: Annotated[str | None, Option("default: test of the tabletop, val of all others")] = None
+    images: Annotated[int | None, _number("only the first N (default: 300 rendered ones, or all)")] = None
+    seed: Annotated[int | None, Option("seed of the first rendered scene (default: 0)", int)] = None
     on_error: Annotated[
-        Literal["skip", "stop"], Option("at an image that cannot be read", choices=("skip", "stop"), group=_DATA)
+        Literal["skip", "stop"], Option("at an image that cannot be read", choices=("skip", "stop"))
     ] = "skip"
 
     vocabulary: Annotated[
-        str | None, Option("words in place of the data set's names, in the same order", metavar=_WORDS, group=_HOW)
+        str | None, Option("words in place of the data set's names, in the same order", metavar=_WORDS, heading="how")
     ] = None
-    synonyms: Annotated[bool, _switch("also replace every name by one never trained on", group=_HOW)] = False
+    synonyms: Annotated[bool, _switch("also replace every name by one never trained on")] = False
     oracle: Annotated[
         Literal["masks", "classes"] | None,
-        Option(
-            "put the true masks, or the true classes, for the model's own", choices=("masks", "classes"), group=_HOW
-        ),
+        Option("put the true masks, or the true classes, for the model's own", choices=("masks", "classes")),
     ] = None
     min_objectness: Annotated[
         float | None,
-        Option(
-            "proposals less likely than this to be any segment do not count for mask recall", share, "P", group=_HOW
-        ),
+        Option("proposals less likely than this to be any segment do not count for mask recall", share, "P"),
     ] = None
 
     partial: Annotated[
-        str | None, Option("keep each image's counts here; a stopped run goes on", metavar="FILE", group=_PARTS)
+        str | None, Option("keep each image's counts here; a stopped run goes on", metavar="FILE", heading="in parts")
     ] = None
-    shard: Annotated[
-        str | None, Option("evaluate only part I of N, into --partial", metavar="I/N|rank", group=_PARTS)
-    ] = None
+    shard: Annotated[str | None, Option("evaluate only part I of N, into --partial", metavar="I/N|rank")] = None
     merge: Annotated[
-        tuple[Path, ...] | None,
-        Option("figures of all parts, from their --partial", Path, "FILE", nargs="+", group=_PARTS),
+        tuple[Path, ...] | None, Option("figures of all parts, from their --partial", Path, "FILE", nargs="+")
     ] = None
 
 

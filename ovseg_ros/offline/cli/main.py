@@ -69,18 +69,18 @@ def _make_parser() -> argparse.ArgumentParser:
 def _add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
     """The fields of a class in `offline/options.py` as arguments."""
     hints = get_type_hints(cls, include_extras=True)
-    groups: dict[str, argparse._ActionsContainer] = {"": parser}
+    target: argparse._ActionsContainer = parser
     for field in fields(cls):
         [option] = hints[field.name].__metadata__
         keywords = {name: value for name, value in asdict(option).items() if value is not None}
-        group, by_place = keywords.pop("group"), keywords.pop("by_place")
-        if group not in groups:
-            groups[group] = parser.add_argument_group(group)
+        by_place, heading = keywords.pop("by_place"), keywords.pop("heading", None)
+        if heading:
+            target = parser.add_argument_group(heading)
         if by_place:
-            groups[group].add_argument(field.name, **keywords)
+            target.add_argument(field.name, **keywords)
         else:
             keywords |= {"default": field.default, "required": field.default is MISSING}
-            groups[group].add_argument(f"--{field.name.replace('_', '-')}", **keywords)
+            target.add_argument(f"--{field.name.replace('_', '-')}", **keywords)
 
 
 def _run(cls: type[Any], given: argparse.Namespace) -> int:

@@ -80,8 +80,7 @@ class RenderedTabletop(PanopticDataset):
         return self._config.count
 
     def __getitem__(self, index: int) -> PanopticSample:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{len(self)} images are rendered; there is no image {index}")
+        self._require(index)
         frame = _render(self._config, index)
         return PanopticSample(frame.image, frame.segment_ids.astype(np.int32), _labels(frame), self.name_of(index))
 

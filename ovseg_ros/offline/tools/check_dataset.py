@@ -208,7 +208,7 @@ def _print_report(name: str, root: Path, report: SplitReport) -> None:
     where = f"{name} {report.split} in {root}"
     info = dataset_info(name)
     if report.structure:
-        expected = [f"  {line}" for line in info.layout.expected(report.split)]
+        expected = [f"  {part.expected}" for part in info.layout.parts(report.split)]
         lines = [*report.structure, "expected in that folder:", *expected]
         print(f"{where}: cannot be used", *(f"  {line}" for line in lines), sep="\n")
         return
