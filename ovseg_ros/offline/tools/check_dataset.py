@@ -2,7 +2,6 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,7 +119,10 @@ def check_split(name: str, root: Path, split: str, *, workers: int = 0) -> Split
     report.images = len(dataset)
     report.unlisted = _unlisted(dataset)
     shown: Counter[int] = Counter()
-    for check in tqdm(_checks(dataset, workers), total=len(dataset), desc=f"{name} {split}", unit="image"):
+    workers = min(workers or os.cpu_count() or 1, -(-len(dataset) // _IMAGES_PER_PROCESS))
+    # In order, so that two runs report the same.
+    checks = DataLoader(_ImageChecks(dataset), batch_size=None, num_workers=workers if workers > 1 else 0)
+    for check in tqdm(checks, total=len(dataset), desc=f"{name} {split}", unit="image"):
         if check.faults:
             report.faults[check.name] = check.faults
         if check.is_void:
@@ -129,12 +131,6 @@ def check_split(name: str, root: Path, split: str, *, workers: int = 0) -> Split
         report.counts.update(check.counts)
     report.images_of_category = {category.name: shown[category.index] for category in dataset.categories}
     return report
-
-
-def _checks(dataset: AnyDataset, workers: int) -> Iterator[ImageCheck]:
-    """In order, so that two runs report the same."""
-    workers = min(workers or os.cpu_count() or 1, -(-len(dataset) // _IMAGES_PER_PROCESS))
-    yield from DataLoader(_ImageChecks(dataset), batch_size=None, num_workers=workers if workers > 1 else 0)
 
 
 class _ImageChecks(TorchDataset[ImageCheck]):
