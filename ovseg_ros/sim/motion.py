@@ -40,7 +40,7 @@ def moving_frames(
                 pushed, velocity = _choose(simulator, rng)
             if done % period < pushing:
                 simulator.push(pushed, velocity)
-            simulator.step(1)
+            simulator.step()
             done += 1
         yield time, simulator.render(time)
 

@@ -7,23 +7,24 @@ Hard edges are made by not sharing vertices: the renderer smooths normals over s
 import numpy as np
 
 Mesh = tuple[np.ndarray, np.ndarray]
+_SEGMENTS = 28
 
 
-def _revolve(profile: np.ndarray, segments: int = 28) -> Mesh:
+def _revolve(profile: np.ndarray) -> Mesh:
     """Surface of revolution about z of a polyline `profile` (N, 2) of (radius, z), walked with the outside on its right
     hand (upwards along an outer wall). Repeat a point to get a hard edge there."""
-    angles = np.linspace(0, 2 * np.pi, segments, endpoint=False)
+    angles = np.linspace(0, 2 * np.pi, _SEGMENTS, endpoint=False)
     ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (S, 2)
     vertices = np.concatenate(
-        [np.concatenate([radius * ring, np.full((segments, 1), z)], axis=1) for radius, z in profile]
+        [np.concatenate([radius * ring, np.full((_SEGMENTS, 1), z)], axis=1) for radius, z in profile]
     )
     faces = []
     for row in range(len(profile) - 1):
         if np.allclose(profile[row], profile[row + 1]):
             continue
-        for column in range(segments):
-            a, b = row * segments + column, row * segments + (column + 1) % segments
-            c, d = a + segments, b + segments
+        for column in range(_SEGMENTS):
+            a, b = row * _SEGMENTS + column, row * _SEGMENTS + (column + 1) % _SEGMENTS
+            c, d = a + _SEGMENTS, b + _SEGMENTS
             if profile[row][0] > 1e-9:
                 faces.append((a, b, d))
             if profile[row + 1][0] > 1e-9:
@@ -39,11 +40,10 @@ def _hard(points: list[tuple[float, float]]) -> np.ndarray:
     return np.array([*doubled, points[-1]])
 
 
-def _tube(path: np.ndarray, radii: np.ndarray, *, closed: bool, sides: int = 14) -> Mesh:
+def _tube(path: np.ndarray, radii: np.ndarray, sides: int = 14) -> Mesh:
     """Round tube along `path` (N, 3), which lies in a plane of constant y, with a radius for every point."""
     tangents = np.roll(path, -1, axis=0) - np.roll(path, 1, axis=0)
-    if not closed:
-        tangents[0], tangents[-1] = path[1] - path[0], path[-1] - path[-2]
+    tangents[0], tangents[-1] = path[1] - path[0], path[-1] - path[-2]
     tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
     binormal = np.array([0.0, 1.0, 0.0])
     normals = np.cross(binormal, tangents)
@@ -53,22 +53,17 @@ def _tube(path: np.ndarray, radii: np.ndarray, *, closed: bool, sides: int = 14)
         + radii[:, None, None] * np.cos(angles)[None, :, None] * normals[:, None]
         + radii[:, None, None] * np.sin(angles)[None, :, None] * binormal
     )  # (N, sides, 3)
-    count = len(path)
+    base = (len(path) - 1) * sides
     faces = []
-    for row in range(count if closed else count - 1):
+    for row in range(0, base, sides):
         for column in range(sides):
-            a, b = row * sides + column, row * sides + (column + 1) % sides
-            c, d = (row + 1) % count * sides + column, (row + 1) % count * sides + (column + 1) % sides
-            faces += [(a, b, c), (b, d, c)]
-    vertices = rings.reshape(-1, 3)
-    if not closed:  # caps: fans to the end points
-        first, last = len(vertices), len(vertices) + 1
-        vertices = np.concatenate([vertices, path[:1], path[-1:]])
-        base = (count - 1) * sides
-        for column in range(sides):
-            following = (column + 1) % sides
-            faces += [(first, following, column), (last, base + column, base + following)]
-    return vertices, np.array(faces)
+            a, b = row + column, row + (column + 1) % sides
+            faces += [(a, b, a + sides), (b, b + sides, a + sides)]
+    first, last = base + sides, base + sides + 1  # caps: fans to the end points
+    for column in range(sides):
+        following = (column + 1) % sides
+        faces += [(first, following, column), (last, base + column, base + following)]
+    return np.concatenate([rings.reshape(-1, 3), path[:1], path[-1:]]), np.array(faces)
 
 
 def _join(*meshes: Mesh) -> Mesh:
@@ -123,7 +118,7 @@ def cup() -> Mesh:
     wall = _revolve(_hard([(0, -0.9), (0.62, -0.9), (0.72, 0.9), (0.62, 0.9), (0.53, -0.78), (0, -0.78)]))
     angles = np.linspace(-np.pi / 2, np.pi / 2, 12)
     path = np.column_stack([0.66 + 0.48 * np.cos(angles), np.zeros(12), 0.5 * np.sin(angles)])
-    return _join(wall, _tube(path, np.full(12, 0.11), closed=False, sides=8))
+    return _join(wall, _tube(path, np.full(12, 0.11), sides=8))
 
 
 def bowl() -> Mesh:
@@ -150,7 +145,7 @@ def banana() -> Mesh:
     angles = np.linspace(-1.05, 1.05, 16)
     path = np.column_stack([1.1 * np.sin(angles), np.zeros(16), 1.1 * np.cos(angles) - 0.8])
     taper = 0.26 * np.clip(1.12 - (np.abs(angles) / 1.05) ** 4, 0.25, 1.0)
-    vertices, faces = _tube(path, taper, closed=False)
+    vertices, faces = _tube(path, taper)
     return vertices[:, [0, 2, 1]] * np.array([1.0, 1.0, -1.0]), faces  # turned to lie in the table's plane
 
 

@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,8 +30,8 @@ class GroundTruthSegment:
     id: int
     label: str
     is_thing: bool
-    object_index: int = field(default=-1, compare=False)
-    """Place of a thing in `Scene.objects`, the same in every frame; -1 for stuff, and where it is not known."""
+    object_index: int
+    """Place of a thing in `Scene.objects`, the same in every frame; -1 for stuff."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +117,9 @@ class TabletopSimulator:
         start = self._model.jnt_dofadr[joint]
         self._data.qvel[start : start + 3] = velocity
 
-    def step(self, count: int) -> None:
-        """Let physics run for some steps."""
-        for _ in range(count):
-            mujoco.mj_step(self._model, self._data)
+    def step(self) -> None:
+        """One step of physics."""
+        mujoco.mj_step(self._model, self._data)
         mujoco.mj_kinematics(self._model, self._data)
 
     def object_position(self, object_index: int) -> np.ndarray:

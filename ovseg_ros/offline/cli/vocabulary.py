@@ -7,21 +7,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ovseg_ros.core.errors import VocabularyError
-from ovseg_ros.offline.cli.options import Commands, seconds
 
 if TYPE_CHECKING:
     from ovseg_ros.core.vocabulary import CategorySpec
     from ovseg_ros.ros.node.vocabulary_client import VocabularyClient
 
 
-def add(commands: Commands) -> None:
+_MAX_SECONDS = 86400.0
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Describe the subcommand."""
     parser = commands.add_parser("vocabulary", help="show or change the vocabulary of a running node")
     actions = parser.add_subparsers(dest="action", metavar="show|set|add|remove", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--node", default="/ovseg", help="name of the segmentation node (default: /ovseg)")
     common.add_argument(
-        "--timeout", type=seconds, default=30.0, metavar="S", help="longest wait, seconds (default: 30)"
+        "--timeout", type=_seconds, default=30.0, metavar="S", help="longest wait, seconds (default: 30)"
     )
     kind = argparse.ArgumentParser(add_help=False)
     kind.add_argument("words", metavar='FILE|"a,b,c"', help="names, or a vocabulary file with synonyms and more")
@@ -53,6 +55,13 @@ def run(options: argparse.Namespace) -> int:
             _apply(client, without(specs_of(client.get()), unwanted))
         _show(client)
     return 0
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= _MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text} is not more than 0 and at most {_MAX_SECONDS:g}")
+    return value
 
 
 def _wanted(options: argparse.Namespace) -> "tuple[CategorySpec, ...]":

@@ -1,6 +1,5 @@
 """What a data set's files are called, below its own folder: what is looked for, and where a pattern leads."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,11 @@ class Files:
         """Both places, the usual one first."""
         return [pattern for pattern in (self.pattern, self.or_else) if pattern]
 
+    @property
+    def expected(self) -> str:
+        """Where they are expected, for people."""
+        return ", or ".join(self.patterns) + (f" ({self.note})" if self.note else "")
+
     def of_split(self, split: str) -> "Files":
         """The same with the split's names filled in."""
         long = {"train": "training", "val": "validation"}.get(split, split)
@@ -54,20 +58,8 @@ class Files:
         return self.glob.rpartition("*")[2]
 
 
-class Layout(ABC):
-    """What every split needs."""
-
-    @abstractmethod
-    def parts(self, split: str) -> list[Files]:
-        """The files of a split: the index if there is one, the annotations, the images."""
-
-    def expected(self, split: str) -> list[str]:
-        """What a split needs, in words, a line for each part."""
-        return [", or ".join(part.patterns) + (f" ({part.note})" if part.note else "") for part in self.parts(split)]
-
-
 @dataclass(frozen=True, slots=True)
-class PanopticLayout(Layout):
+class PanopticLayout:
     """COCO's panoptic format.
 
     Attributes:
@@ -85,11 +77,12 @@ class PanopticLayout(Layout):
     ignored_ids: Sequence[int] = ()
 
     def parts(self, split: str) -> list[Files]:
+        """What a split needs: the index, the annotations, the images."""
         return [files.of_split(split) for files in (self.index, self.annotations, self.images)]
 
 
 @dataclass(frozen=True, slots=True)
-class SemanticLayout(Layout):
+class SemanticLayout:
     """A label map for every image, under the same name.
 
     Attributes:
@@ -105,6 +98,7 @@ class SemanticLayout(Layout):
     ignored: Sequence[int]
 
     def parts(self, split: str) -> list[Files]:
+        """What a split needs: the annotations, the images."""
         return [files.of_split(split) for files in (self.labels, self.images)]
 
     def pairs(self, root: Path, split: str) -> list[tuple[str, Path, Path]]:

@@ -170,9 +170,8 @@ def open_dataset(name: str, root: Path | None, split: str = "") -> PanopticFiles
         split = "val"
     root = dataset_root(name, root)
     if not root.is_dir():
-        raise DatasetError(
-            f"the folder {root} of {name} is missing; expected in it: {'; '.join(info.layout.expected(split))}"
-        )
+        expected = "; ".join(part.expected for part in info.layout.parts(split))
+        raise DatasetError(f"the folder {root} of {name} is missing; expected in it: {expected}")
     if isinstance(info.layout, SemanticLayout):
         return SemanticFiles(name, root, split, info.categories(), info.layout)
     files = PanopticFiles(name, root, split, info.categories(), info.layout)

@@ -12,8 +12,6 @@ A record marks its image as done, so a run that was stopped goes on where it was
 `seed + n` of the split; splits never share a scene (see `sim.scene`).
 """
 
-import multiprocessing
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb, tight_box
 from ovseg_ros.offline.data.files import read_json, write_image, write_json
 from ovseg_ros.offline.data.open import dataset_info
+from ovseg_ros.offline.data.tabletop_views import render_all
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample, SegmentLabel
 from ovseg_ros.sim import categories
 from ovseg_ros.sim.scene import SPLITS
@@ -81,8 +80,7 @@ class RenderedTabletop(PanopticDataset):
         return self._config.count
 
     def __getitem__(self, index: int) -> PanopticSample:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{len(self)} images are rendered; there is no image {index}")
+        self._require(index)
         frame = _render(self._config, index)
         return PanopticSample(frame.image, frame.segment_ids.astype(np.int32), _labels(frame), self.name_of(index))
 
@@ -108,19 +106,9 @@ def write_dataset(config: DatasetConfig, out: Path, *, workers: int = 0) -> None
             raise ConfigError(f"{out} was begun with {found}, not with {facts}; choose another --out")
     write_json(facts_path, facts)
     missing = [(config, number, out) for number in range(config.count) if not _record_path(out, number).exists()]
-    workers = min(workers or os.cpu_count() or 1, len(missing))
-    with tqdm(
-        total=config.count, initial=config.count - len(missing), desc=f"tabletop {config.split}", unit="image"
-    ) as bar:
-        if workers <= 1:
-            for job in missing:
-                _write_image(job)
-                bar.update()
-        else:
-            # A GL context does not survive a fork.
-            with multiprocessing.get_context("spawn").Pool(workers) as pool:
-                for _ in pool.imap_unordered(_write_image, missing):
-                    bar.update()
+    done = config.count - len(missing)
+    with tqdm(total=config.count, initial=done, desc=f"tabletop {config.split}", unit="image") as bar:
+        render_all(_write_image, missing, workers, bar)
     write_json(out / INDEX_NAME, _index_of(config, [_record(out, n) for n in range(config.count)]))
 
 

@@ -6,8 +6,10 @@ Views show one settled scene from several random poses, because settling costs m
 import json
 import multiprocessing
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -16,7 +18,10 @@ from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.sim.scene import random_camera
 from ovseg_ros.sim.simulator import TabletopSimulator
 
+Job = TypeVar("Job")
+
 SCENES_PER_SHARD = 20
+_WIDTH, _HEIGHT = 320, 240
 _VIEW_STREAM = 1000
 """First number of the random stream that draws the views' cameras, apart from the scenes' own streams."""
 
@@ -41,30 +46,22 @@ class TabletopViews:
         return len(self.images)
 
 
-def load_or_render(
-    folder: Path, split: str, *, scenes: int, views: int, width: int = 320, height: int = 240, workers: int = 0
-) -> TabletopViews:
+def load_or_render(folder: Path, split: str, *, scenes: int, views: int) -> TabletopViews:
     """The first `scenes` scenes of a split, `views` poses each; shards that exist already are read, not rendered.
 
     Args:
-        folder: where the shards live; one folder serves all splits and sizes.
-        workers: rendering processes; 0 = one for each core.
+        folder: where the shards live; one folder serves all splits.
 
     Raises:
         DatasetError: if a shard on disk cannot be read (it is named; delete it to render it again).
     """
-    shard_folder = folder / f"{split}-{width}x{height}-{views}views"
+    shard_folder = folder / f"{split}-{_WIDTH}x{_HEIGHT}-{views}views"
     shard_folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, scenes, SCENES_PER_SHARD)
-    jobs = [(shard_folder, split, start, views, width, height) for start in starts]
-    missing = [job for job in jobs if not _shard_path(job[0], job[2]).exists()]
+    missing = [(shard_folder, split, start, views) for start in starts if not _shard_path(shard_folder, start).exists()]
     if missing:
-        context = multiprocessing.get_context("spawn")  # a GL context does not survive a fork
-        with context.Pool(workers or os.cpu_count()) as pool:
-            for _ in tqdm(
-                pool.imap_unordered(_render_shard, missing), total=len(missing), desc=f"render {split}", unit="shard"
-            ):
-                pass
+        with tqdm(total=len(missing), desc=f"render {split}", unit="shard") as bar:
+            render_all(_render_shard, missing, 0, bar)
     shards = [_read_shard(_shard_path(shard_folder, start)) for start in starts]
     return TabletopViews(
         images=np.concatenate([shard.images for shard in shards]),
@@ -74,16 +71,29 @@ def load_or_render(
     )
 
 
+def render_all(render: Callable[[Job], None], jobs: Sequence[Job], workers: int, bar: tqdm) -> None:
+    """Do all jobs, in so many processes (0 = one for each core), or in this one where one is enough."""
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    if workers <= 1:
+        for job in jobs:
+            render(job)
+            bar.update()
+        return
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:  # a GL context does not survive a fork
+        for _ in pool.imap_unordered(render, jobs):
+            bar.update()
+
+
 def _shard_path(folder: Path, start: int) -> Path:
     return folder / f"{start:06d}.npz"
 
 
-def _render_shard(job: tuple[Path, str, int, int, int, int]) -> None:
-    folder, split, start, views, width, height = job
+def _render_shard(job: tuple[Path, str, int, int]) -> None:
+    folder, split, start, views = job
     images, segment_ids, labels, textures = [], [], [], []
     for seed in range(start, start + SCENES_PER_SHARD):
         rng = np.random.default_rng([_VIEW_STREAM, seed])
-        with TabletopSimulator(seed, split=split, width=width, height=height) as simulator:
+        with TabletopSimulator(seed, split=split, width=_WIDTH, height=_HEIGHT) as simulator:
             poses = [simulator.scene.camera] + [random_camera(rng) for _ in range(views - 1)]
             for pose in poses:
                 frame = simulator.render_from(pose, with_depth=False)

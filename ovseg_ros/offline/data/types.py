@@ -158,13 +158,10 @@ class Dataset(ABC, Generic[Sample]):
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name} {self.split} has {len(self)} images; there is no image {index}")
 
-    def specs(self) -> tuple[CategorySpec, ...]:
-        """The categories as a vocabulary takes them."""
-        return tuple(CategorySpec(c.name, c.synonyms, c.is_thing) for c in self.categories)
-
     def vocabulary(self) -> Vocabulary:
         """The data set's own vocabulary; its category ids are the categories' indices."""
-        return Vocabulary.build(self.specs(), max_categories=len(self.categories))
+        specs = [CategorySpec(c.name, c.synonyms, c.is_thing) for c in self.categories]
+        return Vocabulary.build(specs, max_categories=len(specs))
 
 
 class PanopticDataset(Dataset[PanopticSample], ABC):

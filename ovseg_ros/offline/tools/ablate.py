@@ -5,7 +5,7 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from ovseg_ros.offline.data.files import digest_of, read_json, sha256_of, write_
 from ovseg_ros.offline.data.tabletop_views import load_or_render
 from ovseg_ros.offline.data.types import PanopticSample
 from ovseg_ros.offline.evaluate.fisa import ProposedImage, panoptic_quality, propose_images, true_names
+from ovseg_ros.offline.options import AblateOptions
 from ovseg_ros.offline.tools.lora import add_low_rank
 from ovseg_ros.offline.train.data import RenderedData, RenderedViews, open_data
 from ovseg_ros.offline.train.engine import Engine
@@ -52,37 +53,6 @@ BACKBONE_RATE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class AblationConfig:
-    """What is compared, and on what.
-
-    Attributes:
-        recipe: training recipe with a stage of kind fisa on rendered data.
-        seeds: trainings of every system, seeds 0 to `seeds` - 1.
-        systems: of `SYSTEMS`.
-        convolutions: of the distribution adapter, for each system but "seve_lora", which has the preset's.
-        ranks: of LoRA.
-        split, images: evaluation data, one view of each of the first scenes.
-        steps: of each training, instead of the recipe's; None = the recipe's.
-    """
-
-    recipe: str = "tabletop_fisa"
-    seeds: int = 3
-    systems: tuple[str, ...] = tuple(SYSTEMS)
-    convolutions: tuple[int, ...] = (2, 0, 1, 3)
-    ranks: tuple[int, ...] = (4, 16, 64)
-    split: str = "test"
-    images: int = 100
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.systems) - set(SYSTEMS))
-        if unknown:
-            raise ConfigError(f"unknown systems {', '.join(unknown)}; choose of {', '.join(SYSTEMS)}")
-        if self.split not in SPLITS:
-            raise ConfigError(f"unknown split {self.split!r}; expected one of {', '.join(SPLITS)}")
-
-
-@dataclass(frozen=True, slots=True)
 class Variant:
     """One line of the table: a system with its depth of the adapter and its rank of LoRA, or a reference."""
 
@@ -100,30 +70,21 @@ class Variant:
         """Whether CLIP itself trains, all of it or by LoRA."""
         return self.system in ("seve_full", "seve_lora")
 
-    def architecture(self, config: FisaConfig) -> FisaConfig:
-        """A preset's, but for the parts that this system lacks; without mirroring."""
-        return replace(
+    def build(
+        self, config: FisaConfig, clip: LoadedClip, files: PresetFolder, text_encoder: TextEncoder, seed: int
+    ) -> FisaClassifier:
+        """A preset's before its training, but for the parts that this system lacks, on a CLIP of its own."""
+        architecture = replace(
             config,
             seve_layers=() if self.system == "baseline" else config.seve_layers,
             query_layers=config.query_layers if self.system == "seve_simo" else (),
             adapter_convolutions=self.convolutions,
             mirrored=False,
         )
-
-    def training(self, config: FisaTraining, seed: int) -> FisaTraining:
-        """The recipe's, with this system's learning rates and a seed."""
-        slower = (Multiplier("visual.", BACKBONE_RATE),) if self.system == "seve_full" else ()
-        return replace(config, loop=replace(config.loop, seed=seed, multipliers=slower))
-
-    def build(
-        self, config: FisaConfig, clip: LoadedClip, files: PresetFolder, text_encoder: TextEncoder, seed: int
-    ) -> FisaClassifier:
-        """Before its training, on a CLIP of its own."""
         torch.manual_seed(seed)
         tower = copy.deepcopy(clip.tower)
         updates = add_low_rank(tower.visual, self.rank) if self.rank else []
-        section = FisaSection(self.architecture(config))
-        classifier = build_classifier(section, replace(clip, tower=tower), files, (), text_encoder)
+        classifier = build_classifier(FisaSection(architecture), replace(clip, tower=tower), files, (), text_encoder)
         assert isinstance(classifier, FisaClassifier)  # as the section says
         classifier.visual.requires_grad_(self.system == "seve_full")
         for update in updates:
@@ -135,38 +96,43 @@ REFERENCES = (Variant("masked_crops", 0), Variant("masked_crops", 1), Variant("o
 """What does not train: masked crops as the preset `tabletop` has them, without mirroring and with, and true names."""
 
 
-def variants(config: AblationConfig, convolutions: int) -> list[list[Variant]]:
+def variants(options: AblateOptions, convolutions: int) -> list[list[Variant]]:
     """One group for each depth of the adapter, then LoRA with the preset's; each group runs with all seeds in turn."""
-    systems = [system for system in config.systems if system != "seve_lora"]
-    found = [[Variant(system, count) for system in systems] for count in config.convolutions]
-    if "seve_lora" in config.systems:
-        found.append([Variant("seve_lora", convolutions, rank) for rank in config.ranks])
+    wanted = options.systems or tuple(SYSTEMS)
+    systems = [system for system in wanted if system != "seve_lora"]
+    found = [[Variant(system, count) for system in systems] for count in options.convolutions]
+    if "seve_lora" in wanted:
+        found.append([Variant("seve_lora", convolutions, rank) for rank in options.ranks])
     return found
 
 
-def ablate_tabletop(config: AblationConfig, *, data: Path, out: Path) -> int:
+def ablate_tabletop(options: AblateOptions) -> int:
     """Train and evaluate every variant, and write `ablation.md` and `ablation.json`; a stopped run goes on.
 
-    Args:
-        data: rendered views.
-        out: gets `runs/NAME-SEED.json` for each training as soon as it is evaluated.
+    `runs/NAME-SEED.json` is written for each training as soon as it is evaluated.
 
     Returns:
         The exit code, 0.
 
     Raises:
-        ConfigError, CheckpointError, DatasetError: for a bad recipe or preset, or results of other settings in `out`.
+        ConfigError, CheckpointError, DatasetError: for a bad option, recipe or preset, or damaged results in --out.
     """
-    training = _stage(config)
-    facts = _facts(config, training)
+    unknown = sorted(set(options.systems or ()) - set(SYSTEMS))
+    if unknown:
+        raise ConfigError(f"unknown systems {', '.join(unknown)}; choose of {', '.join(SYSTEMS)}")
+    if options.split not in SPLITS:
+        raise ConfigError(f"unknown split {options.split!r}; expected one of {', '.join(SPLITS)}")
+    out = options.out
+    training = _stage(options)
+    facts = _facts(options, training)
     depth = fisa_section(training.preset).architecture.adapter_convolutions
     wanted = [(reference, 0) for reference in REFERENCES]
-    for group in variants(config, depth):
-        wanted += [(variant, seed) for seed in range(config.seeds) for variant in group]
+    for group in variants(options, depth):
+        wanted += [(variant, seed) for seed in range(options.seeds) for variant in group]
     results = _results(out, facts)
     missing = [key for key in wanted if key not in results]
     if missing:
-        bench = _Bench(config, training, Run(data, out, Engine("cpu")), digest_of(facts, 8))
+        bench = _Bench(options, training, Run(options.data or out / "data", out, Engine("cpu")), digest_of(facts, 8))
         for variant, seed in missing:
             result = {"variant": asdict(variant), "seed": seed, "facts": facts, **bench.run(variant, seed)}
             write_json(result_path(out, variant.name, seed), result)
@@ -180,16 +146,17 @@ def ablate_tabletop(config: AblationConfig, *, data: Path, out: Path) -> int:
 class _Bench:
     """The networks and features that all variants share, and the training and evaluation of one."""
 
-    def __init__(self, config: AblationConfig, training: FisaTraining, run: Run, digest: str) -> None:
+    def __init__(self, options: AblateOptions, training: FisaTraining, run: Run, digest: str) -> None:
         """`digest`: of the settings; ends the names of training folders."""
         self._digest = digest
         device, self._training, self._run = run.engine.device, training, run
         preset, self._files = load_preset(training.preset), preset_folder(training.preset)
-        self._merge, self._clip = preset.merge, load_clip(preset.model.clip, self._files, device)
+        self._clip = load_clip(preset.model.clip, self._files, device)
         model, self._reader = build_untrained(training.preset, device, training.loop.seed)
-        self._text_encoder, self._vocabulary = model.text_encoder, Vocabulary.build(TABLETOP_SPECS)
-        self._text = model.text_encoder.encode(self._vocabulary)
-        self._images = propose_images(model, self._reader, _evaluation_samples(config, run), self._vocabulary)
+        self._text_encoder, vocabulary = model.text_encoder, Vocabulary.build(TABLETOP_SPECS)
+        self._text = model.text_encoder.encode(vocabulary)
+        self._images = propose_images(model, self._reader, _evaluation_samples(options, run), vocabulary)
+        self._quality = partial(panoptic_quality, vocabulary=vocabulary, merge=preset.merge)
         self._words = SeenWords(model.text_encoder, training.synonyms)
         masks = collect_masks(model, self._reader, open_data(training.data, run), self._words, training.loss)
         self._masks = replace(masks, views=with_key_values(self._reader, masks.views))
@@ -220,10 +187,12 @@ class _Bench:
         images, masks = self._images, self._masks
         if variant.adapts_clip:
             masks = replace(masks, views=replace(masks.views, key_values=None))
-        training = variant.training(self._training, seed)
+        slower = (Multiplier("visual.", BACKBONE_RATE),) if variant.system == "seve_full" else ()
+        loop = replace(self._training.loop, seed=seed, multipliers=slower)
+        training = replace(self._training, loop=loop)
         folder = self._run.out / "training" / f"{variant.name}-{seed}-{self._digest}"
         began = time.monotonic()
-        learn(classifier, CollectedMasks(masks, self._words, training.loop), training, folder, self._run.engine)
+        learn(classifier, CollectedMasks(masks, self._words, loop), training, folder, self._run.engine)
         seconds = round(time.monotonic() - began, 1)
         trained = sum(value.numel() for value in classifier.trained_state_dict().values())
         if variant.adapts_clip:
@@ -233,29 +202,25 @@ class _Bench:
         def classify(image: ProposedImage) -> Tensor:
             return classifier(image.pixels, image.proposals, words, some_crops(image.crops, slice(None)))
 
-        quality = self._quality(classify, images)
-        return {"trained_parameters": trained, "training_seconds": seconds, **quality}
-
-    def _quality(self, classify: Callable[[ProposedImage], Tensor], images: Sequence[ProposedImage]) -> dict[str, Any]:
-        return panoptic_quality(classify, images, self._vocabulary, self._merge)
+        return {"trained_parameters": trained, "training_seconds": seconds, **self._quality(classify, images)}
 
 
-def _stage(config: AblationConfig) -> FisaTraining:
+def _stage(options: AblateOptions) -> FisaTraining:
     """What the recipe says of FISA, with the steps that are asked for."""
-    for stage in load_recipe(config.recipe).stages:
+    for stage in load_recipe(options.recipe).stages:
         if isinstance(stage, FisaTraining) and isinstance(stage.data, RenderedData):
-            return replace(stage, loop=replace(stage.loop, steps=config.steps or stage.loop.steps))
-    raise ConfigError(f"the recipe {config.recipe} has no stage of kind fisa on rendered data to ablate")
+            return replace(stage, loop=replace(stage.loop, steps=options.steps or stage.loop.steps))
+    raise ConfigError(f"the recipe {options.recipe} has no stage of kind fisa on rendered data to ablate")
 
 
-def _facts(config: AblationConfig, training: FisaTraining) -> dict[str, Any]:
+def _facts(options: AblateOptions, training: FisaTraining) -> dict[str, Any]:
     """What figures depend on, beside variant and seed."""
     preset, fisa = load_preset(training.preset), replace(fisa_section(training.preset), checkpoint=None)
     frozen = own_checkpoints(replace(preset, model=replace(preset.model, classifier=fisa)))
     files = preset_folder(training.preset)
     facts = {
-        "split": config.split,
-        "images": config.images,
+        "split": options.split,
+        "images": options.images,
         "fisa": asdict(fisa.architecture),
         "merge": asdict(preset.merge),
         "training": asdict(training),
@@ -265,20 +230,20 @@ def _facts(config: AblationConfig, training: FisaTraining) -> dict[str, Any]:
     return plain
 
 
-def _evaluation_samples(config: AblationConfig, run: Run) -> list[PanopticSample]:
+def _evaluation_samples(options: AblateOptions, run: Run) -> list[PanopticSample]:
     """One view of each of the first scenes.
 
     Raises:
         ConfigError: they lack seen or unseen categories.
     """
-    views = load_or_render(run.views, config.split, scenes=config.images, views=1)
-    dataset = RenderedViews(views, run.views, config.split)
-    samples = list(itertools.islice(dataset, config.images))  # shards hold more scenes than asked for
+    views = load_or_render(run.views, options.split, scenes=options.images, views=1)
+    dataset = RenderedViews(views, run.views, options.split)
+    samples = list(itertools.islice(dataset, options.images))  # shards hold more scenes than asked for
     shown = {dataset.categories[segment.category].name for sample in samples for segment in sample.segments}
     for kind, names in (("seen", SEEN), ("unseen", UNSEEN)):
         if not shown & names:
             raise ConfigError(
-                f"the first {len(samples)} images of split {config.split} show no {kind} category; "
+                f"the first {len(samples)} images of split {options.split} show no {kind} category; "
                 "evaluate more of them, or the split val or test"
             )
     return samples

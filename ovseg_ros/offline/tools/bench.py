@@ -13,10 +13,8 @@ Frames of the first three take turns, so that a change of clock rate or load mee
 
 import os
 import platform
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +29,9 @@ from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.own_thread import in_own_thread
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, parse_vocabulary
-from ovseg_ros.offline.data.files import write_json
-from ovseg_ros.offline.tools.bench_delivery import delivered, soak, stamp_to_subscriber
+from ovseg_ros.offline.evaluate.output import write_figures
+from ovseg_ros.offline.options import BenchOptions
+from ovseg_ros.offline.tools.bench_delivery import HOW_TO_BUILD, delivered, soak, stamp_to_subscriber
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 
 if TYPE_CHECKING:  # needs rclpy
@@ -42,54 +41,25 @@ NODE_TIMEOUT = 60.0
 """Seconds after which a frame that the node has not published is given up."""
 
 
-@dataclass(frozen=True, slots=True)
-class BenchOptions:
-    """What is measured.
-
-    Attributes:
-        preset: name of a preset or path of its YAML.
-        size: (width, height) of the images, pixels.
-        frames, warmup: timed frames of each scope, and untimed ones before them.
-        vocabulary: "a,b,c" or a vocabulary file; None takes the tabletop's 100 words.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        threads: CPU threads for PyTorch; None leaves its own choice.
-        cameras: how many send an image at once to the one node.
-        rate: of the frames whose delivery is counted, Hz.
-        json: where the figures go; None for nowhere.
-    """
-
-    preset: str
-    size: tuple[int, int]
-    frames: int
-    warmup: int
-    vocabulary: str | None
-    device: str
-    threads: int | None
-    cameras: int
-    rate: float
-    json: Path | None
-
-    def specs(self) -> tuple[CategorySpec, ...]:
-        """The words; raises VocabularyError."""
-        return TABLETOP_SPECS if self.vocabulary is None else parse_vocabulary(self.vocabulary)
-
-    def node_parameters(self) -> dict[str, Any]:
-        """Of a node with this model and these words."""
-        return {"preset": self.preset, "device": self.device, "vocabulary": [spec.name for spec in self.specs()]}
-
-
 def bench(options: BenchOptions) -> int:
-    """Time model and node, print and write the figures; see docs/offline.md for the JSON.
+    """Measure, print and write the figures; see docs/offline.md for the JSON.
 
     Returns:
-        The exit code, 0.
+        The exit code: 0, or 1 where the node's memory grew by more than 2 % or a frame was published twice.
 
     Raises:
-        OvsegError: the preset or the vocabulary is wrong.
+        OvsegError: the preset or the vocabulary is wrong, ROS or the built package is missing, or a process failed.
     """
+    if options.delivered:
+        return _bench_delivered(options)
+    return _bench_times(options) if options.soak is None else _bench_soak(options, options.soak)
+
+
+def _bench_times(options: BenchOptions) -> int:
+    """The model call and the node."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    specs, frames, cameras = options.specs(), options.frames, options.cameras
+    specs, frames, cameras = _specs(options), options.frames, options.cameras
     load_average = os.getloadavg()[0]  # of the last minute, before this run adds to it
     segmenter = in_own_thread("loading", lambda: build_segmenter(options.preset, options.device))
     images = scene_images(options.size, count=4)
@@ -106,21 +76,15 @@ def bench(options: BenchOptions) -> int:
     if report["node"] is not None:
         seconds = report["model_call_ms"]["p50"] / 1000
         report["stamp_to_subscriber"] = stamp_to_subscriber(
-            options.node_parameters(), images[0], model_seconds=seconds, frames=frames, cameras=cameras
+            _node_parameters(options), images[0], model_seconds=seconds, frames=frames, cameras=cameras
         )
     print_report(report)
-    return _finish(report, options)
+    write_figures(options.json, report)
+    return 0
 
 
-def bench_delivered(options: BenchOptions) -> int:
-    """Count the frames that arrive with and without the package's Fast DDS profile; the model is a stand-in.
-
-    Returns:
-        The exit code, 0.
-
-    Raises:
-        ConfigError: ROS or the built package is missing, or a process failed.
-    """
+def _bench_delivered(options: BenchOptions) -> int:
+    """Count the frames that arrive with and without the package's Fast DDS profile; the model is a stand-in."""
     load_average = os.getloadavg()[0]
     image = scene_images(options.size, count=1)[0]
     report: dict[str, Any] = {
@@ -134,29 +98,24 @@ def bench_delivered(options: BenchOptions) -> int:
     }
     for entry in report["delivered"]:
         _print_delivery(f"{entry['model']}, profile {entry['profile']}", entry)
-    return _finish(report, options)
+    write_figures(options.json, report)
+    return 0
 
 
-def bench_soak(options: BenchOptions, *, minutes: float) -> int:
-    """Watch the node's memory under a camera at ten times the model's rate; see docs/offline.md.
-
-    Returns:
-        The exit code: 0, or 1 where it grew by more than 2 % or a frame was published twice.
-
-    Raises:
-        OvsegError: the preset or the vocabulary is wrong, or a process failed.
-    """
+def _bench_soak(options: BenchOptions, minutes: float) -> int:
+    """Watch the node's memory under a camera at ten times the model's rate."""
     load_average = os.getloadavg()[0]
-    vocabulary = Vocabulary.build(options.specs())
+    vocabulary = Vocabulary.build(_specs(options))
     segmenter = build_segmenter(options.preset, options.device)
     prompt = segmenter.prepare(vocabulary)
     image = scene_images(options.size, count=1)[0]
     seconds = float(np.median([_timed_call(segmenter, prompt, image)[0] for _ in range(5)]))
-    figures = soak(options.node_parameters(), image, model_seconds=seconds, minutes=minutes)
+    figures = soak(_node_parameters(options), image, model_seconds=seconds, minutes=minutes)
     for name, value in figures.items():
         print(f"{name:42}{value}")
     machine = describe_machine(segmenter.device, load_average)
-    _finish({"preset": options.preset, "size": list(options.size), "machine": machine, "soak": figures}, options)
+    report = {"preset": options.preset, "size": list(options.size), "machine": machine, "soak": figures}
+    write_figures(options.json, report)
     return int(figures["growth_percent"] > 2 or figures["published_twice"] > 0)
 
 
@@ -175,11 +134,8 @@ def measure(
     try:
         from ovseg_ros.ros.bench.in_process import NodeBench
     except ImportError as error:
-        reason = (
-            f"the node was not measured: {error}; build the package with colcon, source install/setup.bash and run "
-            "again (rclpy and the built messages are needed)"
-        )
         times = [_timed_call(segmenter, prompt, image) for image in turns]
+        reason = f"the node was not measured: {error}; {HOW_TO_BUILD}"
         return {**_model_report(times[warmup:]), "node": None, "node_reason": reason}
     bare = []
     with NodeBench(segmenter, specs, cameras) as node:
@@ -254,11 +210,13 @@ def print_report(report: dict[str, Any]) -> None:
     _print_delivery("camera stamp to a subscriber in another process", report["stamp_to_subscriber"])
 
 
-def _finish(report: dict[str, Any], options: BenchOptions) -> int:
-    if options.json is not None:
-        write_json(options.json, report)
-        print(f"figures written to {options.json}", file=sys.stderr)
-    return 0
+def _specs(options: BenchOptions) -> tuple[CategorySpec, ...]:
+    return TABLETOP_SPECS if options.vocabulary is None else parse_vocabulary(options.vocabulary)
+
+
+def _node_parameters(options: BenchOptions) -> dict[str, Any]:
+    words = [spec.name for spec in _specs(options)]
+    return {"preset": options.preset, "device": options.device, "vocabulary": words}
 
 
 def _timed_call(segmenter: PanopticSegmenter, prompt: Prompt, image: np.ndarray) -> tuple[float, float]:

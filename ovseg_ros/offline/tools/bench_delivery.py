@@ -16,6 +16,9 @@ from ovseg_ros.core.errors import ConfigError
 if TYPE_CHECKING:  # needs rclpy
     from ovseg_ros.ros.bench.processes import BenchProcesses
 
+HOW_TO_BUILD = (
+    "build the package with colcon, source install/setup.bash and run again (rclpy and the built messages are needed)"
+)
 _SETTLE = 2.0
 """Seconds after the first frames before any counts."""
 
@@ -94,8 +97,5 @@ def _processes(
     try:
         from ovseg_ros.ros.bench.processes import BenchProcesses
     except ImportError as error:
-        raise ConfigError(
-            f"processes cannot be measured: {error}; build the package with colcon, source install/setup.bash and run "
-            "again (rclpy and the built messages are needed)"
-        ) from error
+        raise ConfigError(f"processes cannot be measured: {error}; {HOW_TO_BUILD}") from error
     return BenchProcesses(parameters, image=image, rate=rate, cameras=cameras, profile=profile)

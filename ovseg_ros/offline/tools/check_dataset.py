@@ -2,7 +2,6 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ovseg_ros.offline.data.panoptic import PanopticFiles
 from ovseg_ros.offline.data.pixels import read_image
 from ovseg_ros.offline.data.semantic import SemanticFiles
 from ovseg_ros.offline.data.types import IGNORE, PanopticSample
+from ovseg_ros.offline.options import CheckDatasetOptions
 
 _SHOWN = 20
 # Fewer images are read sooner than another process is started.
@@ -84,32 +84,24 @@ class SplitReport:
         return not self.structure and not self.faults
 
 
-def check_dataset(
-    name: str, root: Path | None, *, split: str | None = None, workers: int = 0, json_path: Path | None = None
-) -> int:
+def check_dataset(options: CheckDatasetOptions) -> int:
     """Check a data set, print what was found, and return the exit code: 0 faultless, 1 faults were found.
-
-    Args:
-        name: as `open_dataset` takes it.
-        root: the data set's folder, or None for the one below `$OVSEG_DATASETS`.
-        split: one split, or None for all of them.
-        workers: processes that read images; 0 = one for each core.
-        json_path: where to write everything that was found.
 
     Raises:
         ConfigError: an unknown name or split, or no root.
     """
+    name, split = options.name, options.split
     if split is not None:
         require_split(name, split)
-    root = dataset_root(name, root)
+    root = dataset_root(name, options.root)
     reports = []
     for each in [split] if split else _splits_present(name, root):
-        report = check_split(name, root, each, workers=workers)
+        report = check_split(name, root, each, workers=options.workers or 0)
         _print_report(name, root, report)
         reports.append(report)
-    if json_path is not None:
+    if options.json is not None:
         splits = [_as_json(name, report) for report in reports]
-        write_json(json_path, {"dataset": name, "root": str(root), "splits": splits})
+        write_json(options.json, {"dataset": name, "root": str(root), "splits": splits})
     return 0 if all(report.is_faultless for report in reports) else 1
 
 
@@ -127,7 +119,10 @@ def check_split(name: str, root: Path, split: str, *, workers: int = 0) -> Split
     report.images = len(dataset)
     report.unlisted = _unlisted(dataset)
     shown: Counter[int] = Counter()
-    for check in tqdm(_checks(dataset, workers), total=len(dataset), desc=f"{name} {split}", unit="image"):
+    workers = min(workers or os.cpu_count() or 1, -(-len(dataset) // _IMAGES_PER_PROCESS))
+    # In order, so that two runs report the same.
+    checks = DataLoader(_ImageChecks(dataset), batch_size=None, num_workers=workers if workers > 1 else 0)
+    for check in tqdm(checks, total=len(dataset), desc=f"{name} {split}", unit="image"):
         if check.faults:
             report.faults[check.name] = check.faults
         if check.is_void:
@@ -136,12 +131,6 @@ def check_split(name: str, root: Path, split: str, *, workers: int = 0) -> Split
         report.counts.update(check.counts)
     report.images_of_category = {category.name: shown[category.index] for category in dataset.categories}
     return report
-
-
-def _checks(dataset: AnyDataset, workers: int) -> Iterator[ImageCheck]:
-    """In order, so that two runs report the same."""
-    workers = min(workers or os.cpu_count() or 1, -(-len(dataset) // _IMAGES_PER_PROCESS))
-    yield from DataLoader(_ImageChecks(dataset), batch_size=None, num_workers=workers if workers > 1 else 0)
 
 
 class _ImageChecks(TorchDataset[ImageCheck]):
@@ -215,7 +204,7 @@ def _print_report(name: str, root: Path, report: SplitReport) -> None:
     where = f"{name} {report.split} in {root}"
     info = dataset_info(name)
     if report.structure:
-        expected = [f"  {line}" for line in info.layout.expected(report.split)]
+        expected = [f"  {part.expected}" for part in info.layout.parts(report.split)]
         lines = [*report.structure, "expected in that folder:", *expected]
         print(f"{where}: cannot be used", *(f"  {line}" for line in lines), sep="\n")
         return

@@ -5,11 +5,9 @@ activations, resizing and pooling, which are below a percent of them, are not.
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +24,8 @@ from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
-from ovseg_ros.offline.data.files import write_json
+from ovseg_ros.offline.evaluate.output import write_figures
+from ovseg_ros.offline.options import CountOptions
 
 FEW_WORDS, MANY_WORDS = 10, 1000
 _META = torch.device("meta")
@@ -34,12 +33,8 @@ _MASK_STRIDE = 4
 _WARM_UP, _TIMED = 2, 15
 
 
-def count(preset: str, *, masks: int, words: int, timing: bool = False, json_path: Path | None = None) -> int:
+def count(options: CountOptions) -> int:
     """Count, print and write a preset's figures; see docs/offline.md for the JSON.
-
-    Args:
-        masks, words: read in an image; each word is one prompt.
-        timing: also measure how the classifier's time depends on the number of words, on this machine's CPU.
 
     Returns:
         The exit code, 0.
@@ -47,16 +42,15 @@ def count(preset: str, *, masks: int, words: int, timing: bool = False, json_pat
     Raises:
         ConfigError: the preset is missing, malformed or has no FISA.
     """
+    preset, masks, words = options.preset, options.masks, options.words
     report = {"preset": preset, "masks": masks, "words": words, **count_fisa(preset, masks=masks, words=words)}
     proposer = count_proposer(preset)
     if proposer is not None:
         report["mask_generator"] = proposer
-    if timing:
+    if options.timing:
         report["timing"] = time_vocabularies(preset, masks=masks)
     print_report(report)
-    if json_path is not None:
-        write_json(json_path, report)
-        print(f"figures written to {json_path}", file=sys.stderr)
+    write_figures(options.json, report)
     return 0
 
 

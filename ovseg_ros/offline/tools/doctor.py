@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ovseg_ros.core.errors import OvsegError
 from ovseg_ros.core.resources import config_dir
+from ovseg_ros.offline.options import DoctorOptions
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
@@ -50,11 +51,11 @@ def required() -> dict[str, tuple[str, str]]:
     return {name: (least, below) for name, least, below in found}
 
 
-def doctor(*, as_json: bool = False) -> int:
+def doctor(options: DoctorOptions) -> int:
     """Look at everything, print it, and return the exit code: 1 if anything fails, else 0."""
     findings = list(examine())
     counts = {status: sum(finding.status == status for finding in findings) for status in (OK, WARN, FAIL)}
-    if as_json:
+    if options.json:
         print(json.dumps({"findings": [asdict(finding) for finding in findings], "counts": counts}, indent=1))
     else:
         width = max(len(finding.subject) for finding in findings)

@@ -17,24 +17,23 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntr
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.presets import PresetConfig, WeightFile, load_preset
 from ovseg_ros.offline.data.files import sha256_of
+from ovseg_ros.offline.options import DownloadOptions
 
 
-def download(preset: str, *, cache: Path | None = None, check: bool = False, endpoint: str | None = None) -> int:
+def download(options: DownloadOptions, *, endpoint: str | None = None) -> int:
     """Fetch what is missing of a preset's weights and verify all of it.
 
     Args:
-        preset: name of a preset or path of its YAML.
-        cache: folder in place of the hub's own cache (HF_HUB_CACHE).
-        check: fetch nothing, only say what is missing or damaged.
         endpoint: the hub's address; None takes HF_ENDPOINT, or huggingface.co.
 
     Returns:
-        The exit code: 0 if everything is there and intact, 1 if `check` found something missing or damaged.
+        The exit code: 0 if everything is there and intact, 1 if --check found something missing or damaged.
 
     Raises:
         ConfigError: for a missing or malformed preset.
         CheckpointError: if a file cannot be fetched, with the reason in one sentence.
     """
+    preset, cache, check = options.preset, options.cache, options.check
     config = load_preset(preset)
     if not config.weights:
         print(f"{preset}: nothing to fetch; its weights come with the package")

@@ -16,22 +16,13 @@ from ovseg_ros.core.vocabulary import Category, Vocabulary, parse_vocabulary
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb
 from ovseg_ros.offline.data.files import write_image, write_json
 from ovseg_ros.offline.data.images import ImageSource, open_source
+from ovseg_ros.offline.options import SegmentOptions
 
 INDEX_NAME = "panoptic.json"
 
 
-def segment_path(
-    path: Path, vocabulary_text: str, out: Path, *, preset: str, device: str = "auto", overwrite: bool = False
-) -> int:
-    """Segment all of `path` into `out`; see docs/offline.md for the files.
-
-    Args:
-        path: an image, a folder or a video.
-        vocabulary_text: "a,b,c" or the path of a vocabulary file.
-        out: made if need be.
-        preset: name of a preset or path of its YAML.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        overwrite: replace the results that `out` already holds.
+def segment_path(options: SegmentOptions) -> int:
+    """Segment an image, a folder or a video; see docs/offline.md for the files.
 
     Returns:
         The exit code: 0, or 1 when an image was skipped.
@@ -39,13 +30,14 @@ def segment_path(
     Raises:
         OvsegError: nothing can be segmented at all: the input, vocabulary, preset or output folder is wrong.
     """
-    vocabulary = Vocabulary.build(parse_vocabulary(vocabulary_text))
+    path, out, preset = options.input, options.out, options.preset
+    vocabulary = Vocabulary.build(parse_vocabulary(options.vocabulary))
     source = open_source(path, exclude=out)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; expected a folder")
-    if (out / INDEX_NAME).exists() and not overwrite:
+    if (out / INDEX_NAME).exists() and not options.overwrite:
         raise ConfigError(f"{out} already holds results ({INDEX_NAME}); choose another --out or add --overwrite")
-    segmenter = build_segmenter(preset, device)
+    segmenter = build_segmenter(preset, options.device)
     prompt = segmenter.prepare(vocabulary)
     index: dict[str, Any] = {
         "info": {"source": path.name, "preset": preset, "vocabulary_version": vocabulary.version},

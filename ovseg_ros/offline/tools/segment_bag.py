@@ -1,9 +1,8 @@
 """`ovseg segment BAG`: the node's outputs for every image of a recording, without ROS and without dropping any."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,40 +17,20 @@ from ovseg_ros.core.vocabulary import Vocabulary, parse_vocabulary
 from ovseg_ros.offline.data.bag_images import BagImage, BagImages, open_bag_images
 from ovseg_ros.offline.data.bag_messages import BagMessages
 from ovseg_ros.offline.data.bag_parts import BagMessage, BagParts, fingerprint
+from ovseg_ros.offline.options import SegmentOptions
 
 _IMAGES_IN_PART = 100
 _BYTES_IN_PART = 1 << 27
 _OVERLAY = "overlay_image/compressed"
 
 
-def segment_bag(
-    path: Path,
-    vocabulary_text: str,
-    out: Path,
-    *,
-    topics: Sequence[str] = (),
-    preset: str,
-    device: str = "auto",
-    overwrite: bool = False,
-    overlay: bool = True,
-    mask_rle: bool = False,
-) -> int:
-    """Segment the images of a bag into another bag, the rosbag2 folder `out`, in MCAP files.
+def segment_bag(options: SegmentOptions) -> int:
+    """Segment the images of a bag into another bag, the rosbag2 folder --out, in MCAP files.
 
     Outputs carry the header and the recording time of their image, on the topics of the node: `/ovseg/label_image`,
     `segment_image`, `confidence_image`, `segments`, `overlay_image/compressed`, and `/ovseg/vocabulary` once. With
     several image topics, that of camera `/front/image` becomes `/ovseg/front/image/label_image` and so on. A run that
     was stopped goes on where its last whole part (100 images, or 128 MiB before compression) ended.
-
-    Args:
-        path: rosbag2 folder, .mcap, .db3 or .bag.
-        vocabulary_text: "a,b,c" or the path of a vocabulary file.
-        out: made if need be.
-        topics: image topics to segment; empty takes the bag's only one.
-        preset, device: as in `build_segmenter`.
-        overwrite: start again instead of going on.
-        overlay: also write the picture with names drawn into it.
-        mask_rle: write every segment's mask into it, as in Segment.msg.
 
     Returns:
         The exit code: 0, or 1 when an image was skipped.
@@ -59,12 +38,13 @@ def segment_bag(
     Raises:
         OvsegError: the bag, the vocabulary, the preset or the output folder is wrong.
     """
-    vocabulary = Vocabulary.build(parse_vocabulary(vocabulary_text))
+    path, out, preset = options.input, options.out, options.preset
+    vocabulary = Vocabulary.build(parse_vocabulary(options.vocabulary))
     outputs = dict(DATA_OUTPUTS)
-    if overlay:
+    if not options.no_overlay:
         outputs[_OVERLAY] = OVERLAY_OUTPUTS[_OVERLAY]
     messages = BagMessages()
-    with open_bag_images(path, topics) as images:
+    with open_bag_images(path, options.topic or ()) as images:
         settings = {
             "bag": path.name,
             "content": fingerprint(path),
@@ -74,14 +54,14 @@ def segment_bag(
                 [category.name, list(category.synonyms), category.is_thing, category.threshold, category.negative]
                 for category in vocabulary.categories
             ],
-            "overlay": overlay,
-            **({"mask_rle": True} if mask_rle else {}),  # unfinished bags of before it could be chosen go on
+            "overlay": not options.no_overlay,
+            **({"mask_rle": True} if options.mask_rle else {}),  # unfinished bags of before it could be chosen go on
         }
-        parts = BagParts(out, settings, messages.typestore, overwrite=overwrite)
+        parts = BagParts(out, settings, messages.typestore, overwrite=options.overwrite)
         if not parts.done:
-            segmenter = build_segmenter(preset, device)
-            options = OutputOptions(mask_rle=mask_rle)
-            _Run(segmenter, segmenter.prepare(vocabulary), messages, parts, outputs, options).over(images)
+            segmenter = build_segmenter(preset, options.device)
+            made = OutputOptions(mask_rle=options.mask_rle)
+            _Run(segmenter, segmenter.prepare(vocabulary), messages, parts, outputs, made).over(images)
     state = parts.state
     print(f"{state.get('segmented', 0)} images segmented into {out}", file=sys.stderr)
     if state.get("skipped"):
@@ -100,7 +80,7 @@ class _Run:
     messages: BagMessages
     parts: BagParts
     outputs: Mapping[str, Output]
-    options: OutputOptions
+    made: OutputOptions
 
     def over(self, images: BagImages) -> None:
         """Segments the rest of `images`."""
@@ -136,7 +116,7 @@ class _Run:
 
     def _segmented(self, image: BagImage, pixels: np.ndarray, prefix: str) -> Iterator[BagMessage]:
         result, header = self.segmenter.segment(pixels, self.prompt), self.messages.header_of(image.message)
-        frame = SegmentedFrame(pixels, header, result, self.prompt.vocabulary, self.options)
+        frame = SegmentedFrame(pixels, header, result, self.prompt.vocabulary, self.made)
         for name, output in self.outputs.items():
             yield self._packed(f"{prefix}/{name}", image.received, output.make(self.messages, frame))
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from ovseg_ros.offline.cli import dataset
 from ovseg_ros.offline.cli.main import main
+from ovseg_ros.offline.tools import doctor
 
 # fmt: off
 COMMANDS = (
@@ -66,8 +66,8 @@ def test_ctrl_c_and_a_missing_package_end_without_a_traceback(monkeypatch, capsy
     def fail(options):
         raise raised
 
-    monkeypatch.setattr(dataset, "run", fail)
-    assert main(["dataset", "tabletop", "--split", "test", "--count", "1", "--out", "x"]) == code
+    monkeypatch.setattr(doctor, "doctor", fail)
+    assert main(["doctor"]) == code
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
@@ -76,6 +76,6 @@ def test_an_error_of_this_package_itself_is_not_hidden(monkeypatch):
     def fail(options):
         raise ModuleNotFoundError("No module named 'ovseg_ros.nothing'", name="ovseg_ros.nothing")
 
-    monkeypatch.setattr(dataset, "run", fail)
+    monkeypatch.setattr(doctor, "doctor", fail)
     with pytest.raises(ModuleNotFoundError):
-        main(["dataset", "tabletop", "--split", "test", "--count", "1", "--out", "x"])
+        main(["doctor"])

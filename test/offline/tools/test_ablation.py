@@ -17,15 +17,20 @@ from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.evaluate.fisa import panoptic_quality, propose_images, true_names
+from ovseg_ros.offline.options import AblateOptions
 from ovseg_ros.offline.tools import ablate as ablation
-from ovseg_ros.offline.tools.ablate import AblationConfig, Variant, ablate_tabletop, result_path, variants
+from ovseg_ros.offline.tools.ablate import Variant, ablate_tabletop, result_path, variants
 from ovseg_ros.offline.tools.lora import add_low_rank
 from ovseg_ros.offline.train.fisa_data import some_crops
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 
-SMALL = AblationConfig(
-    seeds=1, systems=("baseline", "seve_simo", "seve_lora"), convolutions=(0,), ranks=(2,), images=2, steps=2
-)
+ALL = AblateOptions(dataset="tabletop", out=Path("out"))
+
+
+def small(folder: Path) -> AblateOptions:
+    systems = ("baseline", "seve_simo", "seve_lora")
+    chosen = replace(ALL, seeds=1, systems=systems, convolutions=(0,), ranks=(2,), images=2, steps=2)
+    return replace(chosen, data=folder, out=folder / "out")
 
 
 @pytest.fixture
@@ -43,7 +48,7 @@ def built(variant: Variant) -> FisaClassifier:
 
 
 def test_variants_are_the_papers_and_the_question_comes_first() -> None:
-    all_of_them = [variant for group in variants(AblationConfig(), 2) for variant in group]
+    all_of_them = [variant for group in variants(ALL, 2) for variant in group]
     assert [variant.name for variant in all_of_them[:4]] == ["baseline-c2", "seve-c2", "seve_full-c2", "seve_simo-c2"]
     assert len(all_of_them) == len({variant.name for variant in all_of_them}) == 4 * 4 + 3
     assert [variant.name for variant in all_of_them[-3:]] == ["seve_lora-r4", "seve_lora-r16", "seve_lora-r64"]
@@ -125,7 +130,7 @@ def test_quality_agrees_with_the_classifier_itself() -> None:
 
 @pytest.mark.usefixtures("scenes")
 def test_an_ablation_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ablate_tabletop(SMALL, data=tmp_path, out=tmp_path / "out") == 0
+    assert ablate_tabletop(small(tmp_path)) == 0
     table = (tmp_path / "out" / "ablation.md").read_text()
     assert "baseline: frozen CLIP" in table and "rank 2" in table and "masked crops, mirrored too" in table
     rows = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
@@ -137,32 +142,32 @@ def test_an_ablation_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytes
     original = ablation.learn
     monkeypatch.setattr(ablation, "learn", lambda *a: (trained.append(a[3].name), original(*a)))
     result_path(tmp_path / "out", "seve_simo-c0", 0).unlink()
-    ablate_tabletop(SMALL, data=tmp_path, out=tmp_path / "out")
+    ablate_tabletop(small(tmp_path))
     assert len(trained) == 1 and trained[0].startswith("seve_simo-c0-0-")
-    ablate_tabletop(replace(SMALL, steps=1), data=tmp_path, out=tmp_path / "out")  # other settings: all anew
+    ablate_tabletop(replace(small(tmp_path), steps=1))  # other settings: all anew
     assert len(trained) == 1 + 3
 
 
 @pytest.mark.usefixtures("scenes")
 def test_a_torn_result_is_named(tmp_path: Path) -> None:
-    path = result_path(tmp_path, "baseline-c0", 0)
-    path.parent.mkdir()
+    path = result_path(tmp_path / "out", "baseline-c0", 0)
+    path.parent.mkdir(parents=True)
     path.write_text('{"seen": 1')
     with pytest.raises(DatasetError, match="baseline-c0-0.json .* delete it"):
-        ablate_tabletop(SMALL, data=tmp_path, out=tmp_path)
+        ablate_tabletop(small(tmp_path))
 
 
 @pytest.mark.usefixtures("scenes")
 def test_images_that_show_nothing_unseen_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablation, "load_or_render", lambda *_, **__: coloured_views(3))
     with pytest.raises(ConfigError, match="the first 2 images of split test show no unseen category"):
-        ablate_tabletop(SMALL, data=tmp_path, out=tmp_path)
+        ablate_tabletop(small(tmp_path))
 
 
 def test_wrong_choices_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="unknown systems fisa; choose of baseline, seve"):
-        AblationConfig(systems=("fisa",))
+        ablate_tabletop(replace(ALL, systems=("fisa",)))
     with pytest.raises(ConfigError, match="unknown split 'tset'; expected one of train, val"):
-        AblationConfig(split="tset")
+        ablate_tabletop(replace(ALL, split="tset"))
     assert main(["ablate", "tabletop", "--out", str(tmp_path), "--recipe", "tabletop"]) == 2
     assert "no stage of kind fisa on rendered data to ablate" in capsys.readouterr().err

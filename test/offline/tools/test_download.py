@@ -13,6 +13,7 @@ from huggingface_hub.utils import reset_sessions
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.presets import WeightFile
 from ovseg_ros.offline.cli.main import main
+from ovseg_ros.offline.options import DownloadOptions
 from ovseg_ros.offline.tools.download import download, verify
 
 LARGE = bytes(range(256)) * 400
@@ -109,6 +110,10 @@ def preset(tmp_path: Path) -> str:
     return str(path)
 
 
+def fetch(preset: str, *, cache: Path, check: bool = False, endpoint: str | None = None) -> int:
+    return download(DownloadOptions(preset=preset, cache=cache, check=check), endpoint=endpoint)
+
+
 def cached(cache: Path, name: str) -> Path:
     return next((cache / "models--owner--model" / "snapshots").rglob(name))
 
@@ -117,13 +122,13 @@ def test_everything_is_fetched_once_and_verified_offline(
     hub: Hub, preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = tmp_path / "hub"
-    assert download(preset, cache=cache, endpoint=hub.address) == 0
+    assert fetch(preset, cache=cache, endpoint=hub.address) == 0
     assert cached(cache, "weights.bin").read_bytes() == LARGE
     assert cached(cache, "config.json").read_bytes() == SMALL
     assert f"export HF_HUB_CACHE={cache}" in capsys.readouterr().out
     # Nobody is asked again.
     for check in (False, True):
-        assert download(preset, cache=cache, check=check, endpoint="http://127.0.0.1:9") == 0
+        assert fetch(preset, cache=cache, check=check, endpoint="http://127.0.0.1:9") == 0
     assert len(hub.ranges) == 1
 
 
@@ -133,9 +138,9 @@ def test_a_download_that_broke_off_goes_on_where_it_stopped(
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)  # what is written at a time
     hub.cut = 70_000
     with pytest.raises(CheckpointError, match="interrupted.*run the command again"):
-        download(preset, cache=tmp_path / "hub", endpoint=hub.address)
-    assert download(preset, cache=tmp_path / "hub", check=True) == 1
-    assert download(preset, cache=tmp_path / "hub", endpoint=hub.address) == 0
+        fetch(preset, cache=tmp_path / "hub", endpoint=hub.address)
+    assert fetch(preset, cache=tmp_path / "hub", check=True) == 1
+    assert fetch(preset, cache=tmp_path / "hub", endpoint=hub.address) == 0
     assert hub.ranges == [None, "bytes=70000-"]
     assert cached(tmp_path / "hub", "weights.bin").read_bytes() == LARGE
 
@@ -145,15 +150,15 @@ def test_a_damaged_file_is_found_and_fetched_again(
 ) -> None:
     cache = tmp_path / "hub"
     hub.spoil = True
-    assert download(preset, cache=cache, endpoint=hub.address) == 0  # noticed and repaired at once
+    assert fetch(preset, cache=cache, endpoint=hub.address) == 0  # noticed and repaired at once
     assert cached(cache, "weights.bin").read_bytes() == LARGE
     for name in ("weights.bin", "config.json"):
         content = bytearray(cached(cache, name).read_bytes())
         content[len(content) // 2] ^= 1
         cached(cache, name).resolve().write_bytes(content)
-    assert download(preset, cache=cache, check=True) == 1
+    assert fetch(preset, cache=cache, check=True) == 1
     assert capsys.readouterr().out.count("damaged (checksum") == 2
-    assert download(preset, cache=cache, endpoint=hub.address) == 0
+    assert fetch(preset, cache=cache, endpoint=hub.address) == 0
     assert cached(cache, "weights.bin").read_bytes() == LARGE
 
 
@@ -184,7 +189,7 @@ def test_without_a_network_there_is_one_sentence(preset: str, tmp_path: Path, mo
     with pytest.raises(
         CheckpointError, match=r"cannot fetch weights.safetensors of owner/model: the hub .* be reached"
     ):
-        download(preset, cache=tmp_path / "hub", endpoint="http://127.0.0.1:9")
+        fetch(preset, cache=tmp_path / "hub", endpoint="http://127.0.0.1:9")
 
 
 def test_in_offline_mode_there_is_one_line(
@@ -200,16 +205,16 @@ def test_what_the_hub_does_not_have_is_named(hub: Hub, preset: str, tmp_path: Pa
     text = Path(preset).read_text()
     Path(preset).write_text(text.replace("weights.bin", "other.bin"))
     with pytest.raises(CheckpointError, match="owner/model has none of weights.safetensors, other.bin"):
-        download(preset, cache=tmp_path / "hub", endpoint=hub.address)
+        fetch(preset, cache=tmp_path / "hub", endpoint=hub.address)
     Path(preset).write_text(text.replace("repo: owner/model", "repo: nobody/model"))
     with pytest.raises(CheckpointError, match="no such public repository"):
-        download(preset, cache=tmp_path / "hub", endpoint=hub.address)
+        fetch(preset, cache=tmp_path / "hub", endpoint=hub.address)
 
 
 def test_a_full_disk_is_noticed_before_the_download(preset: str, tmp_path: Path) -> None:
     Path(preset).write_text(Path(preset).read_text().replace("bytes: 100", f"bytes: {10**18}"))
     with pytest.raises(CheckpointError, match="GB are free; make room"):
-        download(preset, cache=tmp_path / "hub")
+        fetch(preset, cache=tmp_path / "hub")
 
 
 def test_a_bundled_preset_has_nothing_to_fetch(capsys: pytest.CaptureFixture[str]) -> None:

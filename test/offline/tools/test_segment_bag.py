@@ -22,6 +22,7 @@ from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Segment
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.data.bag_images import is_bag, open_bag_images
+from ovseg_ros.offline.options import SegmentOptions
 from ovseg_ros.offline.tools import segment_bag as module
 from ovseg_ros.offline.tools.segment_bag import segment_bag
 
@@ -94,6 +95,10 @@ def write_bag(path: Path, topics: dict, *, plugin=StoragePlugin.MCAP) -> Path:
     return path
 
 
+def segmented(bag: Path, words: str, out: Path, **options) -> int:
+    return segment_bag(SegmentOptions(input=bag, vocabulary=words, out=out, preset="any", **options))
+
+
 def read(path: Path) -> dict:
     """topic -> (received, message)s of a bag, by a reader that only has what the bag itself says about its types."""
     found: dict = {}
@@ -106,7 +111,7 @@ def read(path: Path) -> dict:
 @pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
 def test_every_image_is_answered_under_its_own_header_and_time(tmp_path, plugin):
     bag = write_bag(tmp_path / "in", {"/camera/image": [image(index) for index in range(5)]}, plugin=plugin)
-    assert segment_bag(bag, "mug, red mug", tmp_path / "out", preset="any") == 0
+    assert segmented(bag, "mug, red mug", tmp_path / "out") == 0
     found = read(tmp_path / "out")
     assert sorted(found) == [
         "/ovseg/confidence_image",
@@ -136,27 +141,27 @@ def test_every_image_is_answered_under_its_own_header_and_time(tmp_path, plugin)
 
 def test_masks_are_in_the_segments_where_asked_for(tmp_path):
     bag = write_bag(tmp_path / "in", {"/image": [image(0)]})
-    assert segment_bag(bag, "mug", tmp_path / "out", preset="any", mask_rle=True) == 0
+    assert segmented(bag, "mug", tmp_path / "out", mask_rle=True) == 0
     found = read(tmp_path / "out")
     ids = found["/ovseg/segment_image"][0][1].data.view("<u2").reshape(HEIGHT, WIDTH)
     (segment,) = found["/ovseg/segments"][0][1].segments
     code = {"size": [HEIGHT, WIDTH], "counts": segment.mask_rle.encode()}
     np.testing.assert_array_equal(mask.decode(code), ids == segment.id)
     with pytest.raises(ConfigError, match=r"mask_rle \(was True, now None\)"):
-        segment_bag(bag, "mug", tmp_path / "out", preset="any")
+        segmented(bag, "mug", tmp_path / "out")
 
 
 def test_files_and_ros_1_bags_are_read(tmp_path):
     folder = write_bag(tmp_path / "in", {"/image": [image(0)]})
     (file,) = folder.glob("*.mcap")
     assert is_bag(folder) and is_bag(file) and not is_bag(tmp_path)
-    assert segment_bag(file, "mug", tmp_path / "from_file", preset="any") == 0
+    assert segmented(file, "mug", tmp_path / "from_file") == 0
 
     store = get_typestore(Stores.ROS1_NOETIC)
     with Writer1(tmp_path / "old.bag") as writer:
         connection = writer.add_connection("/image", "sensor_msgs/msg/Image", typestore=store)
         writer.write(connection, 7, store.serialize_ros1(image(3, store), "sensor_msgs/msg/Image"))
-    assert segment_bag(tmp_path / "old.bag", "mug", tmp_path / "from_ros1", preset="any") == 0
+    assert segmented(tmp_path / "old.bag", "mug", tmp_path / "from_ros1") == 0
     ((received, message),) = read(tmp_path / "from_ros1")["/ovseg/label_image"]
     assert (received, message.header.stamp.sec, message.header.frame_id) == (7, 103, "camera_3")
 
@@ -168,11 +173,11 @@ def test_topics_are_chosen_or_asked_for(tmp_path):
         assert images.topics == ["/front/image"]
     two = write_bag(tmp_path / "two", {**cameras, "/left/image/compressed": [jpeg(0), jpeg(1)]})
     with pytest.raises(DatasetError, match="--topic: .*/left/image/compressed"):
-        segment_bag(two, "mug", tmp_path / "out", preset="any")
+        segmented(two, "mug", tmp_path / "out")
     with pytest.raises(DatasetError, match="'/rear': no|no images on '/rear'; image topics: .*front"):
-        segment_bag(two, "mug", tmp_path / "out", topics=["/rear"], preset="any")
-    chosen = ["/front/image", "/left/image/compressed"]
-    assert segment_bag(two, "mug", tmp_path / "out", topics=chosen, preset="any", overlay=False) == 0
+        segmented(two, "mug", tmp_path / "out", topic=("/rear",))
+    chosen = ("/front/image", "/left/image/compressed")
+    assert segmented(two, "mug", tmp_path / "out", topic=chosen, no_overlay=True) == 0
     found = read(tmp_path / "out")
     assert len(found["/ovseg/front/image/segments"]) == 1
     assert len(found["/ovseg/left/image/compressed/segments"]) == 2
@@ -182,10 +187,10 @@ def test_topics_are_chosen_or_asked_for(tmp_path):
 def test_bags_without_images_or_with_none_in_them(tmp_path):
     text = STORE.types["std_msgs/msg/String"](data="hello")
     with pytest.raises(DatasetError, match="no image topic .*; its topics: /chatter"):
-        segment_bag(write_bag(tmp_path / "text", {"/chatter": [text]}), "mug", tmp_path / "out", preset="any")
+        segmented(write_bag(tmp_path / "text", {"/chatter": [text]}), "mug", tmp_path / "out")
     with Writer(tmp_path / "empty", version=8) as writer:
         writer.add_connection("/image", "sensor_msgs/msg/Image", typestore=STORE)
-    assert segment_bag(tmp_path / "empty", "mug", tmp_path / "out", preset="any") == 0
+    assert segmented(tmp_path / "empty", "mug", tmp_path / "out") == 0
     assert read(tmp_path / "out") == {}
 
 
@@ -202,7 +207,7 @@ def test_a_file_that_is_no_bag_is_named(tmp_path, capsys, name, content):
 def test_an_image_that_cannot_be_used_is_named_counted_and_passed_over(tmp_path, capsys):
     messages = [image(0), image(1, data_bytes=5), image(2)]
     bag = write_bag(tmp_path / "in", {"/image": messages})
-    assert segment_bag(bag, "mug", tmp_path / "out", preset="any") == 1
+    assert segmented(bag, "mug", tmp_path / "out") == 1
     assert "/image: data has 5 bytes" in capsys.readouterr().err
     assert [message.header.stamp.sec for _, message in read(tmp_path / "out")["/ovseg/segments"]] == [100, 102]
 
@@ -222,18 +227,18 @@ def test_a_run_goes_on_after_its_last_part(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(LeftHalf, "segment", segment)
         with pytest.raises(KeyboardInterrupt):
-            segment_bag(bag, "mug", tmp_path / "out", preset="any")
+            segmented(bag, "mug", tmp_path / "out")
     assert len(read(tmp_path / "out")["/ovseg/segments"]) == 4  # whole parts can be played already
     with pytest.raises(ConfigError, match=r"vocabulary \(was .*mug.* now .*cup"):
-        segment_bag(bag, "cup", tmp_path / "out", preset="any")
-    assert segment_bag(bag, "mug", tmp_path / "out", preset="any") == 0
+        segmented(bag, "cup", tmp_path / "out")
+    assert segmented(bag, "mug", tmp_path / "out") == 0
     found = read(tmp_path / "out")
     assert [message.header.stamp.sec for _, message in found["/ovseg/segments"]] == [100 + index for index in range(7)]
     assert len(found["/ovseg/vocabulary"]) == 1
     before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir())
-    assert segment_bag(bag, "mug", tmp_path / "out", preset="any") == 0  # nothing left to do
+    assert segmented(bag, "mug", tmp_path / "out") == 0  # nothing left to do
     assert before == sorted(path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir())
-    assert segment_bag(bag, "cup", tmp_path / "out", preset="any", overwrite=True) == 0
+    assert segmented(bag, "cup", tmp_path / "out", overwrite=True) == 0
     assert {message.segments[0].label for _, message in read(tmp_path / "out")["/ovseg/segments"]} == {"cup"}
 
 
@@ -241,7 +246,7 @@ def test_other_peoples_bags_are_never_touched(tmp_path):
     bag = write_bag(tmp_path / "in", {"/image": [image(0)]})
     for overwrite in (False, True):
         with pytest.raises(ConfigError, match="did not write"):
-            segment_bag(bag, "mug", bag, preset="any", overwrite=overwrite)
+            segmented(bag, "mug", bag, overwrite=overwrite)
     assert len(read(bag)["/image"]) == 1
 
 
@@ -257,7 +262,7 @@ class Slow(helpers.LeftHalf):
         return super().segment(image, prompt)
 module.build_segmenter = lambda preset, device: Slow()
 module._IMAGES_IN_PART = 2
-module.segment_bag(Path(sys.argv[1]), "mug", Path(sys.argv[2]), preset="any")
+helpers.segmented(Path(sys.argv[1]), "mug", Path(sys.argv[2]))
 """
 
 
@@ -274,5 +279,5 @@ def test_a_killed_process_leaves_a_bag_that_can_be_read_and_finished(tmp_path):
     begun = [message.header.stamp.sec for _, message in read(out)["/ovseg/segments"]]
     assert 2 <= len(begun) < 200
     assert begun == [100 + index for index in range(len(begun))]
-    assert segment_bag(bag, "mug", out, preset="any") == 0
+    assert segmented(bag, "mug", out) == 0
     assert [message.header.stamp.sec for _, message in read(out)["/ovseg/segments"]] == [100 + i for i in range(200)]

@@ -52,7 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One shard of each split."""
     folder = tmp_path_factory.mktemp("data")
     for split in ("train", "captions"):
-        load_or_render(folder, split, scenes=SCENES_PER_SHARD, views=1, workers=1)
+        load_or_render(folder, split, scenes=SCENES_PER_SHARD, views=1)
     return folder
 
 

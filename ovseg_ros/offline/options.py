@@ -1,0 +1,301 @@
+"""What each command of `ovseg` can be told: a class of options for each, with types, defaults and meanings.
+
+The class's docstring is the command's help. Nothing heavy is imported here, so that `ovseg --help` is immediate.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+_WORDS = 'FILE|"a,b,c"'
+_PRESET = "name of a preset in config/models, or the path of a preset's YAML file"
+
+
+def positive(text: str) -> int:
+    """An integer of 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 to 1")
+    return value
+
+
+def width_by_height(text: str) -> tuple[int, int]:
+    """WxH as (width, height)."""
+    width, separator, height = text.lower().partition("x")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 640x480")
+    return positive(width), positive(height)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How the command line gives a field: as --its-name or, `by_place`, as a word without a name.
+
+    `heading` stands above it and those that follow in the command's help; the rest is as argparse takes it.
+    """
+
+    help: str | None
+    type: Callable[[str], Any] | None = None
+    metavar: str | None = None
+    choices: Sequence[Any] | None = None
+    nargs: str | None = None
+    action: str | None = None
+    heading: str | None = None
+    by_place: bool = False
+
+
+def _switch(text: str) -> Option:
+    return Option(text, action="store_true")
+
+
+def _number(text: str) -> Option:
+    return Option(text, type=positive, metavar="N")
+
+
+def _folder(text: str | None) -> Option:
+    return Option(text, type=Path, metavar="DIR")
+
+
+Preset = Annotated[str, Option(_PRESET)]
+Device = Annotated[str, Option("auto (the first GPU, else the CPU), cpu, cuda or cuda:N")]
+Json = Annotated[Path | None, Option("write the figures here", type=Path, metavar="FILE")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentOptions:
+    """Segment an image, a folder of images, a video or a bag."""
+
+    input: Annotated[Path, Option(None, Path, "IMAGE|FOLDER|VIDEO|BAG", by_place=True)]
+    vocabulary: Annotated[str, Option("words to look for", metavar=_WORDS)]
+    out: Annotated[Path, _folder("folder for the results")]
+    preset: Preset = "tabletop"
+    device: Device = "auto"
+    overwrite: Annotated[bool, _switch("replace the results that DIR already holds")] = False
+    topic: Annotated[
+        tuple[str, ...] | None, Option("of a bag: an image topic to segment (default: its only one)", action="append")
+    ] = None
+    no_overlay: Annotated[bool, _switch("of a bag: write no pictures for people")] = False
+    mask_rle: Annotated[bool, _switch("of a bag: every segment's mask as COCO's RLE, too")] = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateOptions:
+    """Measure panoptic quality on the simulated tabletop or on a data set."""
+
+    preset: Preset = "tabletop"
+    device: Device = "auto"
+    json: Json = None
+    report: Annotated[Path | None, _folder("write a page with tables and pictures here")] = None
+
+    data: Annotated[
+        str | None,
+        Option(
+            "tabletop (the default), coco_panoptic and others; see docs/datasets.md",
+            metavar="NAME",
+            heading="what is evaluated; see docs/evaluation.md",
+        ),
+    ] = None
+    root: Annotated[Path | None, _folder("folder of the data; without it the tabletop is rendered")] = None
+    dataset: Annotated[Path | None, _folder("the same as --data tabletop --root DIR")] = None
+    split: Annotated[str | None, Option("default: test of the tabletop, val of all others")] = None
+    images: Annotated[int | None, _number("only the first N (default: 300 rendered ones, or all)")] = None
+    seed: Annotated[int | None, Option("seed of the first rendered scene (default: 0)", int)] = None
+    on_error: Annotated[
+        Literal["skip", "stop"], Option("at an image that cannot be read", choices=("skip", "stop"))
+    ] = "skip"
+
+    vocabulary: Annotated[
+        str | None, Option("words in place of the data set's names, in the same order", metavar=_WORDS, heading="how")
+    ] = None
+    synonyms: Annotated[bool, _switch("also replace every name by one never trained on")] = False
+    oracle: Annotated[
+        Literal["masks", "classes"] | None,
+        Option("put the true masks, or the true classes, for the model's own", choices=("masks", "classes")),
+    ] = None
+    min_objectness: Annotated[
+        float | None,
+        Option("proposals less likely than this to be any segment do not count for mask recall", share, "P"),
+    ] = None
+
+    partial: Annotated[
+        str | None, Option("keep each image's counts here; a stopped run goes on", metavar="FILE", heading="in parts")
+    ] = None
+    shard: Annotated[str | None, Option("evaluate only part I of N, into --partial", metavar="I/N|rank")] = None
+    merge: Annotated[
+        tuple[Path, ...] | None, Option("figures of all parts, from their --partial", Path, "FILE", nargs="+")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateSpaceOptions:
+    """Measure the errors in 3D against the simulator's true poses."""
+
+    split: Annotated[str, Option("train, val, test or captions (default: test)")] = "test"
+    scenes: Annotated[int, _number("number of scenes (default: 50)")] = 50
+    seed: Annotated[int, Option("seed of the first scene (default: 0)", int)] = 0
+    noise: Annotated[float, Option("depth noise at 1 m in metres (default: none)", float, "M")] = 0.0
+    json: Json = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateTrackingOptions:
+    """Measure identity over time (IDF1) where camera and objects move."""
+
+    preset: Annotated[str | None, Option(f"also track what it segments: {_PRESET}")] = None
+    split: Annotated[str, Option("train, val, test or captions (default: test)")] = "test"
+    sequences: Annotated[int, _number("number of takes (default: 10)")] = 10
+    seed: Annotated[int, Option("seed of the first take (default: 0)", int)] = 0
+    seconds: Annotated[float, Option("length of a take (default: 12)", float)] = 12.0
+    rate: Annotated[float, Option("frames per second (default: 5)", float)] = 5.0
+    device: Device = "auto"
+    json: Json = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchOptions:
+    """Time the model call and the node's own cost over it."""
+
+    preset: Preset = "tabletop"
+    device: Device = "auto"
+    size: Annotated[tuple[int, int], Option("image size (default: 640x480)", width_by_height, "WxH")] = (640, 480)
+    frames: Annotated[int, _number("timed frames (default: 60)")] = 60
+    warmup: Annotated[int, _number("untimed frames first (default: 5)")] = 5
+    vocabulary: Annotated[str | None, Option("words to look for (default: the whole tabletop)", metavar=_WORDS)] = None
+    threads: Annotated[int | None, _number("CPU threads for PyTorch (default: its own choice)")] = None
+    cameras: Annotated[int, _number("cameras that share the model (default: 1)")] = 1
+    delivered: Annotated[
+        bool, _switch("instead, count the frames that arrive, with a stand-in for the model that returns at once")
+    ] = False
+    rate: Annotated[float, Option("frames per second for --delivered", float, "HZ")] = 30.0
+    soak: Annotated[
+        float | None,
+        Option("instead, watch the node's memory under a camera at ten times the model's rate", float, "MINUTES"),
+    ] = None
+    json: Json = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetOptions:
+    """Write a data set in COCO panoptic format."""
+
+    name: Annotated[str, Option(None, choices=["tabletop"], by_place=True)]
+    split: Annotated[str, Option("train, val, test or captions")]
+    count: Annotated[int, _number("number of images")]
+    out: Annotated[Path, _folder(None)]
+    seed: Annotated[int, Option("seed of the first scene (default: 0)", int)] = 0
+    size: Annotated[tuple[int, int], Option("image size (default: 320x240)", width_by_height, "WxH")] = (320, 240)
+    workers: Annotated[int | None, _number("rendering processes (default: one for each core)")] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckDatasetOptions:
+    """Say what is missing or malformed in a data set, before hours are spent on it."""
+
+    name: Annotated[
+        str, Option("such as coco_panoptic, ade20k_panoptic, cityscapes_panoptic or tabletop", by_place=True)
+    ]
+    root: Annotated[Path | None, _folder("the data set's folder (default: in $OVSEG_DATASETS)")] = None
+    split: Annotated[str | None, Option("train or val (default: all of them)")] = None
+    workers: Annotated[int | None, _number("reading processes (default: one for each core)")] = None
+    json: Annotated[Path | None, Option("write all that was found here", Path, "FILE")] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainOptions:
+    """Train by a recipe; a run that was stopped goes on.
+
+    The same command goes on where it left off. On several GPUs: torchrun --nproc-per-node=N -m ovseg_ros.offline.cli
+    train ... (docs/training.md).
+    """
+
+    recipe: Annotated[
+        str, Option("name of a recipe in config/training, or the path of a recipe's YAML file", by_place=True)
+    ]
+    out: Annotated[Path, _folder("folder for checkpoints and logs")]
+    data: Annotated[
+        Path | None,
+        _folder(
+            "the data set's folder (default: below $OVSEG_DATASETS); of the tabletop recipes, where rendered views "
+            "are kept (default: OUT/data)"
+        ),
+    ] = None
+    device: Device = "auto"
+    mixed_precision: Annotated[
+        str | None, Option("arithmetic of the networks (default: the recipe's)", choices=["no", "bf16", "fp16"])
+    ] = None
+    resume: Annotated[
+        str,
+        Option(
+            "go on from the state in OUT if there is one (auto), refuse to begin anew (require), or refuse to go on "
+            "(never); default: auto",
+            choices=["auto", "require", "never"],
+        ),
+    ] = "auto"
+    steps: Annotated[int | None, _number("steps of every loop, instead of the recipe's")] = None
+    accumulate: Annotated[
+        int | None,
+        _number("split each process's share of a batch into N parts, to save memory; the result is the same"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DownloadOptions:
+    """Fetch and verify a preset's public weights ahead of time."""
+
+    preset: Annotated[str, Option(_PRESET, metavar="PRESET", by_place=True)]
+    cache: Annotated[Path | None, _folder("folder in place of the hub's cache (HF_HUB_CACHE)")] = None
+    check: Annotated[bool, _switch("fetch nothing; say what is missing or damaged")] = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DoctorOptions:
+    """Say what is wrong with this installation, and what to do about it."""
+
+    json: Annotated[bool, _switch("for machines")] = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AblateOptions:
+    """Train and compare FISA's parts; a run that was stopped goes on."""
+
+    dataset: Annotated[str, Option("what to train and evaluate on", choices=["tabletop"], by_place=True)]
+    out: Annotated[Path, _folder("folder for results and training states")]
+    data: Annotated[Path | None, _folder("folder for rendered data (default: OUT/data)")] = None
+    recipe: Annotated[str, Option("training recipe with a stage of kind fisa")] = "tabletop_fisa"
+    seeds: Annotated[int, _number("trainings of each system (default: 3)")] = 3
+    systems: Annotated[
+        tuple[str, ...] | None, Option("only these systems (default: all)", nargs="+", metavar="NAME")
+    ] = None
+    convolutions: Annotated[
+        tuple[int, ...],
+        Option("only these depths of the adapter (default: 2 0 1 3)", int, "N", choices=range(4), nargs="+"),
+    ] = (2, 0, 1, 3)
+    ranks: Annotated[tuple[int, ...], Option("ranks of LoRA (default: 4 16 64)", positive, "R", nargs="+")] = (
+        4,
+        16,
+        64,
+    )
+    split: Annotated[str, Option("evaluate on this split (default: test)")] = "test"
+    images: Annotated[int, _number("images of it (default: 100)")] = 100
+    steps: Annotated[int | None, _number("of each training (default: the recipe's)")] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CountOptions:
+    """Count a preset's parameters and FLOPs, without its weights."""
+
+    preset: Annotated[str, Option(_PRESET, by_place=True)]
+    masks: Annotated[int, _number("masks in an image (default: 100)")] = 100
+    words: Annotated[int, _number("words of the vocabulary (default: 150)")] = 150
+    timing: Annotated[bool, _switch("also time the classifier at 10 and 1000 words, with random weights")] = False
+    json: Json = None
