@@ -8,7 +8,6 @@ discriminator.
 import dataclasses
 import difflib
 import json
-import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 """Of every configuration: no unknown keys, and no text for numbers or numbers for text."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
+"""A number in [0, 1]."""
 
 _EXPECTED = {
     "string_type": "text",
@@ -94,7 +94,7 @@ def _explain(cls: type, fault: Any, where: str) -> str:
         case "union_tag_invalid":
             return f"{place}: unknown kind {_nearest(fault['ctx']['tag'], list(_options(kind)))}"
         case "literal_error":
-            return f"{place}: unknown {fault['loc'][-1]} {_nearest(fault['input'], _names(fault['ctx']['expected']))}"
+            return f"{place}: unknown {fault['loc'][-1]} {_nearest(fault['input'], typing.get_args(kind))}"
         case "union_tag_not_found":
             return f"{place}: missing kind; one of {', '.join(_options(kind))}"
         case "too_long":
@@ -112,36 +112,20 @@ def _nearest(wrong: object, right: Sequence[str]) -> str:
     return f"{wrong!r}; did you mean {near[0]!r}?" if near else f"{wrong!r}; expected one of {', '.join(right)}"
 
 
-def _names(expected: str) -> list[str]:
-    """The choices in pydantic's sentence: "'one', 'two' or 'three'"."""
-    return re.findall(r"'([^']+)'", expected)
-
-
 def _place(kind: Any, path: Sequence[str | int], where: str) -> tuple[str, Any]:
     """A fault's place as one would write it, and the type that is wanted there."""
     for step in path:
-        kind = _plain(kind)
         if dataclasses.is_dataclass(kind):
-            where, kind = f"{where}.{step}", typing.get_type_hints(kind, include_extras=True).get(str(step))
+            where, kind = f"{where}.{step}", typing.get_type_hints(kind).get(str(step))
         elif typing.get_origin(kind) is tuple:
-            inner = typing.get_args(kind)
-            where, kind = (
-                f"{where}[{step}]",
-                inner[min(int(step), len(inner) - 1)] if inner[-1] is not ... else inner[0],
-            )
+            where, inner = f"{where}[{step}]", typing.get_args(kind)
+            kind = inner[0] if inner[-1] is ... else inner[min(int(step), len(inner) - 1)]
         else:  # pydantic names which option of a union it tried
             kind = _options(kind).get(str(step), kind)
-    return where, _plain(kind)
-
-
-def _plain(kind: Any) -> Any:
-    """A type without its annotations and without "or None"."""
-    if typing.get_origin(kind) is typing.Annotated:
-        return _plain(typing.get_args(kind)[0])
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        options = [option for option in typing.get_args(kind) if option is not type(None)]
-        return _plain(options[0]) if len(options) == 1 else kind
-    return kind
+        if typing.get_origin(kind) in (typing.Union, types.UnionType):
+            wanted = [option for option in typing.get_args(kind) if option is not type(None)]
+            kind = wanted[0] if len(wanted) == 1 else kind
+    return where, kind
 
 
 def _options(union: Any) -> dict[str, Any]:
