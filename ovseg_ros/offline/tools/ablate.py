@@ -20,7 +20,6 @@ from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.presets import FisaSection, PresetFolder, load_preset, own_checkpoints, preset_folder
-from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.files import digest_of, read_json, sha256_of, write_bytes, write_json
 from ovseg_ros.offline.data.tabletop_views import load_or_render
@@ -115,15 +114,13 @@ class Variant:
         slower = (Multiplier("visual.", BACKBONE_RATE),) if self.system == "seve_full" else ()
         return replace(config, loop=replace(config.loop, seed=seed, multipliers=slower))
 
-    def build(
-        self, config: FisaConfig, clip: LoadedClip, files: PresetFolder, text_encoder: TextEncoder, seed: int
-    ) -> FisaClassifier:
+    def build(self, config: FisaConfig, clip: LoadedClip, files: PresetFolder, seed: int) -> FisaClassifier:
         """Before its training, on a CLIP of its own."""
         torch.manual_seed(seed)
         tower = copy.deepcopy(clip.tower)
         updates = add_low_rank(tower.visual, self.rank) if self.rank else []
         section = FisaSection(self.architecture(config))
-        classifier = build_classifier(section, replace(clip, tower=tower), files, (), text_encoder)
+        classifier = build_classifier(section, replace(clip, tower=tower), files, ())
         assert isinstance(classifier, FisaClassifier)  # as the section says
         classifier.visual.requires_grad_(self.system == "seve_full")
         for update in updates:
@@ -185,9 +182,10 @@ class _Bench:
         self._digest = digest
         device, self._training, self._run = run.engine.device, training, run
         preset, self._files = load_preset(training.preset), preset_folder(training.preset)
-        self._merge, self._clip = preset.merge, load_clip(preset.model.clip, self._files, device)
+        self._merge, stages = preset.merge, preset.model
+        self._clip = load_clip(stages.clip, stages.templates, self._files, device)
         model, self._reader = build_untrained(training.preset, device, training.loop.seed)
-        self._text_encoder, self._vocabulary = model.text_encoder, Vocabulary.build(TABLETOP_SPECS)
+        self._vocabulary = Vocabulary.build(TABLETOP_SPECS)
         self._text = model.text_encoder.encode(self._vocabulary)
         self._images = propose_images(model, self._reader, _evaluation_samples(config, run), self._vocabulary)
         self._words = SeenWords(model.text_encoder, training.synonyms)
@@ -207,7 +205,7 @@ class _Bench:
         section = load_preset("tabletop").model.classifier
         assert isinstance(section, MaskedCropConfig)  # as the package has it
         section = replace(section, mirrored=mirrored and section.mirrored)
-        classifier = build_classifier(section, self._clip, self._files, (), self._text_encoder).eval()
+        classifier = build_classifier(section, self._clip, self._files, ()).eval()
         words = classifier.prepare(self._text)
 
         def classify(image: ProposedImage) -> Tensor:
@@ -216,7 +214,7 @@ class _Bench:
         return {"mirrored": section.mirrored, **self._quality(classify, self._images)}
 
     def _trained(self, variant: Variant, seed: int) -> dict[str, Any]:
-        classifier = variant.build(self._reader.config, self._clip, self._files, self._text_encoder, seed)
+        classifier = variant.build(self._reader.config, self._clip, self._files, seed)
         images, masks = self._images, self._masks
         if variant.adapts_clip:
             masks = replace(masks, views=replace(masks.views, key_values=None))
