@@ -15,12 +15,7 @@ def config_dir() -> Path:
     Raises:
         ConfigError: neither is there.
     """
-    candidates = (_PACKAGE / "config", _PACKAGE.parent / "config")
-    for candidate in candidates:
-        if (candidate / "models").is_dir():
-            return candidate
-    tried = " and ".join(str(candidate / "models") for candidate in candidates)
-    raise ConfigError(f"the presets are missing: looked for {tried}; install ovseg_ros again")
+    return _folder_with("models", "presets", _PACKAGE / "config", _PACKAGE.parent / "config")
 
 
 def interfaces_dir() -> Path:
@@ -29,14 +24,17 @@ def interfaces_dir() -> Path:
     Raises:
         ConfigError: it is not there.
     """
-    candidates = (_PACKAGE / "interfaces", _PACKAGE.parent / "msg")
-    for candidate in candidates:
-        if (candidate / "Segment.msg").is_file():
-            return candidate
-    tried = " and ".join(str(candidate) for candidate in candidates)
-    raise ConfigError(f"the message definitions are missing: looked for {tried}; install ovseg_ros again")
+    return _folder_with("Segment.msg", "message definitions", _PACKAGE / "interfaces", _PACKAGE.parent / "msg")
 
 
 def weights_dir() -> Path:
     """Folder of the checkpoints that come with the package, in safetensors format."""
     return _PACKAGE / "weights"
+
+
+def _folder_with(name: str, what: str, *candidates: Path) -> Path:
+    for candidate in candidates:
+        if (candidate / name).exists():
+            return candidate
+    tried = " and ".join(str(candidate / name) for candidate in candidates)
+    raise ConfigError(f"the {what} are missing: looked for {tried}; install ovseg_ros again")

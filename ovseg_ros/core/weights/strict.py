@@ -13,16 +13,7 @@ from ovseg_ros.core.weights.files import read_safetensors
 _KEYS_SHOWN = 8
 
 
-def save_half(module: nn.Module, path: Path) -> None:
-    """Write a module's floating-point state in half precision, atomically.
-
-    Raises:
-        CheckpointError: it cannot be written, as on a full disk; what was there before is kept.
-    """
-    save_state_half(module.state_dict(), path)
-
-
-def save_state_half(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_half(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors by name, those in floating point in half precision, atomically.
 
     Raises:
