@@ -10,11 +10,10 @@ from fisa_support import SCALE, classify, embed, make, photos, proposals, stir, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovseg_ros.core.classification.crop_windows import square_windows
 from ovseg_ros.core.classification.fisa.clip_tower import check_tower
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.fisa.distribution_adapter import DistributionAdapter
-from ovseg_ros.core.classification.fisa.mask_views import crop_masks, view_size
+from ovseg_ros.core.classification.mask_views import crop_masks, square_windows, view_size
 from ovseg_ros.core.config import from_mapping
 from ovseg_ros.core.errors import CheckpointError, ConfigError
 from ovseg_ros.core.merge import MergeConfig, merge_panoptic

@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ovseg_ros.core.classification.crop_windows import square_windows
 from ovseg_ros.core.classification.fisa.clip_tower import check_tower, image_key_values
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.fisa.distribution_adapter import DistributionAdapter
 from ovseg_ros.core.classification.fisa.mask_tokens import MaskTokenStream
-from ovseg_ros.core.classification.fisa.mask_views import (
+from ovseg_ros.core.classification.mask_views import (
     crop_images,
     crop_masks,
     patches_inside,
     resize_images,
+    square_windows,
     view_size,
 )
 from ovseg_ros.core.classification.word_logits import IMPOSSIBLE, best_prompts, joined_with_objectness, with_none
