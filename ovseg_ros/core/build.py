@@ -185,11 +185,7 @@ def build_classifier(
 
 
 def _class_phrases(names: Sequence[str], vocabulary: str | None) -> list[tuple[str, ...]]:
-    """Every name of each class: the checkpoint's own, and those of the vocabulary's category at the same place.
-
-    Raises:
-        ConfigError: if the vocabulary describes other classes.
-    """
+    """Every name of each class: the checkpoint's own, and those of the vocabulary's category at the same place."""
     if vocabulary is None:
         return [(name,) for name in names]
     path = find_vocabulary(vocabulary)
@@ -206,11 +202,7 @@ def _class_phrases(names: Sequence[str], vocabulary: str | None) -> list[tuple[s
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:1" means.
-
-    Raises:
-        ConfigError: it is unknown or not there.
-    """
+    """What "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:1" means; ConfigError if it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -42,11 +42,7 @@ _EXPECTED = {
 
 
 def load_yaml(path: Path) -> Mapping[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        ConfigError: if the file is missing, is not YAML or holds something other than a mapping.
-    """
+    """The mapping in a YAML file; ConfigError if it is missing, is not YAML or holds something else."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -66,8 +62,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         where: what to call this mapping in an error, such as "tabletop.yaml".
 
     Raises:
-        ConfigError: for unknown keys and kinds (each with the nearest valid one), missing keys, wrong types and refused
-            values.
+        ConfigError: unknown keys and kinds, each with the nearest valid one; missing keys, wrong types, refused values.
     """
     try:
         # By way of JSON, whose lists are tuples and whose 1 is a 1.0, even where everything else is strict.

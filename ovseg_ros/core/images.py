@@ -13,11 +13,7 @@ _STRIDE = 4  # of masks, which stay aligned to the image
 
 
 def check_image(image: np.ndarray) -> None:
-    """Refuse anything but a non-empty uint8 RGB image (H, W, 3).
-
-    Raises:
-        ImageError: with the shape and type found.
-    """
+    """Refuse, by an ImageError, anything but a non-empty uint8 RGB image (H, W, 3)."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ImageError(f"expected a non-empty uint8 RGB image (H, W, 3), got {image.dtype} {image.shape}")
 

@@ -213,11 +213,7 @@ def preset_names() -> list[str]:
 
 
 def preset_path(preset: str) -> Path:
-    """File of a preset, given its name or a path to a YAML file.
-
-    Raises:
-        ConfigError: if there is no such file, with the names that exist.
-    """
+    """File of a preset, given its name or a path to a YAML file; ConfigError, with the names, if there is none."""
     is_path = preset.endswith((".yaml", ".yml"))
     path = Path(preset).expanduser() if is_path else config_dir() / "models" / f"{preset}.yaml"
     if not path.is_file():
@@ -234,11 +230,7 @@ def preset_folder(preset: str) -> PresetFolder:
 
 
 def load_preset(preset: str) -> PresetConfig:
-    """Read and check a preset.
-
-    Raises:
-        ConfigError: if it is missing or malformed.
-    """
+    """Read and check a preset; ConfigError if it is missing or malformed."""
     path = preset_path(preset)
     return from_mapping(PresetConfig, load_yaml(path), path.name)
 
@@ -249,11 +241,7 @@ def own_checkpoints(config: PresetConfig) -> list[str]:
 
 
 def checkpoint_paths(preset: str) -> tuple[Path, ...]:
-    """The weight files that a preset is built from.
-
-    Raises:
-        CheckpointError: a public one is neither at its path nor in the local cache of the hub.
-    """
+    """The weight files that a preset is built from; CheckpointError if a public one is not on this machine."""
     config, files = load_preset(preset), preset_folder(preset)
     require_weights(preset, config)
     paths = [files.own(name) for name in own_checkpoints(config)]
@@ -269,11 +257,7 @@ def missing_weights(config: PresetConfig) -> list[WeightFile]:
 
 
 def require_weights(preset: str, config: PresetConfig) -> None:
-    """Stop before anything is built if a file that the preset's sections name has not been fetched.
-
-    Raises:
-        CheckpointError: with the file, the folder where it should be and the command that fetches it.
-    """
+    """CheckpointError, before anything is built, if a file that the preset's sections name has not been fetched."""
     files = preset_folder(preset)
     used = {repository_of(files.public(source)) for source, names in _checkpoints(config.model) if names}
     missing = [weights for weights in missing_weights(config) if weights.repo in used]

@@ -10,20 +10,14 @@ _PACKAGE = Path(__file__).parent.parent
 def config_dir() -> Path:
     """Folder that holds `models/` (presets), `training/` (recipes) and `vocabularies/`.
 
-    It lies inside the installed package (`pip install`, `colcon build`) and beside it in a source checkout.
-
-    Raises:
-        ConfigError: neither is there.
+    It lies inside the installed package (`pip install`, `colcon build`) and beside it in a source checkout; ConfigError
+    if it does neither.
     """
     return _folder_with("models", "presets", _PACKAGE / "config", _PACKAGE.parent / "config")
 
 
 def interfaces_dir() -> Path:
-    """Folder of the package's message definitions (*.msg), for reading and writing bags without ROS.
-
-    Raises:
-        ConfigError: it is not there.
-    """
+    """Folder of the package's message definitions (*.msg), for bags without ROS; ConfigError if it is not there."""
     return _folder_with("Segment.msg", "message definitions", _PACKAGE / "interfaces", _PACKAGE.parent / "msg")
 
 
