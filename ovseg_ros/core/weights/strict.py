@@ -13,7 +13,7 @@ from ovseg_ros.core.weights.files import read_safetensors
 _KEYS_SHOWN = 8
 
 
-def save_half(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_state_half(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors by name, those in floating point in half precision, atomically; CheckpointError if it fails."""
     state = {key: value.detach().cpu() for key, value in tensors.items()}
     state = {key: value.half().contiguous() if value.is_floating_point() else value for key, value in state.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from ovseg_ros.core.weights.strict import save_half
+from ovseg_ros.core.weights.strict import save_state_half
 from ovseg_ros.offline.train.engine import Engine
 
 
@@ -33,7 +33,7 @@ class Run:
     def save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write what was trained as the checkpoint `name`, in half precision, and say so."""
         if self.engine.is_main:
-            save_half(tensors, self.out / name)
+            save_state_half(tensors, self.out / name)
             print(f"wrote {name} to {self.out}")
         self.engine.wait()
 
