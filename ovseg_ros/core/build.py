@@ -70,7 +70,7 @@ def build_model(config: ModelSection, files: PresetFolder, device: torch.device)
 def build_two_stage(
     config: TwoStageSection, files: PresetFolder, device: torch.device, *, seed: int | None = None
 ) -> TwoStage:
-    """Two stages; `seed` is that of an untrained classifier's initial weights, None leaves them to chance."""
+    """Two stages. `seed`: of an untrained classifier's initial weights; None leaves them to the global generator."""
     proposer, class_names = build_proposer(config.proposer, config.input_size, files)
     clip = load_clip(config.clip, config.templates, files, device)
     if seed is not None:
@@ -125,8 +125,8 @@ def load_clip(
     templates = prompt_templates(templates)
     if device.type == "meta":
         shapes = _clip_shapes(config)
-        no_words = TextEncoder(lambda some: torch.empty(len(some), shapes.text.output_dim, device=device), templates)
-        return LoadedClip(ImageTower(shapes), no_words, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+        words = TextEncoder(lambda some: torch.empty(len(some), shapes.text.output_dim, device=device), templates)
+        return LoadedClip(ImageTower(shapes), words, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
     match config:
         case SentenceClipSection():
             own, tokenizer = build_clip(config.architecture)
