@@ -1,12 +1,11 @@
 """Preset -> segmenter: which modules, and where their weights come from. One match for each place in a preset."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from torch import Tensor
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, CustomTextCLIP
 
 from ovseg_ros.core.backbones.open_clip_model import OpenClipConfig, build_open_clip, encode_prompts
 from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip, clip_shapes, encode_sentences
@@ -15,13 +14,14 @@ from ovseg_ros.core.classification.masked_crops import MaskedCropClassifier, Mas
 from ovseg_ros.core.classification.pooled import PooledClassifier
 from ovseg_ros.core.classification.pooling import MaskPooling
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.model import Classifier, Proposer, TwoStage
+from ovseg_ros.core.model import Classifier, Model, Proposer, TwoStage
 from ovseg_ros.core.presets import (
     ClassifierSection,
     ClipSection,
     EoMTSection,
     FisaSection,
     Mask2FormerSection,
+    ModelSection,
     PooledSection,
     PresetFolder,
     ProposerSection,
@@ -57,27 +57,26 @@ def build_segmenter(preset: str, device: str = "auto") -> PanopticSegmenter:
     config = load_preset(preset)
     target = pick_device(device)
     require_weights(preset, config)
-    return PanopticSegmenter(build_two_stage(config.model, preset_folder(preset), target), config.merge, target)
+    return PanopticSegmenter(build_model(config.model, preset_folder(preset), target), config.merge, target)
+
+
+def build_model(config: ModelSection, files: PresetFolder, device: torch.device) -> Model:
+    """What segments. Text towers are on `device`, the rest where it was loaded."""
+    match config:
+        case TwoStageSection():
+            return build_two_stage(config, files, device)
 
 
 def build_two_stage(
     config: TwoStageSection, files: PresetFolder, device: torch.device, *, seed: int | None = None
 ) -> TwoStage:
-    """A two-stage model; its text tower is on `device`, the rest where it was loaded.
-
-    Args:
-        seed: of the initial weights of an untrained classifier; None leaves them to the global generator.
-
-    Raises:
-        ConfigError, CheckpointError: as `build_segmenter`.
-    """
+    """Two stages. `seed`: of an untrained classifier's initial weights; None leaves them to the global generator."""
     proposer, class_names = build_proposer(config.proposer, config.input_size, files)
-    clip = load_clip(config.clip, files, device)
-    text_encoder = TextEncoder(clip.encode, prompt_templates(config.templates))
+    clip = load_clip(config.clip, config.templates, files, device)
     if seed is not None:
         torch.manual_seed(seed)
-    classifier = build_classifier(config.classifier, clip, files, class_names, text_encoder)
-    return TwoStage(proposer, classifier, text_encoder, config.input_size)
+    classifier = build_classifier(config.classifier, clip, files, class_names)
+    return TwoStage(proposer, classifier, clip.text_encoder, config.input_size)
 
 
 def build_proposer(
@@ -92,15 +91,15 @@ def build_proposer(
         case PublishedEoMTSection():
             base = config.base and files.public(config.base)
             source = files.public(config.checkpoint)
-            loaded = load_eomt(
+            eomt, class_names = load_eomt(
                 source, image_size=input_size, dtype=torch.float32, base=base, differences=config.differences
             )
-            return PaddedProposer(loaded.model, input_size, padding_color=BLACK), loaded.class_names
+            return PaddedProposer(eomt, input_size, padding_color=BLACK), class_names
         case Mask2FormerSection():
             from ovseg_ros.core.proposals.mask2former import load_mask2former  # seconds of transformers' imports
 
-            mask2former = load_mask2former(files.public(config.checkpoint))
-            return PaddedProposer(mask2former.model, input_size), mask2former.class_names
+            mask2former, class_names = load_mask2former(files.public(config.checkpoint))
+            return PaddedProposer(mask2former, input_size), class_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,59 +108,52 @@ class LoadedClip:
 
     Attributes:
         tower: reads images.
-        encode: reads sentences, on the segmenter's device.
-        text_width: numbers in a sentence's vector.
+        text_encoder: reads words, on the segmenter's device.
         mean, std: of the tower's pixels.
     """
 
     tower: ImageTower
-    encode: Callable[[Sequence[str]], Tensor]
-    text_width: int
+    text_encoder: TextEncoder
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
-def load_clip(config: ClipSection, files: PresetFolder, device: torch.device) -> LoadedClip:
+def load_clip(
+    config: ClipSection, templates: Sequence[str] | str, files: PresetFolder, device: torch.device
+) -> LoadedClip:
     """A preset's CLIP, its text tower on `device`; on the meta device its shapes alone, and no file is read."""
+    templates = prompt_templates(templates)
     if device.type == "meta":
-        return _clip_shapes(config)
+        shapes = _clip_shapes(config)
+        words = TextEncoder(lambda some: torch.empty(len(some), shapes.text.output_dim, device=device), templates)
+        return LoadedClip(ImageTower(shapes), words, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
     match config:
         case SentenceClipSection():
             own, tokenizer = build_clip(config.architecture)
             own.text.to(device)
             tower = ImageTower(own)
             load_strict(tower, files.own(config.checkpoint))
-            encode = partial(encode_sentences, own, tokenizer)
-            return LoadedClip(tower, encode, config.architecture.embed_dim, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+            words = TextEncoder(partial(encode_sentences, own, tokenizer), templates)
+            return LoadedClip(tower, words, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
         case OpenClipConfig():
             architecture, checkpoint = files.public(config.architecture), files.public(config.checkpoint)
             found = replace(config, architecture=architecture, checkpoint=checkpoint)
             model, simple_tokenizer = build_open_clip(found)
             model.text.to(device)
-            encode = partial(encode_prompts, model, simple_tokenizer)
-            return LoadedClip(ImageTower(model), encode, model.text.output_dim, config.mean, config.std)
+            words = TextEncoder(partial(encode_prompts, model, simple_tokenizer), templates)
+            return LoadedClip(ImageTower(model), words, config.mean, config.std)
 
 
-def _clip_shapes(config: ClipSection) -> LoadedClip:
+def _clip_shapes(config: ClipSection) -> CustomTextCLIP:
     match config:
         case SentenceClipSection():
-            clip, width = clip_shapes(config.architecture), config.architecture.embed_dim
+            return clip_shapes(config.architecture)
         case OpenClipConfig():
-            clip, _ = build_open_clip(config, device="meta")
-            width = clip.text.output_dim
-
-    def encode(sentences: Sequence[str]) -> Tensor:
-        return torch.empty(len(sentences), width, device="meta")
-
-    return LoadedClip(ImageTower(clip), encode, width, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+            return build_open_clip(config, device="meta")[0]
 
 
 def build_classifier(
-    config: ClassifierSection,
-    clip: LoadedClip,
-    files: PresetFolder,
-    class_names: Sequence[str],
-    text_encoder: TextEncoder,
+    config: ClassifierSection, clip: LoadedClip, files: PresetFolder, class_names: Sequence[str]
 ) -> Classifier:
     """What names masks. `class_names` are those of the proposer's closed set."""
     match config:
@@ -171,7 +163,6 @@ def build_classifier(
             fisa = FisaClassifier(
                 clip.tower.visual,
                 config.architecture,
-                text_width=clip.text_width,
                 logit_scale=clip.tower.logit_scale,
                 logit_bias=clip.tower.logit_bias,
                 mean=clip.mean,
@@ -189,16 +180,12 @@ def build_classifier(
                 logit_scale=float(clip.tower.logit_scale.exp()),
                 ensemble=ensemble,
                 class_phrases=_class_phrases(class_names, ensemble.synonyms) if ensemble is not None else (),
-                background=text_encoder.encode(words) if words is not None else None,
+                background=clip.text_encoder.encode(words) if words is not None else None,
             )
 
 
 def _class_phrases(names: Sequence[str], vocabulary: str | None) -> list[tuple[str, ...]]:
-    """Every name of each class: the checkpoint's own, and those of the vocabulary's category at the same place.
-
-    Raises:
-        ConfigError: if the vocabulary describes other classes.
-    """
+    """Every name of each class: the checkpoint's own, and those of the vocabulary's category at the same place."""
     if vocabulary is None:
         return [(name,) for name in names]
     path = find_vocabulary(vocabulary)
@@ -215,11 +202,7 @@ def _class_phrases(names: Sequence[str], vocabulary: str | None) -> list[tuple[s
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:1" means.
-
-    Raises:
-        ConfigError: it is unknown or not there.
-    """
+    """What "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:1" means; ConfigError if it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -8,7 +8,6 @@ discriminator.
 import dataclasses
 import difflib
 import json
-import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 """Of every configuration: no unknown keys, and no text for numbers or numbers for text."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
+"""A number in [0, 1]."""
 
 _EXPECTED = {
     "string_type": "text",
@@ -42,11 +42,7 @@ _EXPECTED = {
 
 
 def load_yaml(path: Path) -> Mapping[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        ConfigError: if the file is missing, is not YAML or holds something other than a mapping.
-    """
+    """The mapping in a YAML file; ConfigError if it is missing, is not YAML or holds something else."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -66,8 +62,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         where: what to call this mapping in an error, such as "tabletop.yaml".
 
     Raises:
-        ConfigError: for unknown keys and kinds (each with the nearest valid one), missing keys, wrong types and refused
-            values.
+        ConfigError: unknown keys and kinds, each with the nearest valid one; missing keys, wrong types, refused values.
     """
     try:
         # By way of JSON, whose lists are tuples and whose 1 is a 1.0, even where everything else is strict.
@@ -94,7 +89,7 @@ def _explain(cls: type, fault: Any, where: str) -> str:
         case "union_tag_invalid":
             return f"{place}: unknown kind {_nearest(fault['ctx']['tag'], list(_options(kind)))}"
         case "literal_error":
-            return f"{place}: unknown {fault['loc'][-1]} {_nearest(fault['input'], _names(fault['ctx']['expected']))}"
+            return f"{place}: unknown {fault['loc'][-1]} {_nearest(fault['input'], typing.get_args(kind))}"
         case "union_tag_not_found":
             return f"{place}: missing kind; one of {', '.join(_options(kind))}"
         case "too_long":
@@ -112,36 +107,20 @@ def _nearest(wrong: object, right: Sequence[str]) -> str:
     return f"{wrong!r}; did you mean {near[0]!r}?" if near else f"{wrong!r}; expected one of {', '.join(right)}"
 
 
-def _names(expected: str) -> list[str]:
-    """The choices in pydantic's sentence: "'one', 'two' or 'three'"."""
-    return re.findall(r"'([^']+)'", expected)
-
-
 def _place(kind: Any, path: Sequence[str | int], where: str) -> tuple[str, Any]:
     """A fault's place as one would write it, and the type that is wanted there."""
     for step in path:
-        kind = _plain(kind)
         if dataclasses.is_dataclass(kind):
-            where, kind = f"{where}.{step}", typing.get_type_hints(kind, include_extras=True).get(str(step))
+            where, kind = f"{where}.{step}", typing.get_type_hints(kind).get(str(step))
         elif typing.get_origin(kind) is tuple:
-            inner = typing.get_args(kind)
-            where, kind = (
-                f"{where}[{step}]",
-                inner[min(int(step), len(inner) - 1)] if inner[-1] is not ... else inner[0],
-            )
+            where, inner = f"{where}[{step}]", typing.get_args(kind)
+            kind = inner[0] if inner[-1] is ... else inner[min(int(step), len(inner) - 1)]
         else:  # pydantic names which option of a union it tried
             kind = _options(kind).get(str(step), kind)
-    return where, _plain(kind)
-
-
-def _plain(kind: Any) -> Any:
-    """A type without its annotations and without "or None"."""
-    if typing.get_origin(kind) is typing.Annotated:
-        return _plain(typing.get_args(kind)[0])
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        options = [option for option in typing.get_args(kind) if option is not type(None)]
-        return _plain(options[0]) if len(options) == 1 else kind
-    return kind
+        if typing.get_origin(kind) in (typing.Union, types.UnionType):
+            wanted = [option for option in typing.get_args(kind) if option is not type(None)]
+            kind = wanted[0] if len(wanted) == 1 else kind
+    return where, kind
 
 
 def _options(union: Any) -> dict[str, Any]:

@@ -37,7 +37,6 @@ def draw_overlay(
     *,
     alpha: float = 0.5,
     labels: bool = True,
-    scale: int = 1,
 ) -> np.ndarray:
     """Draws a result over the image that it came from.
 
@@ -45,7 +44,7 @@ def draw_overlay(
         image: uint8 RGB (H, W, 3).
         result: of the same (H, W).
         vocabulary: the version that produced `result`; gives the colours.
-        alpha, labels, scale: as `alpha`, `show_labels` and `scale` of `draw_segments`, which says what comes back.
+        alpha, labels: as `alpha` and `show_labels` of `draw_segments`, which says what comes back.
 
     Raises:
         ImageError, ValueError: as `draw_segments`, or `result` and `vocabulary` are of different versions.
@@ -63,7 +62,6 @@ def draw_overlay(
         {segment.id: color_of_category[segment.category_id] for segment in result.segments},
         alpha=alpha,
         show_labels=labels,
-        scale=scale,
     )
 
 

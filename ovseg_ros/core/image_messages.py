@@ -86,9 +86,6 @@ def image_from_message(message: ImageMessage, topic: str) -> np.ndarray:
     """The picture as uint8 RGB (H, W, 3), C-contiguous; for tightly packed rgb8 a view on the message's buffer.
 
     One-channel images become grey; of 16-bit ones the upper byte is taken.
-
-    Raises:
-        ImageFieldError: the message contradicts itself, or its encoding is not one of a picture.
     """
     layout = _LAYOUTS.get(message.encoding)
     if layout is None:
@@ -113,11 +110,7 @@ def image_from_message(message: ImageMessage, topic: str) -> np.ndarray:
 
 
 def image_from_compressed_message(message: CompressedImageMessage, topic: str) -> np.ndarray:
-    """The picture as uint8 RGB (H, W, 3) from JPEG, PNG or whatever else OpenCV reads.
-
-    Raises:
-        ImageFieldError: the data are empty, truncated or no picture.
-    """
+    """The picture as uint8 RGB (H, W, 3) from JPEG, PNG or whatever else OpenCV reads, if it is whole."""
     if "compressedDepth" in message.format:
         raise ImageFieldError(
             topic,
@@ -146,11 +139,7 @@ def image_from_compressed_message(message: CompressedImageMessage, topic: str) -
 
 
 def depth_from_message(message: ImageMessage, topic: str) -> np.ndarray:
-    """Depth in metres as float32 (H, W), NaN where there is no reading (REP 118: 32FC1 in m, 16UC1 in mm).
-
-    Raises:
-        ImageFieldError: the message contradicts itself or is no depth image.
-    """
+    """Depth in metres as float32 (H, W), NaN where there is no reading (REP 118: 32FC1 in m, 16UC1 in mm)."""
     layout = _DEPTH_LAYOUTS.get(message.encoding)
     if layout is None:
         raise ImageFieldError(
@@ -165,11 +154,7 @@ def depth_from_message(message: ImageMessage, topic: str) -> np.ndarray:
 
 
 def ids_from_message(message: ImageMessage, topic: str) -> np.ndarray:
-    """The ids of a segment image, uint16 (H, W).
-
-    Raises:
-        ImageFieldError: the message contradicts itself or is no 16UC1.
-    """
+    """The ids of a segment image, uint16 (H, W), of a 16UC1."""
     if message.encoding != "16UC1":
         raise ImageFieldError(topic, "encoding", f"is {message.encoding[:40]!r}; expected a segment image, 16UC1")
     return _pixels(message, _LAYOUTS["16UC1"], topic)
@@ -206,11 +191,7 @@ def _pixels(message: ImageMessage, layout: _Layout, topic: str) -> np.ndarray:
 
 
 def check_size(width: int, height: int, topic: str) -> None:
-    """Refuse an empty or absurdly large picture.
-
-    Raises:
-        ImageFieldError: with the side and its value.
-    """
+    """Refuse an empty or absurdly large picture."""
     for field, value in (("width", width), ("height", height)):
         if value == 0:
             raise ImageFieldError(topic, field, "is 0; expected at least 1 pixel; check the camera driver")

@@ -9,14 +9,11 @@ from ovseg_ros.core.errors import ImageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_STRIDE = 4  # of masks, which stay aligned to the image
 
 
 def check_image(image: np.ndarray) -> None:
-    """Refuse anything but a non-empty uint8 RGB image (H, W, 3).
-
-    Raises:
-        ImageError: with the shape and type found.
-    """
+    """Refuse, by an ImageError, anything but a non-empty uint8 RGB image (H, W, 3)."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ImageError(f"expected a non-empty uint8 RGB image (H, W, 3), got {image.dtype} {image.shape}")
 
@@ -29,15 +26,11 @@ def to_tensor(image: np.ndarray, device: torch.device) -> Tensor:
     return pixels.permute(2, 0, 1)[None].float() / 255
 
 
-def fit(pixels: Tensor, size: tuple[int, int], *, multiple: int = 4) -> Tensor:
-    """Scale (B, 3, H, W) to the largest size inside `size` with (nearly) the same aspect ratio.
-
-    Args:
-        multiple: of this many pixels each side is, so that masks of that stride stay aligned to the image.
-    """
+def fit(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, 3, H, W) scaled to the largest size inside `size` of nearly its aspect ratio, in multiples of 4 pixels."""
     height, width = pixels.shape[-2:]
     scale = min(size[0] / height, size[1] / width)
-    fitted = [max(multiple, round(side * scale / multiple) * multiple) for side in (height, width)]
+    fitted = [max(_STRIDE, round(side * scale / _STRIDE) * _STRIDE) for side in (height, width)]
     if fitted == [height, width]:
         return pixels
     return F.interpolate(pixels, size=fitted, mode="bilinear", align_corners=False, antialias=scale < 1)

@@ -6,16 +6,16 @@ queries are kept, and then once for each output.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt
+from pydantic import NonNegativeInt
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 
-from ovseg_ros.core.config import STRICT
+from ovseg_ros.core.config import STRICT, Share
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Segment
 from ovseg_ros.core.vocabulary import Vocabulary
 
@@ -31,8 +31,6 @@ _BAND_ELEMENTS = 1 << 24
 _SURELY_BELOW_ONE = 15.0  # The sigmoid of higher logits may be rounded to 1.
 _ROUNDING = 1e-3  # More than interpolation can add to a logit.
 _LARGEST_LOGIT = 1e4  # Keeps infinities out of the interpolation, where infinity times zero is not a number.
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)

@@ -78,11 +78,7 @@ class Messages:
         return message
 
     def segments(self, result: "PanopticResult", header: Any, *, mask_rle: bool) -> Any:
-        """ovseg_ros/PanopticSegmentation: the segments of one image.
-
-        Raises:
-            ConfigError: with `mask_rle`, pycocotools is missing.
-        """
+        """ovseg_ros/PanopticSegmentation: the segments of one image; ConfigError if `mask_rle` lacks pycocotools."""
         codes = [""] * len(result.segments)
         if mask_rle:
             from ovseg_ros.core.run_length import mask_codes

@@ -67,7 +67,7 @@ class Classifier(nn.Module, ABC):
 
 @dataclass(frozen=True, slots=True)
 class TwoStagePrompt(Prompt):
-    """What either stage prepared."""
+    """What each stage made of the words."""
 
     proposer: Any
     classifier: Any
@@ -92,7 +92,7 @@ class TwoStage(Model):
 
     @torch.inference_mode()
     def prepare(self, vocabulary: Vocabulary) -> TwoStagePrompt:
-        """Embeds the words, of which only new ones cost time, and has both stages make of them what they need."""
+        """Embeds the words, of which only new ones cost time; then each stage makes of them what it needs."""
         text = self.text_encoder.encode(vocabulary)
         return TwoStagePrompt(vocabulary, self.proposer.prepare(text), self.classifier.prepare(text))
 

@@ -9,15 +9,12 @@ Result = TypeVar("Result")
 
 
 def in_own_thread(name: str, function: Callable[[], Result]) -> Result:
-    """Calls `function` in a new thread and waits; a signal that raises in the waiting thread ends the wait only.
+    """Calls `function` in a new thread and waits for what it returns or raises; a signal ends the wait only.
 
     PyTorch's OpenMP keeps a pool of threads for each thread that ever computed, until that one ends. Once the pools
     together have more threads than there are cores, waiting members of all of them go to sleep instead of spinning, and
     every small step of a network waits for them to wake: frames took 1.5 to 1.8 times as long on two cores. So in a
     process that segments on a CPU, only the thread that does may compute for longer than one call.
-
-    Raises:
-        BaseException: what `function` raised.
     """
     future: Future[Result] = Future()
 

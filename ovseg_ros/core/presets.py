@@ -4,7 +4,7 @@ A section's `kind` says which system it describes. A new system is one more sect
 one more case in `build.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -133,6 +133,10 @@ class TwoStageSection:
         prompt_templates(self.templates)
 
 
+ModelSection = TwoStageSection
+"""A second kind of model makes this a union and `PresetConfig.model` a choice by `kind`, as the parts above are."""
+
+
 @dataclass(frozen=True, slots=True, config=STRICT)
 class WeightFile:
     """One file that `ovseg download` fetches.
@@ -179,7 +183,7 @@ class PresetConfig:
     """
 
     description: str
-    model: TwoStageSection
+    model: ModelSection
     merge: MergeConfig = Field(default_factory=MergeConfig)
     weights: tuple[WeightFile, ...] = ()
     memory_gb: float | None = None
@@ -209,11 +213,7 @@ def preset_names() -> list[str]:
 
 
 def preset_path(preset: str) -> Path:
-    """File of a preset, given its name or a path to a YAML file.
-
-    Raises:
-        ConfigError: if there is no such file, with the names that exist.
-    """
+    """File of a preset, given its name or a path to a YAML file; ConfigError, with the names, if there is none."""
     is_path = preset.endswith((".yaml", ".yml"))
     path = Path(preset).expanduser() if is_path else config_dir() / "models" / f"{preset}.yaml"
     if not path.is_file():
@@ -230,35 +230,24 @@ def preset_folder(preset: str) -> PresetFolder:
 
 
 def load_preset(preset: str) -> PresetConfig:
-    """Read and check a preset.
-
-    Raises:
-        ConfigError: if it is missing or malformed.
-    """
+    """Read and check a preset; ConfigError if it is missing or malformed."""
     path = preset_path(preset)
     return from_mapping(PresetConfig, load_yaml(path), path.name)
 
 
-def own_checkpoints(config: PresetConfig) -> Iterator[str]:
+def own_checkpoints(config: PresetConfig) -> list[str]:
     """The files of this package's networks that a preset names."""
-    for section in _sections(config):
-        match section:
-            case EoMTSection() | SentenceClipSection() | FisaSection():
-                if section.checkpoint is not None:
-                    yield section.checkpoint
+    return [source for source, names in _checkpoints(config.model) if not names]
 
 
 def checkpoint_paths(preset: str) -> tuple[Path, ...]:
-    """The weight files that a preset is built from.
-
-    Raises:
-        CheckpointError: a public one is neither at its path nor in the local cache of the hub.
-    """
+    """The weight files that a preset is built from; CheckpointError if a public one is not on this machine."""
     config, files = load_preset(preset), preset_folder(preset)
     require_weights(preset, config)
     paths = [files.own(name) for name in own_checkpoints(config)]
-    for source, names in _public_checkpoints(config):
-        paths += find_weights(files.public(source), names).shards
+    for source, names in _checkpoints(config.model):
+        if names:
+            paths += find_weights(files.public(source), names).shards
     return tuple(paths)
 
 
@@ -268,13 +257,9 @@ def missing_weights(config: PresetConfig) -> list[WeightFile]:
 
 
 def require_weights(preset: str, config: PresetConfig) -> None:
-    """Stop before anything is built if a file that the preset's sections name has not been fetched.
-
-    Raises:
-        CheckpointError: with the file, the folder where it should be and the command that fetches it.
-    """
+    """CheckpointError, before anything is built, if a file that the preset's sections name has not been fetched."""
     files = preset_folder(preset)
-    used = {repository_of(files.public(source)) for source, _ in _public_checkpoints(config)}
+    used = {repository_of(files.public(source)) for source, names in _checkpoints(config.model) if names}
     missing = [weights for weights in missing_weights(config) if weights.repo in used]
     if missing:
         first, size = missing[0], sum(weights.bytes for weights in missing) / 1e9
@@ -285,20 +270,25 @@ def require_weights(preset: str, config: PresetConfig) -> None:
         )
 
 
-def _sections(config: PresetConfig) -> tuple[ProposerSection | ClipSection | ClassifierSection, ...]:
-    """The parts of a preset's model."""
-    return config.model.proposer, config.model.clip, config.model.classifier
+_Checkpoint = tuple[str, Sequence[str]]
+"""A file of this package's networks and (), or public weights and the file names to look for."""
 
 
-def _public_checkpoints(config: PresetConfig) -> Iterator[tuple[str, Sequence[str]]]:
-    """The public weights that a preset's sections name, each with the files to look for."""
-    for section in _sections(config):
-        match section:
-            case PublishedEoMTSection():
-                published = published_eomt(section.checkpoint)
-                base = section.base or (published.base if published is not None else None)
-                yield from ((source, TRANSFORMERS_NAMES) for source in (section.checkpoint, base) if source)
-            case Mask2FormerSection():
-                yield section.checkpoint, TRANSFORMERS_NAMES
-            case OpenClipConfig():
-                yield section.checkpoint, CHECKPOINT_NAMES
+def _checkpoints(model: ModelSection) -> list[_Checkpoint]:
+    return [found for part in (model.proposer, model.clip, model.classifier) for found in _checkpoints_of(part)]
+
+
+def _checkpoints_of(part: ProposerSection | ClipSection | ClassifierSection) -> list[_Checkpoint]:
+    match part:
+        case EoMTSection() | SentenceClipSection() | FisaSection():
+            return [(part.checkpoint, ())] if part.checkpoint is not None else []
+        case PublishedEoMTSection():
+            published = published_eomt(part.checkpoint)
+            base = part.base or (published.base if published is not None else None)
+            return [(source, TRANSFORMERS_NAMES) for source in (part.checkpoint, base) if source]
+        case Mask2FormerSection():
+            return [(part.checkpoint, TRANSFORMERS_NAMES)]
+        case OpenClipConfig():
+            return [(part.checkpoint, CHECKPOINT_NAMES)]
+        case MaskedCropConfig() | PooledSection():
+            return []

@@ -31,11 +31,7 @@ class Region:
         return self == Region()
 
     def crop(self, image: np.ndarray) -> np.ndarray:
-        """The part of (H, W, ...) inside the region, a view; what lies outside the image is cut off.
-
-        Raises:
-            ImageError: region and image have no pixel in common.
-        """
+        """The part of (H, W, ...) inside the region, a view; ImageError if image and region have no pixel in common."""
         height, width = image.shape[:2]
         if self.x >= width or self.y >= height:
             raise ImageError(f"{self} lies outside the image of {width}x{height} pixels; move it inside")

@@ -10,33 +10,25 @@ _PACKAGE = Path(__file__).parent.parent
 def config_dir() -> Path:
     """Folder that holds `models/` (presets), `training/` (recipes) and `vocabularies/`.
 
-    It lies inside the installed package (`pip install`, `colcon build`) and beside it in a source checkout.
-
-    Raises:
-        ConfigError: neither is there.
+    It lies inside the installed package (`pip install`, `colcon build`) and beside it in a source checkout; ConfigError
+    if it does neither.
     """
-    candidates = (_PACKAGE / "config", _PACKAGE.parent / "config")
-    for candidate in candidates:
-        if (candidate / "models").is_dir():
-            return candidate
-    tried = " and ".join(str(candidate / "models") for candidate in candidates)
-    raise ConfigError(f"the presets are missing: looked for {tried}; install ovseg_ros again")
+    return _folder_with("models", "presets", _PACKAGE / "config", _PACKAGE.parent / "config")
 
 
 def interfaces_dir() -> Path:
-    """Folder of the package's message definitions (*.msg), for reading and writing bags without ROS.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    candidates = (_PACKAGE / "interfaces", _PACKAGE.parent / "msg")
-    for candidate in candidates:
-        if (candidate / "Segment.msg").is_file():
-            return candidate
-    tried = " and ".join(str(candidate) for candidate in candidates)
-    raise ConfigError(f"the message definitions are missing: looked for {tried}; install ovseg_ros again")
+    """Folder of the package's message definitions (*.msg), for bags without ROS; ConfigError if it is not there."""
+    return _folder_with("Segment.msg", "message definitions", _PACKAGE / "interfaces", _PACKAGE.parent / "msg")
 
 
 def weights_dir() -> Path:
     """Folder of the checkpoints that come with the package, in safetensors format."""
     return _PACKAGE / "weights"
+
+
+def _folder_with(name: str, what: str, *candidates: Path) -> Path:
+    for candidate in candidates:
+        if (candidate / name).exists():
+            return candidate
+    tried = " and ".join(str(candidate / name) for candidate in candidates)
+    raise ConfigError(f"the {what} are missing: looked for {tried}; install ovseg_ros again")

@@ -24,7 +24,6 @@ class PanopticSegmenter:
     """
 
     def __init__(self, model: Model, merge: MergeConfig, device: torch.device) -> None:
-        """`model`: a module, moved to `device`."""
         self.device = device
         self.merge = merge
         self.model = model.to(device).eval()
@@ -34,18 +33,15 @@ class PanopticSegmenter:
         return self.model.prepare(vocabulary)
 
     def segment(self, image: np.ndarray, prompt: Prompt, merge: MergeConfig | None = None) -> PanopticResult:
-        """Segment one image.
+        """Segment one image; the maps have its size.
 
         Args:
             image: uint8 RGB (H, W, 3), any size from 1x1.
             prompt: from `prepare`.
             merge: thresholds in place of the preset's.
 
-        Returns:
-            Maps of the input's size.
-
         Raises:
-            ImageError: if the image has another shape or type.
+            ImageError: the image has another shape or type.
         """
         return self.segment_batch([image], prompt, merge)[0]
 
@@ -53,18 +49,7 @@ class PanopticSegmenter:
     def segment_batch(
         self, images: Sequence[np.ndarray], prompt: Prompt, merge: MergeConfig | None = None
     ) -> list[PanopticResult]:
-        """Segment images of one size, at least one, in one pass of the networks.
-
-        Args:
-            images: B times uint8 RGB (H, W, 3).
-            prompt, merge: as in `segment`.
-
-        Returns:
-            As `segment`, one for each image.
-
-        Raises:
-            ImageError: if an image has another shape or type, or they differ in size.
-        """
+        """As `segment`, for B >= 1 images in one pass of the networks; ImageError also if they differ in size."""
         predicted = self.predict(images, prompt)
         size = images[0].shape[:2]
         return [
@@ -74,17 +59,13 @@ class PanopticSegmenter:
             )
         ]
 
+    @torch.inference_mode()
     def predict(self, images: Sequence[np.ndarray], prompt: Prompt) -> Prediction:
-        """Masks and their class scores as they enter the merge; arguments and errors as of `segment_batch`."""
-        with torch.inference_mode():
-            return self.model(self.to_pixels(images), prompt)
+        """What the merge gets of images; arguments and errors as of `segment_batch`."""
+        return self.model(self.to_pixels(images), prompt)
 
     def to_pixels(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """Images of one size as the model takes them, (B, 3, H, W) float in [0, 1] on the device; refuses all others.
-
-        Raises:
-            ImageError: as `segment_batch`.
-        """
+        """Images of one size, and no others, as the model takes them: (B, 3, H, W) float in [0, 1] on the device."""
         for image in images:
             check_image(image)
         sizes = {image.shape[:2] for image in images}

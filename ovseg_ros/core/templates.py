@@ -29,14 +29,7 @@ _SETS = {"vild": VILD_TEMPLATES, "imagenet": IMAGENET_TEMPLATES}
 
 
 def prompt_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """The templates that a preset asks for.
-
-    Args:
-        templates: "vild", "imagenet", or templates with one `{}` each.
-
-    Raises:
-        ValueError: for another name.
-    """
+    """A preset's templates: its own, or those that "vild" or "imagenet" means; ValueError for another name."""
     if not isinstance(templates, str):
         return tuple(templates)
     if templates not in _SETS:

@@ -11,9 +11,6 @@ from torch import Tensor
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import Vocabulary
 
-EncodeSentences = Callable[[Sequence[str]], Tensor]
-"""Sentences -> (N, D) unit vectors."""
-
 _BATCH_SENTENCES = 128
 _CACHED_PHRASES = 50_000
 
@@ -24,8 +21,8 @@ class TextEncoder:
     A phrase's vector is the mean over templates of unit vectors, made unit again (as in CLIP's zero-shot recipe).
     """
 
-    def __init__(self, encode: EncodeSentences, templates: Sequence[str]) -> None:
-        """`templates` contain one `{}` each, which the phrase replaces."""
+    def __init__(self, encode: Callable[[Sequence[str]], Tensor], templates: Sequence[str]) -> None:
+        """`encode`: sentences -> (N, D) unit vectors; `templates` contain one `{}` each, which the phrase replaces."""
         if not templates or any(template.count("{}") != 1 for template in templates):
             raise ValueError(f"every template needs exactly one {{}}, got {list(templates)}")
         self._encode = encode
@@ -35,24 +32,18 @@ class TextEncoder:
 
     def encode(self, vocabulary: Vocabulary) -> TextEmbeddings:
         """One vector for every name and synonym; only phrases that were not seen before are computed."""
-        phrases, owners = [], []
-        for index, category in enumerate(vocabulary.categories):
-            for phrase in (category.name, *category.synonyms):
-                phrases.append(phrase)
-                owners.append(index)
-        vectors = self._vectors(phrases)
-        return TextEmbeddings(
-            vectors=vectors,
-            category_of_prompt=torch.tensor(owners, dtype=torch.int64, device=vectors.device),
-            vocabulary=vocabulary,
-        )
+        prompts = [(phrase, k) for k, c in enumerate(vocabulary.categories) for phrase in (c.name, *c.synonyms)]
+        vectors = self._vectors([phrase for phrase, _ in prompts])
+        owners = torch.tensor([owner for _, owner in prompts], dtype=torch.int64, device=vectors.device)
+        return TextEmbeddings(vectors, owners, vocabulary)
 
     def _vectors(self, phrases: list[str]) -> Tensor:
         with self._lock:
             known = {phrase: self._cache[phrase] for phrase in phrases if phrase in self._cache}
             new = [phrase for phrase in dict.fromkeys(phrases) if phrase not in known]
-            for start in range(0, len(new), max(1, _BATCH_SENTENCES // len(self._templates))):
-                some = new[start : start + max(1, _BATCH_SENTENCES // len(self._templates))]
+            batch = max(1, _BATCH_SENTENCES // len(self._templates))
+            for start in range(0, len(new), batch):
+                some = new[start : start + batch]
                 known.update(zip(some, self._embed(some), strict=True))
             for phrase in phrases:
                 self._cache[phrase] = known[phrase]

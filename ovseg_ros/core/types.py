@@ -30,7 +30,7 @@ def _check_queries(mask_logits: torch.Tensor, **parts: torch.Tensor | None) -> N
 
 @dataclass(frozen=True, slots=True)
 class TextEmbeddings:
-    """A vocabulary as the classifier sees it; made once per vocabulary, never per frame.
+    """A vocabulary as vectors, from which the stages prepare; made once for each vocabulary, never for a frame.
 
     Attributes:
         vectors: (P, D) float, unit norm, one row for each name or synonym (templates already averaged).

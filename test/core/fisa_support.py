@@ -31,7 +31,6 @@ def make(visual: VisionTransformer | None = None, *, bias: float | None = None, 
     return FisaClassifier(
         visual if visual is not None else tower(),
         FisaConfig(**arguments),
-        text_width=16,
         logit_scale=SCALE,
         logit_bias=None if bias is None else torch.tensor(bias),
         mean=MEAN,

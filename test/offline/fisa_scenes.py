@@ -12,8 +12,6 @@ from ovseg_ros.core.build import build_classifier, load_clip
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.model import Proposer, TwoStage
 from ovseg_ros.core.presets import FisaSection, load_preset, preset_folder
-from ovseg_ros.core.templates import prompt_templates
-from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.offline.data.tabletop_views import TabletopViews
 from ovseg_ros.offline.train.data import RenderedViews
@@ -55,15 +53,14 @@ class SquareProposer(Proposer):
 @cache
 def _clip():
     preset = load_preset("tabletop_fisa").model
-    clip = load_clip(preset.clip, preset_folder("tabletop_fisa"), torch.device("cpu"))
-    return clip, TextEncoder(clip.encode, prompt_templates(preset.templates))
+    return load_clip(preset.clip, preset.templates, preset_folder("tabletop_fisa"), torch.device("cpu"))
 
 
 def scene_model(**changes: object) -> tuple[TwoStage, FisaClassifier]:
     """The preset `tabletop_fisa`, untrained, with that generator and these changes of its FISA, on its own CLIP."""
-    clip, text_encoder = _clip()
+    clip = _clip()
     section = load_preset("tabletop_fisa").model.classifier
     section = FisaSection(replace(section.architecture, **changes))
     clip = replace(clip, tower=copy.deepcopy(clip.tower))
-    classifier = build_classifier(section, clip, preset_folder("tabletop_fisa"), (), text_encoder)
-    return TwoStage(SquareProposer(), classifier, text_encoder, (64, 96)).eval(), classifier
+    classifier = build_classifier(section, clip, preset_folder("tabletop_fisa"), ())
+    return TwoStage(SquareProposer(), classifier, clip.text_encoder, (64, 96)).eval(), classifier

@@ -8,7 +8,7 @@ import yaml
 from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip
 from ovseg_ros.core.presets import load_preset
 from ovseg_ros.core.proposals.eomt.network import EoMT
-from ovseg_ros.core.weights.strict import save_half
+from ovseg_ros.core.weights.strict import save_state_half
 
 
 def write_tiny_preset(folder: Path) -> Path:
@@ -51,8 +51,8 @@ def write_tiny_preset(folder: Path) -> Path:
     proposer = EoMT(model.proposer.architecture)
     for weights in proposer.parameters():
         weights.data *= 4 if weights.ndim > 1 else 1  # else all masks look alike
-    save_half(proposer, folder / model.proposer.checkpoint)
+    save_state_half(proposer.state_dict(), folder / model.proposer.checkpoint)
     clip, _ = build_clip(model.clip.architecture)
     torch.nn.init.zeros_(clip.logit_bias)  # else everything is "none of these"
-    save_half(ImageTower(clip), folder / model.clip.checkpoint)
+    save_state_half(ImageTower(clip).state_dict(), folder / model.clip.checkpoint)
     return path

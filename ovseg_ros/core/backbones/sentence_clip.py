@@ -40,11 +40,7 @@ class ClipConfig:
 
 
 def text_model_folder(package: str) -> Path:
-    """Folder of the sentence encoder inside an installed package.
-
-    Raises:
-        CheckpointError: if the package is not installed.
-    """
+    """Folder of the sentence encoder inside an installed package; CheckpointError if it is not installed."""
     if find_spec(package) is None:
         raise CheckpointError(
             f"the text encoder's package {package!r} is not installed; "

@@ -6,17 +6,13 @@ Notation: N classes that the proposer was trained with, K categories of the voca
 """
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ovseg_ros.core.config import STRICT
+from ovseg_ros.core.config import STRICT, Share
 from ovseg_ros.core.vocabulary import Category, normalize_name
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)

@@ -3,20 +3,20 @@
 Cost grows with the number of promising masks, not with the vocabulary.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from pydantic import Field, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torchvision.ops import roi_align
 
 from ovseg_ros.core.backbones.sentence_clip import ImageTower
-from ovseg_ros.core.classification.crop_windows import square_windows
+from ovseg_ros.core.classification.mask_views import crop_images, rois, square_windows
 from ovseg_ros.core.classification.word_logits import IMPOSSIBLE, best_prompts, joined_with_objectness, with_none
-from ovseg_ros.core.config import STRICT
+from ovseg_ros.core.config import STRICT, Share
 from ovseg_ros.core.images import normalize
 from ovseg_ros.core.model import Classifier
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
@@ -37,9 +37,9 @@ class MaskedCropConfig:
     """
 
     max_masks: PositiveInt = 32
-    min_objectness: Annotated[float, Field(ge=0, le=1)] = 0.25
-    context: Annotated[float, Field(gt=0)] = 1.25
-    patch_share: Annotated[float, Field(ge=0, le=1)] = 0.4
+    min_objectness: Share = 0.25
+    context: PositiveFloat = 1.25
+    patch_share: Share = 0.4
     mirrored: bool = False
     none_logit: float = 0.0
     kind: Literal["masked_crops"] = "masked_crops"
@@ -52,7 +52,7 @@ class MaskedCropClassifier(Classifier):
         """`tower`: with an open_clip `VisionTransformer` of square images."""
         super().__init__()
         self.tower = tower
-        self._image_size, self._grid = tower.visual.image_size[0], tower.visual.grid_size[0]
+        self._image_size, self._grid = tower.visual.image_size, tower.visual.grid_size
         self._config = config
 
     def prepare(self, text: TextEmbeddings) -> TextEmbeddings:
@@ -91,12 +91,10 @@ class MaskedCropClassifier(Classifier):
 
     def _read(self, images: Tensor, masks: Tensor, windows: Tensor, image_index: Tensor) -> Tensor:
         """Unit embeddings (M, D) of masked crops."""
-        rois = torch.cat([image_index[:, None].to(windows), windows], dim=1)  # (M, 5)
-        crops = roi_align(images, rois, self._image_size, sampling_ratio=2, aligned=True)
-        own = torch.cat([torch.arange(len(masks), device=masks.device)[:, None].to(windows), windows], dim=1)
+        crops = crop_images(images, windows, image_index, self._image_size)
         share = roi_align(
             (masks > 0).to(images)[:, None],
-            own,
+            rois(torch.arange(len(masks), device=masks.device), windows),
             self._grid,
             spatial_scale=masks.shape[-1] / images.shape[-1],
             sampling_ratio=4,

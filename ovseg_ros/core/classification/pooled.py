@@ -32,11 +32,6 @@ class PooledWords:
     owner: Tensor
     shares: Tensor
 
-    @property
-    def count(self) -> int:
-        """K + L."""
-        return self.shares.shape[1]
-
 
 class PooledClassifier(Classifier):
     """Names masks by CLIP features pooled under them (`MaskPooling`), with or without FC-CLIP's geometric ensemble."""
@@ -92,12 +87,17 @@ class PooledClassifier(Classifier):
             raise ValueError("the training-free classifier needs proposals with class logits, the last 'no object'")
         count = words.asked
         embeddings = self.pooling(images, proposals.mask_logits)  # (B, Q, D)
-        clip = self._clip_probabilities(embeddings.float(), words)  # (B, Q, K + L)
+        prompts = self._logit_scale * embeddings.float() @ words.vectors.T  # (B, Q, P')
+        clip = best_prompts(prompts, words.owner, words.shares.shape[1]).softmax(dim=-1)  # (B, Q, K + L)
         class_logits = proposals.class_logits.float()
         void = class_logits.softmax(dim=-1)[..., -1]  # (B, Q)
         likelihood = clip
         if self._ensemble is not None:
-            self._check_classes(class_logits)
+            if class_logits.shape[-1] != len(self._class_phrases) + 1:
+                raise ValueError(
+                    f"class_logits has {class_logits.shape[-1]} entries, expected {len(self._class_phrases)} classes "
+                    "and 'no object'"
+                )
             inside = in_vocabulary(class_logits[..., :-1].softmax(dim=-1), words.shares)
             seen = words.shares.any(dim=0)
             likelihood = geometric_ensemble(inside, clip, seen, self._ensemble.alpha, self._ensemble.beta)
@@ -109,11 +109,6 @@ class PooledClassifier(Classifier):
         is_nothing = nothing >= named.amax(dim=-1, keepdim=True)
         logits[..., :-1].masked_fill_(is_nothing, IMPOSSIBLE)
         return logits
-
-    def _clip_probabilities(self, embeddings: Tensor, words: PooledWords) -> Tensor:
-        """Softmax over categories of each one's best prompt: (B, Q, K + L)."""
-        prompts = self._logit_scale * embeddings @ words.vectors.T  # (B, Q, P')
-        return best_prompts(prompts, words.owner, words.count).softmax(dim=-1)
 
     def _free_background(self, asked: Sequence[Category]) -> tuple[list[Category], list[int]]:
         """Background words, and their rows, that mean nothing that was asked for, by name or by the proposer's class.
@@ -128,10 +123,3 @@ class PooledClassifier(Classifier):
         words = self._background.vocabulary.categories
         rows = [row for row, word in enumerate(words) if normalize_name(word.name) not in taken]
         return [words[row] for row in rows], rows
-
-    def _check_classes(self, class_logits: Tensor) -> None:
-        if class_logits.shape[-1] != len(self._class_phrases) + 1:
-            raise ValueError(
-                f"class_logits has {class_logits.shape[-1]} entries, expected {len(self._class_phrases)} classes and "
-                "'no object'"
-            )

@@ -83,11 +83,7 @@ class VitEncoder(nn.Module):
 
 
 def dense_encoder(visual: nn.Module) -> ConvNextEncoder | VitEncoder:
-    """The part of a CLIP whose features can be pooled.
-
-    Raises:
-        ConfigError: if it is neither a ConvNeXt nor a plain ViT with a class token.
-    """
+    """The part of a CLIP whose features can be pooled; ConfigError if it is no ConvNeXt nor ViT with a class token."""
     if isinstance(visual, TimmModel) and isinstance(visual.trunk, ConvNeXt):
         return ConvNextEncoder(visual)
     if isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == "tok":

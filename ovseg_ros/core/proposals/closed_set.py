@@ -26,7 +26,13 @@ def class_names(num_classes: int, settings: Mapping[str, Any], where: str) -> tu
     """
     labels = settings.get("id2label")
     if isinstance(labels, Mapping) and labels and not str(next(iter(labels.values()))).startswith("LABEL_"):
-        return _ordered(labels, num_classes, where)
+        by_index = {str(index): str(name) for index, name in labels.items()}
+        expected = [str(index) for index in range(num_classes)]
+        if set(by_index) != set(expected):
+            raise CheckpointError(
+                f"{where}: id2label in config.json has {len(by_index)} entries, expected 0 to {num_classes - 1}"
+            )
+        return tuple(by_index[index] for index in expected)
     if num_classes not in _VOCABULARIES:
         raise CheckpointError(
             f"{where} has {num_classes} classes without names; expected an id2label in its config.json, or one of the "
@@ -34,13 +40,3 @@ def class_names(num_classes: int, settings: Mapping[str, Any], where: str) -> tu
         )
     specs = load_vocabulary_file(find_vocabulary(_VOCABULARIES[num_classes]))
     return tuple(spec.name for spec in specs[:num_classes])
-
-
-def _ordered(labels: Mapping[Any, Any], num_classes: int, where: str) -> tuple[str, ...]:
-    by_index = {str(index): str(name) for index, name in labels.items()}
-    expected = [str(index) for index in range(num_classes)]
-    if set(by_index) != set(expected):
-        raise CheckpointError(
-            f"{where}: id2label in config.json has {len(by_index)} entries, expected 0 to {num_classes - 1}"
-        )
-    return tuple(by_index[index] for index in expected)

@@ -3,7 +3,7 @@
 FISA's own masks come from it (Swin-B; Swin-T and ResNet-50 in its Table 4).
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -20,14 +20,8 @@ _STRIDE = 4  # pixels of the image along a pixel of the mask logits
 _ALIGNMENT = 32  # the deepest features' stride
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedMask2Former:
-    """A published checkpoint, ready to run.
-
-    Attributes:
-        model: in evaluation mode, on the CPU.
-        class_names: what its class logits mean.
-    """
+class LoadedMask2Former(NamedTuple):
+    """A published checkpoint in evaluation mode on the CPU, and what its class logits mean."""
 
     model: "Mask2Former"
     class_names: tuple[str, ...]

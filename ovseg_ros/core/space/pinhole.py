@@ -11,7 +11,7 @@ import numpy as np
 
 from ovseg_ros.core.errors import DepthError
 
-_ASPECT_TOLERANCE = 0.01
+_ASPECT_TOLERANCE = 0.01  # of images of the same view
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,7 @@ class Pinhole:
         return Pinhole(self.fx, self.fy, self.cx - x, self.cy - y, width, height)
 
     def resized(self, width: int, height: int) -> "Pinhole":
-        """The camera of the same view at another resolution.
-
-        Raises:
-            DepthError: the aspect ratio differs by more than 1 %, so the other image shows another view.
-        """
+        """The camera of the same view at another resolution; DepthError if it is another view, by its aspect ratio."""
         if (width, height) == (self.width, self.height):
             return self
         x_scale, y_scale = width / self.width, height / self.height
@@ -93,8 +89,7 @@ class Pinhole:
 def fit_depth(depth: np.ndarray, width: int, height: int) -> np.ndarray:
     """Aligned depth (H, W) at the image's resolution, by the nearest reading: a mean of two surfaces would lie on none.
 
-    Raises:
-        DepthError: the aspect ratio differs by more than 1 %, so depth and image show different views.
+    DepthError if they are different views, by their aspect ratios.
     """
     rows, columns = depth.shape
     if (columns, rows) == (width, height):

@@ -17,33 +17,16 @@ from ovseg_ros.core.space.grouped import lengths_of, means, quantiles, starts_of
 from ovseg_ros.core.space.pinhole import Pinhole
 from ovseg_ros.core.space.planes import Plane, find_planes
 
+_SAMPLES = 2048  # readings of a segment that are used at most, about
+_MIN_POINTS = 12  # a segment with fewer valid readings is left out
+_MIN_DEVIATION = 0.02  # metres; readings nearer to the segment's median depth are never taken for flying pixels
+_MAX_DEVIATIONS = 4.0  # normal standard deviations; readings further from the median are dropped
+_SUPPORT_GAP = 0.02  # metres; a segment whose lowest visible point is this near to a plane stands on it...
+_SUPPORT_SHARE = 0.4  # ... and so does one whose lowest visible point is within this share of its visible height
+_TOP_SHARE = 0.05  # of the height, that counts as an object's top
+_HIDDEN_MARGIN = 0.003  # metres; a point this far behind the surface that was seen is hidden
 _BACKGROUND_POINTS = 4000  # in which planes are sought, about
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: multiplying by it scatters consecutive numbers
-
-
-@dataclass(frozen=True, slots=True)
-class SpaceConfig:
-    """How segments are measured.
-
-    Attributes:
-        samples: about this many readings of a segment are used at most.
-        min_points: a segment with fewer valid readings is left out.
-        min_deviation: readings nearer to the segment's median depth are never taken for flying pixels, metres.
-        max_deviations: readings further from the median than this many (normal) standard deviations are dropped.
-        support_gap: a segment whose lowest visible point is this near to a plane stands on it, metres...
-        support_share: ... and so is one whose lowest visible point is within this share of its visible height.
-        top_share: uppermost share of the height that counts as an object's top.
-        hidden_margin: a point this far behind the surface that was seen is hidden, metres.
-    """
-
-    samples: int = 2048
-    min_points: int = 12
-    min_deviation: float = 0.02
-    max_deviations: float = 4.0
-    support_gap: float = 0.02
-    support_share: float = 0.4
-    top_share: float = 0.05
-    hidden_margin: float = 0.003
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +59,7 @@ class _View(NamedTuple):
 
 
 def measure_segments(
-    depth: np.ndarray,
-    camera: Pinhole,
-    segment_ids: np.ndarray,
-    thing_ids: Collection[int],
-    config: SpaceConfig | None = None,
+    depth: np.ndarray, camera: Pinhole, segment_ids: np.ndarray, thing_ids: Collection[int]
 ) -> list[SegmentGeometry]:
     """Measures every segment that has enough valid depth, in order of id.
 
@@ -89,12 +68,10 @@ def measure_segments(
         camera: intrinsics at this resolution.
         segment_ids: (H, W) uint16, 0 = void.
         thing_ids: ids of things. What stands is a thing; what it stands on is sought in all other pixels.
-        config: thresholds, None for the defaults.
 
     Raises:
         DepthError: depth, camera and segments differ in size.
     """
-    config = config or SpaceConfig()
     if depth.shape != segment_ids.shape or depth.shape != (camera.height, camera.width):
         raise DepthError(
             f"depth is {depth.shape}, the segment image {segment_ids.shape} and the camera "
@@ -104,9 +81,9 @@ def measure_segments(
     is_valid = np.isfinite(depth) & (depth > 0)
     size = int(ids.max(initial=0)) + 1
     counts = np.bincount(ids[is_valid.ravel()], minlength=size)
-    samples = _sample(_trusted_pixels(segment_ids, is_valid, counts, config), ids, config.samples)
+    samples = _sample(_trusted_pixels(segment_ids, is_valid, counts), ids)
     points = _points_at(samples, depth, camera)
-    samples, points, depths = _without_flying_pixels(samples, points, ids, config)
+    samples, points, depths = _without_flying_pixels(samples, points, ids)
     if not len(samples):
         return []
     group = ids[samples]
@@ -117,7 +94,7 @@ def measure_segments(
     planes = find_planes(_background_points(view, is_valid, thing_ids))
     centroids = means(points, starts)
     if planes:
-        boxes, supported = _standing_boxes(points, starts, segment, is_thing, planes, view, config)
+        boxes, supported = _standing_boxes(points, starts, segment, is_thing, planes, view)
     else:
         boxes, supported = principal_boxes(points, starts), np.zeros(len(segment), bool)
     return [
@@ -126,9 +103,7 @@ def measure_segments(
     ]
 
 
-def _trusted_pixels(
-    segment_ids: np.ndarray, is_valid: np.ndarray, counts: np.ndarray, config: SpaceConfig
-) -> np.ndarray:
+def _trusted_pixels(segment_ids: np.ndarray, is_valid: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Valid pixels (H, W) of segments, without their edges where enough is left: depth mixes there, masks err there."""
     inner = np.ones_like(is_valid)
     for axis in (0, 1):
@@ -138,16 +113,16 @@ def _trusted_pixels(
         inside[:-1] &= same
     inner &= is_valid
     inner_counts = np.bincount(segment_ids[inner], minlength=len(counts))
-    has_inner = inner_counts >= np.maximum(config.min_points, 0.3 * counts)
-    is_used = counts >= config.min_points
+    has_inner = inner_counts >= np.maximum(_MIN_POINTS, 0.3 * counts)
+    is_used = counts >= _MIN_POINTS
     is_used[0] = False
     return np.asarray(is_valid & is_used[segment_ids] & (inner | ~has_inner[segment_ids]))
 
 
-def _sample(mask: np.ndarray, ids: np.ndarray, samples: int) -> np.ndarray:
-    """Flat indices (P,) of the mask's pixels sorted by segment, evenly subsampled to about `samples` a segment."""
+def _sample(mask: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Flat indices (P,) of the mask's pixels sorted by segment, evenly subsampled to about `_SAMPLES` a segment."""
     flat = np.flatnonzero(mask)
-    stride = -(-np.bincount(ids[flat], minlength=1) // samples)
+    stride = -(-np.bincount(ids[flat], minlength=1) // _SAMPLES)
     scattered = (flat.astype(np.uint64) * _GOLDEN) >> np.uint64(40)
     flat = flat[scattered % stride[ids[flat]].astype(np.uint64) == 0] if len(flat) else flat
     return flat[np.argsort(ids[flat], kind="stable")]
@@ -161,7 +136,7 @@ def _points_at(flat: np.ndarray, depth: np.ndarray, camera: Pinhole) -> np.ndarr
 
 
 def _without_flying_pixels(
-    flat: np.ndarray, points: np.ndarray, ids: np.ndarray, config: SpaceConfig
+    flat: np.ndarray, points: np.ndarray, ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Drops readings far from their segment's median depth. Also returns the median of every id (0 where none)."""
     medians = np.zeros(int(ids.max(initial=0)) + 1)
@@ -173,7 +148,7 @@ def _without_flying_pixels(
     medians[group[starts]] = quantiles(points[:, 2], starts, 0.5)
     deviation = np.abs(points[:, 2] - medians[group])
     spread = 1.4826 * quantiles(deviation, starts, 0.5)  # of a normal distribution, the standard deviation
-    limit = np.maximum(config.max_deviations * spread, config.min_deviation)
+    limit = np.maximum(_MAX_DEVIATIONS * spread, _MIN_DEVIATION)
     kept = deviation <= np.repeat(limit, lengths)
     return flat[kept], points[kept], medians
 
@@ -196,22 +171,21 @@ def _standing_boxes(
     is_thing: np.ndarray,
     planes: list[Plane],
     view: _View,
-    config: SpaceConfig,
 ) -> tuple[list[OrientedBox], np.ndarray]:
     """Boxes upright on the plane that each segment stands on, or, without one, on the largest plane."""
     index = np.repeat(np.arange(len(starts)), lengths_of(starts, len(points)))
     heights = np.stack([plane.heights(points) for plane in planes])  # (planes, P)
     low = np.stack([quantiles(values, starts, 0.02) for values in heights])
     high = np.stack([quantiles(values, starts, 0.98) for values in heights])
-    reach = np.maximum(config.support_gap, config.support_share * (high - low))
-    is_near = (np.abs(low) <= reach) & (high > config.support_gap / 2) & is_thing
+    reach = np.maximum(_SUPPORT_GAP, _SUPPORT_SHARE * (high - low))
+    is_near = (np.abs(low) <= reach) & (high > _SUPPORT_GAP / 2) & is_thing
     choice = np.where(is_near, np.abs(low), np.inf).argmin(axis=0)  # (N,), the first plane where none is near
     supported = is_near.any(axis=0)
 
     frames = _frames(np.stack([plane.normal for plane in planes])[choice], means(points, starts))
     local = np.einsum("pd,pda->pa", points, frames[index])
     local[:, 2] = heights[choice[index], np.arange(len(points))]
-    hidden, hidden_index = _turned_behind(points, local, starts, frames, supported, segment, view, config)
+    hidden, hidden_index = _turned_behind(points, local, starts, frames, supported, segment, view)
     # One point on the plane under the first of each supported group makes the box reach down to it; it is repeated, as
     # single points count as outliers.
     below = np.repeat(starts[supported], np.maximum(lengths_of(starts, len(points))[supported] // 50, 2))
@@ -243,7 +217,6 @@ def _turned_behind(
     supported: np.ndarray,
     segment: np.ndarray,
     view: _View,
-    config: SpaceConfig,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The visible points turned by 180 degrees about a vertical axis through the middle of the object's top, where the
     object itself hides what they would be: (M, 3) local and their groups (M,). Boxes, bottles, balls and most things
@@ -251,7 +224,7 @@ def _turned_behind(
     camera = view.camera
     index = np.repeat(np.arange(len(starts)), lengths_of(starts, len(points)))
     top = quantiles(local[:, 2], starts, 0.99)
-    is_top = local[:, 2] >= (top - config.top_share * np.abs(top))[index]
+    is_top = local[:, 2] >= (top - _TOP_SHARE * np.abs(top))[index]
     # The middle of the top's extent; its mean over pixels would lean to the camera, as what faces it has more pixels.
     top_starts = starts_of(index[is_top])
     low, high = (
@@ -267,7 +240,7 @@ def _turned_behind(
     is_inside = (columns >= 0) & (columns < camera.width) & (rows >= 0) & (rows < camera.height)
     chosen, columns, rows = chosen[is_inside], columns[is_inside], rows[is_inside]
     is_hidden = (view.segment_ids[rows, columns] == segment[index[chosen]]) & (
-        view.depth[rows, columns] < candidates[chosen, 2] - config.hidden_margin
+        view.depth[rows, columns] < candidates[chosen, 2] - _HIDDEN_MARGIN
     )
     chosen = chosen[is_hidden]
     return turned[chosen], index[chosen]

@@ -6,7 +6,7 @@ either, so a change of the vocabulary leaves identities alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -16,39 +16,22 @@ from ovseg_ros.core.tracking.subsampling import subsampled_ids
 from ovseg_ros.core.types import PanopticResult, Segment
 
 _PIXELS = 40_000  # masks are compared on about so many at most
+_MAX_AGE = 2.0  # seconds; an object that was not seen for longer is forgotten
+_MIN_OVERLAP = 0.3  # masks with at least this IoU may be the same object, whatever they look like; ...
+_MIN_SIMILARITY = 0.7  # ... others have to look alike, cosine of the appearances, ...
+_MAX_SPEED = 0.3  # ... and be no further apart than this speed explains, image diagonals per second, ...
+_SLACK = 0.04  # ... plus this, diagonals, ...
+_MAX_GROWTH = 3.0  # ... and differ in area by no more than this factor
+_MEMORY = 0.5  # seconds in which a remembered appearance gives way to a new one (time constant)
 
 # Score of a pair that cannot be; it neither helps nor hurts an assignment. Possible pairs score higher.
 _IMPOSSIBLE = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class TrackingConfig:
-    """When two segments are one object.
-
-    Attributes:
-        max_age: an object that was not seen for longer is forgotten, seconds.
-        min_overlap: masks with at least this IoU may be the same object, whatever they look like, ...
-        min_similarity: ... others have to look alike, cosine of the appearances, ...
-        max_speed: ... and be no further apart than this speed explains, image diagonals per second, ...
-        slack: ... plus this, diagonals.
-        max_growth: ... and differ in area by no more than this factor.
-        memory: seconds in which a remembered appearance gives way to a new one (time constant).
-    """
-
-    max_age: float = 2.0
-    min_overlap: float = 0.3
-    min_similarity: float = 0.7
-    max_speed: float = 0.3
-    slack: float = 0.04
-    max_growth: float = 3.0
-    memory: float = 0.5
-
-
 class Tracker:
     """Follows the things of one camera. Not for two threads at once."""
 
-    def __init__(self, config: TrackingConfig | None = None) -> None:
-        self._config = config or TrackingConfig()
+    def __init__(self) -> None:
         self._next_id = 1
         self.reset()
 
@@ -79,7 +62,7 @@ class Tracker:
         if stamp < self._stamp:
             self.reset()
         self._stamp = stamp
-        known = self._objects[stamp - self._objects["seen"] <= self._config.max_age]
+        known = self._objects[stamp - self._objects["seen"] <= _MAX_AGE]
         things = [index for index, segment in enumerate(result.segments) if segment.is_thing]
         looks = None if appearance is None else appearance[things]
         if looks is not None and looks.shape[1] != known["appearance"].shape[1]:
@@ -107,7 +90,6 @@ class Tracker:
 
     def _scores(self, known: np.ndarray, now: np.ndarray, overlap: np.ndarray) -> np.ndarray:
         """How well each known object (T,) and each one in sight (N,) go together: (T, N), or `_IMPOSSIBLE`."""
-        config = self._config
         if not len(known) or not len(now):
             return np.zeros(overlap.shape)
         age = self._stamp - known["seen"]
@@ -115,11 +97,11 @@ class Tracker:
         ahead = known["place"] + known["velocity"] * np.minimum(age, 0.5)[:, None]
         away = ahead[:, None] - now["place"][None]  # (T, N, 2)
         distance = np.hypot(away[..., 0], away[..., 1]) / np.sqrt(2)  # diagonals
-        reach = (config.slack + config.max_speed * age)[:, None]
+        reach = (_SLACK + _MAX_SPEED * age)[:, None]
         growth = np.abs(np.log(known["area"][:, None] / now["area"][None]))
         similarity = np.maximum(known["appearance"] @ now["appearance"].T, 0.0)
-        is_possible = (overlap >= config.min_overlap) | (
-            (distance <= reach) & (growth <= np.log(config.max_growth)) & (similarity >= config.min_similarity)
+        is_possible = (overlap >= _MIN_OVERLAP) | (
+            (distance <= reach) & (growth <= np.log(_MAX_GROWTH)) & (similarity >= _MIN_SIMILARITY)
         )
         return np.where(is_possible, 2 * overlap + similarity + 0.5 * (1 - distance / (reach + distance)), _IMPOSSIBLE)
 
@@ -139,7 +121,7 @@ class Tracker:
     def _seen_again(self, known: np.ndarray, now: np.ndarray) -> np.ndarray:
         """Known objects (P,) with what was seen of them now (P,); what old values count depends on time, not frames."""
         passed = (self._stamp - known["seen"])[:, None]
-        share = 1 - np.exp(-passed / self._config.memory)  # 0 under an equal stamp
+        share = 1 - np.exp(-passed / _MEMORY)  # 0 under an equal stamp
         moved = (now["place"] - known["place"]) / np.maximum(passed, 1e-9)
         old = known["appearance"]
         mixed = old + np.where(old.any(axis=1, keepdims=True), share, 1.0) * (now["appearance"] - old)

@@ -258,7 +258,9 @@ def save_vocabulary_file(path: Path, specs: Sequence[CategorySpec]) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
-        _keep_original(path)
+        original = path.with_name(f"{path.stem}.orig{path.suffix}")
+        if path.is_file() and not is_saved_file(path) and not original.exists():
+            os.link(path, original)
         unfinished.replace(path)
     except OSError as error:
         with suppress(OSError):  # where even the folder is no folder, there is nothing to remove
@@ -267,12 +269,6 @@ def save_vocabulary_file(path: Path, specs: Sequence[CategorySpec]) -> None:
             f"the vocabulary is in force but could not be saved to {path}: {error.strerror or error}; the old file is "
             "as it was; free some space or correct vocabulary_file, then set the vocabulary again"
         ) from error
-
-
-def _keep_original(path: Path) -> None:
-    original = path.with_name(f"{path.stem}.orig{path.suffix}")
-    if path.is_file() and not is_saved_file(path) and not original.exists():
-        os.link(path, original)
 
 
 def _entry(spec: CategorySpec) -> dict[str, object]:

@@ -119,11 +119,7 @@ def with_added(specs: Sequence[CategorySpec], added: Sequence[CategorySpec]) -> 
 
 
 def without(specs: Sequence[CategorySpec], names: Iterable[str]) -> tuple[CategorySpec, ...]:
-    """`specs` without the entries of these names.
-
-    Raises:
-        VocabularyError: a name is not there, with the nearest that is.
-    """
+    """`specs` without the entries of these names; VocabularyError, with the nearest, if one is not there."""
     entries = {normalize_name(spec.name): spec for spec in specs}
     for name in names:
         if entries.pop(normalize_name(name), None) is None:

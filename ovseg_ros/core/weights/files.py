@@ -145,11 +145,7 @@ def read_weights(files: WeightFiles) -> dict[str, Tensor]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU.
-
-    Raises:
-        CheckpointError: it is missing or unreadable.
-    """
+    """The tensors of a safetensors file, on the CPU; CheckpointError if it is missing or unreadable."""
     if not path.is_file():
         raise CheckpointError(
             f"the checkpoint {path} does not exist; install the package again, or correct the path in the preset"

@@ -13,21 +13,8 @@ from ovseg_ros.core.weights.files import read_safetensors
 _KEYS_SHOWN = 8
 
 
-def save_half(module: nn.Module, path: Path) -> None:
-    """Write a module's floating-point state in half precision, atomically.
-
-    Raises:
-        CheckpointError: it cannot be written, as on a full disk; what was there before is kept.
-    """
-    save_state_half(module.state_dict(), path)
-
-
 def save_state_half(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors by name, those in floating point in half precision, atomically.
-
-    Raises:
-        CheckpointError: it cannot be written, as on a full disk; what was there before is kept.
-    """
+    """Write tensors by name, those in floating point in half precision, atomically; CheckpointError if it fails."""
     state = {key: value.detach().cpu() for key, value in tensors.items()}
     state = {key: value.half().contiguous() if value.is_floating_point() else value for key, value in state.items()}
     unfinished = path.with_suffix(".tmp")
@@ -44,12 +31,7 @@ def save_state_half(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_strict(module: nn.Module, path: Path) -> None:
-    """Fill a module from a file whose keys and shapes are exactly its own.
-
-    Raises:
-        CheckpointError: if the file is missing or unreadable, or naming the keys that are missing, unexpected or of
-            another shape.
-    """
+    """Fill a module from a file whose keys and shapes are exactly its own, else a CheckpointError."""
     state = read_safetensors(path)
     wanted = module.state_dict()
     check_fit(wanted, state, path)
@@ -57,11 +39,7 @@ def load_strict(module: nn.Module, path: Path) -> None:
 
 
 def check_fit(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path | str) -> None:
-    """Refuse a checkpoint that differs from a module's state in any key or shape.
-
-    Raises:
-        CheckpointError: naming the keys that are missing, unexpected or of another shape.
-    """
+    """CheckpointError, naming them, if any keys or shapes of a checkpoint and a module's state differ."""
     faults = fit_faults({key: tuple(value.shape) for key, value in wanted.items()}, state)
     if faults:
         raise CheckpointError(f"{path} does not fit the architecture of the preset: {faults}")

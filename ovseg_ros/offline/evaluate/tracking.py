@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.metrics.identity import IdentityScore
 from ovseg_ros.core.tracking.appearance import segment_appearance
-from ovseg_ros.core.tracking.tracker import Tracker, TrackingConfig
+from ovseg_ros.core.tracking.tracker import Tracker
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Segment
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.evaluate.output import write_figures
@@ -39,7 +39,7 @@ class TrackingFigures:
     """A tracker of its own for every take, and the score over all."""
 
     score: IdentityScore = field(default_factory=IdentityScore)
-    tracker: Tracker = field(default_factory=lambda: Tracker(TrackingConfig()))
+    tracker: Tracker = field(default_factory=Tracker)
 
     def add(self, time: float, frame: Frame, result: PanopticResult) -> None:
         """The next frame of a take."""
@@ -54,7 +54,7 @@ class TrackingFigures:
     def end(self) -> None:
         """The take is over."""
         self.score.end_sequence()
-        self.tracker = Tracker(TrackingConfig())
+        self.tracker = Tracker()
 
     def report(self) -> dict[str, Any]:
         """Shares in percent."""

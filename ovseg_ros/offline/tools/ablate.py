@@ -20,7 +20,6 @@ from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.presets import FisaSection, PresetFolder, load_preset, own_checkpoints, preset_folder
-from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.files import digest_of, read_json, sha256_of, write_bytes, write_json
 from ovseg_ros.offline.data.tabletop_views import load_or_render
@@ -70,9 +69,7 @@ class Variant:
         """Whether CLIP itself trains, all of it or by LoRA."""
         return self.system in ("seve_full", "seve_lora")
 
-    def build(
-        self, config: FisaConfig, clip: LoadedClip, files: PresetFolder, text_encoder: TextEncoder, seed: int
-    ) -> FisaClassifier:
+    def build(self, config: FisaConfig, clip: LoadedClip, files: PresetFolder, seed: int) -> FisaClassifier:
         """A preset's before its training, but for the parts that this system lacks, on a CLIP of its own."""
         architecture = replace(
             config,
@@ -84,7 +81,7 @@ class Variant:
         torch.manual_seed(seed)
         tower = copy.deepcopy(clip.tower)
         updates = add_low_rank(tower.visual, self.rank) if self.rank else []
-        classifier = build_classifier(FisaSection(architecture), replace(clip, tower=tower), files, (), text_encoder)
+        classifier = build_classifier(FisaSection(architecture), replace(clip, tower=tower), files, ())
         assert isinstance(classifier, FisaClassifier)  # as the section says
         classifier.visual.requires_grad_(self.system == "seve_full")
         for update in updates:
@@ -151,9 +148,9 @@ class _Bench:
         self._digest = digest
         device, self._training, self._run = run.engine.device, training, run
         preset, self._files = load_preset(training.preset), preset_folder(training.preset)
-        self._clip = load_clip(preset.model.clip, self._files, device)
+        self._clip = load_clip(preset.model.clip, preset.model.templates, self._files, device)
         model, self._reader = build_untrained(training.preset, device, training.loop.seed)
-        self._text_encoder, vocabulary = model.text_encoder, Vocabulary.build(TABLETOP_SPECS)
+        vocabulary = Vocabulary.build(TABLETOP_SPECS)
         self._text = model.text_encoder.encode(vocabulary)
         self._images = propose_images(model, self._reader, _evaluation_samples(options, run), vocabulary)
         self._quality = partial(panoptic_quality, vocabulary=vocabulary, merge=preset.merge)
@@ -174,7 +171,7 @@ class _Bench:
         section = load_preset("tabletop").model.classifier
         assert isinstance(section, MaskedCropConfig)  # as the package has it
         section = replace(section, mirrored=mirrored and section.mirrored)
-        classifier = build_classifier(section, self._clip, self._files, (), self._text_encoder).eval()
+        classifier = build_classifier(section, self._clip, self._files, ()).eval()
         words = classifier.prepare(self._text)
 
         def classify(image: ProposedImage) -> Tensor:
@@ -183,7 +180,7 @@ class _Bench:
         return {"mirrored": section.mirrored, **self._quality(classify, self._images)}
 
     def _trained(self, variant: Variant, seed: int) -> dict[str, Any]:
-        classifier = variant.build(self._reader.config, self._clip, self._files, self._text_encoder, seed)
+        classifier = variant.build(self._reader.config, self._clip, self._files, seed)
         images, masks = self._images, self._masks
         if variant.adapts_clip:
             masks = replace(masks, views=replace(masks.views, key_values=None))

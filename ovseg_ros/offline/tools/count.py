@@ -21,7 +21,6 @@ from ovseg_ros.core.classification.fisa.clip_tower import image_tokens
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.presets import EoMTSection, FisaSection, load_preset, preset_folder
 from ovseg_ros.core.proposals.eomt.network import EoMT
-from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.offline.evaluate.output import write_figures
@@ -65,9 +64,9 @@ def fisa_shapes(preset: str) -> FisaClassifier:
         raise ConfigError(
             "only presets whose classifier is a fisa can be counted, such as fisa_l, fisa_b or tabletop_fisa"
         )
-    clip = load_clip(model.clip, files, _META)
+    clip = load_clip(model.clip, model.templates, files, _META)
     untrained = replace(model.classifier, checkpoint=None)
-    classifier = build_classifier(untrained, clip, files, (), TextEncoder(clip.encode, ["{}"]))
+    classifier = build_classifier(untrained, clip, files, ())
     assert isinstance(classifier, FisaClassifier)  # as the section says
     return classifier.eval()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ovseg_ros.core.build import build_two_stage
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
-from ovseg_ros.core.classification.fisa.mask_views import crop_masks
+from ovseg_ros.core.classification.mask_views import crop_masks
 from ovseg_ros.core.config import STRICT, Share
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.model import TwoStage

@@ -10,12 +10,10 @@ from fisa_support import SCALE, classify, embed, make, photos, proposals, stir, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovseg_ros.core.classification.crop_windows import square_windows
-from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.classification.fisa.clip_tower import check_tower
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.fisa.distribution_adapter import DistributionAdapter
-from ovseg_ros.core.classification.fisa.mask_views import crop_masks, view_size
+from ovseg_ros.core.classification.mask_views import crop_masks, square_windows, view_size
 from ovseg_ros.core.config import from_mapping
 from ovseg_ros.core.errors import CheckpointError, ConfigError
 from ovseg_ros.core.merge import MergeConfig, merge_panoptic
@@ -286,11 +284,6 @@ def test_towers_of_timm_are_refused_with_a_way_out() -> None:
 def test_layers_that_are_not_there(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make(**changes)
-
-
-def test_text_of_another_clip_is_refused() -> None:
-    with pytest.raises(ConfigError, match="text vectors have 384 numbers, but the image tower's space has 16"):
-        FisaClassifier(tower(), FisaConfig(), text_width=384, logit_scale=SCALE, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from ovseg_ros.core.classification.fisa.clip_tower import image_tokens, position_embedding
-from ovseg_ros.core.classification.fisa.mask_views import patches_inside
+from ovseg_ros.core.classification.mask_views import patches_inside
 from ovseg_ros.core.images import normalize
 from ovseg_ros.core.text_attention import TextAttention
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ovseg_ros.core.classification.crop_windows import square_windows
+from ovseg_ros.core.classification.mask_views import square_windows
 from ovseg_ros.core.classification.masked_crops import MaskedCropClassifier, MaskedCropConfig
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from ovseg_ros.core.errors import CheckpointError
-from ovseg_ros.core.weights.strict import load_strict, save_half
+from ovseg_ros.core.weights.strict import load_strict, save_state_half
 
 
 def test_a_checkpoint_comes_back_to_half_precision(tmp_path: Path) -> None:
     saved, loaded = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     saved.weight.data.copy_(torch.tensor([0.1, -2.0, 3.0]))
     saved.num_batches_tracked.fill_(70_000)
-    save_half(saved, tmp_path / "a.safetensors")
+    save_state_half(saved.state_dict(), tmp_path / "a.safetensors")
     load_strict(loaded, tmp_path / "a.safetensors")
     assert loaded.weight.dtype == torch.float32
     torch.testing.assert_close(loaded.weight, saved.weight, atol=1e-3, rtol=1e-3)
@@ -23,7 +23,7 @@ def test_a_checkpoint_comes_back_to_half_precision(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_listed(tmp_path: Path) -> None:
-    save_half(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), tmp_path / "a.safetensors")
+    save_state_half(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)).state_dict(), tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError) as caught:
         load_strict(nn.ModuleDict({"0": nn.Linear(2, 4), "head": nn.Linear(1, 1)}), tmp_path / "a.safetensors")
     message = str(caught.value)
@@ -44,10 +44,10 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a file on a disk that is always full")
 def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    save_half(nn.Linear(2, 3), path)
+    save_state_half(nn.Linear(2, 3).state_dict(), path)
     before = path.read_bytes()
     (tmp_path / "a.tmp").symlink_to("/dev/full")
     with pytest.raises(CheckpointError, match=r"cannot write .*a.safetensors.*No space left.*what was there before"):
-        save_half(nn.Linear(2, 3), path)
+        save_state_half(nn.Linear(2, 3).state_dict(), path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]

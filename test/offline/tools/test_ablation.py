@@ -13,7 +13,6 @@ from ovseg_ros.core.build import load_clip
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.errors import ConfigError, DatasetError
 from ovseg_ros.core.presets import load_preset, preset_folder
-from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.evaluate.fisa import panoptic_quality, propose_images, true_names
@@ -43,8 +42,8 @@ def scenes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def built(variant: Variant) -> FisaClassifier:
     files, section = preset_folder("tabletop_fisa"), load_preset("tabletop_fisa").model
-    clip = load_clip(section.clip, files, torch.device("cpu"))
-    return variant.build(section.classifier.architecture, clip, files, TextEncoder(clip.encode, ["{}"]), 0)
+    clip = load_clip(section.clip, section.templates, files, torch.device("cpu"))
+    return variant.build(section.classifier.architecture, clip, files, 0)
 
 
 def test_variants_are_the_papers_and_the_question_comes_first() -> None:

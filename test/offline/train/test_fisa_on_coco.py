@@ -36,7 +36,7 @@ def classifier() -> FisaClassifier:
     )  # fmt: skip
     config = FisaConfig(input_size=32, seve_width=16, seve_heads=2, max_masks=3)
     mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    return FisaClassifier(visual, config, text_width=16, logit_scale=torch.tensor(3.0), mean=mean, std=std)
+    return FisaClassifier(visual, config, logit_scale=torch.tensor(3.0), mean=mean, std=std)
 
 
 def two_halves() -> PanopticSample:

@@ -57,7 +57,6 @@ def test_fisa_trains_as_in_the_paper(name: str, trained: float, view: int) -> No
     classifier = FisaClassifier(
         clip.visual,
         architecture,
-        text_width=clip.text.output_dim,
         logit_scale=clip.logit_scale,
         mean=model.clip.mean,
         std=model.clip.std,

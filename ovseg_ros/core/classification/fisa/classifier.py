@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ovseg_ros.core.classification.crop_windows import square_windows
 from ovseg_ros.core.classification.fisa.clip_tower import check_tower, image_key_values
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.fisa.distribution_adapter import DistributionAdapter
 from ovseg_ros.core.classification.fisa.mask_tokens import MaskTokenStream
-from ovseg_ros.core.classification.fisa.mask_views import (
+from ovseg_ros.core.classification.mask_views import (
     crop_images,
     crop_masks,
     patches_inside,
     resize_images,
+    square_windows,
     view_size,
 )
 from ovseg_ros.core.classification.word_logits import IMPOSSIBLE, best_prompts, joined_with_objectness, with_none
@@ -75,7 +75,6 @@ class FisaClassifier(Classifier):
         visual: nn.Module,
         config: FisaConfig,
         *,
-        text_width: int,
         logit_scale: Tensor,
         logit_bias: Tensor | None = None,
         mean: tuple[float, float, float],
@@ -86,7 +85,6 @@ class FisaClassifier(Classifier):
         Args:
             visual: an open_clip `VisionTransformer` with its weights loaded (f_q starts as a copy of its own).
             config: which parts there are.
-            text_width: D of the text vectors, which is the shared space's.
             logit_scale, logit_bias: CLIP's scalars, the scale as its natural logarithm (as open_clip keeps it).
             mean, std: of CLIP's pixels.
 
@@ -95,21 +93,16 @@ class FisaClassifier(Classifier):
         """
         super().__init__()
         tower = check_tower(visual)
-        width_of_tower = tower.proj.shape[1]
-        if text_width != width_of_tower:
-            raise ConfigError(
-                f"text vectors have {text_width} numbers, but the image tower's space has {width_of_tower}: "
-                "text and image tower must be of one CLIP"
-            )
         if config.none == "bias" and logit_bias is None:
             raise ConfigError("fisa.none: bias needs a CLIP with a logit bias; use generator or embedding")
         self.config = config
         self.visual = tower.requires_grad_(False)
         with tower.conv1.weight.device:  # the meta device, to count without allocating
-            self.stream = MaskTokenStream(tower, text_width, config)
+            self.stream = MaskTokenStream(tower, config)
             self.adapter = DistributionAdapter(config.adapter_convolutions, config.adapter_width)
             if config.none == "embedding":
-                self.none_embedding = nn.Parameter(torch.randn(text_width) * text_width**-0.5)
+                width = tower.proj.shape[1]  # of the space that image and text share
+                self.none_embedding = nn.Parameter(torch.randn(width) * width**-0.5)
         scale = logit_scale.detach().clone()
         if config.temperature is not None:
             scale = torch.full_like(scale, config.temperature).reciprocal().log()

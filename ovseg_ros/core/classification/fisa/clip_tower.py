@@ -15,11 +15,7 @@ from ovseg_ros.core.text_attention import KeyValues
 
 
 def check_tower(visual: nn.Module) -> VisionTransformer:
-    """The tower, unless mask tokens cannot be added to it.
-
-    Raises:
-        ConfigError: saying what the tower has in place of what is needed.
-    """
+    """The tower, or a ConfigError saying what it has in place of what mask tokens need."""
     wanted = "FISA needs an open_clip VisionTransformer that pools by its class token, such as ViT-L-14-336 or ViT-B-16"
     if not isinstance(visual, VisionTransformer):
         raise ConfigError(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from ovseg_ros.core.config import STRICT
+from ovseg_ros.core.config import STRICT, Share
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -51,7 +51,7 @@ class FisaConfig:
     none: Literal["generator", "bias", "embedding"] = "generator"
     none_logit: float = 0.0
     max_masks: PositiveInt = 100
-    min_objectness: Annotated[float, Field(ge=0, le=1)] = 0.0
+    min_objectness: Share = 0.0
 
     def __post_init__(self) -> None:
         if self.seve_width % self.seve_heads:

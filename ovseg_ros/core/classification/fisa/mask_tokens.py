@@ -23,7 +23,7 @@ class MaskTokenStream(nn.Module):
     CLIP itself is handed to `forward`, since it belongs to the classifier; layers without an own f_q use CLIP's.
     """
 
-    def __init__(self, visual: VisionTransformer, text_width: int, config: FisaConfig) -> None:
+    def __init__(self, visual: VisionTransformer, config: FisaConfig) -> None:
         """`visual`: an open_clip VisionTransformer whose weights are loaded, for f_q starts as a copy of CLIP's.
 
         Raises:
@@ -36,6 +36,7 @@ class MaskTokenStream(nn.Module):
         width = blocks[0].attn.embed_dim
         self.seve = nn.ModuleList()  # one for all layers, or none
         if self._seve_layers:
+            text_width = visual.proj.shape[1]  # of the space that image and text share
             self.seve.append(TextAttention(width, text_width, config.seve_width, config.seve_heads))
         self.queries = nn.ModuleDict()
         for layer in _layers(config.query_layers, depth, "query_layers"):

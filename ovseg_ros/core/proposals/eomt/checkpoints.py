@@ -1,9 +1,9 @@
 """Published EoMT checkpoints: from a hub name, a folder or a file to a network, with every key accounted for."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import constants
@@ -35,14 +35,8 @@ from ovseg_ros.core.weights.files import (
 from ovseg_ros.core.weights.strict import fit_faults
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedEoMT:
-    """A published checkpoint, ready to run.
-
-    Attributes:
-        model: in evaluation mode, on the CPU; its architecture is `model.config`.
-        class_names: what its class logits mean.
-    """
+class LoadedEoMT(NamedTuple):
+    """A published checkpoint in evaluation mode on the CPU, and what its class logits mean."""
 
     model: EoMT
     class_names: tuple[str, ...]

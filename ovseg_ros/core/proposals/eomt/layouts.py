@@ -173,11 +173,7 @@ TRANSFORMERS_DINOV3 = replace(
 
 
 def detect_layout(state: Mapping[str, Tensor], where: str) -> EoMTLayout:
-    """Which layout a file has, by its keys.
-
-    Raises:
-        CheckpointError: it has none of them.
-    """
+    """Which layout a file has, by its keys; CheckpointError if it has none of them."""
     for layout in (TUE_MPS, TRANSFORMERS_SWIGLU, TRANSFORMERS, TUE_MPS_DINOV3, TRANSFORMERS_DINOV3):
         if layout.marker in state:
             return layout
@@ -197,10 +193,8 @@ def infer_config(
 
     Only what shapes cannot say is taken from `settings` (config.json): the attention heads (without it 64 channels
     each), the input size where the patches form no square or there is no position embedding (DINOv3: without it
-    640 x 640), and the number of joint blocks where the file does not hold their masking probabilities.
-
-    Raises:
-        CheckpointError: a tensor that is needed for it is missing or has too few axes.
+    640 x 640), and the number of joint blocks where the file does not hold their masking probabilities. CheckpointError
+    if a tensor that is needed for it is missing or has too few axes.
     """
 
     def name_of(key: str) -> str:

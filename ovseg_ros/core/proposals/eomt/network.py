@@ -203,7 +203,8 @@ class EoMT(nn.Module):
         predictions = []
         for index, block in enumerate(self.encoder.blocks, start=self.config.joint_blocks - self.config.depth):
             if index == 0:  # the first joint block
-                tokens = self._prepend_queries(tokens)
+                queries = self.queries.weight.expand(len(tokens), -1, -1)
+                tokens = torch.cat([queries, tokens], dim=1)  # (B, Q + N, C)
             attention_mask = None
             if index >= 0 and mask_probabilities is not None:
                 prediction = self._predict(self.encoder.norm(tokens), grid)
@@ -211,7 +212,9 @@ class EoMT(nn.Module):
                 attention_mask = self._attention_mask(
                     prediction.mask_logits, grid, tokens.shape[1], mask_probabilities[index]
                 )
-            tokens = _pass(block, tokens, rotation, attention_mask)
+            # The table begins with the queries, which may not have joined.
+            rotary = {} if rotation is None else {"rope": rotation[-tokens.shape[1] :]}
+            tokens = block(tokens, attn_mask=attention_mask, **rotary)
         tokens = self.encoder.norm(tokens)
         predictions.append(self._predict(tokens, grid))
         return tokens, predictions
@@ -238,11 +241,6 @@ class EoMT(nn.Module):
         unturned = self.config.num_queries + self.encoder.num_prefix_tokens
         return rotary_table(grid, self.config.width // self.config.heads, unturned, device)
 
-    def _prepend_queries(self, tokens: Tensor) -> Tensor:
-        """(B, N, C) -> (B, Q + N, C)."""
-        queries = self.queries.weight.expand(tokens.shape[0], -1, -1)
-        return torch.cat([queries, tokens], dim=1)
-
     def _predict(self, tokens: Tensor, grid: tuple[int, int]) -> QueryPrediction:
         """Heads on normalised tokens (B, Q + prefix + patches, C)."""
         queries = tokens[:, : self.config.num_queries]  # (B, Q, C)
@@ -266,13 +264,6 @@ class EoMT(nn.Module):
         allowed = inside.new_ones(batch, 1, num_tokens, num_tokens)
         allowed[:, 0, :queries, num_tokens - inside.shape[2] :] = inside | unmasked
         return allowed
-
-
-def _pass(block: nn.Module, tokens: Tensor, rotation: Tensor | None, attention_mask: Tensor | None = None) -> Tensor:
-    """One block: (B, N, C) -> (B, N, C); `rotation` has a row for every token, and for queries that have not joined."""
-    if rotation is None:
-        return block(tokens, attn_mask=attention_mask)
-    return block(tokens, rope=rotation[-tokens.shape[1] :], attn_mask=attention_mask)
 
 
 def annealed_mask_probabilities(progress: float, num_blocks: int) -> Tensor:

@@ -27,16 +27,45 @@ def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=shrinks)
 
 
+def square_windows(masks: Tensor, size: tuple[int, int], context: float) -> Tensor:
+    """Windows around masks, cut to the image's size and shifted into it.
+
+    Args:
+        masks: (M, h, w) logits that cover the image.
+        size: (height, width) of the image, pixels.
+        context: side of a window over the longer side of its mask's box. An empty mask's box is the whole image.
+
+    Returns:
+        (M, 4) left, top, right, bottom in image pixels.
+    """
+    height, width = size
+    inside = masks > 0  # (M, h, w)
+    left, right = _extent(inside.any(dim=1))
+    top, bottom = _extent(inside.any(dim=2))
+    across, down = width / masks.shape[2], height / masks.shape[1]
+    left, right, top, bottom = left * across, right * across, top * down, bottom * down
+    side = context * torch.maximum(right - left, bottom - top)
+    window_width, window_height = side.clamp(max=width), side.clamp(max=height)
+    x = ((left + right - window_width) / 2).clamp(min=0).minimum(width - window_width)
+    y = ((top + bottom - window_height) / 2).clamp(min=0).minimum(height - window_height)
+    return torch.stack([x, y, x + window_width, y + window_height], dim=1)
+
+
+def rois(index: Tensor, windows: Tensor) -> Tensor:
+    """(N, 5) as `roi_align` takes them: which image (N,), then the window (N, 4)."""
+    return torch.cat([index[:, None].to(windows), windows], dim=1)
+
+
 def crop_images(images: Tensor, windows: Tensor, image_index: Tensor, size: tuple[int, int]) -> Tensor:
     """Windows (N, 4) of images (B, 3, H, W), in their pixels, each of image `image_index` (N,): (N, 3, *size)."""
-    return roi_align(images, _rois(image_index, windows).to(images), size, sampling_ratio=2, aligned=True)
+    return roi_align(images, rois(image_index, windows).to(images), size, sampling_ratio=2, aligned=True)
 
 
 def crop_masks(mask_logits: Tensor, windows: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Window n (of (N, 4), in the image's pixels) of mask n (of (N, h, w)), bilinearly: (N, 1, *size)."""
     across, down = mask_logits.shape[-1] / image_size[1], mask_logits.shape[-2] / image_size[0]
-    rois = _rois(torch.arange(len(windows), device=windows.device), windows * windows.new_tensor([across, down] * 2))
-    return roi_align(mask_logits[:, None], rois.to(mask_logits), size, sampling_ratio=1, aligned=True)
+    own = rois(torch.arange(len(windows), device=windows.device), windows * windows.new_tensor([across, down] * 2))
+    return roi_align(mask_logits[:, None], own.to(mask_logits), size, sampling_ratio=1, aligned=True)
 
 
 def patches_inside(mask_logits: Tensor, size: tuple[int, int], patch: tuple[int, int]) -> Tensor:
@@ -68,6 +97,11 @@ def _whole(length: float, patch: int) -> int:
     return max(1, round(length / patch)) * patch
 
 
-def _rois(index: Tensor, windows: Tensor) -> Tensor:
-    """(N, 5): which image, then the window."""
-    return torch.cat([index[:, None].to(windows), windows], dim=1)
+def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
+    """First occupied index and one past the last, along the last axis of (M, n) bool; the whole axis where none is."""
+    length = occupied.shape[1]
+    positions = torch.arange(length, device=occupied.device)
+    first = torch.where(occupied, positions, length).amin(dim=1)
+    last = torch.where(occupied, positions + 1, 0).amax(dim=1)
+    empty = last == 0
+    return first.masked_fill(empty, 0).float(), last.masked_fill(empty, length).float()
