@@ -197,7 +197,7 @@ def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path
         (("workers: 2", "workers: 2, on_error: ignore"), "unknown on_error 'ignore'; expected one of skip, stop"),
         (("  - kind: eomt", "  - kind: eomtt"), "unknown kind 'eomtt'; did you mean 'eomt'"),
         (("stages:", "stage:"), "unknown key 'stage'; did you mean 'stages'"),
-        (("    loss:", "    encoder_weights: /nowhere\n    loss:"), "'/nowhere' are missing"),
+        (("    loss:", "    encoder_weights: /nowhere\n    loss:"), "the checkpoint '/nowhere' is not there"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused_in_one_line(
