@@ -17,7 +17,8 @@ from ovseg_ros.core.types import MaskProposals
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.types import PanopticSample
 from ovseg_ros.offline.train.fisa_data import likeliest, with_key_values
-from ovseg_ros.offline.train.fisa_losses import best_segments, soft_masks
+from ovseg_ros.offline.train.fisa_losses import best_segments
+from ovseg_ros.offline.train.losses import soft_masks
 from ovseg_ros.sim.categories import SEEN, UNSEEN
 
 _CERTAIN = 20.0

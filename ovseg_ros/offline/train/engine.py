@@ -31,6 +31,11 @@ class Engine:
         device: "auto" (the first GPU of this process, else the CPU), "cpu", "cuda" or "cuda:N".
         mixed_precision: one of `PRECISIONS`; None = what `accelerate launch` was told, else "no".
 
+    Attributes:
+        device: where this process's tensors belong.
+        rank, world: number of this process, from 0, and how many there are.
+        is_main: whether this is the one process that writes files and speaks.
+
     Raises:
         ConfigError: the device is not there, or it cannot compute in that precision.
     """
@@ -48,26 +53,10 @@ class Engine:
             self._accelerator = self._make_accelerator()
         except ValueError as error:
             raise ConfigError(f"cannot train on {device!r} in mixed precision {mixed_precision!r}: {error}") from error
-
-    @property
-    def device(self) -> torch.device:
-        """Where this process's tensors belong."""
-        return self._accelerator.device
-
-    @property
-    def rank(self) -> int:
-        """Number of this process, from 0."""
-        return self._accelerator.process_index
-
-    @property
-    def world(self) -> int:
-        """Number of processes."""
-        return self._accelerator.num_processes
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the one process that writes files and speaks."""
-        return self._accelerator.is_main_process
+        self.device: torch.device = self._accelerator.device
+        self.rank: int = self._accelerator.process_index
+        self.world: int = self._accelerator.num_processes
+        self.is_main: bool = self._accelerator.is_main_process
 
     def samples(self, batch_size: int, part: int, parts: int) -> range:
         """Which samples of a batch this process computes in one of its accumulation parts.

@@ -1,6 +1,5 @@
 """What FISA learns from: proposals assigned to ground truth, and the losses on words and on adapted masks."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -30,12 +29,6 @@ class FisaLossConfig:
     dice_weight: NonNegativeFloat = 5.0
     none_weight: NonNegativeFloat = 0.0
     min_iou: Annotated[float, Field(ge=0, lt=1)] = 0.6
-
-
-def soft_masks(segment_ids: Tensor, ids: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, h, w): the share of every cell that each segment `ids` (N,) covers, of a map (H, W)."""
-    one_hot = segment_ids[None] == ids[:, None, None]
-    return F.adaptive_avg_pool2d(one_hot.float()[:, None], (size[0], size[1]))[:, 0]  # N may be 0
 
 
 def best_segments(masks: Tensor, truth: Tensor, min_iou: float) -> Tensor:

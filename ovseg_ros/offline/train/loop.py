@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 
 import torch
 from accelerate import Accelerator
@@ -53,8 +52,8 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
     model = task.model.to(engine.device)
     optimizer = ScheduledAdamW(model, config)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    fixed = {key: value for key, value in asdict(config).items() if key not in _FREE_TO_CHANGE}
-    fixed = json.loads(json.dumps(fixed))  # tuples as lists, as they come back from a checkpoint
+    plain = json.loads(json.dumps(asdict(config)))  # tuples as lists, as they come back from a checkpoint
+    fixed = {key: value for key, value in plain.items() if key not in _FREE_TO_CHANGE}
     with _sigterm() as asked_to_stop, engine.accelerator() as accelerator:
         losses_of, prepared = accelerator.prepare_model(_Losses(task)), accelerator.prepare_optimizer(optimizer)
         state = TrainingState(folder, model, prepared, accelerator.scaler, fixed)
@@ -62,8 +61,7 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
         engine.wait()  # all have read the state before the main process replaces it
         saved_at = begun_at
         model.train()
-        quiet = not engine.is_main
-        with TrainingLog(folder, config, name=task.name, first_step=begun_at, sums=sums, quiet=quiet) as log:
+        with TrainingLog(folder, config, task.name, begun_at, sums, quiet=not engine.is_main) as log:
             for step in range(begun_at, config.steps):
                 rates = optimizer.set_rates(step)
                 prepared.zero_grad(set_to_none=True)
@@ -147,11 +145,7 @@ def _sigterm() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-
-    former = signal.signal(signal.SIGTERM, ask)
+    former = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
         yield asked
     finally:
