@@ -8,8 +8,6 @@ from ovseg_ros.sim import categories
 
 TEMPLATES = ("a photo of a {}", "{}", "a {}", "a picture of a {}", "a {} in a room", "a close-up of a {}")
 
-_WORDS = {word.name: word for word in (*categories.SHAPES, *categories.COLORS, *categories.STUFF)}
-
 
 @dataclass(frozen=True, slots=True)
 class Concept:
@@ -26,15 +24,12 @@ class Concept:
 
 
 def caption(seen: Concept, rng: np.random.Generator) -> tuple[str, Concept]:
-    """A random caption of a picture, and what exactly it says: it may leave out the colour or texture.
-
-    Words are drawn from the training names; the held-out synonyms are never used.
-    """
+    """A random caption of a picture, of training names, and what it says: it may leave out the colour or texture."""
     said = Concept(seen.noun)
-    phrase = _draw_name(_WORDS[seen.noun].training_names, rng)
+    phrase = _draw_name(categories.WORDS[seen.noun].training_names, rng)
     if seen.color is not None and rng.random() < 0.75:
         said = Concept(seen.noun, color=seen.color)
-        phrase = f"{_draw_name(_WORDS[seen.color].training_names, rng)} {phrase}"
+        phrase = f"{_draw_name(categories.WORDS[seen.color].training_names, rng)} {phrase}"
     elif seen.texture is not None and rng.random() < 0.5:
         said = Concept(seen.noun, texture=seen.texture)
         phrase = f"{seen.texture} {phrase}"

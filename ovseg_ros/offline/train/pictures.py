@@ -12,9 +12,6 @@ from ovseg_ros.offline.data.types import VOID
 
 _MIN_PROBABILITY = 0.5
 
-NONE_OF_THESE = "none of these"
-"""What pictures call the place after the last category."""
-
 
 def label_map(mask_logits: Tensor, class_logits: Tensor, size: Sequence[int]) -> Tensor:
     """Every pixel's most probable query, counted from 1; void where no mask with a class covers it.

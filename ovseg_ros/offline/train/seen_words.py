@@ -24,26 +24,21 @@ class SeenWords:
         self._synonyms = synonyms
         self._specs = [spec for spec in categories.TABLETOP_SPECS if spec.name in categories.SEEN]
         self._places = {spec.name: place for place, spec in enumerate(self._specs)}
-        self._words = {word.name: word for word in (*categories.SHAPES, *categories.COLORS, *categories.STUFF)}
         self.vocabulary = Vocabulary.build(self._specs)
 
     def index_of(self, name: str) -> int:
-        """A category's place in the vocabulary.
-
-        Raises:
-            KeyError: it is not a seen one.
-        """
+        """A category's place in the vocabulary; KeyError if it is not a seen one."""
         return self._places[name]
 
     def draw(self, rng: np.random.Generator) -> TextEmbeddings:
         """The vocabulary of a step; no gradients flow into it."""
-        names = {word: self._name_of(word, rng) for word in self._words}
+        names = {word: self._name_of(word, rng) for word in categories.WORDS}
         return self.text_encoder.encode(
             Vocabulary.build([replace(spec, name=self._phrase(spec, names)) for spec in self._specs])
         )
 
     def _name_of(self, word: str, rng: np.random.Generator) -> str:
-        synonyms = self._words[word].synonyms
+        synonyms = categories.WORDS[word].synonyms
         replaced = rng.random() < self._synonyms
         return str(rng.choice(synonyms)) if replaced and synonyms else word
 

@@ -22,7 +22,7 @@ from ovseg_ros.offline.train.crops import CropSource, clamp_window
 from ovseg_ros.offline.train.data import PanopticStream, RenderedData, RenderedViews, SegmentedView, segmented_view
 from ovseg_ros.offline.train.eomt import STUFF, THING, class_map, to_targets
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.pseudo_masks import box_iou, propose_masks
+from ovseg_ros.offline.train.pseudo_masks import propose_masks
 from ovseg_ros.offline.train.run import load_recipe, train
 from ovseg_ros.sim import categories
 
@@ -212,12 +212,6 @@ def test_a_generator_that_fits_no_photo_stops_the_training(views: TabletopViews)
     empty = TabletopViews(views.images[:1], views.segment_ids[:1], [["table"]], views.textures[:1])
     with pytest.raises(DatasetError, match="none of 0 photographed objects got a mask"):
         CropSource(empty, CLIP, nowhere)
-
-
-def test_box_iou_by_hand() -> None:
-    first = np.array([[0, 0, 4, 4], [10, 10, 12, 12]])
-    second = np.array([[0, 0, 4, 4], [2, 0, 6, 4], [20, 20, 21, 21]])
-    assert box_iou(first, second).tolist() == [[1.0, pytest.approx(8 / 24), 0.0], [0.0, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize("side", [1, 40, 500])
