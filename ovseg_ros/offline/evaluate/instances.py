@@ -68,17 +68,11 @@ def detected_instances(
 
 
 def true_instances(truth: Truth, vocabulary: Vocabulary) -> tuple[Instance, ...]:
-    """The things of an image, crowd regions marked; those without a pixel are left out.
-
-    Args:
-        truth: a panoptic truth.
-        vocabulary: its categories, in the order of their indices.
-    """
-    present = set(np.unique(truth.segment_ids).tolist())
+    """The things of a panoptic truth, crowd regions marked; those without a pixel are left out."""
     return tuple(
-        Instance(category, _code(truth.segment_ids == segment), is_crowd=segment in truth.crowd_ids)
-        for segment, category in truth.categories.items()
-        if vocabulary.categories[category].is_thing and segment in present
+        Instance(truth.categories[segment], _code(truth.segment_ids == segment), is_crowd=segment in truth.crowd_ids)
+        for segment in truth.visible
+        if vocabulary.categories[truth.categories[segment]].is_thing
     )
 
 

@@ -90,5 +90,4 @@ def true_classes(truth: Truth, overlaps: MaskOverlaps, categories: int) -> torch
 
 def _visible(truth: Truth) -> list[int]:
     """The true segments with a pixel, without crowd regions."""
-    present = set(np.unique(truth.segment_ids).tolist())
-    return [i for i in truth.categories if i in present and i not in truth.crowd_ids]
+    return [segment for segment in truth.visible if segment not in truth.crowd_ids]

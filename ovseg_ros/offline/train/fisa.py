@@ -148,8 +148,7 @@ def learn(classifier: FisaClassifier, source: MaskSource, config: FisaTraining, 
 def build_untrained(preset: str, device: torch.device, seed: int) -> tuple[TwoStage, FisaClassifier]:
     """A preset's model on a device, in evaluation mode, and in it its FISA, whose checkpoint need not exist.
 
-    Raises:
-        ConfigError, CheckpointError: as `train_fisa`.
+    Errors as of `train_fisa`.
     """
     config, untrained = load_preset(preset), replace(fisa_section(preset), checkpoint=None)
     require_weights(preset, config)

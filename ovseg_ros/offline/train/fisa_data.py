@@ -73,20 +73,17 @@ class JitteredViews:
     ) -> None:
         """Computes what `model` proposes for the images that will be shown, divided over processes, kept in --out.
 
-        Raises:
-            DatasetError: a damaged image, unless such are skipped.
-            TrainingError: proposals cannot be written.
+        Errors as of `ProposalCache.fill`.
         """
         engine, self._classifier, self._device = run.engine, classifier, run.engine.device
         self._text = model.text_encoder.encode(dataset.vocabulary())
         images = f"{dataset.name}/{dataset.split}"
         cache = ProposalCache(run.out / "proposals", weights_hash(model.proposer), images, model.input_size)
 
-        def prepare(sample: PanopticSample, view: View) -> ProposedView:
-            proposals = cache.read(sample.name)
-            return proposed_view(sample, view, proposals, classifier, loss, len(dataset.categories))
-
         prompt = model.prepare(dataset.vocabulary())
+
+        def prepare(sample: PanopticSample, view: View) -> ProposedView:
+            return proposed_view(sample, view, cache.read(sample.name), classifier, loss, len(dataset.categories))
 
         @torch.inference_mode()
         def propose(image: np.ndarray) -> MaskProposals:
@@ -221,11 +218,11 @@ def collect_masks(
     for sample in tqdm(dataset, desc="proposals", unit="image", mininterval=5):
         pixels = to_tensor(sample.image, device)
         masks = likeliest(classifier, model.propose(pixels, prompt))
-        names = [dataset.categories[segment.category].name for segment in sample.segments]
-        places = torch.tensor([words.index_of(name) for name in names], dtype=torch.int64, device=device)
+        places = [words.index_of(dataset.categories[segment.category].name) for segment in sample.segments]
         ids = torch.tensor([segment.id for segment in sample.segments], device=device)
         truth = soft_masks(torch.from_numpy(sample.segment_ids).to(device), ids, masks.shape[-2:])
-        groups.append(assign(masks, truth, places, len(words.vocabulary.categories), config))
+        categories = torch.tensor(places, dtype=torch.int64, device=device)
+        groups.append(assign(masks, truth, categories, len(words.vocabulary.categories), config))
         crops.append(classifier.look(pixels, groups[-1][0][None]))
     masks, truth, categories = (torch.cat(parts) for parts in zip(*groups, strict=True))
     windows = torch.cat([view.windows for view in crops if view.windows is not None])
