@@ -74,7 +74,7 @@ class CropsConfig:
             raise ValueError(f"the phases must follow each other and the last one last until 1, got {ends}")
 
 
-AugmentationConfig = JitterConfig | CropsConfig
+AugmentationConfig = Annotated[JitterConfig | CropsConfig, Field(discriminator="kind")]
 
 
 def view_sizes(config: AugmentationConfig) -> list[tuple[int, int]]:

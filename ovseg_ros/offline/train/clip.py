@@ -30,13 +30,13 @@ from ovseg_ros.core.images import normalize
 from ovseg_ros.core.presets import SentenceClipSection, load_preset, preset_folder
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.weights.strict import load_strict
-from ovseg_ros.offline.train.captions import Concept, caption, is_true_of
 from ovseg_ros.offline.train.crops import CropSource
 from ovseg_ros.offline.train.data import RenderedData, open_rendered
+from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.eomt import PresetNetwork, network_of
-from ovseg_ros.offline.train.loop import run_loop
+from ovseg_ros.offline.train.loop import Task, run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.task import Run, Task
+from ovseg_ros.offline.train.words import Concept, caption, is_true_of
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)

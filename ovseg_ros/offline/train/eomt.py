@@ -28,11 +28,11 @@ from ovseg_ros.offline.train.data import (
     segmented_view,
     to_pixels,
 )
-from ovseg_ros.offline.train.loop import run_loop
+from ovseg_ros.offline.train.engine import Run
+from ovseg_ros.offline.train.loop import Task, run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.losses import MaskLossConfig, MaskTargets, mask_set_loss, soft_masks
 from ovseg_ros.offline.train.pictures import compare_segments, label_map
-from ovseg_ros.offline.train.task import Run, Task
 
 THING, STUFF = 0, 1
 """Classes of a class-agnostic training. Names are left to the classifier, so that unseen objects live."""
@@ -63,8 +63,8 @@ class EoMTTraining:
     """
 
     network: Annotated[PresetNetwork | EoMTSection, Field(discriminator="kind")]
-    data: Annotated[DataConfig, Field(discriminator="kind")]
-    augmentation: Annotated[AugmentationConfig, Field(discriminator="kind")]
+    data: DataConfig
+    augmentation: AugmentationConfig
     loop: LoopConfig
     loss: MaskLossConfig = Field(default_factory=MaskLossConfig)
     classes: Literal["categories", "thing_or_stuff"] = "categories"

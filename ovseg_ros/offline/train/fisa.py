@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from ovseg_ros.core.model import TwoStage
 from ovseg_ros.core.presets import FisaSection, load_preset, preset_folder, require_weights
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
 from ovseg_ros.offline.train.data import DataConfig, PanopticData, open_data
-from ovseg_ros.offline.train.engine import Engine
+from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.fisa_data import (
     MASK_STRIDE,
     CollectedMasks,
@@ -29,11 +29,10 @@ from ovseg_ros.offline.train.fisa_data import (
     with_key_values,
 )
 from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, fisa_losses
-from ovseg_ros.offline.train.loop import run_loop
+from ovseg_ros.offline.train.loop import Task, run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.pictures import compare_names
-from ovseg_ros.offline.train.seen_words import SeenWords
-from ovseg_ros.offline.train.task import Run, Task
+from ovseg_ros.offline.train.words import SeenWords
 
 MaskSource = JitteredViews | CollectedMasks
 
@@ -57,10 +56,10 @@ class FisaTraining:
     """
 
     preset: str
-    data: Annotated[DataConfig, Field(discriminator="kind")]
+    data: DataConfig
     loop: LoopConfig
     loss: FisaLossConfig = Field(default_factory=FisaLossConfig)
-    augmentation: Annotated[AugmentationConfig, Field(discriminator="kind")] | None = None
+    augmentation: AugmentationConfig | None = None
     synonyms: Share = 0.0
     kind: Literal["fisa"] = "fisa"
 

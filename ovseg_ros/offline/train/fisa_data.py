@@ -18,12 +18,12 @@ from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample
 from ovseg_ros.offline.train.augmentation import OUTSIDE_LOGIT, AugmentationConfig, View
 from ovseg_ros.offline.train.data import PanopticData, PanopticStream, segmented_view, to_pixels
+from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, assign
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.losses import soft_masks
 from ovseg_ros.offline.train.proposal_cache import ProposalCache, weights_hash
-from ovseg_ros.offline.train.seen_words import SeenWords
-from ovseg_ros.offline.train.task import Run
+from ovseg_ros.offline.train.words import SeenWords
 
 MASK_STRIDE = 4
 """Pixels of a jittered view to one of its masks."""

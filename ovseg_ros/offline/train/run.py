@@ -13,12 +13,11 @@ from ovseg_ros.core.errors import CheckpointError, ConfigError
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.offline.train.clip import ClipTraining, train_clip
-from ovseg_ros.offline.train.engine import Engine
+from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.eomt import EoMTTraining, train_eomt
 from ovseg_ros.offline.train.fisa import FisaTraining, train_fisa
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.state import has_state
-from ovseg_ros.offline.train.task import Run
 
 Stage = Annotated[EoMTTraining | ClipTraining | FisaTraining, Field(discriminator="kind")]
 

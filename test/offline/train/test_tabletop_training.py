@@ -16,7 +16,6 @@ from ovseg_ros.core.types import MaskProposals
 from ovseg_ros.offline.data.open import dataset_info
 from ovseg_ros.offline.data.tabletop_views import SCENES_PER_SHARD, TabletopViews, load_or_render
 from ovseg_ros.offline.train.augmentation import CropPhase, CropsConfig
-from ovseg_ros.offline.train.captions import Concept, caption, is_true_of
 from ovseg_ros.offline.train.clip import caption_loss
 from ovseg_ros.offline.train.crops import CropSource, clamp_window
 from ovseg_ros.offline.train.data import PanopticStream, RenderedData, RenderedViews, SegmentedView, segmented_view
@@ -24,6 +23,7 @@ from ovseg_ros.offline.train.eomt import STUFF, THING, class_map, to_targets
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.pseudo_masks import propose_masks
 from ovseg_ros.offline.train.run import load_recipe, train
+from ovseg_ros.offline.train.words import Concept, caption, is_true_of
 from ovseg_ros.sim import categories
 
 LOOP = LoopConfig(steps=10, batch_size=3, learning_rate=1e-3)
