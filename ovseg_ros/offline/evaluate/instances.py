@@ -20,7 +20,6 @@ class Instance(NamedTuple):
     """A detected or a true thing.
 
     Attributes:
-        category: category index.
         rle: COCO's compressed run-length code of its mask (H, W).
         score: of a detection, in [0, 1]; 1 for the truth.
         is_crowd: of the truth: a region of several things.
@@ -49,13 +48,11 @@ def detected_instances(
         size: (H, W) of the image in pixels.
     """
     probabilities = class_logits.float().softmax(dim=-1)[:, :-1].nan_to_num(nan=0.0)  # (Q, K)
-    count = min(MAX_DETECTIONS, probabilities.numel())
-    highest, place = probabilities.flatten().topk(count)
-    queries = (place // probabilities.shape[1]).tolist() if count else []
-    indices = (place % probabilities.shape[1]).tolist() if count else []
+    highest, places = probabilities.flatten().topk(min(MAX_DETECTIONS, probabilities.numel()))
     masks: dict[int, tuple[float, str]] = {}
     found = []
-    for query, index, probability in zip(queries, indices, highest.tolist(), strict=True):
+    for place, probability in zip(places.tolist(), highest.tolist(), strict=True):
+        query, index = divmod(place, probabilities.shape[1])
         category = vocabulary.categories[index]
         if not category.is_thing or category.negative or probability <= 0:
             continue

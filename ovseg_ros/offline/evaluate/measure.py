@@ -124,9 +124,7 @@ def semantic_map(
     labels are never resized.
 
     Args:
-        mask_logits: (Q, h, w) before the sigmoid, covering the image; resized bilinearly.
-        class_logits: (Q, K + 1) before the softmax, the last is "no object".
-        vocabulary: its K categories, in the order of the logits.
+        mask_logits, class_logits, vocabulary: as of `detected_instances`; masks are resized bilinearly.
         size: (H, W) of the output in pixels.
 
     Returns:

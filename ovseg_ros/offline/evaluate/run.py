@@ -46,14 +46,12 @@ def evaluate(
     """Evaluate a preset, print a table and write figures and report.
 
     Args:
-        plan: what to evaluate, not yet resolved.
+        plan: not yet resolved.
         root: the data set's folder; None renders the tabletop, and finds others below `$OVSEG_DATASETS`.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: as `build_segmenter` takes it.
         on_error: "skip" notes an image that cannot be read and goes on; "stop" ends the evaluation there.
-        shard: the part of the images to evaluate.
         partial: file of the images' records, for `merge`. A run that was stopped goes on with it.
-        json_path: file of the figures; None for nowhere.
-        report: folder of `report.html`; None for nowhere.
+        json_path, report: file of the figures, and folder of `report.html`; None for nowhere.
 
     Returns:
         The exit code: 0, or 1 if an image was skipped.

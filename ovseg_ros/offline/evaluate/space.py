@@ -36,10 +36,8 @@ class SpaceErrors:
     def add_scene(self, simulator: TabletopSimulator, noise: float, rng: np.random.Generator) -> None:
         """Measure all things in the scene's first view.
 
-        Args:
-            simulator: the scene.
-            noise: standard deviation of the depth at 1 m, metres; it grows with the square of the depth, as in stereo.
-            rng: of the noise.
+        `noise` is the standard deviation of the depth at 1 m, metres; it grows with the square of the depth, as in
+        stereo.
         """
         pose = simulator.scene.camera
         frame, truth = simulator.render_from(pose), simulator.object_poses(pose)

@@ -55,17 +55,11 @@ def truth_result(frame: Frame) -> PanopticResult:
 def evaluate_tracking(
     config: TakesConfig, *, preset: str | None = None, device: str = "auto", json_path: Path | None = None
 ) -> int:
-    """Track through takes, print the figures and write them.
+    """Track through takes, print the figures and write them; the exit code, 0.
 
     Args:
-        config: the takes.
         preset: also track what this preset segments, under the whole vocabulary of the tabletop; None for the ground
             truth's masks only.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        json_path: where the figures go; None for nowhere.
-
-    Returns:
-        The exit code, 0.
 
     Raises:
         OvsegError: the preset or its checkpoint is wrong.

@@ -69,11 +69,7 @@ DataConfig = Annotated[PanopticData | RenderedData, Field(discriminator="kind")]
 
 
 def open_data(config: DataConfig, run: Run) -> PanopticDataset:
-    """The data set to train on.
-
-    Raises:
-        ConfigError, DatasetError: it is unknown or has no panoptic ground truth; it is missing or malformed.
-    """
+    """The data set to train on; ConfigError if it has no panoptic ground truth, and errors as of `open_dataset`."""
     match config:
         case PanopticData():
             dataset = open_dataset(config.dataset, run.data, config.split)

@@ -110,8 +110,9 @@ class Run:
     """Where the stages of a training read, write and compute.
 
     Attributes:
-        data: --data; None takes each kind of data's own default.
-        out: --out; gets a folder of training state for each loop, and the checkpoints.
+        data: of rendered views, the folder that keeps them for a second run (None = `out`/data); else the data set's
+            folder (None = below `$OVSEG_DATASETS`).
+        out: gets a folder of training state for each loop, and the checkpoints in half precision.
     """
 
     data: Path | None
@@ -124,7 +125,7 @@ class Run:
         return self.data or self.out / "data"
 
     def save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write what was trained as the checkpoint `name`, in half precision, and say so."""
+        """Write what was trained as the checkpoint `name`, and say so."""
         if self.engine.is_main:
             save_state_half(tensors, self.out / name)
             print(f"wrote {name} to {self.out}")

@@ -52,13 +52,9 @@ class MaskBatch:
 
 
 class JitteredViews:
-    """Views of a data set, on proposals that are computed beforehand; SEVE attends all of its words.
+    """Views of a data set, on proposals that are computed beforehand; SEVE attends all of its words."""
 
-    Attributes:
-        samples_shown: how many of a batch's samples make a picture.
-    """
-
-    samples_shown = 1
+    samples_shown = 1  # of a batch, in a picture
 
     def __init__(
         self,
@@ -138,11 +134,9 @@ def proposed_view(
     config: FisaLossConfig,
     none: int,
 ) -> ProposedView:
-    """A view of a sample with the likeliest proposals, assigned many to one to the segments that show in it.
+    """A view of a sample with the proposals that `classifier` reads, assigned many to one to the segments that show.
 
-    Args:
-        classifier: says how many proposals are worth reading.
-        none: K, the category of proposals that fit no segment.
+    `none` is K, the category of proposals that fit no segment.
     """
     shown = segmented_view(sample, view)
     masks = view.of_masks(likeliest(classifier, proposals), MASK_STRIDE)
@@ -168,16 +162,11 @@ def pad_masks(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class CollectedMasks:
-    """Masks drawn from all that were collected before, and the seen words under changing names.
+    """Masks drawn from all that were collected before, and the seen words under changing names."""
 
-    Attributes:
-        samples_shown: how many of a batch's samples make a picture.
-    """
-
-    samples_shown = 6
+    samples_shown = 6  # of a batch, in a picture
 
     def __init__(self, masks: MaskBatch, words: SeenWords, loop: LoopConfig) -> None:
-        """`masks`: from `collect_masks`."""
         self._all, self._words, self._loop = masks, words, loop
 
     def batch(self, step: int, samples: range) -> MaskBatch:
@@ -202,10 +191,9 @@ class CollectedMasks:
 def collect_masks(
     model: TwoStage, classifier: FisaClassifier, dataset: PanopticDataset, words: SeenWords, config: FisaLossConfig
 ) -> MaskBatch:
-    """Every proposal in every image that counts, each with its crop: B = 1, M = N, in half precision.
+    """Every proposal that `classifier` reads and that counts, each with its crop: B = 1, M = N, in half precision.
 
     Args:
-        classifier: says which proposals are worth reading, and how they are cropped.
         dataset: images of one size, which show seen categories only.
 
     Raises:

@@ -54,8 +54,7 @@ def assign(
     """Proposals and the segments that they fit; those that fit none are left out if they have no weight.
 
     Args:
-        masks: (Q, h, w) logits.
-        truth: (N, h, w) masks in [0, 1] at the same resolution.
+        masks, truth: as of `best_segments`.
         categories: (N,) int64, of the segments.
         none: the category of proposals that fit none.
 

@@ -41,9 +41,9 @@ class MaskLossConfig:
 
 @dataclass(frozen=True, slots=True)
 class MaskTargets:
-    """Ground truth of one image: `masks` (N, h, w) in [0, 1], `classes` (N,) int64.
+    """Ground truth of one image: `masks` (N, h, w) in [0, 1] or bool, `classes` (N,) int64.
 
-    Masks have the logits' resolution if all pixels are compared, and any if points are; they may be bool.
+    Masks have the logits' resolution if all pixels are compared, and any if points are.
     """
 
     masks: Tensor

@@ -21,7 +21,7 @@ _BATCH = 8
 def propose_masks(
     generator: nn.Module, images: np.ndarray, boxes: list[np.ndarray]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For every image, the masks that fit its boxes.
+    """The masks that fit boxes.
 
     Args:
         generator: images -> MaskProposals, in evaluation mode.

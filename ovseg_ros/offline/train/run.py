@@ -65,12 +65,9 @@ def train(
     """Train by a recipe; each of its loops goes on where a stopped run left it.
 
     Args:
-        recipe: name of a bundled recipe or path to a YAML file.
-        out: gets a folder of training state for each loop, and the checkpoints in half precision.
-        data: of rendered views, the folder that keeps them for a second run (None = `out`/data); else the data set's
-            folder (None = below `$OVSEG_DATASETS`).
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        mixed_precision: "no", "bf16" or "fp16"; None = the recipe's.
+        recipe: as of `load_recipe`.
+        out, data: as of `Run`.
+        device, mixed_precision: as of `Engine`, but None = the recipe's precision.
         resume: "auto" goes on from the state in `out` if there is one, "require" refuses to begin anew, "never" refuses
             to go on.
         steps, accumulate: `steps` and `gradient_accumulation` of every loop, instead of the recipe's.
