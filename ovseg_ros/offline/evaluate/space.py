@@ -33,34 +33,29 @@ class SpaceErrors:
     surface_to_centre: list[float] = field(default_factory=list)
     missed: int = 0
 
-    def add_scene(self, simulator: TabletopSimulator, noise: float, rng: np.random.Generator) -> None:
-        """Measure all things in the scene's first view.
 
-        `noise` is the standard deviation of the depth at 1 m, metres; it grows with the square of the depth, as in
-        stereo.
-        """
-        pose = simulator.scene.camera
-        frame, truth = simulator.render_from(pose), simulator.object_poses(pose)
+def measure_errors(split: str, scenes: int, seed: int, *, noise: float = 0.0) -> SpaceErrors:
+    """The errors in the first view, at 320x240, of scenes of a split with seeds from `seed` on.
+
+    `noise` is the standard deviation of the depth at 1 m, metres; it grows with the square of the depth, as in stereo.
+    """
+    errors, rng = SpaceErrors(), np.random.default_rng(seed)
+    for number in tqdm(range(seed, seed + scenes), desc="evaluate-space", unit="scene"):
+        with TabletopSimulator(number, split=split) as simulator:
+            pose = simulator.scene.camera
+            frame, truth = simulator.render_from(pose), simulator.object_poses(pose)
         height, width = frame.depth.shape
         spread = noise * frame.depth.astype(np.float64) ** 2
         depth = (frame.depth + rng.normal(size=frame.depth.shape) * spread).astype(np.float32)
         camera = Pinhole.from_matrix(frame.camera_matrix, width, height)
         index_of = {segment.id: segment.object_index for segment in frame.segments if segment.is_thing}
         measured = [s for s in measure_segments(depth, camera, frame.segment_ids, index_of) if s.id in index_of]
-        self.missed += len(index_of) - len(measured)
+        errors.missed += len(index_of) - len(measured)
         for segment in measured:
             true = truth[index_of[segment.id]]
-            self.surface_centroid.append(float(np.linalg.norm(segment.centroid - true.surface_centroid)))
-            self.box_centre.append(float(np.linalg.norm(segment.box.centre - true.centre)))
-            self.surface_to_centre.append(float(np.linalg.norm(segment.centroid - true.centre)))
-
-
-def measure_errors(split: str, scenes: int, seed: int, *, noise: float = 0.0) -> SpaceErrors:
-    """The errors over scenes of a split, with seeds from `seed` on, at 320x240."""
-    errors, rng = SpaceErrors(), np.random.default_rng(seed)
-    for number in tqdm(range(seed, seed + scenes), desc="evaluate-space", unit="scene"):
-        with TabletopSimulator(number, split=split) as simulator:
-            errors.add_scene(simulator, noise, rng)
+            errors.surface_centroid.append(float(np.linalg.norm(segment.centroid - true.surface_centroid)))
+            errors.box_centre.append(float(np.linalg.norm(segment.box.centre - true.centre)))
+            errors.surface_to_centre.append(float(np.linalg.norm(segment.centroid - true.centre)))
     return errors
 
 

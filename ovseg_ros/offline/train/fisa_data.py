@@ -148,7 +148,7 @@ def proposed_view(
 def likeliest(classifier: FisaClassifier, proposals: MaskProposals) -> Tensor:
     """The masks (M, h, w) of one image that a classifier reads."""
     queries, is_read = classifier.top_masks(proposals)
-    return proposals.mask_logits[0, queries[0][is_read[0]]]
+    return proposals.mask_logits[0, queries[is_read]]
 
 
 def pad_masks(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
