@@ -74,7 +74,8 @@ TEXTURES = {
 
 UNSEEN_SHAPES = frozenset({"star", "bowl"})
 
-_WORDS = {word.name: word for word in (*SHAPES, *COLORS, *STUFF)}
+WORDS = {word.name: word for word in (*SHAPES, *COLORS, *STUFF)}
+"""Every word by its name."""
 
 
 def pair_name(color: str, shape: str) -> str:
@@ -106,14 +107,14 @@ def split_pair(name: str) -> tuple[str, str]:
 
 def held_out_synonym(name: str, *, replace_color: bool = False) -> str:
     """The synonym of a category name that no training text contains: "red ball" -> "red sphere" or "crimson sphere"."""
-    if name in _WORDS:
-        return _WORDS[name].held_out
+    if name in WORDS:
+        return WORDS[name].held_out
     color, shape = split_pair(name)
-    return f"{_WORDS[color].held_out if replace_color else color} {_WORDS[shape].held_out}"
+    return f"{WORDS[color].held_out if replace_color else color} {WORDS[shape].held_out}"
 
 
 def names_of(label: str) -> frozenset[str]:
     """Every phrase of this vocabulary that is true of a ground-truth segment with category `label`."""
-    color, noun = ("", label) if label in _WORDS else split_pair(label)
-    nouns, adjectives = _WORDS[noun].all_names, _WORDS[color].all_names if color else TEXTURES[label]
+    color, noun = ("", label) if label in WORDS else split_pair(label)
+    nouns, adjectives = WORDS[noun].all_names, WORDS[color].all_names if color else TEXTURES[label]
     return frozenset(nouns) | {f"{adjective} {noun}" for adjective, noun in product(adjectives, nouns)}

@@ -14,9 +14,8 @@ from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import Prediction
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.train.engine import Engine
-from ovseg_ros.offline.train.loop import run_loop
+from ovseg_ros.offline.train.loop import Task, run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.task import Task
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 from ovseg_ros.sim.simulator import TabletopSimulator
 

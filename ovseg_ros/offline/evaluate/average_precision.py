@@ -20,15 +20,12 @@ FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 def average_precision(
     records: Sequence[ImageRecord], things: Sequence[int]
 ) -> tuple[dict[str, float], dict[int, float]]:
-    """COCO's mask average precision.
-
-    Args:
-        records: in any order; sorted by name, since pycocotools breaks ties in score by the order of the images.
-        things: category indices of the things.
+    """COCO's mask average precision of the categories `things`.
 
     Returns:
         `FIGURES` in percent, NaN where nothing was to be found; and the AP of each category that occurs in the truth.
     """
+    # By name, since pycocotools breaks ties in score by the order of the images.
     counted = sorted((record for record in records if record.is_counted), key=lambda record: record.name)
     images = [{"id": i, "height": r.size[0], "width": r.size[1]} for i, r in enumerate(counted, start=1)]
     truth: list[dict[str, Any]] = []

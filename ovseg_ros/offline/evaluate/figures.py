@@ -30,16 +30,20 @@ def figures_of(plan: Plan, records: Sequence[ImageRecord]) -> dict[str, Any]:
     }
     quality, ap = _quality(record.quality for record in counted), dict[int, float]()
     if plan.is_panoptic:
-        groups = groups_of(plan)
+        things, stuff = _indices(plan, is_thing=True), _indices(plan, is_thing=False)
+        groups: dict[str, Collection[int] | None] = {"all": None, "things": things, "stuff": stuff, **plan.groups}
         figures["groups"] = list(groups)
         for name, group in groups.items():
             figures[name] = _quality_figures(quality, group) | {"miou": pixels.result(group, only_in_truth=True)}
         for key, names in plan.renamed.items():
             renamed = _quality(record.renamed[key] for record in counted)
             rows = {name: _quality_figures(renamed, group) for name, group in groups.items()}
-            drops = {_drop(name): figures[name]["pq"] - row["pq"] for name, row in rows.items()}
+            drops = {
+                "drop" if name == "all" else f"drop_{name}": figures[name]["pq"] - row["pq"]
+                for name, row in rows.items()
+            }
             figures[key] = {**rows, **drops, "names": list(names)}
-        figures["ap"], ap = average_precision(counted, _indices(plan, is_thing=True))
+        figures["ap"], ap = average_precision(counted, things)
         for place, name in enumerate(("mask_recall_50", "mask_recall_75", "segment_recall_50"), start=1):
             figures |= _recall_figures(name, [(record.recall[place], record.recall[0]) for record in counted])
         figures["confusion"] = confusion_table(plan, counted)
@@ -53,12 +57,6 @@ def figures_of(plan: Plan, records: Sequence[ImageRecord]) -> dict[str, Any]:
     figures["void"] = [record.name for record in ordered if record.is_void]
     figures["skipped"] = {record.name: record.fault for record in ordered if record.fault}
     return figures
-
-
-def groups_of(plan: Plan) -> dict[str, Collection[int] | None]:
-    """Category indices over which figures are averaged, None for all of them."""
-    things, stuff = _indices(plan, is_thing=True), _indices(plan, is_thing=False)
-    return {"all": None, "things": things, "stuff": stuff, **plan.groups}
 
 
 def image_score(record: ImageRecord) -> float:
@@ -124,10 +122,6 @@ def _recall_figures(name: str, counts: Sequence[tuple[int, int]]) -> dict[str, A
     return {name: recall.result(), f"{name}_ci95": list(interval)}
 
 
-def _drop(group: str) -> str:
-    return "drop" if group == "all" else f"drop_{group}"
-
-
 def _per_category(
     plan: Plan, quality: PanopticQuality, pixels: MeanIoU, ap: Mapping[int, float]
 ) -> dict[str, dict[str, Any]]:
@@ -137,7 +131,7 @@ def _per_category(
     for index, (name, is_thing) in enumerate(plan.categories):
         if index not in by_id and index not in iou:
             continue
-        row: dict[str, Any] = {"is_thing": is_thing, **{group: index in plan.groups[group] for group in plan.groups}}
+        row: dict[str, Any] = {"is_thing": is_thing, **{name: index in group for name, group in plan.groups.items()}}
         row["iou"] = iou.get(index, math.nan)
         if index in by_id:
             q = by_id[index]

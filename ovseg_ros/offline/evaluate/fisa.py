@@ -17,7 +17,8 @@ from ovseg_ros.core.types import MaskProposals
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.types import PanopticSample
 from ovseg_ros.offline.train.fisa_data import likeliest, with_key_values
-from ovseg_ros.offline.train.fisa_losses import best_segments, soft_masks
+from ovseg_ros.offline.train.fisa_losses import best_segments
+from ovseg_ros.offline.train.losses import soft_masks
 from ovseg_ros.sim.categories import SEEN, UNSEEN
 
 _CERTAIN = 20.0
@@ -26,7 +27,7 @@ _CERTAIN = 20.0
 
 @dataclass(frozen=True, slots=True)
 class ProposedImage:
-    """An image, its ground truth, and what is proposed for it.
+    """What is proposed for an image.
 
     Attributes:
         sample: image and ground truth.
@@ -91,7 +92,7 @@ def true_names(classifier: FisaClassifier, categories: int, image: ProposedImage
     """
     masks, segments = image.proposals.mask_logits[0], image.sample.segments
     queries, is_read = classifier.top_masks(image.proposals)
-    chosen = queries[0][is_read[0]]
+    chosen = queries[is_read]  # of one image
     ids = torch.tensor([segment.id for segment in segments])
     truth = soft_masks(torch.from_numpy(image.sample.segment_ids), ids, masks.shape[-2:])
     logits = masks.new_zeros(1, len(masks), categories + 1)

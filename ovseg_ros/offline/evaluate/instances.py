@@ -20,7 +20,6 @@ class Instance(NamedTuple):
     """A detected or a true thing.
 
     Attributes:
-        category: category index.
         rle: COCO's compressed run-length code of its mask (H, W).
         score: of a detection, in [0, 1]; 1 for the truth.
         is_crowd: of the truth: a region of several things.
@@ -49,13 +48,11 @@ def detected_instances(
         size: (H, W) of the image in pixels.
     """
     probabilities = class_logits.float().softmax(dim=-1)[:, :-1].nan_to_num(nan=0.0)  # (Q, K)
-    count = min(MAX_DETECTIONS, probabilities.numel())
-    highest, place = probabilities.flatten().topk(count)
-    queries = (place // probabilities.shape[1]).tolist() if count else []
-    indices = (place % probabilities.shape[1]).tolist() if count else []
+    highest, places = probabilities.flatten().topk(min(MAX_DETECTIONS, probabilities.numel()))
     masks: dict[int, tuple[float, str]] = {}
     found = []
-    for query, index, probability in zip(queries, indices, highest.tolist(), strict=True):
+    for place, probability in zip(places.tolist(), highest.tolist(), strict=True):
+        query, index = divmod(place, probabilities.shape[1])
         category = vocabulary.categories[index]
         if not category.is_thing or category.negative or probability <= 0:
             continue
@@ -68,17 +65,11 @@ def detected_instances(
 
 
 def true_instances(truth: Truth, vocabulary: Vocabulary) -> tuple[Instance, ...]:
-    """The things of an image, crowd regions marked; those without a pixel are left out.
-
-    Args:
-        truth: a panoptic truth.
-        vocabulary: its categories, in the order of their indices.
-    """
-    present = set(np.unique(truth.segment_ids).tolist())
+    """The things of a panoptic truth, crowd regions marked; those without a pixel are left out."""
     return tuple(
-        Instance(category, _code(truth.segment_ids == segment), is_crowd=segment in truth.crowd_ids)
-        for segment, category in truth.categories.items()
-        if vocabulary.categories[category].is_thing and segment in present
+        Instance(truth.categories[segment], _code(truth.segment_ids == segment), is_crowd=segment in truth.crowd_ids)
+        for segment in truth.visible
+        if vocabulary.categories[truth.categories[segment]].is_thing
     )
 
 

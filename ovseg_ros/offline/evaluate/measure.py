@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.merge import merge_panoptic
+from ovseg_ros.core.merge import merge_panoptic, upsampled_bands
 from ovseg_ros.core.metrics.confusion import confusion_pairs
 from ovseg_ros.core.metrics.mean_iou import MeanIoU
 from ovseg_ros.core.metrics.overlaps import MaskOverlaps, mask_overlaps, segment_overlaps
@@ -17,25 +17,22 @@ from ovseg_ros.core.metrics.panoptic_quality import CategoryCounts, PanopticQual
 from ovseg_ros.core.model import Prompt, TwoStage, TwoStagePrompt
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Prediction
+from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.evaluate.instances import detected_instances, true_instances, upsampled_masks
 from ovseg_ros.offline.evaluate.oracle import Oracle, named_rightly, true_classes, true_proposals
 from ovseg_ros.offline.evaluate.record import ImageRecord
-from ovseg_ros.offline.evaluate.semantic import semantic_map
 from ovseg_ros.offline.evaluate.truth import Truth, regions
+
+_BAND_ELEMENTS = 1 << 23
+"""Most scores (categories x pixels) or mask values held at once."""
 
 
 class Evaluator:
     """Measures a segmenter under one vocabulary, one image at a time.
 
-    Args:
-        segmenter: what is measured.
-        prompt: its prepared vocabulary; category ids are the data set's category indices.
-        oracle: which of its stages an oracle replaces; "" for none.
-        renamed: prompts of vocabularies with other names for the same categories.
-        min_objectness: proposals less likely than this to be any segment do not count for mask recall.
-
     Attributes:
-        segmenter, vocabulary: what is measured, and the prompt's words.
+        segmenter: what is measured.
+        vocabulary: its words; category ids are the data set's category indices.
     """
 
     def __init__(
@@ -47,10 +44,10 @@ class Evaluator:
         renamed: Mapping[str, Prompt] | None = None,
         min_objectness: float = 0.0,
     ) -> None:
+        """`prompt` is prepared for the segmenter, and so are those of `renamed`; the rest is as in `Plan`."""
         self.segmenter, self.vocabulary = segmenter, prompt.vocabulary
-        self._prompt, self._oracle = prompt, oracle
+        self._prompt, self._oracle, self._min_objectness = prompt, oracle, min_objectness
         self._renamed = renamed or {}
-        self._min_objectness = min_objectness
         merge = segmenter.merge
         self._merge = replace(merge, object_threshold=0.0) if oracle == "classes" else merge
 
@@ -114,6 +111,41 @@ class Evaluator:
             raise ConfigError("the oracle 'masks' is for models of two stages; this one makes and names masks at once")
         pixels = self.segmenter.to_pixels([truth.image])
         return model.classify(pixels, true_proposals(truth, model.propose(pixels, prompt)), prompt)
+
+
+@torch.inference_mode()
+def semantic_map(
+    mask_logits: Tensor, class_logits: Tensor, vocabulary: Vocabulary, size: tuple[int, int]
+) -> np.ndarray:
+    """The category with the highest score at every pixel.
+
+    A category's score at a pixel is the sum over queries of its probability times the mask probability. "No object" has
+    its share in the softmax but is no category. Scores exist at the output's resolution before the highest is taken;
+    labels are never resized.
+
+    Args:
+        mask_logits, class_logits, vocabulary: as of `detected_instances`; masks are resized bilinearly.
+        size: (H, W) of the output in pixels.
+
+    Returns:
+        (H, W) uint16 category ids; `NO_CATEGORY` where every score is zero, or where a negative has the highest.
+    """
+    probabilities = class_logits.float().softmax(dim=-1)[:, :-1].nan_to_num(nan=0.0)  # (Q, K)
+    counts = probabilities.sum(dim=1) > 0
+    probabilities, mask_logits = probabilities[counts], mask_logits[counts]
+    output = np.full(size, NO_CATEGORY, dtype=np.uint16)
+    if len(probabilities) == 0:
+        return output
+    ids = [NO_CATEGORY if category.negative else category.id for category in vocabulary.categories]
+    id_of_index = np.array(ids, dtype=np.uint16)
+    rows = max(1, _BAND_ELEMENTS // (max(probabilities.shape) * size[1]))
+    for top, _, logits in upsampled_bands(mask_logits, size, rows):
+        scores = torch.einsum("qk,qrw->krw", probabilities, logits.sigmoid_())  # (K, rows, W)
+        best, index = scores.max(dim=0)
+        band = id_of_index[index.cpu().numpy()]
+        band[(best <= 0).cpu().numpy()] = NO_CATEGORY
+        output[top : top + len(band)] = band
+    return output
 
 
 def _quality(truth: Truth, panoptic: PanopticResult) -> tuple[CategoryCounts, ...]:

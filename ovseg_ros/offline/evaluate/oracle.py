@@ -31,9 +31,8 @@ def true_proposals(truth: Truth, own: MaskProposals) -> MaskProposals:
 
     Args:
         truth: of the image.
-        own: what the mask generator proposes for the image: device, and the widths of what comes with masks. True masks
-            come with zeros for query embeddings; if the generator has class logits, with logits that say "an object,
-            of no particular class".
+        own: what the mask generator proposes for it, for the device and the widths of what comes with masks: zeros for
+            query embeddings; if it has class logits, such that say "an object, of no particular class".
     """
     segments = _visible(truth)
     height, width = truth.size
@@ -63,26 +62,18 @@ def named_rightly(truth: Truth, class_logits: torch.Tensor) -> tuple[int, int]:
 
 
 def true_classes(truth: Truth, overlaps: MaskOverlaps, categories: int) -> torch.Tensor:
-    """Every proposal's class by the true segment that it covers best.
+    """Every proposal's class by the true segment that it covers best: logits (1, Q, K + 1), K = `categories`.
 
     The class of the segment with the highest IoU has that IoU as its probability, so that the best of several
     proposals of one segment wins its pixels; the rest is "no object". With no IoU above `MIN_IOU` all of it is.
-
-    Args:
-        truth: of the image.
-        overlaps: of the Q proposals with the truth without its crowd regions.
-        categories: K.
-
-    Returns:
-        (1, Q, K + 1).
+    `overlaps` are of the Q proposals with the truth without its crowd regions.
     """
     iou = overlaps.iou()  # (Q, T)
     logits = np.full((len(iou), categories + 1), _IMPOSSIBLE, dtype=np.float32)
     logits[:, -1] = 0.0
     if iou.shape[1]:
         for query, segment in enumerate(iou.argmax(axis=1)):
-            best = float(iou[query, segment])
-            if best > MIN_IOU:
+            if (best := float(iou[query, segment])) > MIN_IOU:
                 logits[query, truth.categories[int(overlaps.segment_ids[segment])]] = np.log(best)
                 logits[query, -1] = np.log(1 - best) if best < 1 else _IMPOSSIBLE
     return torch.from_numpy(logits)[None]
@@ -90,5 +81,4 @@ def true_classes(truth: Truth, overlaps: MaskOverlaps, categories: int) -> torch
 
 def _visible(truth: Truth) -> list[int]:
     """The true segments with a pixel, without crowd regions."""
-    present = set(np.unique(truth.segment_ids).tolist())
-    return [i for i in truth.categories if i in present and i not in truth.crowd_ids]
+    return [segment for segment in truth.visible if segment not in truth.crowd_ids]

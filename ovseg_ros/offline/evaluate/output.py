@@ -1,5 +1,6 @@
 """Figures as a table for people and as JSON for programs."""
 
+import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,19 +14,9 @@ from ovseg_ros.offline.evaluate.plan import Plan
 def write_figures(path: Path | None, figures: Mapping[str, Any]) -> None:
     """Write figures as JSON, and say where; None for nowhere."""
     if path is not None:
-        write_json(path, without_nan(figures))
+        # Python writes NaN, which JSON has not; read back, it is None. Nothing is rounded on the way.
+        write_json(path, json.loads(json.dumps(figures), parse_constant=lambda _: None))
         print(f"figures written to {path}", file=sys.stderr)
-
-
-def without_nan(value: Any) -> Any:
-    """The same with None for NaN, which JSON has not; nothing is rounded."""
-    if isinstance(value, float):
-        return None if math.isnan(value) else value
-    if isinstance(value, Mapping):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return value
 
 
 QUALITY_COLUMNS = ("PQ", "95 % interval", "SQ", "RQ", "mIoU", "categories")

@@ -36,17 +36,10 @@ def worst_and_median(records: Sequence[ImageRecord], count: int) -> tuple[list[I
 def comparison(
     truth: Truth, segment_ids: np.ndarray, categories: Mapping[int, int], vocabulary: Vocabulary
 ) -> np.ndarray:
-    """The image, its truth and what was predicted, next to each other under their titles.
+    """The image, its truth and what was predicted, next to each other under their titles: uint8 RGB (H', W', 3).
 
-    Segments have the colour and name of their category; void is left as it is.
-
-    Args:
-        truth: of the image.
-        segment_ids, categories: what was predicted, as `Evaluator.segments` gives it.
-        vocabulary: of the categories.
-
-    Returns:
-        uint8 RGB (H', W', 3); three panels of 400 to 640 pixels in width, unless images are very small.
+    Segments have the colour and name of their category; void is left as it is. Panels are 400 to 640 pixels wide,
+    unless images are very small. `segment_ids` and `categories` are what `Evaluator.segments` gives.
     """
     panels = [
         _panel(truth.image, np.zeros(truth.size, dtype=np.int32), {}, vocabulary),

@@ -1,8 +1,6 @@
 """What is evaluated: the facts that all parts of one evaluation share, and which images belong to which part."""
 
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field, replace
@@ -17,7 +15,7 @@ from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import ConfigError, VocabularyError
 from ovseg_ros.core.presets import FisaSection, checkpoint_paths, load_preset, preset_path
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, normalize_name, parse_vocabulary
-from ovseg_ros.offline.data.files import sha256_of
+from ovseg_ros.offline.data.files import digest_of, sha256_of
 from ovseg_ros.offline.data.open import dataset_info
 from ovseg_ros.offline.data.types import DatasetCategory, PanopticDataset, SemanticDataset
 from ovseg_ros.offline.evaluate.oracle import Oracle
@@ -127,7 +125,7 @@ def resolved(plan: Plan, dataset: PanopticDataset | SemanticDataset) -> Plan:
             raise ConfigError(f"{name} {value} is asked for, but the data has {dataset.scenes.get(name, 'none')}")
     if (min_objectness := plan.min_objectness) is None:
         min_objectness = _objectness_read(plan.preset) if dataset.name == "tabletop" else 0.0
-    indices = {name: [c.index for c in dataset.categories if c.name in group] for name, group in info.groups.items()}
+    words = vocabulary_of(dataset.categories, plan.vocabulary).categories
     return replace(
         plan,
         split=dataset.split,
@@ -136,9 +134,9 @@ def resolved(plan: Plan, dataset: PanopticDataset | SemanticDataset) -> Plan:
         scenes=dataset.scenes,
         preset_sha256=sha256_of(preset_path(plan.preset)),
         checkpoints=_digests(checkpoint_paths(plan.preset)),
-        vocabulary_sha256=fingerprint(vocabulary_of(dataset.categories, plan.vocabulary)),
+        vocabulary_sha256=digest_of([[c.name, c.synonyms, c.is_thing, c.threshold, c.negative] for c in words]),
         categories=tuple((category.name, category.is_thing) for category in dataset.categories),
-        groups={name: tuple(group) for name, group in indices.items()},
+        groups={name: tuple(c.index for c in dataset.categories if c.name in g) for name, g in info.groups.items()},
         renamed=info.held_out if plan.synonyms else {},
         is_panoptic=isinstance(dataset, PanopticDataset),
     )
@@ -175,12 +173,6 @@ def vocabulary_of(categories: Sequence[DatasetCategory], source: str) -> Vocabul
         for s, c in zip(specs, categories, strict=True)
     ]
     return Vocabulary.build(traits, max_categories=len(traits))
-
-
-def fingerprint(vocabulary: Vocabulary) -> str:
-    """SHA-256 of everything in a vocabulary that changes results."""
-    traits = [[c.name, c.synonyms, c.is_thing, c.threshold, c.negative] for c in vocabulary.categories]
-    return hashlib.sha256(json.dumps(traits).encode()).hexdigest()
 
 
 def _objectness_read(preset: str) -> float:

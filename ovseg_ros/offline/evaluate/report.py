@@ -44,13 +44,7 @@ class Picture(NamedTuple):
 
 
 def html_report(plan: Plan, figures: Mapping[str, Any], worst: Sequence[Picture], median: Sequence[Picture]) -> str:
-    """The page.
-
-    Args:
-        plan: what was run.
-        figures: from `figures_of`.
-        worst, median: pictures, in the order in which they are shown; none where there are no pictures.
-    """
+    """The page of what `figures_of` gives; `worst` and `median` in the order in which they are shown."""
     title = f"{plan.preset} on {plan.data} {plan.split}"
     facts = [(name, value) for name, value in asdict(plan).items() if isinstance(value, str) and value]
     facts.append(("checkpoints", ", ".join(f"{name} {digest[:12]}" for name, digest in plan.checkpoints.items())))

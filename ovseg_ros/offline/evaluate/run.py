@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +38,7 @@ def evaluate(
     root: Path | None = None,
     device: str = "auto",
     on_error: Literal["skip", "stop"] = "skip",
-    shard: Shard | None = None,
+    shard: Shard,
     partial: Path | None = None,
     json_path: Path | None = None,
     report: Path | None = None,
@@ -46,14 +46,12 @@ def evaluate(
     """Evaluate a preset, print a table and write figures and report.
 
     Args:
-        plan: what to evaluate, not yet resolved.
+        plan: not yet resolved.
         root: the data set's folder; None renders the tabletop, and finds others below `$OVSEG_DATASETS`.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: as `build_segmenter` takes it.
         on_error: "skip" notes an image that cannot be read and goes on; "stop" ends the evaluation there.
-        shard: the part of the images to evaluate; None for all.
         partial: file of the images' records, for `merge`. A run that was stopped goes on with it.
-        json_path: file of the figures; None for nowhere.
-        report: folder of `report.html`; None for nowhere.
+        json_path, report: file of the figures, and folder of `report.html`; None for nowhere.
 
     Returns:
         The exit code: 0, or 1 if an image was skipped.
@@ -61,7 +59,6 @@ def evaluate(
     Raises:
         OvsegError: preset, weights, data set or vocabulary are wrong, or an image with `on_error` "stop".
     """
-    shard = shard or Shard()
     if shard.count > 1 and partial is None:
         raise ConfigError("a shard has no figures of its own; name a file for its results with --partial")
     if shard.count > 1 and (json_path or report):
@@ -71,11 +68,8 @@ def evaluate(
     evaluator = _evaluator(plan, dataset, device)
     plan = replace(plan, device=evaluator.segmenter.device.type)
 
-    records: dict[str, ImageRecord] = {}
-    with ExitStack() as stack:
-        if partial is not None:
-            file, records = open_partial(partial, plan, shard)
-            stack.enter_context(file)
+    file, records = open_partial(partial, plan, shard) if partial is not None else (None, dict[str, ImageRecord]())
+    with file or nullcontext():
         done = {name for name, record in records.items() if not record.fault}  # a faulty file may have been repaired
         indices = [i for i in shard.of(plan.images) if dataset.name_of(i) not in done]
         for index in tqdm(indices, desc=f"evaluate {plan.data} {plan.split}", unit="image"):
@@ -86,7 +80,7 @@ def evaluate(
                     raise
                 record = ImageRecord(dataset.name_of(index), fault=str(error))
             records[record.name] = record
-            if partial is not None:
+            if file is not None:
                 append(file, record)
     found = list(records.values())
     if shard.count > 1:
@@ -110,11 +104,10 @@ def merge(
 
     Args:
         paths: what --partial wrote, in any order.
-        root, device: as in `evaluate`, for the report: its pictures are segmented once more.
-        json_path, report: as in `evaluate`.
+        root, device, json_path, report: as in `evaluate`; the pictures of a report are segmented once more.
 
     Returns:
-        The exit code: 0, or 1 if an image was skipped.
+        The exit code, as of `evaluate`.
 
     Raises:
         OvsegError: parts do not fit together, or for the report as in `evaluate`.
@@ -135,10 +128,7 @@ def _open(plan: Plan, root: Path | None) -> AnyDataset:
     # MuJoCo, which needs EGL: not on every machine that evaluates other data.
     from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, RenderedTabletop
 
-    seed, width, height = (
-        plan.scenes.get(name, usual) for name, usual in (("seed", 0), ("width", 320), ("height", 240))
-    )
-    return RenderedTabletop(DatasetConfig(plan.split or "test", plan.images or 300, seed, width, height))
+    return RenderedTabletop(DatasetConfig(plan.split or "test", plan.images or 300, **plan.scenes))
 
 
 def _evaluator(plan: Plan, dataset: AnyDataset, device: str) -> Evaluator:

@@ -1,15 +1,16 @@
 """Identity over time on simulated takes in which camera and objects move: IDF1 and identity switches."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
 from ovseg_ros.core.build import build_segmenter
-from ovseg_ros.core.metrics.identity import IdentityScore
+from ovseg_ros.core.metrics.identity import IdentityResult, IdentityScore
 from ovseg_ros.core.tracking.appearance import segment_appearance
 from ovseg_ros.core.tracking.tracker import Tracker
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Segment
@@ -34,48 +35,14 @@ class TakesConfig:
     rate: float = 5.0
 
 
-@dataclass
-class TrackingFigures:
-    """A tracker of its own for every take, and the score over all."""
-
-    score: IdentityScore = field(default_factory=IdentityScore)
-    tracker: Tracker = field(default_factory=Tracker)
-
-    def add(self, time: float, frame: Frame, result: PanopticResult) -> None:
-        """The next frame of a take."""
-        tracked = self.tracker.update(result, time, segment_appearance(frame.image, result))
-        self.score.add(
-            tracked.segment_ids,
-            {segment.id: segment.track_id for segment in tracked.segments if segment.is_thing},
-            frame.segment_ids,
-            {segment.id: segment.object_index for segment in frame.segments if segment.is_thing},
-        )
-
-    def end(self) -> None:
-        """The take is over."""
-        self.score.end_sequence()
-        self.tracker = Tracker()
-
-    def report(self) -> dict[str, Any]:
-        """Shares in percent."""
-        result = self.score.result()
-        return {
-            "idf1": result.idf1,
-            "identity_switches": result.switches,
-            "recall": result.recall,
-            "true_observations": result.truth,
-            "predicted_observations": result.predicted,
-        }
-
-
 def truth_result(frame: Frame) -> PanopticResult:
     """The ground truth as if a segmenter had found it; without categories, which tracking does not look at."""
     segments = []
     for truth in frame.segments:
-        rows, columns = np.nonzero(frame.segment_ids == truth.id)
-        x, y = int(columns.min()), int(rows.min())
-        box = (x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y)
-        segments.append(Segment(truth.id, NO_CATEGORY, truth.label, 1.0, truth.is_thing, len(rows), box))
+        mask = frame.segment_ids == truth.id
+        x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+        area, box = int(mask.sum()), (x, y, width, height)
+        segments.append(Segment(truth.id, NO_CATEGORY, truth.label, 1.0, truth.is_thing, area, box))
     return PanopticResult(
         segment_ids=frame.segment_ids,
         category_ids=np.full(frame.segment_ids.shape, NO_CATEGORY, np.uint16),
@@ -88,17 +55,11 @@ def truth_result(frame: Frame) -> PanopticResult:
 def evaluate_tracking(
     config: TakesConfig, *, preset: str | None = None, device: str = "auto", json_path: Path | None = None
 ) -> int:
-    """Track through takes, print the figures and write them.
+    """Track through takes, print the figures and write them; the exit code, 0.
 
     Args:
-        config: the takes.
         preset: also track what this preset segments, under the whole vocabulary of the tabletop; None for the ground
             truth's masks only.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        json_path: where the figures go; None for nowhere.
-
-    Returns:
-        The exit code, 0.
 
     Raises:
         OvsegError: the preset or its checkpoint is wrong.
@@ -108,14 +69,19 @@ def evaluate_tracking(
         segmenter = build_segmenter(preset, device)
         prompt = segmenter.prepare(Vocabulary.build(TABLETOP_SPECS))
         results["predicted_masks"] = lambda frame: segmenter.segment(frame.image, prompt)
-    figures = {name: TrackingFigures() for name in results}
-    for take in tqdm(_takes(config), total=config.sequences, desc="evaluate-tracking", unit="take"):
-        for time, frame in take:
+    scores = {name: IdentityScore() for name in results}
+    for seed in tqdm(range(config.seed, config.seed + config.sequences), desc="evaluate-tracking", unit="take"):
+        trackers = {name: Tracker() for name in results}
+        for time, frame in _frames(config, seed):
+            objects = {segment.id: segment.object_index for segment in frame.segments if segment.is_thing}
             for name, result_of in results.items():
-                figures[name].add(time, frame, result_of(frame))
-        for of_masks in figures.values():
-            of_masks.end()
-    reports = {name: of_masks.report() for name, of_masks in figures.items()}
+                result = result_of(frame)
+                tracked = trackers[name].update(result, time, segment_appearance(frame.image, result))
+                tracks = {segment.id: segment.track_id for segment in tracked.segments if segment.is_thing}
+                scores[name].add(tracked.segment_ids, tracks, frame.segment_ids, objects)
+        for score in scores.values():
+            score.end_sequence()
+    reports = {name: _report(score.result()) for name, score in scores.items()}
     print(
         f"split {config.split}, {config.sequences} takes of {config.seconds:g} s at {config.rate:g} frames/s, "
         f"seeds from {config.seed}"
@@ -130,8 +96,18 @@ def evaluate_tracking(
     return 0
 
 
-def _takes(config: TakesConfig) -> Iterator[Iterable[tuple[float, Frame]]]:
+def _report(result: IdentityResult) -> dict[str, Any]:
+    """Shares in percent."""
+    return {
+        "idf1": result.idf1,
+        "identity_switches": result.switches,
+        "recall": result.recall,
+        "true_observations": result.truth,
+        "predicted_observations": result.predicted,
+    }
+
+
+def _frames(config: TakesConfig, seed: int) -> Iterator[tuple[float, Frame]]:
     width, height = _SIZE
-    for seed in range(config.seed, config.seed + config.sequences):
-        with TabletopSimulator(seed, split=config.split, width=width, height=height) as simulator:
-            yield moving_frames(simulator, seconds=config.seconds, rate=config.rate, seed=seed)
+    with TabletopSimulator(seed, split=config.split, width=width, height=height) as simulator:
+        yield from moving_frames(simulator, seconds=config.seconds, rate=config.rate, seed=seed)

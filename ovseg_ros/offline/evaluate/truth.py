@@ -40,6 +40,12 @@ class Truth:
         return self.segment_ids.shape[0], self.segment_ids.shape[1]
 
     @property
+    def visible(self) -> list[int]:
+        """The segments with a pixel, crowd regions too, in the annotation's order."""
+        present = set(np.unique(self.segment_ids).tolist())
+        return [segment for segment in self.categories if segment in present]
+
+    @property
     def is_void(self) -> bool:
         """Whether there is nothing to find: no labelled pixel, nor a segment that the annotation lists without one."""
         return not self.categories and not self.segment_ids.any()

@@ -28,13 +28,12 @@ from ovseg_ros.offline.evaluate.fisa import ProposedImage, panoptic_quality, pro
 from ovseg_ros.offline.options import AblateOptions
 from ovseg_ros.offline.tools.lora import add_low_rank
 from ovseg_ros.offline.train.data import RenderedData, RenderedViews, open_data
-from ovseg_ros.offline.train.engine import Engine
+from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.fisa import FisaTraining, build_untrained, fisa_section, learn
 from ovseg_ros.offline.train.fisa_data import CollectedMasks, collect_masks, some_crops, with_key_values
 from ovseg_ros.offline.train.loop_config import Multiplier
 from ovseg_ros.offline.train.run import load_recipe
-from ovseg_ros.offline.train.seen_words import SeenWords
-from ovseg_ros.offline.train.task import Run
+from ovseg_ros.offline.train.words import SeenWords
 from ovseg_ros.sim.categories import SEEN, TABLETOP_SPECS, UNSEEN
 from ovseg_ros.sim.scene import SPLITS
 

@@ -74,7 +74,7 @@ class CropsConfig:
             raise ValueError(f"the phases must follow each other and the last one last until 1, got {ends}")
 
 
-AugmentationConfig = JitterConfig | CropsConfig
+AugmentationConfig = Annotated[JitterConfig | CropsConfig, Field(discriminator="kind")]
 
 
 def view_sizes(config: AugmentationConfig) -> list[tuple[int, int]]:
@@ -120,19 +120,17 @@ class View:
         """
         if not len(mask_logits):
             return mask_logits.new_zeros(0, self.size[0] // stride, self.size[1] // stride)
-        across = self._positions(self.left, self.size[1], self.resized[1], stride, mask_logits)
-        down = self._positions(self.top, self.size[0], self.resized[0], stride, mask_logits)
+        # Centres of the result's cells along both axes, in grid_sample's [-1, 1] over the whole image.
+        down, across = (
+            2 * (start + (torch.arange(side // stride, device=mask_logits.device).float() + 0.5) * stride) / whole - 1
+            for start, side, whole in zip((self.top, self.left), self.size, self.resized, strict=True)
+        )
         if self.flipped:
             across = torch.where(across.abs() <= 1, -across, across)
         grid = torch.stack(torch.meshgrid(down, across, indexing="ij")[::-1], dim=-1)  # (rows, columns, xy)
         outside = (grid.abs() > 1).any(dim=-1)
         masks = F.grid_sample(mask_logits.float()[None], grid[None], padding_mode="border", align_corners=False)[0]
         return masks.masked_fill(outside, OUTSIDE_LOGIT)
-
-    def _positions(self, start: int, size: int, whole: int, stride: int, like: Tensor) -> Tensor:
-        """Centres of the result's cells along one axis, in grid_sample's [-1, 1] over the whole image."""
-        cells = torch.arange(size // stride, device=like.device, dtype=torch.float32)
-        return 2 * (start + (cells + 0.5) * stride) / whole - 1
 
     def _cut(self, pixels: np.ndarray, method: int) -> np.ndarray:
         if self.flipped:

@@ -30,13 +30,13 @@ from ovseg_ros.core.images import normalize
 from ovseg_ros.core.presets import SentenceClipSection, load_preset, preset_folder
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.weights.strict import load_strict
-from ovseg_ros.offline.train.captions import Concept, caption, is_true_of
 from ovseg_ros.offline.train.crops import CropSource
 from ovseg_ros.offline.train.data import RenderedData, open_rendered
+from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.eomt import PresetNetwork, network_of
-from ovseg_ros.offline.train.loop import run_loop
+from ovseg_ros.offline.train.loop import Task, run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.task import Run, Task
+from ovseg_ros.offline.train.words import Concept, caption, is_true_of
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
@@ -75,28 +75,19 @@ class Stream:
     masked: bool
 
 
-class SentenceVectors:
-    """Unit vectors of sentences by a frozen text tower, each encoded once."""
-
-    def __init__(self, encode: Callable[[Sequence[str]], Tensor]) -> None:
-        self._encode = encode
-        self._known: dict[str, Tensor] = {}
-
-    def of(self, sentences: Sequence[str]) -> Tensor:
-        """(T, D)."""
-        new = [sentence for sentence in sentences if sentence not in self._known]
-        if new:
-            self._known.update(zip(new, self._encode(new), strict=True))
-        return torch.stack([self._known[sentence] for sentence in sentences])
-
-
 @dataclass(eq=False)
 class ClipTask(Task):
-    """Crops against the captions of their whole batch, which the streams fill one after the other."""
+    """Crops against the captions of their whole batch, which the streams fill one after the other.
+
+    Attributes:
+        encode: sentences to unit vectors (T, D), by a frozen text tower.
+        known: vectors (D,) of the sentences encoded so far, each once.
+    """
 
     name: str
     model: ImageTower
-    vectors: SentenceVectors
+    encode: Callable[[Sequence[str]], Tensor]
+    known: dict[str, Tensor]
     streams: Sequence[Stream]
     loop: LoopConfig
     null_share: float
@@ -111,7 +102,9 @@ class ClipTask(Task):
         images, masks, truth, withheld = (
             part[samples.start : samples.stop].to(self.device) for part in (images, masks, truth, withheld)
         )
-        vectors = self.vectors.of([sentence for sentence, _ in texts])
+        if new := [sentence for sentence, _ in texts if sentence not in self.known]:
+            self.known.update(zip(new, self.encode(new), strict=True))
+        vectors = torch.stack([self.known[sentence] for sentence, _ in texts])  # (T, D)
         logits = self.model.prompt_logits(self.model.encode_masked(images, masks), vectors)
         return {"contrastive": caption_loss(logits, truth, withheld)}
 
@@ -174,12 +167,12 @@ def train_clip(config: ClipTraining, generator: nn.Module | None, run: Run) -> N
     torch.manual_seed(config.loop.seed)
     clip, tokenizer = build_clip(section.architecture)
     clip.text.to(device)
-    tower, vectors = ImageTower(clip), SentenceVectors(partial(encode_sentences, clip, tokenizer))
+    tower, encode, known = ImageTower(clip), partial(encode_sentences, clip, tokenizer), dict[str, Tensor]()
     photos, views = open_rendered(config.captions, run), open_rendered(config.masks, run)
     share, seen = config.masked_share, CropSource(views, section.architecture)
 
     def learn(name: str, loop: LoopConfig, *streams: Stream) -> None:
-        task = ClipTask(name, tower, vectors, streams, loop, config.null_share, device)
+        task = ClipTask(name, tower, encode, known, streams, loop, config.null_share, device)
         run_loop(task, loop, run.out / name.replace(" ", "_"), engine=run.engine)
 
     learn(

@@ -11,8 +11,8 @@ from torch import nn
 from ovseg_ros.core.backbones.sentence_clip import ClipConfig
 from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.offline.data.tabletop_views import TabletopViews
-from ovseg_ros.offline.train.captions import Concept
 from ovseg_ros.offline.train.pseudo_masks import propose_masks
+from ovseg_ros.offline.train.words import Concept
 from ovseg_ros.sim import categories
 
 _STUFF_NAMES = frozenset(word.name for word in categories.STUFF)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 
@@ -23,8 +23,8 @@ from ovseg_ros.offline.data.open import dataset_info, open_dataset
 from ovseg_ros.offline.data.tabletop_views import TabletopViews, load_or_render
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample, SegmentLabel
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, View, draw_view
+from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.task import Run
 
 T = TypeVar("T")
 
@@ -65,15 +65,11 @@ class RenderedData:
     kind: Literal["rendered"] = "rendered"
 
 
-DataConfig = PanopticData | RenderedData
+DataConfig = Annotated[PanopticData | RenderedData, Field(discriminator="kind")]
 
 
 def open_data(config: DataConfig, run: Run) -> PanopticDataset:
-    """The data set to train on.
-
-    Raises:
-        ConfigError, DatasetError: it is unknown or has no panoptic ground truth; it is missing or malformed.
-    """
+    """The data set to train on; ConfigError if it has no panoptic ground truth, and errors as of `open_dataset`."""
     match config:
         case PanopticData():
             dataset = open_dataset(config.dataset, run.data, config.split)

@@ -1,12 +1,14 @@
-"""Where a training runs: one process or many, on which device, in which precision. A thin layer over accelerate.
+"""Where a training runs: one process or many, on which device, in which precision, between which folders.
 
 Started by `torchrun` or `accelerate launch`, every process finds its rank in the environment; started plainly, it is
 alone. Nothing else in the package asks how many processes there are.
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from ovseg_ros.core.build import pick_device
 from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.weights.strict import save_state_half
 
 PRECISIONS = ("no", "bf16", "fp16")
 _TIMEOUT = timedelta(hours=2)
@@ -31,6 +34,11 @@ class Engine:
         device: "auto" (the first GPU of this process, else the CPU), "cpu", "cuda" or "cuda:N".
         mixed_precision: one of `PRECISIONS`; None = what `accelerate launch` was told, else "no".
 
+    Attributes:
+        device: where this process's tensors belong.
+        rank, world: number of this process, from 0, and how many there are.
+        is_main: whether this is the one process that writes files and speaks.
+
     Raises:
         ConfigError: the device is not there, or it cannot compute in that precision.
     """
@@ -45,29 +53,13 @@ class Engine:
         if mixed_precision == "fp16" and self._use_cpu:
             raise ConfigError("mixed precision fp16 needs a GPU; use bf16 or no on a CPU")
         try:
-            self._accelerator = self._make_accelerator()
+            self._accelerator = self.accelerator()
         except ValueError as error:
             raise ConfigError(f"cannot train on {device!r} in mixed precision {mixed_precision!r}: {error}") from error
-
-    @property
-    def device(self) -> torch.device:
-        """Where this process's tensors belong."""
-        return self._accelerator.device
-
-    @property
-    def rank(self) -> int:
-        """Number of this process, from 0."""
-        return self._accelerator.process_index
-
-    @property
-    def world(self) -> int:
-        """Number of processes."""
-        return self._accelerator.num_processes
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the one process that writes files and speaks."""
-        return self._accelerator.is_main_process
+        self.device: torch.device = self._accelerator.device
+        self.rank: int = self._accelerator.process_index
+        self.world: int = self._accelerator.num_processes
+        self.is_main: bool = self._accelerator.is_main_process
 
     def samples(self, batch_size: int, part: int, parts: int) -> range:
         """Which samples of a batch this process computes in one of its accumulation parts.
@@ -96,19 +88,12 @@ class Engine:
         """Element-wise mean over the processes; the same shape."""
         return values if self.world == 1 else self._accelerator.reduce(values, reduction="mean")
 
-    @contextmanager
-    def accelerator(self) -> Iterator[Accelerator]:
-        """What one training loop computes with; the next gets another, with a gradient scaler of its own."""
-        try:
-            yield self._accelerator
-        finally:
-            self._accelerator = self._make_accelerator()  # lets go of the model; processes stay joined
-
     def close(self) -> None:
         """Leave the process group, if there is one."""
         self._accelerator.end_training()
 
-    def _make_accelerator(self) -> Accelerator:
+    def accelerator(self) -> Accelerator:
+        """What one training loop computes with: a new one, with a gradient scaler of its own; processes stay joined."""
         return Accelerator(
             cpu=self._use_cpu,
             mixed_precision=self._mixed_precision,
@@ -118,3 +103,30 @@ class Engine:
                 DistributedDataParallelKwargs(find_unused_parameters=True),
             ],
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Where the stages of a training read, write and compute.
+
+    Attributes:
+        data: of rendered views, the folder that keeps them for a second run (None = `out`/data); else the data set's
+            folder (None = below `$OVSEG_DATASETS`).
+        out: gets a folder of training state for each loop, and the checkpoints in half precision.
+    """
+
+    data: Path | None
+    out: Path
+    engine: Engine
+
+    @property
+    def views(self) -> Path:
+        """Folder of rendered views."""
+        return self.data or self.out / "data"
+
+    def save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write what was trained as the checkpoint `name`, and say so."""
+        if self.engine.is_main:
+            save_state_half(tensors, self.out / name)
+            print(f"wrote {name} to {self.out}")
+        self.engine.wait()

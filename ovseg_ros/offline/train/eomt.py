@@ -5,16 +5,18 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
 from ovseg_ros.core.config import STRICT
-from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.errors import CheckpointError, ConfigError
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize
 from ovseg_ros.core.presets import EoMTSection, load_preset
 from ovseg_ros.core.proposals.eomt.network import EoMT, QueryPrediction, annealed_mask_probabilities
+from ovseg_ros.core.weights.files import find_weights, read_weights
+from ovseg_ros.core.weights.strict import check_fit
 from ovseg_ros.offline.data.types import DatasetCategory
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
 from ovseg_ros.offline.train.data import (
@@ -26,12 +28,11 @@ from ovseg_ros.offline.train.data import (
     segmented_view,
     to_pixels,
 )
-from ovseg_ros.offline.train.loop import run_loop
+from ovseg_ros.offline.train.engine import Run
+from ovseg_ros.offline.train.loop import Task, run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.losses import MaskLossConfig, MaskTargets, mask_set_loss
+from ovseg_ros.offline.train.losses import MaskLossConfig, MaskTargets, mask_set_loss, soft_masks
 from ovseg_ros.offline.train.pictures import compare_segments, label_map
-from ovseg_ros.offline.train.pretrained_vit import load_pretrained_vit
-from ovseg_ros.offline.train.task import Run, Task
 
 THING, STUFF = 0, 1
 """Classes of a class-agnostic training. Names are left to the classifier, so that unseen objects live."""
@@ -62,8 +63,8 @@ class EoMTTraining:
     """
 
     network: Annotated[PresetNetwork | EoMTSection, Field(discriminator="kind")]
-    data: Annotated[DataConfig, Field(discriminator="kind")]
-    augmentation: Annotated[AugmentationConfig, Field(discriminator="kind")]
+    data: DataConfig
+    augmentation: AugmentationConfig
     loop: LoopConfig
     loss: MaskLossConfig = Field(default_factory=MaskLossConfig)
     classes: Literal["categories", "thing_or_stuff"] = "categories"
@@ -91,17 +92,48 @@ def network_of(config: PresetNetwork | EoMTSection) -> EoMTSection:
     Raises:
         ConfigError: the preset is missing or malformed, or its mask generator is not an EoMT of this package.
     """
-    match config:
-        case EoMTSection():
-            return config
-        case PresetNetwork():
-            proposer = load_preset(config.preset).model.proposer
-            if not isinstance(proposer, EoMTSection):
-                raise ConfigError(
-                    f"the mask generator of the preset {config.preset} is of kind {proposer.kind}, which is trained "
-                    "elsewhere; name a preset whose proposer is of kind eomt"
-                )
-            return proposer
+    if isinstance(config, EoMTSection):
+        return config
+    proposer = load_preset(config.preset).model.proposer
+    if not isinstance(proposer, EoMTSection):
+        raise ConfigError(
+            f"the mask generator of the preset {config.preset} is of kind {proposer.kind}, which is trained "
+            "elsewhere; name a preset whose proposer is of kind eomt"
+        )
+    return proposer
+
+
+def load_pretrained_vit(encoder: VisionTransformer, source: str) -> None:
+    """Fill `encoder` with timm's weights; patch and position embeddings are resampled to its sizes.
+
+    Args:
+        source: hub repository such as "timm/vit_large_patch14_reg4_dinov2.lvd142m" in the local cache, folder, or file
+            in timm's format.
+
+    Raises:
+        CheckpointError: if the file is missing or unreadable, or naming the keys that do not fit.
+    """
+    if encoder.pos_embed is None:
+        raise CheckpointError(
+            f"{source} was to fill a ViT without position embeddings (dinov3), which takes no weights in timm's "
+            f"format; leave dinov3 or the pretrained weights out"
+        )
+    files = find_weights(source)
+    state = read_weights(files)
+    if {"patch_embed.proj.weight", "pos_embed"} - state.keys():
+        raise CheckpointError(
+            f"{files.where} is not a plain ViT of timm: it has no patch_embed.proj.weight or pos_embed, but "
+            f"{', '.join(sorted(state)[:8])}"
+        )
+    with torch.no_grad():
+        try:
+            state = checkpoint_filter_fn(state, encoder)
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"the weights in {files.where} cannot be made to fit this ViT: {error}") from error
+    wanted = encoder.state_dict()
+    state = {key: value for key, value in state.items() if not key.startswith("head.")}
+    check_fit(wanted, state, files.where)
+    encoder.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()})
 
 
 def class_map(classes: str, categories: Sequence[DatasetCategory]) -> tuple[Tensor, int]:
@@ -123,10 +155,10 @@ def to_targets(view: SegmentedView, class_of: Tensor, size: Sequence[int] | None
         segments that cover enough of it.
     """
     ids, wanted = view.segment_ids.to(class_of.device), view.ids.to(class_of.device)
-    masks, classes = ids[None] == wanted[:, None, None], class_of[view.categories.to(class_of.device)]  # (N, H, W)
+    classes = class_of[view.categories.to(class_of.device)]
     if size is None:
-        return MaskTargets(masks, classes)
-    masks = F.adaptive_avg_pool2d(masks.float()[:, None], (size[0], size[1]))[:, 0]  # (N, h, w), N may be 0
+        return MaskTargets(ids[None] == wanted[:, None, None], classes)
+    masks = soft_masks(ids, wanted, size)  # (N, h, w)
     present = masks.sum(dim=(1, 2)) >= _MIN_CELLS
     return MaskTargets(masks[present], classes[present])
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from ovseg_ros.core.model import TwoStage
 from ovseg_ros.core.presets import FisaSection, load_preset, preset_folder, require_weights
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
 from ovseg_ros.offline.train.data import DataConfig, PanopticData, open_data
-from ovseg_ros.offline.train.engine import Engine
+from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.fisa_data import (
     MASK_STRIDE,
     CollectedMasks,
@@ -29,14 +29,14 @@ from ovseg_ros.offline.train.fisa_data import (
     with_key_values,
 )
 from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, fisa_losses
-from ovseg_ros.offline.train.loop import run_loop
+from ovseg_ros.offline.train.loop import Task, run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.pictures import NONE_OF_THESE, compare_names
-from ovseg_ros.offline.train.seen_words import SeenWords
-from ovseg_ros.offline.train.task import Run, Task
+from ovseg_ros.offline.train.pictures import compare_names
+from ovseg_ros.offline.train.words import SeenWords
 
 MaskSource = JitteredViews | CollectedMasks
 
+_NONE = "none of these"
 _CROP_SCALE = 3
 """How much pictures enlarge crops, so that names are legible."""
 _CROPS_SHOWN = 6
@@ -56,10 +56,10 @@ class FisaTraining:
     """
 
     preset: str
-    data: Annotated[DataConfig, Field(discriminator="kind")]
+    data: DataConfig
     loop: LoopConfig
     loss: FisaLossConfig = Field(default_factory=FisaLossConfig)
-    augmentation: Annotated[AugmentationConfig, Field(discriminator="kind")] | None = None
+    augmentation: AugmentationConfig | None = None
     synonyms: Share = 0.0
     kind: Literal["fisa"] = "fisa"
 
@@ -84,16 +84,14 @@ class FisaTask(Task):
         self._source, self._loss = source, loss
 
     def losses(self, step: int, samples: range) -> dict[str, Tensor]:
-        """See `Task`."""
         batch = self._source.batch(step, samples)
         logits, adapted = self._classify(batch)
         return fisa_losses(logits, batch.categories, adapted, batch.truth, self._loss)
 
     def pictures(self, step: int) -> dict[str, np.ndarray]:
-        """See `Task`."""
         batch = self._source.batch(step, range(self._source.samples_shown))
         logits, adapted = self._classify(batch)
-        names = [*(category.name for category in batch.text.vocabulary.categories), NONE_OF_THESE]
+        names = [*(category.name for category in batch.text.vocabulary.categories), _NONE]
         wanted, found = ([names[index] for index in chosen] for chosen in (batch.categories, logits.argmax(dim=-1)))
         views, pixels = batch.views, (batch.views.pixels * 255).round().byte()
         if views.windows is None:
@@ -124,7 +122,15 @@ def train_fisa(config: FisaTraining, run: Run) -> None:
     checkpoint = fisa_section(config.preset).checkpoint
     if checkpoint is None:
         raise ConfigError(f"the preset {config.preset} names no classifier.checkpoint; name there what to write")
-    classifier, source = open_source(config, run)
+    dataset, loop, loss = open_data(config.data, run), config.loop, config.loss
+    model, classifier = build_untrained(config.preset, run.engine.device, loop.seed)
+    source: MaskSource
+    if isinstance(config.data, PanopticData) and config.augmentation is not None:
+        source = JitteredViews(model, classifier, dataset, config.data, config.augmentation, loop, loss, run)
+    else:
+        words = SeenWords(model.text_encoder, config.synonyms)
+        masks = collect_masks(model, classifier, dataset, words, loss)
+        source = CollectedMasks(replace(masks, views=with_key_values(classifier, masks.views)), words, loop)
     try:
         learn(classifier, source, config, run.out / "fisa", run.engine)
     finally:
@@ -138,24 +144,10 @@ def learn(classifier: FisaClassifier, source: MaskSource, config: FisaTraining, 
         run_loop(FisaTask(classifier, source, config.loss, folder.name), config.loop, folder, engine=engine)
 
 
-def open_source(config: FisaTraining, run: Run) -> tuple[FisaClassifier, MaskSource]:
-    """A preset's FISA as it begins a training, and what it learns from."""
-    dataset, loop, loss = open_data(config.data, run), config.loop, config.loss
-    model, classifier = build_untrained(config.preset, run.engine.device, loop.seed)
-    if isinstance(config.data, PanopticData) and config.augmentation is not None:
-        views = JitteredViews(model, classifier, dataset, config.data, config.augmentation, loop, loss, run)
-        return classifier, views
-    words = SeenWords(model.text_encoder, config.synonyms)
-    masks = collect_masks(model, classifier, dataset, words, loss)
-    masks = replace(masks, views=with_key_values(classifier, masks.views))
-    return classifier, CollectedMasks(masks, words, loop)
-
-
 def build_untrained(preset: str, device: torch.device, seed: int) -> tuple[TwoStage, FisaClassifier]:
     """A preset's model on a device, in evaluation mode, and in it its FISA, whose checkpoint need not exist.
 
-    Raises:
-        ConfigError, CheckpointError: as `train_fisa`.
+    Errors as of `train_fisa`.
     """
     config, untrained = load_preset(preset), replace(fisa_section(preset), checkpoint=None)
     require_weights(preset, config)
@@ -166,11 +158,7 @@ def build_untrained(preset: str, device: torch.device, seed: int) -> tuple[TwoSt
 
 
 def fisa_section(preset: str) -> FisaSection:
-    """What a preset says of its FISA.
-
-    Raises:
-        ConfigError: it is malformed, or has none.
-    """
+    """What a preset says of its FISA; ConfigError if it has none."""
     section = load_preset(preset).model.classifier
     if not isinstance(section, FisaSection):
         raise ConfigError(

@@ -18,11 +18,12 @@ from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample
 from ovseg_ros.offline.train.augmentation import OUTSIDE_LOGIT, AugmentationConfig, View
 from ovseg_ros.offline.train.data import PanopticData, PanopticStream, segmented_view, to_pixels
-from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, assign, soft_masks
+from ovseg_ros.offline.train.engine import Run
+from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, assign
 from ovseg_ros.offline.train.loop_config import LoopConfig
+from ovseg_ros.offline.train.losses import soft_masks
 from ovseg_ros.offline.train.proposal_cache import ProposalCache, weights_hash
-from ovseg_ros.offline.train.seen_words import SeenWords
-from ovseg_ros.offline.train.task import Run
+from ovseg_ros.offline.train.words import SeenWords
 
 MASK_STRIDE = 4
 """Pixels of a jittered view to one of its masks."""
@@ -51,13 +52,9 @@ class MaskBatch:
 
 
 class JitteredViews:
-    """Views of a data set, on proposals that are computed beforehand; SEVE attends all of its words.
+    """Views of a data set, on proposals that are computed beforehand; SEVE attends all of its words."""
 
-    Attributes:
-        samples_shown: how many of a batch's samples make a picture.
-    """
-
-    samples_shown = 1
+    samples_shown = 1  # of a batch, in a picture
 
     def __init__(
         self,
@@ -72,20 +69,17 @@ class JitteredViews:
     ) -> None:
         """Computes what `model` proposes for the images that will be shown, divided over processes, kept in --out.
 
-        Raises:
-            DatasetError: a damaged image, unless such are skipped.
-            TrainingError: proposals cannot be written.
+        Errors as of `ProposalCache.fill`.
         """
         engine, self._classifier, self._device = run.engine, classifier, run.engine.device
         self._text = model.text_encoder.encode(dataset.vocabulary())
         images = f"{dataset.name}/{dataset.split}"
         cache = ProposalCache(run.out / "proposals", weights_hash(model.proposer), images, model.input_size)
 
-        def prepare(sample: PanopticSample, view: View) -> ProposedView:
-            proposals = cache.read(sample.name)
-            return proposed_view(sample, view, proposals, classifier, loss, len(dataset.categories))
-
         prompt = model.prepare(dataset.vocabulary())
+
+        def prepare(sample: PanopticSample, view: View) -> ProposedView:
+            return proposed_view(sample, view, cache.read(sample.name), classifier, loss, len(dataset.categories))
 
         @torch.inference_mode()
         def propose(image: np.ndarray) -> MaskProposals:
@@ -140,11 +134,9 @@ def proposed_view(
     config: FisaLossConfig,
     none: int,
 ) -> ProposedView:
-    """A view of a sample with the likeliest proposals, assigned many to one to the segments that show in it.
+    """A view of a sample with the proposals that `classifier` reads, assigned many to one to the segments that show.
 
-    Args:
-        classifier: says how many proposals are worth reading.
-        none: K, the category of proposals that fit no segment.
+    `none` is K, the category of proposals that fit no segment.
     """
     shown = segmented_view(sample, view)
     masks = view.of_masks(likeliest(classifier, proposals), MASK_STRIDE)
@@ -156,7 +148,7 @@ def proposed_view(
 def likeliest(classifier: FisaClassifier, proposals: MaskProposals) -> Tensor:
     """The masks (M, h, w) of one image that a classifier reads."""
     queries, is_read = classifier.top_masks(proposals)
-    return proposals.mask_logits[0, queries[0][is_read[0]]]
+    return proposals.mask_logits[0, queries[is_read]]
 
 
 def pad_masks(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -170,16 +162,11 @@ def pad_masks(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class CollectedMasks:
-    """Masks drawn from all that were collected before, and the seen words under changing names.
+    """Masks drawn from all that were collected before, and the seen words under changing names."""
 
-    Attributes:
-        samples_shown: how many of a batch's samples make a picture.
-    """
-
-    samples_shown = 6
+    samples_shown = 6  # of a batch, in a picture
 
     def __init__(self, masks: MaskBatch, words: SeenWords, loop: LoopConfig) -> None:
-        """`masks`: from `collect_masks`."""
         self._all, self._words, self._loop = masks, words, loop
 
     def batch(self, step: int, samples: range) -> MaskBatch:
@@ -204,10 +191,9 @@ class CollectedMasks:
 def collect_masks(
     model: TwoStage, classifier: FisaClassifier, dataset: PanopticDataset, words: SeenWords, config: FisaLossConfig
 ) -> MaskBatch:
-    """Every proposal in every image that counts, each with its crop: B = 1, M = N, in half precision.
+    """Every proposal that `classifier` reads and that counts, each with its crop: B = 1, M = N, in half precision.
 
     Args:
-        classifier: says which proposals are worth reading, and how they are cropped.
         dataset: images of one size, which show seen categories only.
 
     Raises:
@@ -220,11 +206,11 @@ def collect_masks(
     for sample in tqdm(dataset, desc="proposals", unit="image", mininterval=5):
         pixels = to_tensor(sample.image, device)
         masks = likeliest(classifier, model.propose(pixels, prompt))
-        names = [dataset.categories[segment.category].name for segment in sample.segments]
-        places = torch.tensor([words.index_of(name) for name in names], dtype=torch.int64, device=device)
+        places = [words.index_of(dataset.categories[segment.category].name) for segment in sample.segments]
         ids = torch.tensor([segment.id for segment in sample.segments], device=device)
         truth = soft_masks(torch.from_numpy(sample.segment_ids).to(device), ids, masks.shape[-2:])
-        groups.append(assign(masks, truth, places, len(words.vocabulary.categories), config))
+        categories = torch.tensor(places, dtype=torch.int64, device=device)
+        groups.append(assign(masks, truth, categories, len(words.vocabulary.categories), config))
         crops.append(classifier.look(pixels, groups[-1][0][None]))
     masks, truth, categories = (torch.cat(parts) for parts in zip(*groups, strict=True))
     windows = torch.cat([view.windows for view in crops if view.windows is not None])

@@ -1,6 +1,5 @@
 """What FISA learns from: proposals assigned to ground truth, and the losses on words and on adapted masks."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -32,12 +31,6 @@ class FisaLossConfig:
     min_iou: Annotated[float, Field(ge=0, lt=1)] = 0.6
 
 
-def soft_masks(segment_ids: Tensor, ids: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, h, w): the share of every cell that each segment `ids` (N,) covers, of a map (H, W)."""
-    one_hot = segment_ids[None] == ids[:, None, None]
-    return F.adaptive_avg_pool2d(one_hot.float()[:, None], (size[0], size[1]))[:, 0]  # N may be 0
-
-
 def best_segments(masks: Tensor, truth: Tensor, min_iou: float) -> Tensor:
     """The segment that each proposal fits, (Q,) int64 in [0, N), or -1 where it fits none.
 
@@ -61,8 +54,7 @@ def assign(
     """Proposals and the segments that they fit; those that fit none are left out if they have no weight.
 
     Args:
-        masks: (Q, h, w) logits.
-        truth: (N, h, w) masks in [0, 1] at the same resolution.
+        masks, truth: as of `best_segments`.
         categories: (N,) int64, of the segments.
         none: the category of proposals that fit none.
 

@@ -24,7 +24,7 @@ class TrainingLog:
     """
 
     def __init__(
-        self, folder: Path, config: LoopConfig, *, name: str, first_step: int, sums: Mapping[str, float], quiet: bool
+        self, folder: Path, config: LoopConfig, name: str, first_step: int, sums: Mapping[str, float], *, quiet: bool
     ) -> None:
         """Goes on after `first_step` steps.
 

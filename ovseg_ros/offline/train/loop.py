@@ -8,12 +8,13 @@ import json
 import math
 import signal
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -24,10 +25,32 @@ from ovseg_ros.offline.train.log import TrainingLog
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.optimization import ScheduledAdamW
 from ovseg_ros.offline.train.state import TrainingState
-from ovseg_ros.offline.train.task import Task
 
 _FREE_TO_CHANGE = frozenset({"steps", "gradient_accumulation", "checkpoint_every", "log_every", "pictures_every"})
 """What a resumed run may set otherwise. More steps stretch the schedule from there on."""
+
+
+class Task(ABC):
+    """A model and what it learns: samples of a step's batch, numbered from 0, a function of (seed, step, number).
+
+    Attributes:
+        name: on the progress bar and in errors.
+        model: trained in place; the loop moves it to the engine's device.
+    """
+
+    name: str
+    model: nn.Module
+
+    @abstractmethod
+    def losses(self, step: int, samples: range) -> Mapping[str, Tensor]:
+        """Named scalars on the model's device, whose sum is minimised: means over the samples that this call computes.
+
+        The loop divides a batch over processes and accumulation parts, and seeds random draws before every call.
+        """
+
+    def pictures(self, step: int) -> Mapping[str, np.ndarray]:
+        """uint8 RGB pictures (H, W, 3) by name, called in evaluation mode and without gradients; may be none."""
+        return {}
 
 
 class TrainingStopped(OvsegError):
@@ -53,17 +76,17 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
     model = task.model.to(engine.device)
     optimizer = ScheduledAdamW(model, config)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    fixed = {key: value for key, value in asdict(config).items() if key not in _FREE_TO_CHANGE}
-    fixed = json.loads(json.dumps(fixed))  # tuples as lists, as they come back from a checkpoint
-    with _sigterm() as asked_to_stop, engine.accelerator() as accelerator:
+    plain = json.loads(json.dumps(asdict(config)))  # tuples as lists, as they come back from a checkpoint
+    fixed = {key: value for key, value in plain.items() if key not in _FREE_TO_CHANGE}
+    accelerator = engine.accelerator()
+    with _sigterm() as asked_to_stop:
         losses_of, prepared = accelerator.prepare_model(_Losses(task)), accelerator.prepare_optimizer(optimizer)
         state = TrainingState(folder, model, prepared, accelerator.scaler, fixed)
         begun_at, sums = state.resume()
         engine.wait()  # all have read the state before the main process replaces it
         saved_at = begun_at
         model.train()
-        quiet = not engine.is_main
-        with TrainingLog(folder, config, name=task.name, first_step=begun_at, sums=sums, quiet=quiet) as log:
+        with TrainingLog(folder, config, task.name, begun_at, sums, quiet=not engine.is_main) as log:
             for step in range(begun_at, config.steps):
                 rates = optimizer.set_rates(step)
                 prepared.zero_grad(set_to_none=True)
@@ -147,11 +170,7 @@ def _sigterm() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-
-    former = signal.signal(signal.SIGTERM, ask)
+    former = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
         yield asked
     finally:

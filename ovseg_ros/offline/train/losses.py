@@ -3,6 +3,7 @@
 Masks are compared everywhere, or on random points that prefer where the prediction is unsure (PointRend, Mask2Former).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -40,13 +41,19 @@ class MaskLossConfig:
 
 @dataclass(frozen=True, slots=True)
 class MaskTargets:
-    """Ground truth of one image: `masks` (N, h, w) in [0, 1], `classes` (N,) int64.
+    """Ground truth of one image: `masks` (N, h, w) in [0, 1] or bool, `classes` (N,) int64.
 
-    Masks have the logits' resolution if all pixels are compared, and any if points are; they may be bool.
+    Masks have the logits' resolution if all pixels are compared, and any if points are.
     """
 
     masks: Tensor
     classes: Tensor
+
+
+def soft_masks(segment_ids: Tensor, ids: Tensor, size: Sequence[int]) -> Tensor:
+    """(N, h, w): the share of every cell that each segment `ids` (N,) covers, of a map (H, W)."""
+    one_hot = segment_ids[None] == ids[:, None, None]
+    return F.adaptive_avg_pool2d(one_hot.float()[:, None], (size[0], size[1]))[:, 0]  # N may be 0
 
 
 def mask_set_loss(
@@ -69,14 +76,13 @@ def mask_set_loss(
         Weighted scalars "class", "bce" and "dice"; the loss is their sum.
     """
     count = max(1.0, float(sum(len(target.classes) for target in targets)) if count is None else count)
-    totals = {"class": torch.zeros(()), "bce": torch.zeros(()), "dice": torch.zeros(())}
-    totals = {name: value.to(predictions[0].mask_logits.device) for name, value in totals.items()}
+    device = predictions[0].mask_logits.device
+    totals = {name: torch.zeros((), device=device) for name in ("class", "bce", "dice")}
     for prediction in predictions:
         exact = QueryPrediction(prediction.mask_logits.float(), prediction.class_logits.float())
-        with torch.autocast(exact.mask_logits.device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False):
             losses = _prediction_loss(exact, targets, config, count)
-        for name, value in losses.items():
-            totals[name] = totals[name] + value
+        totals = {name: totals[name] + value for name, value in losses.items()}
     return totals
 
 
@@ -157,7 +163,7 @@ def match(
         classes: (N,).
 
     Returns:
-        Query indices and target indices, min(Q, N) of each.
+        Queries and their targets, min(Q, N) int64 of each.
     """
     points = mask_logits.shape[1]
     class_cost = -class_logits.softmax(dim=-1)[:, classes]  # (Q, N)
@@ -167,8 +173,6 @@ def match(
     sizes = probabilities.sum(dim=1)[:, None] + masks.sum(dim=1)[None, :]
     dice_cost = 1 - (2 * probabilities @ masks.T + 1) / (sizes + 1)
     cost = config.class_weight * class_cost + config.bce_weight * bce_cost + config.dice_weight * dice_cost
-    rows, columns = linear_sum_assignment(torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy())
-    return (
-        torch.as_tensor(rows, dtype=torch.int64, device=mask_logits.device),
-        torch.as_tensor(columns, dtype=torch.int64, device=mask_logits.device),
-    )
+    assigned = linear_sum_assignment(torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy())
+    rows, columns = (torch.as_tensor(side, dtype=torch.int64, device=mask_logits.device) for side in assigned)
+    return rows, columns

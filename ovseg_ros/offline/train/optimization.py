@@ -34,14 +34,8 @@ class Schedule:
         return max(0.0, remaining) ** 0.9
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Parameters that learn alike; `factor` multiplies the learning rate."""
-
-    parameters: list[nn.Parameter]
-    factor: float
-    schedule: Schedule
-    weight_decay: float
+Group = tuple[bool, float, Schedule]
+"""What parameters that learn alike share: whether they are vectors, the factor on the learning rate, the schedule."""
 
 
 class ScheduledAdamW(torch.optim.AdamW):
@@ -50,12 +44,13 @@ class ScheduledAdamW(torch.optim.AdamW):
     def __init__(self, model: nn.Module, config: LoopConfig) -> None:
         """Errors as of `parameter_groups`."""
         groups = parameter_groups(model, config)
+        decay = {True: config.weight_decay if config.decay_vectors else 0.0, False: config.weight_decay}
         super().__init__(
-            [{"params": group.parameters, "weight_decay": group.weight_decay} for group in groups],
+            [{"params": group, "weight_decay": decay[is_vector]} for (is_vector, *_), group in groups.items()],
             lr=config.learning_rate,
             betas=config.betas,
         )
-        self._rates = [(config.learning_rate * group.factor, group.schedule) for group in groups]
+        self._rates = [(config.learning_rate * factor, schedule) for _, factor, schedule in groups]
 
     def set_rates(self, step: int) -> list[float]:
         """Set and return every group's learning rate of a step."""
@@ -65,10 +60,8 @@ class ScheduledAdamW(torch.optim.AdamW):
         return rates
 
 
-def parameter_groups(model: nn.Module, config: LoopConfig) -> list[Group]:
-    """The parameters that require gradients, by learning rate, schedule and weight decay.
-
-    Groups are in the order in which they first occur, matrices before vectors.
+def parameter_groups(model: nn.Module, config: LoopConfig) -> dict[Group, list[nn.Parameter]]:
+    """The parameters that require gradients; groups in the order in which they first occur, matrices before vectors.
 
     Raises:
         ConfigError: a prefix that no trained parameter has, or nothing to train.
@@ -82,15 +75,10 @@ def parameter_groups(model: nn.Module, config: LoopConfig) -> list[Group]:
             roots = ", ".join(dict.fromkeys(name.partition(".")[0] for name in trained))
             raise ConfigError(f"no trained parameter's name begins with {prefix!r}; they begin with {roots}")
     depth = _depth(model, encoder.prefix) if encoder else 0
-    groups: dict[tuple[bool, float, Schedule], Group] = {}
-    for vectors in (False, True):
-        decay = config.weight_decay if config.decay_vectors or not vectors else 0.0
-        for name, parameter in trained.items():
-            if (parameter.ndim <= 1) == vectors:
-                factor, schedule = _rate(name, depth, config)
-                group = groups.setdefault((vectors, factor, schedule), Group([], factor, schedule, decay))
-                group.parameters.append(parameter)
-    return list(groups.values())
+    groups: dict[Group, list[nn.Parameter]] = {}
+    for name, parameter in sorted(trained.items(), key=lambda item: item[1].ndim <= 1):
+        groups.setdefault((parameter.ndim <= 1, *_rate(name, depth, config)), []).append(parameter)
+    return groups
 
 
 def _rate(name: str, depth: int, config: LoopConfig) -> tuple[float, Schedule]:

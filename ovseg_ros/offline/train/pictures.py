@@ -12,20 +12,14 @@ from ovseg_ros.offline.data.types import VOID
 
 _MIN_PROBABILITY = 0.5
 
-NONE_OF_THESE = "none of these"
-"""What pictures call the place after the last category."""
-
 
 def label_map(mask_logits: Tensor, class_logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Every pixel's most probable query, counted from 1; void where no mask with a class covers it.
+    """Every pixel's most probable query, counted from 1: (H, W) int32 on the CPU; void where no mask covers it.
 
     Args:
         mask_logits: (Q, h, w).
-        class_logits: (Q, N + 1), the last is "no object".
+        class_logits: (Q, N + 1), the last is "no object"; queries that are most likely that are left out.
         size: (height, width) of the result.
-
-    Returns:
-        (H, W) int32 on the CPU.
     """
     scores, classes = class_logits.float().softmax(dim=-1).max(dim=-1)
     kept = classes < class_logits.shape[-1] - 1
@@ -40,14 +34,11 @@ def label_map(mask_logits: Tensor, class_logits: Tensor, size: Sequence[int]) ->
 
 
 def compare_segments(image: Tensor, wanted: Tensor, found: Tensor) -> np.ndarray:
-    """Image, ground truth and prediction side by side.
+    """Image, ground truth and prediction side by side: uint8 RGB (H, 3 W, 3).
 
     Args:
         image: (3, H, W), uint8 or in [0, 1].
         wanted, found: segment ids (H, W); 0 = void.
-
-    Returns:
-        uint8 RGB (H, 3 W, 3).
     """
     image = (255 * image).byte() if image.is_floating_point() else image
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
@@ -64,16 +55,13 @@ def compare_segments(image: Tensor, wanted: Tensor, found: Tensor) -> np.ndarray
 def compare_names(
     image: Tensor, mask_logits: Tensor, wanted: Sequence[str], found: Sequence[str], *, scale: int = 1
 ) -> np.ndarray:
-    """An image with its masks under the names that they should have, beside those that they get.
+    """An image's masks under the names that they should have, beside those that they get.
 
     Args:
         image: uint8 (3, H, W).
         mask_logits: (N, h, w), covering the image; where several overlap the smallest is seen. N may be 0.
         wanted, found: N names each.
-        scale: enlarges the picture.
-
-    Returns:
-        uint8 RGB (H * scale, 2 W * scale, 3).
+        scale: enlarges the picture, to uint8 RGB (H * scale, 2 W * scale, 3).
     """
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
     ids = np.zeros(pixels.shape[:2], np.uint16)

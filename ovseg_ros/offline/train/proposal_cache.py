@@ -50,8 +50,8 @@ class ProposalCache:
 
         Args:
             folder: of all caches.
-            proposer: SHA-256 of the proposer's weights.
-            images: data set and split, or anything else that says which images.
+            proposer: `weights_hash` of the proposer.
+            images: says which, as data set and split do.
             size: (height, width) of the proposer's input, pixels.
 
         Raises:
@@ -118,11 +118,7 @@ class ProposalCache:
         return unusable
 
     def write(self, name: str, proposals: MaskProposals) -> None:
-        """Keep the proposals of the image `name`, but for query embeddings.
-
-        Raises:
-            TrainingError: they cannot be written.
-        """
+        """Keep the proposals of the image `name`, but for query embeddings; TrainingError if that fails."""
         try:
             write_bytes(self._path(name), _pack(proposals))
         except OSError as error:
@@ -132,11 +128,7 @@ class ProposalCache:
             ) from error
 
     def read(self, name: str) -> MaskProposals:
-        """The proposals of the image `name` on the CPU, float32, without query embeddings.
-
-        Raises:
-            DatasetError: there are none, or their file is damaged.
-        """
+        """The proposals of the image `name` on the CPU, float32, without query embeddings; DatasetError if damaged."""
         path = self._path(name)
         try:
             return _unpack(path.read_bytes())
@@ -147,7 +139,7 @@ class ProposalCache:
             ) from error
 
     def __contains__(self, name: str) -> bool:
-        """Whether the proposals of an image are there, and their file ends as it should."""
+        """Whether the proposals of an image are there and whole."""
         path = self._path(name)
         is_whole = zipfile.is_zipfile(path)
         if not is_whole and path.exists():

@@ -7,6 +7,7 @@ box agrees best with the frame.
 import numpy as np
 import torch
 from torch import nn
+from torchvision.ops import box_iou
 from tqdm import tqdm
 
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize
@@ -20,7 +21,7 @@ _BATCH = 8
 def propose_masks(
     generator: nn.Module, images: np.ndarray, boxes: list[np.ndarray]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For every image, the masks that fit its boxes.
+    """The masks that fit boxes.
 
     Args:
         generator: images -> MaskProposals, in evaluation mode.
@@ -51,7 +52,8 @@ def _fit(masks: np.ndarray, wanted: np.ndarray, size: tuple[int, ...]) -> tuple[
     masks = masks[masks.any(axis=(1, 2))]
     if not len(masks) or not len(wanted):
         return np.zeros((len(wanted), height, width), dtype=bool), np.zeros(len(wanted), dtype=bool)
-    overlaps = box_iou(wanted, np.stack([_box(mask) for mask in masks]) * scale)  # (M, P)
+    proposed = np.stack([_box(mask) for mask in masks]) * scale
+    overlaps = box_iou(torch.from_numpy(wanted.astype(np.float64)), torch.from_numpy(proposed)).numpy()  # (M, P)
     fits = overlaps.max(axis=1) >= MIN_BOX_IOU
     return masks[overlaps.argmax(axis=1)] & fits[:, None, None], fits
 
@@ -60,12 +62,3 @@ def _box(mask: np.ndarray) -> np.ndarray:
     """Left, top, right, bottom of a mask that is not empty."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-
-
-def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Pairwise intersection over union of boxes (M, 4) and (P, 4): (M, P) in [0, 1]."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    intersection = (high - low).clip(min=0).prod(axis=2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
-    return intersection / (areas[0][:, None] + areas[1][None, :] - intersection)

@@ -13,12 +13,11 @@ from ovseg_ros.core.errors import CheckpointError, ConfigError
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.offline.train.clip import ClipTraining, train_clip
-from ovseg_ros.offline.train.engine import Engine
+from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.eomt import EoMTTraining, train_eomt
 from ovseg_ros.offline.train.fisa import FisaTraining, train_fisa
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.state import has_state
-from ovseg_ros.offline.train.task import Run
 
 Stage = Annotated[EoMTTraining | ClipTraining | FisaTraining, Field(discriminator="kind")]
 
@@ -66,12 +65,9 @@ def train(
     """Train by a recipe; each of its loops goes on where a stopped run left it.
 
     Args:
-        recipe: name of a bundled recipe or path to a YAML file.
-        out: gets a folder of training state for each loop, and the checkpoints in half precision.
-        data: of rendered views, the folder that keeps them for a second run (None = `out`/data); else the data set's
-            folder (None = below `$OVSEG_DATASETS`).
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        mixed_precision: "no", "bf16" or "fp16"; None = the recipe's.
+        recipe: as of `load_recipe`.
+        out, data: as of `Run`.
+        device, mixed_precision: as of `Engine`, but None = the recipe's precision.
         resume: "auto" goes on from the state in `out` if there is one, "require" refuses to begin anew, "never" refuses
             to go on.
         steps, accumulate: `steps` and `gradient_accumulation` of every loop, instead of the recipe's.

@@ -26,4 +26,4 @@ def test_noise_as_of_a_depth_camera_changes_little() -> None:
     from ovseg_ros.offline.evaluate.space import measure_errors
 
     errors = measure_errors("test", 3, 100, noise=0.002)
-    assert np.median(errors.surface) <= 0.005 and np.median(errors.centre) <= 0.012
+    assert np.median(errors.surface_centroid) <= 0.005 and np.median(errors.box_centre) <= 0.012

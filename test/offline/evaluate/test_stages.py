@@ -16,10 +16,9 @@ from ovseg_ros.offline.data.types import IGNORE, PanopticSample, SegmentLabel, S
 from ovseg_ros.offline.evaluate import oracle
 from ovseg_ros.offline.evaluate.average_precision import average_precision
 from ovseg_ros.offline.evaluate.instances import Instance, detected_instances, true_instances
-from ovseg_ros.offline.evaluate.measure import Evaluator
+from ovseg_ros.offline.evaluate.measure import Evaluator, semantic_map
 from ovseg_ros.offline.evaluate.oracle import named_rightly, true_classes, true_proposals
 from ovseg_ros.offline.evaluate.record import ImageRecord
-from ovseg_ros.offline.evaluate.semantic import semantic_map
 from ovseg_ros.offline.evaluate.truth import truth_of
 
 WORDS = Vocabulary.build(

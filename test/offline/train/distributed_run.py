@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
 from ovseg_ros.offline.train.engine import Engine
-from ovseg_ros.offline.train.loop import LoopConfig, run_loop
+from ovseg_ros.offline.train.loop import LoopConfig, Task, run_loop
 from ovseg_ros.offline.train.losses import MaskLossConfig, MaskTargets, mask_set_loss
-from ovseg_ros.offline.train.task import Task
 
 EOMT = EoMTConfig((32, 32), width=16, depth=2, heads=2, num_queries=4, num_classes=3, joint_blocks=1)
 LOOP = LoopConfig(steps=3, batch_size=4, learning_rate=1e-3, warmup_steps=1, log_every=1, checkpoint_every=2)

@@ -17,12 +17,11 @@ from ovseg_ros.offline.data.categories import load_categories
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample, SegmentLabel
 from ovseg_ros.offline.train.augmentation import JitterConfig, View
 from ovseg_ros.offline.train.data import PanopticData
-from ovseg_ros.offline.train.engine import Engine
+from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.fisa_data import JitteredViews, pad_masks, proposed_view
 from ovseg_ros.offline.train.fisa_losses import FisaLossConfig
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.pictures import compare_names, compare_segments, label_map
-from ovseg_ros.offline.train.task import Run
 
 NO_CATEGORY = 19
 SAME = View((32, 48), 0, 0, (32, 48), flipped=False)

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
-from ovseg_ros.offline.train.pretrained_vit import load_pretrained_vit
+from ovseg_ros.offline.train.eomt import load_pretrained_vit
 
 
 def make_vit(*, patch: int, size: int, width: int = 32) -> VisionTransformer:

@@ -62,8 +62,8 @@ def test_fisa_trains_as_in_the_paper(name: str, trained: float, view: int) -> No
         std=model.clip.std,
     )
     groups = parameter_groups(classifier, loop)
-    slow = sum(p.numel() for group in groups if group.factor == 0.1 for p in group.parameters)
-    total = sum(p.numel() for group in groups for p in group.parameters)
+    slow = sum(p.numel() for (_, factor, _), group in groups.items() if factor == 0.1 for p in group)
+    total = sum(p.numel() for group in groups.values() for p in group)
     width, layers = clip.visual.class_embedding.shape[0], len(clip.visual.transformer.resblocks)
     assert slow == layers * (width * width + width)
     assert total == sum(value.numel() for value in classifier.trained_state_dict().values())

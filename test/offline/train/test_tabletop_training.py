@@ -16,14 +16,14 @@ from ovseg_ros.core.types import MaskProposals
 from ovseg_ros.offline.data.open import dataset_info
 from ovseg_ros.offline.data.tabletop_views import SCENES_PER_SHARD, TabletopViews, load_or_render
 from ovseg_ros.offline.train.augmentation import CropPhase, CropsConfig
-from ovseg_ros.offline.train.captions import Concept, caption, is_true_of
 from ovseg_ros.offline.train.clip import caption_loss
 from ovseg_ros.offline.train.crops import CropSource, clamp_window
 from ovseg_ros.offline.train.data import PanopticStream, RenderedData, RenderedViews, SegmentedView, segmented_view
 from ovseg_ros.offline.train.eomt import STUFF, THING, class_map, to_targets
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.pseudo_masks import box_iou, propose_masks
+from ovseg_ros.offline.train.pseudo_masks import propose_masks
 from ovseg_ros.offline.train.run import load_recipe, train
+from ovseg_ros.offline.train.words import Concept, caption, is_true_of
 from ovseg_ros.sim import categories
 
 LOOP = LoopConfig(steps=10, batch_size=3, learning_rate=1e-3)
@@ -212,12 +212,6 @@ def test_a_generator_that_fits_no_photo_stops_the_training(views: TabletopViews)
     empty = TabletopViews(views.images[:1], views.segment_ids[:1], [["table"]], views.textures[:1])
     with pytest.raises(DatasetError, match="none of 0 photographed objects got a mask"):
         CropSource(empty, CLIP, nowhere)
-
-
-def test_box_iou_by_hand() -> None:
-    first = np.array([[0, 0, 4, 4], [10, 10, 12, 12]])
-    second = np.array([[0, 0, 4, 4], [2, 0, 6, 4], [20, 20, 21, 21]])
-    assert box_iou(first, second).tolist() == [[1.0, pytest.approx(8 / 24), 0.0], [0.0, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize("side", [1, 40, 500])

@@ -24,7 +24,7 @@ from ovseg_ros.offline.train.fisa_data import CollectedMasks, MaskBatch, collect
 from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, best_segments, fisa_losses
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.run import load_recipe, train
-from ovseg_ros.offline.train.seen_words import SeenWords
+from ovseg_ros.offline.train.words import SeenWords
 from ovseg_ros.sim import categories
 
 LOOP = LoopConfig(steps=3, batch_size=4, learning_rate=1e-3, warmup_steps=1, pictures_every=2)

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from ovseg_ros.core.errors import CheckpointError, ConfigError, TrainingError
 from ovseg_ros.offline.train.engine import Engine
-from ovseg_ros.offline.train.loop import LoopConfig, TrainingStopped, run_loop
+from ovseg_ros.offline.train.loop import LoopConfig, Task, TrainingStopped, run_loop
 from ovseg_ros.offline.train.optimization import Schedule
-from ovseg_ros.offline.train.task import Task
 
 CONFIG = LoopConfig(steps=60, batch_size=4, learning_rate=0.05, warmup_steps=5, checkpoint_every=10, seed=3)
 
