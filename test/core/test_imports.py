@@ -26,7 +26,12 @@ EXCEPTIONS = {
     "ovseg_ros/offline/cli/vocabulary.py imports ovseg_ros.ros.node.vocabulary_client.connect",
     "ovseg_ros/offline/cli/vocabulary.py imports ovseg_ros.ros.node.vocabulary_client.specs_of",
 }
-STAGES = {"proposals", "classification"}
+STAGES = {"proposals", "classification", "joint"}
+FLOORS = {
+    "offline": (("data", "options"), ("train", "evaluate"), ("tools",), ("cli",)),
+    "ros": (("node",), ("demo", "bench")),
+}
+"""Of each room, its own rooms: those of a floor import from lower floors only."""
 
 IMPORT_WITHOUT_ROS = """
 import importlib, importlib.abc, pkgutil, sys
@@ -86,6 +91,24 @@ def test_rooms_import_one_way(room: str) -> None:
         if name.startswith("ovseg_ros.") and (other := name.split(".")[1]) in ALLOWED and other not in ALLOWED[room]
     ]
     assert not set(wrong) - EXCEPTIONS, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("room", sorted(FLOORS))
+def test_rooms_within_a_room_import_downwards(room: str) -> None:
+    floor_of = {name: floor for floor, names in enumerate(FLOORS[room]) for name in names}
+    assert set(floor_of) == {
+        path.stem for path in (PACKAGE / room).iterdir() if path.stem not in ("__init__", "__pycache__")
+    }
+    wrong = []
+    for path in modules_of(room):
+        own = path.relative_to(PACKAGE / room).parts[0].removesuffix(".py")
+        others = {n.split(".")[2] for n in imports_of(path) if n.startswith(f"ovseg_ros.{room}.")} - {own}
+        wrong += [
+            f"{path.relative_to(ROOT)} imports {name}"
+            for name in others
+            if own in floor_of and floor_of[name] >= floor_of[own]
+        ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_only_the_ros_room_imports_ros() -> None:

@@ -24,9 +24,9 @@ from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.files import digest_of, read_json, sha256_of, write_bytes, write_json
 from ovseg_ros.offline.data.tabletop_views import load_or_render
 from ovseg_ros.offline.data.types import PanopticSample
-from ovseg_ros.offline.evaluate.fisa import ProposedImage, panoptic_quality, propose_images, true_names
 from ovseg_ros.offline.options import AblateOptions
 from ovseg_ros.offline.tools.lora import add_low_rank
+from ovseg_ros.offline.tools.named_quality import ProposedImage, panoptic_quality, propose_images, true_names
 from ovseg_ros.offline.train.data import RenderedData, RenderedViews, open_data
 from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.fisa import FisaTraining, build_untrained, fisa_section, learn

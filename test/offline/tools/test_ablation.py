@@ -15,11 +15,11 @@ from ovseg_ros.core.errors import ConfigError, DatasetError
 from ovseg_ros.core.presets import load_preset, preset_folder
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.cli.main import main
-from ovseg_ros.offline.evaluate.fisa import panoptic_quality, propose_images, true_names
 from ovseg_ros.offline.options import AblateOptions
 from ovseg_ros.offline.tools import ablate as ablation
 from ovseg_ros.offline.tools.ablate import Variant, ablate_tabletop, result_path, variants
 from ovseg_ros.offline.tools.lora import add_low_rank
+from ovseg_ros.offline.tools.named_quality import panoptic_quality, propose_images, true_names
 from ovseg_ros.offline.train.fisa_data import some_crops
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 
