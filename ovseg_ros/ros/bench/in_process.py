@@ -35,7 +35,7 @@ from ovseg_ros.core.types import PanopticResult
 from ovseg_ros.core.vocabulary import CategorySpec
 from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.ros.node.node_process import SWITCH_INTERVAL
-from ovseg_ros.ros.node.outputs import TYPES
+from ovseg_ros.ros.node.outputs import OUTPUTS
 from ovseg_ros.ros.node.qos import output_qos
 from ovseg_ros.ros.node.segment_node import SegmentNode
 from ovseg_ros.ros.node.statistics import CameraStatistics
@@ -214,7 +214,7 @@ class NodeBench:
         # Identities over time are a computation of their own, so they have a row of their own.
         self._node.set_parameters([Parameter("tracking", value=name == TRACKED)])
         outputs = self.subscriptions[name]
-        wanted = {f"{prefix}{output}": TYPES[output] for prefix in self._prefixes for output in outputs}
+        wanted = {f"{prefix}{output}": OUTPUTS[output][0] for prefix in self._prefixes for output in outputs}
         for output in self._subscribed.keys() - wanted.keys():
             self._sink.destroy_subscription(self._subscribed.pop(output))
         for output in wanted.keys() - self._subscribed.keys():

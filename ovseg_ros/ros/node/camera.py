@@ -57,7 +57,8 @@ class Frame:
 class Camera:
     """Subscribes while somebody wants its outputs, and hands the newest frame over in a mailbox.
 
-    Everything but `frames`, `outputs` and `statistics` belongs to the executor's thread.
+    `tracker` and `published` belong to the worker, which uses `frames`, `depth`, `outputs` and `statistics`, too; all
+    else belongs to the executor's thread.
 
     Args:
         node: owns subscriptions and publishers; its parameters image_transport and enabled are read.
@@ -77,7 +78,9 @@ class Camera:
         self.depth = DepthInputs(node, prefix)
         self.outputs = Outputs(node, prefix, self.update)
         self.tracker = Tracker()
-        """Belongs to the worker. It lives as long as the camera, so that no track id is given twice until cleanup."""
+        """Lives as long as the camera, so that no track id is given twice until cleanup."""
+        self.published: tuple[Frame, int] | None = None
+        """The last frame whose outputs went out, and the version of its vocabulary."""
         self.latest: Frame | None = None
         """The newest frame while subscribed, for queries; None before the first."""
         self._node = node

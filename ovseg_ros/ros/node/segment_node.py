@@ -183,7 +183,7 @@ class SegmentNode(LifecycleNode):
         segmenter = self._make_segmenter(preset, device)
         declare(self, merge_parameters(segmenter.merge))
         saved_to = saving_path(self._value("vocabulary_file")) if self._value("save_vocabulary") else None
-        return Pipeline(self, segmenter, specs, cameras, self._requests.arrived, saved_to)
+        return Pipeline(self, segmenter, specs, saved_to, cameras, self._requests.arrived)
 
     def note_fault(self, reason: str) -> None:
         """A transition failed: in the log now, and in the diagnostics until one succeeds."""
@@ -231,7 +231,7 @@ class SegmentNode(LifecycleNode):
     def _update(self) -> None:
         self._requests.expire()
         if self.pipeline is not None:
-            self.pipeline.update()
+            self.pipeline.vocabulary.follow_threshold()
         if not self._is_active:
             return
         for camera in self._cameras:
@@ -264,7 +264,7 @@ class SegmentNode(LifecycleNode):
         self, request: GetVocabulary.Request, response: GetVocabulary.Response
     ) -> GetVocabulary.Response:
         if self.pipeline is not None:
-            response.vocabulary = self.pipeline.vocabulary_message
+            response.vocabulary = self.pipeline.vocabulary.message
         return response
 
     async def _query(self, request: Query.Request, response: Query.Response) -> Query.Response:
