@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -13,7 +14,7 @@ from std_msgs.msg import Header
 from ovseg_ros.core.image_messages import image_from_compressed_message
 from ovseg_ros.core.tracking.tracker import Tracker
 from ovseg_ros.ros.node.depth_inputs import DepthInputs
-from ovseg_ros.ros.node.diagnostics import CameraReport
+from ovseg_ros.ros.node.diagnostics import camera_status
 from ovseg_ros.ros.node.image_decoding import image_from_message
 from ovseg_ros.ros.node.image_inputs import ImageInputs, ImageMessage
 from ovseg_ros.ros.node.mailbox import Mailbox
@@ -138,7 +139,7 @@ class Camera:
         if self._active and self._parameter("enabled"):
             self.inputs.warn(self._parameter("image_timeout"))
 
-    def report(self) -> CameraReport:
+    def status(self) -> DiagnosticStatus:
         """How it is, for the diagnostics."""
         enabled = self._parameter("enabled")
         if not self._active:
@@ -153,11 +154,11 @@ class Camera:
         if self._active and enabled:
             missing_depth = self.depth.problem() if self.depth.is_open else ""
             problem = self.inputs.problem(self._parameter("image_timeout")) or missing_depth
-        return CameraReport(
+        return camera_status(
+            self.statistics.figures(),
             name=self.name,
             activity=activity,
             topics=self.inputs.topics,
-            figures=self.statistics.figures(),
             dropped=self.frames.dropped,
             problem=problem,
             incompatible=(*self.inputs.incompatible(), *self.outputs.incompatible()),

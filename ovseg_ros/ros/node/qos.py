@@ -14,7 +14,6 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import (
     QoSDurabilityPolicy,
-    QoSHistoryPolicy,
     QoSLivelinessPolicy,
     QoSProfile,
     QoSReliabilityPolicy,
@@ -39,21 +38,18 @@ _FOREVER = 9_000_000_000 * 10**9
 
 def input_qos(depth: int = 1) -> QoSProfile:
     """Best effort, and only the newest messages are kept."""
-    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=depth, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+    return QoSProfile(depth=depth, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 
 
 def output_qos() -> QoSProfile:
     """Reliable, volatile, depth 1."""
-    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
+    return QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
 
 
 def latched_qos() -> QoSProfile:
     """Reliable, transient local, depth 1: who subscribes late still gets the last message."""
     return QoSProfile(
-        history=QoSHistoryPolicy.KEEP_LAST,
-        depth=1,
-        reliability=QoSReliabilityPolicy.RELIABLE,
-        durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
+        depth=1, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL
     )
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
@@ -20,7 +21,7 @@ from std_srvs.srv import SetBool
 from ovseg_ros.core.errors import OvsegError
 from ovseg_ros.core.vocabulary import initial_specs, saving_path
 from ovseg_ros.ros.node.camera import Camera
-from ovseg_ros.ros.node.diagnostics import Diagnostics, ModelReport
+from ovseg_ros.ros.node.diagnostics import Diagnostics, model_status
 from ovseg_ros.ros.node.fault_log import describe
 from ovseg_ros.ros.node.frame_requests import FrameRequests
 from ovseg_ros.ros.node.memory import device_memory, give_back, host_memory
@@ -81,7 +82,7 @@ class SegmentNode(LifecycleNode):
         self._requests = FrameRequests(lambda: self.executor)
         # By a clock of its own: simulated time may stand still, and that is worth a warning too.
         self.create_timer(_UPDATE_PERIOD, self._update, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._diagnostics = Diagnostics(self, self._model_report, lambda: [camera.report() for camera in self._cameras])
+        self._diagnostics = Diagnostics(self, self._statuses)
         # A pending answer must not keep images and other requests waiting.
         waiting = ReentrantCallbackGroup()
         self.create_service(SetVocabulary, "~/set_vocabulary", self._set_vocabulary, callback_group=waiting)
@@ -204,20 +205,19 @@ class SegmentNode(LifecycleNode):
 
     # Diagnostics
 
-    def _model_report(self) -> ModelReport:
+    def _statuses(self) -> list[DiagnosticStatus]:
         pipeline = self.pipeline
-        vocabulary = pipeline.vocabulary.current.vocabulary if pipeline is not None else None
         resting = "unconfigured" if pipeline is None else "inactive"
-        return ModelReport(
+        model = model_status(
             state=self._doing or ("active" if self._is_active else resting),
             preset=self._value("preset"),
             device=str(pipeline.device) if pipeline is not None else self._value("device"),
+            vocabulary=pipeline.vocabulary.current.vocabulary if pipeline is not None else None,
             host_memory=host_memory(),
             device_memory=device_memory(pipeline.device) if pipeline is not None else None,
-            vocabulary_version=vocabulary.version if vocabulary is not None else 0,
-            categories=len(vocabulary.categories) if vocabulary is not None else 0,
             fault=self._fault,
         )
+        return [model, *(camera.status() for camera in self._cameras)]
 
     # Images
 
