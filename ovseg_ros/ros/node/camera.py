@@ -91,11 +91,7 @@ class Camera:
         self._depth_until = float("-inf")
 
     def activate(self) -> None:
-        """From now on it subscribes where somebody wants its outputs.
-
-        Raises:
-            Exception: whatever rclpy raises on parameters qos_overrides that are no QoS.
-        """
+        """From now on it subscribes where somebody wants its outputs; raises as `subscribe_all`."""
         # Opened in any case, so that wrong parameters show at once and not when a consumer comes.
         self.inputs.open()
         self.depth.open()

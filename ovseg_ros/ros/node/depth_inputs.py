@@ -80,11 +80,7 @@ class DepthInputs:
             return self._problem
 
     def open(self) -> None:
-        """Subscribes.
-
-        Raises:
-            Exception: whatever rclpy raises on parameters qos_overrides that are no QoS.
-        """
+        """Subscribes, unless it is; raises as `subscribe_all`."""
         if self.is_open:
             return
         self._forget()

@@ -59,11 +59,7 @@ class ImageInputs:
         return bool(self._subscriptions)
 
     def open(self) -> None:
-        """Subscribes.
-
-        Raises:
-            Exception: whatever rclpy raises on parameters qos_overrides that are no QoS.
-        """
+        """Subscribes; raises as `subscribe_all`."""
         self._alive = time.monotonic()
         topics = {
             name: (message_type, partial(self._receive, self._node.resolve_topic_name(name)))
@@ -102,11 +98,7 @@ class ImageInputs:
 
     def incompatible(self) -> list[str]:
         """Every publisher whose QoS does not fit our open subscription, with the policy."""
-        return [
-            f"{subscription.topic_name}: {publisher}"
-            for subscription in self._subscriptions
-            for publisher in offending_publishers(self._node, subscription)
-        ]
+        return offending_publishers(self._node, self._subscriptions)
 
     def _receive(self, topic: str, message: ImageMessage) -> None:
         now, stamp = time.monotonic(), (message.header.stamp.sec, message.header.stamp.nanosec)
@@ -128,11 +120,10 @@ class ImageInputs:
                 "Fast DDS a larger shared-memory segment (config/fastdds_shm.xml)"
             )
         own = self._node.get_fully_qualified_name() + "/"
-        topics = self.topics
         available = sorted(
             topic
             for topic, types in self._node.get_topic_names_and_types()
-            if not _IMAGE_TYPES.isdisjoint(types) and not topic.startswith(own) and topic not in topics
+            if not _IMAGE_TYPES.isdisjoint(types) and not topic.startswith(own) and topic not in self.topics
         )
         found = ", ".join(available) if available else "none; is the camera running, with the same ROS_DOMAIN_ID?"
         return f"Remap {next(iter(self._names))} to one that is published. Image topics now: {found}"

@@ -72,11 +72,7 @@ class Outputs:
 
     def incompatible(self) -> list[str]:
         """Every subscriber whose QoS does not fit, with the policy."""
-        return [
-            f"{publisher.topic_name}: {subscriber}"
-            for publisher in self._publishers.values()
-            for subscriber in offending_subscribers(self._node, publisher)
-        ]
+        return offending_subscribers(self._node, self._publishers.values())
 
     def close(self) -> None:
         """Destroys the publishers."""

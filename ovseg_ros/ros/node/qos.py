@@ -4,7 +4,7 @@ REP 2003: a consumer of sensor data takes best effort, which matches every camer
 RViz and other tools ask for that by default, and a best-effort subscriber still matches.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -77,12 +77,11 @@ def subscribe_all(
         made = []
         for name, (kind, receive) in topics.items():
             events = SubscriptionEventCallbacks(incompatible_qos=partial(warn, node.resolve_topic_name(name)))
-            made.append(
-                node.create_subscription(
-                    kind, name, receive, qos, event_callbacks=events, qos_overriding_options=overriding
-                )
+            subscription = node.create_subscription(
+                kind, name, receive, qos, event_callbacks=events, qos_overriding_options=overriding
             )
-            undo.callback(node.destroy_subscription, made[-1])
+            made.append(subscription)
+            undo.callback(node.destroy_subscription, subscription)
         undo.pop_all()
     return made
 
@@ -109,21 +108,23 @@ def publisher_events(node: Node, topic: str, on_matched: Callable[[], None] | No
     return PublisherEventCallbacks(incompatible_qos=warn, matched=lambda _: on_matched())
 
 
-def offending_publishers(node: Node, subscription: Subscription) -> list[str]:
-    """Those that are there now and cannot reach `subscription`: node, policy and both sides' values."""
+def offending_publishers(node: Node, subscriptions: Iterable[Subscription]) -> list[str]:
+    """Those that are there now and cannot reach our subscriptions: topic, node, policy and both sides' values."""
     return [
-        f"publisher of node {info.node_name}: {reason}"
-        for info in node.get_publishers_info_by_topic(subscription.topic_name)
-        if (reason := incompatibility(info.qos_profile, subscription.qos_profile))
+        f"{ours.topic_name}: publisher of node {theirs.node_name}: {reason}"
+        for ours in subscriptions
+        for theirs in node.get_publishers_info_by_topic(ours.topic_name)
+        if (reason := incompatibility(theirs.qos_profile, ours.qos_profile))
     ]
 
 
-def offending_subscribers(node: Node, publisher: Publisher) -> list[str]:
-    """Those that are there now and cannot hear `publisher`: node, policy and both sides' values."""
+def offending_subscribers(node: Node, publishers: Iterable[Publisher]) -> list[str]:
+    """Those that are there now and cannot hear our publishers: topic, node, policy and both sides' values."""
     return [
-        f"subscriber of node {info.node_name}: {reason}"
-        for info in node.get_subscriptions_info_by_topic(publisher.topic_name)
-        if (reason := incompatibility(publisher.qos_profile, info.qos_profile))
+        f"{ours.topic_name}: subscriber of node {theirs.node_name}: {reason}"
+        for ours in publishers
+        for theirs in node.get_subscriptions_info_by_topic(ours.topic_name)
+        if (reason := incompatibility(ours.qos_profile, theirs.qos_profile))
     ]
 
 
