@@ -29,9 +29,7 @@ _LINGER = 2.0
 class Frame:
     """An image as received, on its way through the node; nothing is decoded until somebody needs the pixels.
 
-    Attributes:
-        camera: where it came from.
-        received: when its callback was called, by `time.monotonic`.
+    `received` is when its callback was called, by `time.monotonic`.
     """
 
     camera: "Camera"
@@ -62,7 +60,7 @@ class Camera:
     else belongs to the executor's thread.
 
     Args:
-        node: owns subscriptions and publishers; its parameters image_transport and enabled are read.
+        node: owns subscriptions and publishers; its parameters image_transport, enabled and image_timeout are read.
         name: as in the parameter cameras; empty for the only one.
         frames: where the worker takes the newest frame from.
         on_frame: called in the executor's thread after a frame came.

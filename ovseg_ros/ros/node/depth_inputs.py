@@ -34,11 +34,11 @@ _GRACE = 2.0
 
 @dataclass(frozen=True, slots=True)
 class DepthFrame:
-    """Depth of one image.
+    """Depth of one image, at its resolution.
 
     Attributes:
-        depth: (H, W) float32 at the image's resolution, metres along the optical axis, NaN = no reading.
-        camera: intrinsics at that resolution.
+        depth: (H, W) float32, metres along the optical axis, NaN = no reading.
+        camera: intrinsics.
     """
 
     depth: np.ndarray
@@ -115,21 +115,23 @@ class DepthInputs:
             return None
         tolerance = round(self._node.get_parameter("depth_tolerance").value * 1e9)
         with self._changed:
-            # With depth later than the frame at hand, the frame's own will not come any more.
             self._changed.wait_for(lambda: self._is_settled(header, tolerance), _PATIENCE)
             depth, info, newest = self._best, self._info, self._newest
             recent = time.monotonic() - self._opened < _GRACE
+        frame, problem = None, ""
         try:
             frame = self._pair(header, depth, info, newest, tolerance, (height, width))
         except (DepthError, ImageFieldError) as error:
             is_missing = depth is None or info is None
-            self._set_problem("" if is_missing and recent else str(error))
-            return None
-        has_reading = bool(np.isfinite(frame.depth).any())
-        nothing = f"{self._topic('depth')}: no pixel has a reading (all are NaN, infinite, 0 or negative)"
-        self._set_problem(
-            "" if has_reading else f"{nothing}; check that the depth camera sees something within its range"
-        )
+            problem = "" if is_missing and recent else str(error)
+        else:
+            if not np.isfinite(frame.depth).any():
+                problem = (
+                    f"{self._topic('depth')}: no pixel has a reading (all are NaN, infinite, 0 or negative); check "
+                    "that the depth camera sees something within its range"
+                )
+        with self._changed:
+            self._problem = problem
         return frame
 
     def _pair(
@@ -173,9 +175,9 @@ class DepthInputs:
         return DepthFrame(values, camera)
 
     def _is_settled(self, header: Header, tolerance: int) -> bool:
-        """Whether waiting is over: the best depth is there, or a later one is, or none comes at all."""
+        """Whether waiting is over: the frame's own depth is there, or a later one, after which it will not come."""
         if self._newest is None:
-            return True
+            return True  # nothing comes at all
         wanted = nanoseconds(header.stamp)
         return self._newest >= wanted or (
             self._best is not None and abs(nanoseconds(self._best.header.stamp) - wanted) <= tolerance
@@ -199,10 +201,6 @@ class DepthInputs:
         distance = abs(nanoseconds(message.header.stamp) - self._expected)
         if self._best is None or distance <= abs(nanoseconds(self._best.header.stamp) - self._expected):
             self._best = message
-
-    def _set_problem(self, problem: str) -> None:
-        with self._changed:
-            self._problem = problem
 
     def _forget(self) -> None:
         with self._changed:

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 SegmenterFactory = Callable[[str, str], "PanopticSegmenter"]
 Transition = Callable[["SegmentNode", LifecycleState], TransitionCallbackReturn]
-_NOT_CONFIGURED = "the node is not configured; configure it first"
 _UPDATE_PERIOD = 0.2
 """Seconds between looks at who wants outputs and whether images come; matched events, where they exist, are faster."""
 
@@ -79,7 +78,7 @@ class SegmentNode(LifecycleNode):
         self._is_active = False
         self._doing = ""
         self._fault = ""
-        self._requests = FrameRequests(lambda: self.executor)
+        self._requests = FrameRequests(self)
         # By a clock of its own: simulated time may stand still, and that is worth a warning too.
         self.create_timer(_UPDATE_PERIOD, self._update, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._diagnostics = Diagnostics(self, self._statuses)
@@ -111,14 +110,13 @@ class SegmentNode(LifecycleNode):
         # Nothing else is served until this is done, so it is said before.
         self._doing = f"loading preset {preset} on device {device}"
         self._diagnostics.publish()
+        reason = ""
         try:
             self.pipeline = self._load(preset, device)
         except (OvsegError, ParameterException) as error:
             reason = str(error)
         except Exception as error:  # such as a device that is out of memory
             reason = f"preset {preset!r} on device {device!r}: {describe(error)}"
-        else:
-            reason = ""
         finally:
             self._doing = ""
         if self.pipeline is None:
@@ -244,7 +242,7 @@ class SegmentNode(LifecycleNode):
         self, request: SetVocabulary.Request, response: SetVocabulary.Response
     ) -> SetVocabulary.Response:
         if self.pipeline is None:
-            response.message = _NOT_CONFIGURED
+            response.message = "the node is not configured; configure it first"
             return response
         vocabulary = self.pipeline.vocabulary
         try:
