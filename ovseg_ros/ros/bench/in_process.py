@@ -49,7 +49,7 @@ _SETTLE_TIME = 10.0
 
 @dataclass(frozen=True, slots=True)
 class RoundTimes:
-    """Seconds of one round, a frame of each camera.
+    """Seconds of one round.
 
     Attributes:
         frames: of each frame, from the start of its callback to the return of its last publisher's call.
@@ -63,11 +63,7 @@ class RoundTimes:
 
 
 class RoundClock:
-    """Times one round; written by the node's thread, waited for by the benchmark's.
-
-    Args:
-        cameras: how many frames a round has.
-    """
+    """Times one round, a frame of each camera; written by the node's thread, waited for by the benchmark's."""
 
     def __init__(self, cameras: int) -> None:
         self._cameras = cameras
@@ -140,7 +136,6 @@ class NodeBench:
     The subscribers live in this process and never take their messages, so that only the node's cost is measured.
 
     Args:
-        segmenter: the model that the node runs.
         specs: the node's vocabulary.
         cameras: how many.
 

@@ -51,7 +51,7 @@ class DepthInputs:
     `open` and `close` belong to the executor's thread, `expect` and `pair` to the worker's.
 
     Args:
-        node: owns the subscriptions; its parameter depth_tolerance is read.
+        node: its parameter depth_tolerance is read.
         prefix: before the topics' names, such as "front/"; empty for none.
     """
 

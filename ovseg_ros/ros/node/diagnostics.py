@@ -23,12 +23,7 @@ _PLAUSIBLE_LATENCY = 60.0
 
 
 class Diagnostics:
-    """Publishes statuses while somebody listens.
-
-    Args:
-        node: owns publisher and timer.
-        statuses: asked for how things stand.
-    """
+    """Publishes, while somebody listens, what `statuses` answers."""
 
     def __init__(self, node: Node, statuses: Callable[[], Sequence[DiagnosticStatus]]) -> None:
         self._node = node

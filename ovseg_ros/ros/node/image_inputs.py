@@ -25,7 +25,6 @@ class ImageInputs:
     A camera often publishes both forms of every picture: the first to arrive is taken, its twin is ignored.
 
     Args:
-        node: owns the subscriptions.
         prefix: before the topics' names, such as "front/"; empty for none.
         transport: "raw", "compressed" or "both".
         on_image: called in the executor's thread with every message, its topic and when its callback was called, by

@@ -44,7 +44,6 @@ class Outputs:
     """One camera's publishers under the node's private namespace; they publish while the node is active.
 
     Args:
-        node: owns the publishers.
         prefix: before the outputs' names, such as "front/"; empty for none.
         on_matched: called in the executor's thread when a subscriber comes or goes; never on Humble.
     """

@@ -52,8 +52,6 @@ class Pipeline:
     """The model, its vocabulary, its thread and the cameras. Runs the model once before it is ready.
 
     Args:
-        node: owns the publishers and the parameters.
-        segmenter: the model.
         specs: the first vocabulary.
         saved_to: file that keeps every change of the vocabulary; None keeps none.
         cameras: their names; one empty name for a camera without.

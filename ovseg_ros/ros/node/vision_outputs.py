@@ -34,11 +34,7 @@ else:
 
 
 class VisionAnnouncer:
-    """Publishes the vocabulary as vision_msgs knows it, latched; does nothing where vision_msgs is missing.
-
-    Args:
-        node: owns the publishers; its parameters preset and object_threshold are read.
-    """
+    """Publishes the vocabulary as vision_msgs knows it, latched; does nothing where vision_msgs is missing."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

@@ -43,6 +43,10 @@ class VocabularyClient:
             raise ConfigError(f"{self._target} is not configured yet, so it has no vocabulary; configure it first")
         return vocabulary
 
+    def specs(self) -> tuple[CategorySpec, ...]:
+        """The vocabulary in force, ready to be edited."""
+        return specs_from_messages(self.get().categories)
+
     def set(self, specs: Sequence[CategorySpec]) -> SetVocabulary.Response:
         """Replaces the vocabulary; the answer, whose `success` is true.
 
@@ -99,8 +103,3 @@ def connect(target: str, timeout: float) -> Iterator[VocabularyClient]:
             node.destroy_node()
     finally:
         rclpy.shutdown(context=context)
-
-
-def specs_of(vocabulary: Vocabulary) -> tuple[CategorySpec, ...]:
-    """The entries of a vocabulary message, ready to be edited."""
-    return specs_from_messages(vocabulary.categories)

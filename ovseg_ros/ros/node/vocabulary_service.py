@@ -31,8 +31,7 @@ class VocabularyService:
     version in an image that has not been announced.
 
     Args:
-        node: owns the publishers; its parameters preset, max_categories and object_threshold are read.
-        segmenter: prepares vocabularies.
+        node: its parameters preset, max_categories and object_threshold are read.
         specs: the first vocabulary.
         saved_to: file that keeps every change; None keeps none.
         on_save_error: told why a change could not be saved; it is in force all the same.
