@@ -89,7 +89,7 @@ class Camera:
         self._depth_until = float("-inf")
 
     def activate(self) -> None:
-        """From now on it subscribes where somebody wants its outputs; raises as `subscribe_all`."""
+        """From now on it subscribes where somebody wants its outputs; raises as `Subscriptions.open`."""
         # Opened in any case, so that wrong parameters show at once and not when a consumer comes.
         self.inputs.open()
         self.depth.open()
