@@ -20,7 +20,6 @@ from typing import TypeVar
 import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image
@@ -175,9 +174,7 @@ class NodeBench:
         self._thread = threading.Thread(target=self._executor.spin, name="bench executor", daemon=True)
 
     def __enter__(self) -> "NodeBench":
-        success = TransitionCallbackReturn.SUCCESS
-        is_started = self._node.trigger_configure() == success and self._node.trigger_activate() == success
-        if not is_started or self._node.pipeline is None:
+        if not self._node.start() or self._node.pipeline is None:
             self.close()
             raise ConfigError("the node could not be started; its log above says why")
         self._pipeline = self._node.pipeline
@@ -201,11 +198,7 @@ class NodeBench:
         sys.setswitchinterval(self._switch_interval)
 
     def subscribe(self, name: str) -> None:
-        """Have exactly the outputs of `subscriptions[name]` subscribed, and wait until the node's publishers know.
-
-        Raises:
-            ConfigError: they did not find each other in time.
-        """
+        """Have exactly the outputs of `subscriptions[name]` subscribed; ConfigError if they are not found in time."""
         # Identities over time are a computation of their own, so they have a row of their own.
         self._node.set_parameters([Parameter("tracking", value=name == TRACKED)])
         outputs = self.subscriptions[name]
@@ -232,11 +225,7 @@ class NodeBench:
         return self._pipeline.submit(job).result()
 
     def run_round(self, image: np.ndarray, timeout: float) -> RoundTimes:
-        """Send one uint8 RGB image from every camera, at once, through the node.
-
-        Raises:
-            ConfigError: the node did not publish within `timeout` seconds.
-        """
+        """Send one uint8 RGB image from all cameras at once through the node; ConfigError after `timeout` seconds."""
         header = Header(frame_id="bench", stamp=self._camera.get_clock().now().to_msg())
         message = MESSAGES.image(image, "rgb8", header)
         self._clock.start()
