@@ -24,7 +24,6 @@ EXCEPTIONS = {
     "ovseg_ros/offline/tools/bench_delivery.py imports ovseg_ros.ros.bench.processes.BenchProcesses",
     "ovseg_ros/offline/cli/vocabulary.py imports ovseg_ros.ros.node.vocabulary_client.VocabularyClient",
     "ovseg_ros/offline/cli/vocabulary.py imports ovseg_ros.ros.node.vocabulary_client.connect",
-    "ovseg_ros/offline/cli/vocabulary.py imports ovseg_ros.ros.node.vocabulary_client.specs_of",
 }
 STAGES = {"proposals", "classification", "joint"}
 FLOORS = {

@@ -16,16 +16,18 @@ import numpy as np
 import rclpy
 import yaml
 from ament_index_python.packages import get_package_prefix
-from lifecycle_msgs.msg import State
-from lifecycle_msgs.srv import GetState
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from ovseg_ros.msg import Category, Vocabulary
 from ovseg_ros.ros.node.conversions import MESSAGES
+from ovseg_ros.srv import GetVocabulary, SetVocabulary
 
 DEADLINE = 60.0
 """Seconds after which a wait fails; generous, because a busy machine is no fault."""
@@ -34,6 +36,9 @@ START_DEADLINE = 110.0
 """Seconds for what includes the start of a process, which imports PyTorch."""
 
 VOLATILE = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.RELIABLE)
+LATCHED = QoSProfile(
+    depth=100, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL
+)
 _domains = itertools.count(os.getpid())
 
 
@@ -67,12 +72,6 @@ class TestProcess:
     @property
     def running(self) -> bool:
         return self._process.poll() is None
-
-    @property
-    def resident_bytes(self) -> int:
-        """Memory of the process."""
-        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def wait_for_output(self, text: str, count: int = 1) -> None:
         """Waits until `text` was written `count` times; fails if the process ends first."""
@@ -187,6 +186,16 @@ class Peer:
         state = self.call(GetState, f"/{name}/get_state", GetState.Request()).current_state
         assert state.id == State.PRIMARY_STATE_ACTIVE, process.output
 
+    def change_state(self, transition: int) -> tuple[bool, int]:
+        """Asks the node `ovseg` for a transition; its success and the state after it."""
+        request = ChangeState.Request(transition=Transition(id=transition))
+        success = self.call(ChangeState, "/ovseg/change_state", request).success
+        return success, self.call(GetState, "/ovseg/get_state", GetState.Request()).current_state.id
+
+    def vocabulary(self) -> Vocabulary:
+        """That of the node `ovseg`, in force."""
+        return self.call(GetVocabulary, "/ovseg/get_vocabulary", GetVocabulary.Request()).vocabulary
+
     @contextmanager
     def collect(self, message_type: type, topic: str, qos: QoSProfile = VOLATILE) -> Iterator[list[Any]]:
         """A list that grows with every message, while subscribed; yielded once a publisher is found."""
@@ -245,6 +254,27 @@ def picture(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
     blocks = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     rows, columns = np.arange(height) * 3 // height, np.arange(width) * 4 // width
     return blocks[rows][:, columns]
+
+
+def pixels_of(image: Image) -> np.ndarray:
+    """(height, width) of a mono8 or 16UC1 image without row padding."""
+    dtype = np.uint8 if image.encoding == "mono8" else np.uint16
+    return np.frombuffer(image.data, dtype).reshape(image.height, image.width)
+
+
+def request_of(*categories: str | Category, text: str = "") -> SetVocabulary.Request:
+    """The request for a vocabulary of these names or categories."""
+    return SetVocabulary.Request(
+        categories=[Category(name=entry) if isinstance(entry, str) else entry for entry in categories], text=text
+    )
+
+
+def ovseg_vocabulary(domain: int, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """The command, at its end."""
+    command = [sys.executable, "-m", "ovseg_ros.offline.cli.main", "vocabulary", *arguments]
+    environment = os.environ | {"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1", **environment}
+    folder = Path(sys.prefix)  # not the source tree, which would hide the built interfaces
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, encoding="utf-8", timeout=120)
 
 
 def stamp_of(message: Any) -> tuple[int, int]:

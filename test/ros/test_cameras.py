@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ros_support import Camera, Peer, Processes, TestProcess, picture
+from ros_support import Camera, Peer, Processes, TestProcess, picture, pixels_of, stamp_of
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
@@ -91,7 +91,7 @@ def test_each_camera_gets_its_own_frames(peer: Peer, cameras: dict[str, Camera])
         assert {message.header.frame_id for message in front} == {"front"}
         assert {message.header.frame_id for message in left} == {"left"}
     for messages in (front, left):
-        stamps = [(m.header.stamp.sec, m.header.stamp.nanosec) for m in messages]
+        stamps = [stamp_of(message) for message in messages]
         assert len(stamps) == len(set(stamps))
 
 
@@ -159,7 +159,7 @@ def test_outside_the_region_of_interest_all_is_void(peer: Peer, cameras: dict[st
 
         cameras["left"].until(pairs, "both outputs of a frame", lambda: image_of(cameras["left"], "region"))
     image, segments = pairs()[-1]
-    pixels = np.frombuffer(image.data, np.uint16).reshape(image.height, image.width)
+    pixels = pixels_of(image)
     assert pixels.shape == (48, 64)
     x, y, width, height = ROI
     outside = np.ones(pixels.shape, dtype=bool)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
-from ros_support import VOLATILE, Camera, Peer, Processes, TestProcess, picture, stamp_of
+from ros_support import VOLATILE, Camera, Peer, Processes, TestProcess, picture, pixels_of, stamp_of
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
@@ -130,10 +130,6 @@ def cloud_of(message: PointCloud2) -> np.ndarray:
     return np.frombuffer(message.data, dtype).reshape(message.height, message.width)
 
 
-def pixels_of(message: Image, dtype: type) -> np.ndarray:
-    return np.frombuffer(message.data, dtype).reshape(message.height, message.width)
-
-
 def decoded(message: CompressedImage) -> np.ndarray:
     import cv2
 
@@ -159,11 +155,11 @@ def test_everything_about_a_frame(
     np.testing.assert_allclose(cloud["y"], (rows - 23.5) / 60 * depth, atol=1e-5)
     color = cloud["rgb"].view(np.uint32)
     np.testing.assert_array_equal(np.stack([color >> 16 & 255, color >> 8 & 255, color & 255], axis=-1), picture())
-    ids = pixels_of(frame["segment_image"], np.uint16)
-    labels = pixels_of(frame["label_image"], np.uint8)
+    ids = pixels_of(frame["segment_image"])
+    labels = pixels_of(frame["label_image"])
     np.testing.assert_array_equal(cloud["segment_id"], ids)
     np.testing.assert_array_equal(np.where(ids, cloud["category_id"], 255), labels)
-    confidence = pixels_of(frame["confidence_image"], np.uint8)
+    confidence = pixels_of(frame["confidence_image"])
     np.testing.assert_allclose(cloud["confidence"], confidence / 255, atol=1e-6)
 
     segments = {segment.id: segment for segment in frame["segments"].segments}

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
-from lifecycle_msgs.srv import ChangeState, GetAvailableTransitions, GetState
+from lifecycle_msgs.srv import GetAvailableTransitions
 from rclpy.qos import qos_profile_sensor_data
 from ros_support import Camera, Peer, Processes, TestProcess
 from sensor_msgs.msg import Image
 
 from ovseg_ros.msg import PanopticSegmentation
-from ovseg_ros.srv import GetVocabulary
 
 Statuses = Callable[[Callable[[dict[str, DiagnosticStatus]], bool], str], dict[str, DiagnosticStatus]]
 
@@ -49,26 +48,19 @@ def statuses(peer: Peer, node: TestProcess) -> Iterator[Statuses]:
         yield wait
 
 
-def change(peer: Peer, transition: int) -> tuple[bool, int]:
-    """Asks for a transition; returns its success and the state after it."""
-    request = ChangeState.Request(transition=Transition(id=transition))
-    success = peer.call(ChangeState, "/ovseg/change_state", request).success
-    return success, peer.call(GetState, "/ovseg/get_state", GetState.Request()).current_state.id
-
-
 def test_a_configuration_that_fails_gives_its_reason_and_can_be_tried_again(
     peer: Peer, node: TestProcess, processes: Processes, tiny_preset: Path, statuses: Statuses
 ) -> None:
     model = statuses(lambda now: now["model"].message == "unconfigured", "the unconfigured node")["model"]
     assert model.level == DiagnosticStatus.OK and model.hardware_id == "/ovseg" and model.name == "ovseg: model"
-    assert change(peer, Transition.TRANSITION_CONFIGURE) == (False, State.PRIMARY_STATE_UNCONFIGURED)
+    assert peer.change_state(Transition.TRANSITION_CONFIGURE) == (False, State.PRIMARY_STATE_UNCONFIGURED)
     model = statuses(lambda now: now["model"].level == DiagnosticStatus.ERROR, "an error")["model"]
     assert "late.yaml" in model.message and "unconfigured" in model.message
     assert "cannot start" in node.output and "late.yaml" in node.output
 
     for file in tiny_preset.parent.iterdir():
         (processes.folder / file.name.replace("tiny.yaml", "late.yaml")).write_bytes(file.read_bytes())
-    assert change(peer, Transition.TRANSITION_CONFIGURE) == (True, State.PRIMARY_STATE_INACTIVE)
+    assert peer.change_state(Transition.TRANSITION_CONFIGURE) == (True, State.PRIMARY_STATE_INACTIVE)
     model = statuses(lambda now: now["model"].message == "inactive", "the inactive node")["model"]
     values = {pair.key: pair.value for pair in model.values}
     assert model.level == DiagnosticStatus.OK and values["vocabulary version"] == "1" and values["last error"] == ""
@@ -78,7 +70,7 @@ def test_a_configuration_that_fails_gives_its_reason_and_can_be_tried_again(
 def test_a_camera_that_does_not_fit_or_does_not_come_is_named(
     peer: Peer, node: TestProcess, statuses: Statuses
 ) -> None:
-    assert change(peer, Transition.TRANSITION_ACTIVATE) == (True, State.PRIMARY_STATE_ACTIVE)
+    assert peer.change_state(Transition.TRANSITION_ACTIVATE) == (True, State.PRIMARY_STATE_ACTIVE)
     warning = statuses(lambda now: "no image for" in now["camera"].message, "a warning of the missing camera")["camera"]
     assert warning.level == DiagnosticStatus.WARN and "/image (0 publishers)" in warning.message
 
@@ -111,16 +103,16 @@ def test_deactivation_keeps_the_model_and_cleanup_frees_it(peer: Peer, node: Tes
     camera = Camera(peer)
     with peer.collect(PanopticSegmentation, "/ovseg/segments") as segments:
         camera.until(lambda: segments, "segments")
-        assert change(peer, Transition.TRANSITION_DEACTIVATE) == (True, State.PRIMARY_STATE_INACTIVE)
+        assert peer.change_state(Transition.TRANSITION_DEACTIVATE) == (True, State.PRIMARY_STATE_INACTIVE)
         peer.wait_until(lambda: not camera.publisher.get_subscription_count(), "the subscription's end")
         assert "segmenter freed" not in node.output
-        assert peer.call(GetVocabulary, "/ovseg/get_vocabulary", GetVocabulary.Request()).vocabulary.version == 1
+        assert peer.vocabulary().version == 1
         segments.clear()
-        assert change(peer, Transition.TRANSITION_ACTIVATE) == (True, State.PRIMARY_STATE_ACTIVE)
+        assert peer.change_state(Transition.TRANSITION_ACTIVATE) == (True, State.PRIMARY_STATE_ACTIVE)
         camera.until(lambda: segments, "segments after a pause")
         assert node.output.count("vocabulary of 2 categories") == 1  # loaded once
-        assert change(peer, Transition.TRANSITION_DEACTIVATE) == (True, State.PRIMARY_STATE_INACTIVE)
-        assert change(peer, Transition.TRANSITION_CLEANUP) == (True, State.PRIMARY_STATE_UNCONFIGURED)
+        assert peer.change_state(Transition.TRANSITION_DEACTIVATE) == (True, State.PRIMARY_STATE_INACTIVE)
+        assert peer.change_state(Transition.TRANSITION_CLEANUP) == (True, State.PRIMARY_STATE_UNCONFIGURED)
         node.wait_for_output("segmenter freed")
     camera.close()
 
@@ -129,5 +121,5 @@ def test_a_transition_that_the_state_does_not_allow_is_refused(peer: Peer, node:
     answer = peer.call(GetAvailableTransitions, "/ovseg/get_available_transitions", GetAvailableTransitions.Request())
     labels = {description.transition.label for description in answer.available_transitions}
     assert labels == {"configure", "shutdown"}
-    assert change(peer, Transition.TRANSITION_ACTIVATE) == (False, State.PRIMARY_STATE_UNCONFIGURED)
-    assert change(peer, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)[0]
+    assert peer.change_state(Transition.TRANSITION_ACTIVATE) == (False, State.PRIMARY_STATE_UNCONFIGURED)
+    assert peer.change_state(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)[0]

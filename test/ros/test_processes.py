@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 from lifecycle_msgs.msg import State, Transition
-from lifecycle_msgs.srv import ChangeState, GetState
 from ros_support import VOLATILE, Camera, Peer, Processes, TestProcess
 from sensor_msgs.msg import Image
 
 from ovseg_ros.msg import PanopticSegmentation
-from ovseg_ros.srv import GetVocabulary, Query, SetVocabulary
+from ovseg_ros.srv import Query, SetVocabulary
 
 FAILURES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "missing preset": ({"preset": "no_such_preset"}, ["no preset 'no_such_preset'", "tabletop"]),
@@ -52,13 +51,6 @@ def test_a_start_that_fails_says_why_in_one_line(failing: dict[str, TestProcess]
     assert "Traceback" not in process.output
 
 
-def change_state(peer: Peer, transition: int) -> int:
-    """Asks for a transition and returns the state after it."""
-    request = ChangeState.Request(transition=Transition(id=transition))
-    peer.call(ChangeState, "/ovseg/change_state", request)
-    return peer.call(GetState, "/ovseg/get_state", GetState.Request()).current_state.id
-
-
 def test_lifecycle_and_timeout_warning(peer: Peer, processes: Processes, tiny_preset: Path) -> None:
     node = processes.start(
         "segment_node",
@@ -72,12 +64,12 @@ def test_lifecycle_and_timeout_warning(peer: Peer, processes: Processes, tiny_pr
     answer = peer.call(Query, "/ovseg/query", Query.Request(phrase="cup"))
     assert not answer.success and "not active" in answer.message
 
-    assert change_state(peer, Transition.TRANSITION_CONFIGURE) == State.PRIMARY_STATE_INACTIVE
-    assert peer.call(GetVocabulary, "/ovseg/get_vocabulary", GetVocabulary.Request()).vocabulary.version == 1
+    assert peer.change_state(Transition.TRANSITION_CONFIGURE) == (True, State.PRIMARY_STATE_INACTIVE)
+    assert peer.vocabulary().version == 1
     assert peer.node.count_subscribers("/front/color") == 0
 
     other = peer.node.create_publisher(Image, "/back/color/image_raw", VOLATILE)
-    assert change_state(peer, Transition.TRANSITION_ACTIVATE) == State.PRIMARY_STATE_ACTIVE
+    assert peer.change_state(Transition.TRANSITION_ACTIVATE) == (True, State.PRIMARY_STATE_ACTIVE)
     answer = peer.call(Query, "/ovseg/query", Query.Request(phrase="cup"))
     assert not answer.success and "no image has come yet on /front/color" in answer.message
     node.wait_for_output("no image for")
@@ -90,14 +82,14 @@ def test_lifecycle_and_timeout_warning(peer: Peer, processes: Processes, tiny_pr
     with peer.collect(PanopticSegmentation, "/ovseg/segments") as segments:
         camera.until(lambda: segments, "segments")
         node.wait_for_output("images arrive on /front/color")
-        assert change_state(peer, Transition.TRANSITION_DEACTIVATE) == State.PRIMARY_STATE_INACTIVE
+        assert peer.change_state(Transition.TRANSITION_DEACTIVATE) == (True, State.PRIMARY_STATE_INACTIVE)
         peer.wait_until(lambda: not camera.publisher.get_subscription_count(), "the subscription's end")
         segments.clear()
-        assert change_state(peer, Transition.TRANSITION_CLEANUP) == State.PRIMARY_STATE_UNCONFIGURED
-        assert peer.call(GetVocabulary, "/ovseg/get_vocabulary", GetVocabulary.Request()).vocabulary.version == 0
-        assert change_state(peer, Transition.TRANSITION_CONFIGURE) == State.PRIMARY_STATE_INACTIVE
+        assert peer.change_state(Transition.TRANSITION_CLEANUP) == (True, State.PRIMARY_STATE_UNCONFIGURED)
+        assert peer.vocabulary().version == 0
+        assert peer.change_state(Transition.TRANSITION_CONFIGURE) == (True, State.PRIMARY_STATE_INACTIVE)
         assert not segments
-        assert change_state(peer, Transition.TRANSITION_ACTIVATE) == State.PRIMARY_STATE_ACTIVE
+        assert peer.change_state(Transition.TRANSITION_ACTIVATE) == (True, State.PRIMARY_STATE_ACTIVE)
         camera.until(lambda: segments, "segments after starting again")
     camera.close()
     assert node.interrupt(signal.SIGINT) == 0, node.output

@@ -12,8 +12,8 @@ from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy, qos_profile_sensor_data
-from ros_support import VOLATILE, Camera, Peer, TestProcess, picture, stamp_of
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from ros_support import LATCHED, VOLATILE, Camera, Peer, TestProcess, picture, pixels_of, stamp_of
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool
 
@@ -21,10 +21,9 @@ from ovseg_ros.core.image_messages import image_from_compressed_message
 from ovseg_ros.msg import PanopticSegmentation, Vocabulary
 from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.ros.node.image_decoding import image_from_message
-from ovseg_ros.srv import GetVocabulary, Query
+from ovseg_ros.srv import Query
 
 IMAGES = ("label_image", "segment_image", "confidence_image", "overlay_image")
-LATCHED = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 WHOLE = [0, 0, 0, 0]
 VOCABULARY = {0: "cup", 1: "floor", 2: "red ball"}
 
@@ -60,9 +59,7 @@ def test_all_outputs_of_a_frame_agree(peer: Peer, camera: Camera) -> None:
         "confidence_image": ("mono8", 64, 48),
         "overlay_image": ("rgb8", 192, 48),
     }
-    labels = np.frombuffer(frame["label_image"].data, np.uint8)
-    ids = np.frombuffer(frame["segment_image"].data, np.uint16)
-    confidence = np.frombuffer(frame["confidence_image"].data, np.uint8)
+    labels, ids, confidence = (pixels_of(frame[name]) for name in ("label_image", "segment_image", "confidence_image"))
     segments = frame["segments"].segments
     assert len(segments) > 1 and frame["segments"].vocabulary_version == 1
     assert set(np.unique(ids)) - {0} == {segment.id for segment in segments}
@@ -72,7 +69,7 @@ def test_all_outputs_of_a_frame_agree(peer: Peer, camera: Camera) -> None:
         assert set(labels[mask]) == {segment.category_id}
         assert VOCABULARY[segment.category_id] == segment.label
         assert segment.is_thing == (segment.label != "floor")
-        rows, columns = np.nonzero(mask.reshape(48, 64))
+        rows, columns = np.nonzero(mask)
         assert (segment.box.x_offset, segment.box.y_offset) == (columns.min(), rows.min())
         assert (segment.box.width, segment.box.height) == (np.ptp(columns) + 1, np.ptp(rows) + 1)
     assert set(labels[ids == 0]) <= {255} and not confidence[ids == 0].any()
@@ -100,7 +97,7 @@ def test_masks_are_in_the_segments_where_the_parameter_asks(
             lists.clear()
             camera.until(lambda: len(pairs()) >= 2, "two frames, of which one may have been on its way")
             image, segments = pairs()[-1]
-            pixels = np.frombuffer(image.data, np.uint16).reshape(image.height, image.width)
+            pixels = pixels_of(image)
             assert pixels[:6].any() == (region == WHOLE)
             for segment in segments.segments:
                 code = {"size": [image.height, image.width], "counts": segment.mask_rle.encode()}
@@ -126,8 +123,7 @@ def test_images_of_a_best_effort_camera_arrive(peer: Peer, camera: Camera) -> No
 def test_the_vocabulary_is_latched(peer: Peer, segment_node: TestProcess) -> None:
     with peer.collect(Vocabulary, "/ovseg/vocabulary", LATCHED) as messages:
         peer.wait_until(lambda: messages, "the latched vocabulary")
-    answer = peer.call(GetVocabulary, "/ovseg/get_vocabulary", GetVocabulary.Request())
-    assert answer.vocabulary == messages[0]
+    assert peer.vocabulary() == messages[0]
     assert (messages[0].version, {c.id: c.name for c in messages[0].categories}) == (1, VOCABULARY)
 
 
@@ -161,7 +157,7 @@ def test_enable(peer: Peer, camera: Camera, segment_node: TestProcess) -> None:
         assert values[0].bool_value is False
         camera.send(MESSAGES.image(picture(), "rgb8", camera.header()))
         # The answer comes from the same thread as images, after them, so that the image above is known to be ignored.
-        peer.call(GetVocabulary, "/ovseg/get_vocabulary", GetVocabulary.Request())
+        peer.vocabulary()
         messages.clear()
         ignored = camera.header()
         camera.send(MESSAGES.image(picture(), "rgb8", ignored))
@@ -176,7 +172,7 @@ def test_query_leaves_the_vocabulary(peer: Peer, camera: Camera) -> None:
         camera.until(lambda: messages, "segments")
         answer = peer.call(Query, "/ovseg/query", Query.Request(phrase="green cone"))
         assert answer.success, answer.message
-        mask = np.frombuffer(answer.mask.data, np.uint8).reshape(48, 64)
+        mask = pixels_of(answer.mask)
         assert (answer.mask.encoding, answer.mask.header, answer.header.frame_id) == (
             "mono8",
             answer.header,

@@ -5,8 +5,7 @@ from typing import Any
 
 import yaml
 
-from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, SHOWS_IDENTITY
-from ovseg_ros.ros.node.outputs import TYPES as OUTPUTS
+from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, OUTPUTS, SHOWS_IDENTITY
 
 CONFIG = Path(__file__).parents[2] / "config"
 

@@ -1,13 +1,14 @@
 """A camera's figures, and what the diagnostics make of them."""
 
-from dataclasses import replace
+from typing import Any
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.duration import Duration
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 
-from ovseg_ros.ros.node.diagnostics import CameraReport, ModelReport, camera_status, model_status
+from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
+from ovseg_ros.ros.node.diagnostics import camera_status, model_status
 from ovseg_ros.ros.node.qos import incompatibility, input_qos, latched_qos, output_qos
 from ovseg_ros.ros.node.statistics import CameraStatistics
 
@@ -33,8 +34,9 @@ def values_of(status: DiagnosticStatus) -> dict[str, str]:
     return {pair.key: pair.value for pair in status.values}
 
 
-def report_of(statistics: CameraStatistics, **changes: object) -> CameraReport:
-    return replace(CameraReport("front", "subscribed", ["/front/image"], statistics.figures(), dropped=0), **changes)
+def status_of(statistics: CameraStatistics, **changes: Any) -> DiagnosticStatus:
+    described = {"name": "front", "activity": "subscribed", "topics": ["/front/image"], "dropped": 0}
+    return camera_status(statistics.figures(), **described | changes)
 
 
 def test_rates_and_latencies_look_back_over_the_window() -> None:
@@ -45,8 +47,8 @@ def test_rates_and_latencies_look_back_over_the_window() -> None:
     figures = statistics.figures()
     assert figures.input_rate == pytest.approx(10, abs=0.2) and figures.output_rate == pytest.approx(10, abs=0.2)
     assert (figures.received, figures.published, figures.failed) == (700, 700, 0)
-    assert figures.capture_to_publish.p95 == pytest.approx(0.05)
-    assert figures.callback_to_publish.p50 == pytest.approx(0.025)
+    assert figures.capture_to_publish[1] == pytest.approx(0.05)
+    assert figures.callback_to_publish[0] == pytest.approx(0.025)
     assert figures.age == 0.0
     clock.now += 60
     later = statistics.figures()
@@ -54,7 +56,7 @@ def test_rates_and_latencies_look_back_over_the_window() -> None:
 
 
 def test_before_the_first_frame_nothing_is_made_up() -> None:
-    values = values_of(camera_status(report_of(CameraStatistics())))
+    values = values_of(status_of(CameraStatistics()))
     assert values["age of the last image (s)"] == "none yet"
     assert values["capture to publish p50 (ms)"] == "no frames"
     assert values["frames received"] == "0" and values["last error"] == ""
@@ -64,7 +66,7 @@ def test_a_healthy_camera_is_ok() -> None:
     clock = Clock()
     statistics = CameraStatistics(clock)
     run(statistics, clock, seconds=10, rate=20)
-    status = camera_status(report_of(statistics, dropped=4))
+    status = status_of(statistics, dropped=4)
     assert (status.level, status.name, status.message) == (DiagnosticStatus.OK, "camera front", "subscribed")
     values = values_of(status)
     assert values["capture to publish p95 (ms)"] == "50.0" and values["frames dropped"] == "4"
@@ -73,9 +75,9 @@ def test_a_healthy_camera_is_ok() -> None:
 
 def test_silence_and_misfitting_peers_are_warnings_in_their_own_words() -> None:
     statistics = CameraStatistics()
-    status = camera_status(report_of(statistics, problem="no image for 7 s on /front/image (0 publishers)"))
+    status = status_of(statistics, problem="no image for 7 s on /front/image (0 publishers)")
     assert status.level == DiagnosticStatus.WARN and "/front/image (0 publishers)" in status.message
-    status = camera_status(report_of(statistics, incompatible=["/front/image: policy RELIABILITY"]))
+    status = status_of(statistics, incompatible=["/front/image: policy RELIABILITY"])
     assert status.level == DiagnosticStatus.WARN and "RELIABILITY" in status.message
     assert values_of(status)["incompatible QoS"] == "/front/image: policy RELIABILITY"
 
@@ -86,11 +88,11 @@ def test_lost_frames_are_a_warning_then_an_error_until_one_is_published() -> Non
     levels = []
     for _ in range(5):
         statistics.failed("RuntimeError: no luck")
-        levels.append(camera_status(report_of(statistics)).level)
+        levels.append(status_of(statistics).level)
     assert levels == [DiagnosticStatus.WARN] * 4 + [DiagnosticStatus.ERROR]
-    assert "RuntimeError: no luck" in camera_status(report_of(statistics)).message
+    assert "RuntimeError: no luck" in status_of(statistics).message
     statistics.published(0.1, 0.1)
-    status = camera_status(report_of(statistics))
+    status = status_of(statistics)
     assert status.level == DiagnosticStatus.OK
     assert values_of(status)["last error"] == "RuntimeError: no luck" and values_of(status)["frames failed"] == "5"
 
@@ -100,14 +102,23 @@ def test_stamps_of_another_clock_are_named_and_give_no_latency(latency: float, w
     clock = Clock()
     statistics = CameraStatistics(clock)
     run(statistics, clock, seconds=10, rate=5, latency=latency)
-    status = camera_status(report_of(statistics))
+    status = status_of(statistics)
     assert status.level == DiagnosticStatus.WARN and word in status.message and "use_sim_time" in status.message
     assert "unknown" in values_of(status)["capture to publish p50 (ms)"]
 
 
 def test_the_models_status() -> None:
-    report = ModelReport("active", "tabletop", "cuda:0", 2_000_000_000, (3_000_000_000, 5_000_000_000), 4, 100, "")
-    status = model_status(report)
+    first = Vocabulary.build([CategorySpec("cup")])
+    described: dict[str, Any] = {
+        "state": "active",
+        "preset": "tabletop",
+        "device": "cuda:0",
+        "vocabulary": Vocabulary.build([CategorySpec(name) for name in ("cup", "mug", "pot")], previous=first),
+        "host_memory": 2_000_000_000,
+        "device_memory": (3_000_000_000, 5_000_000_000),
+        "fault": "",
+    }
+    status = model_status(**described)
     values = values_of(status)
     assert (status.level, status.message) == (DiagnosticStatus.OK, "active")
     assert (values["host memory (MB)"], values["GPU memory (MB)"], values["GPU memory free (MB)"]) == (
@@ -115,8 +126,10 @@ def test_the_models_status() -> None:
         "3000",
         "5000",
     )
-    assert (values["vocabulary version"], values["categories"]) == ("4", "100")
-    status = model_status(replace(report, state="unconfigured", device_memory=None, fault="cannot start: no preset"))
+    assert (values["vocabulary version"], values["categories"]) == ("2", "3")
+    described |= {"state": "unconfigured", "vocabulary": None, "device_memory": None}
+    status = model_status(**described | {"fault": "cannot start: no preset"})
+    assert values_of(status)["vocabulary version"] == "0"
     assert (status.level, status.message) == (DiagnosticStatus.ERROR, "unconfigured: cannot start: no preset")
     assert "GPU memory (MB)" not in values_of(status)
 

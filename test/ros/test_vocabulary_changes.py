@@ -5,19 +5,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
-from ros_support import Camera, Peer, Processes, TestProcess, picture, stamp_of
+from ros_support import LATCHED, Camera, Peer, Processes, TestProcess, picture, pixels_of, request_of, stamp_of
 from sensor_msgs.msg import Image
 
 from ovseg_ros.msg import Category, PanopticSegmentation, Vocabulary
 from ovseg_ros.ros.node.conversions import MESSAGES
-from ovseg_ros.srv import GetVocabulary, Query, SetVocabulary
+from ovseg_ros.srv import Query, SetVocabulary
 
-LATCHED = QoSProfile(
-    depth=10, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL
-)
 SetNames = Callable[..., SetVocabulary.Response]
 
 
@@ -49,18 +44,10 @@ def set_names(node: TestProcess, peer: Peer) -> SetNames:
     return set_vocabulary
 
 
-def request_of(*names: str | Category) -> SetVocabulary.Request:
-    return SetVocabulary.Request(categories=[Category(name=n) if isinstance(n, str) else n for n in names])
-
-
-def current(peer: Peer) -> Vocabulary:
-    return peer.call(GetVocabulary, "/ovseg/get_vocabulary", GetVocabulary.Request()).vocabulary
-
-
 def test_changes_are_atomic_and_serial_while_frames_flow(
     peer: Peer, camera: Camera, node: TestProcess, processes: Processes
 ) -> None:
-    before = current(peer).version
+    before = peer.vocabulary().version
     with (
         peer.collect(PanopticSegmentation, "/ovseg/segments") as segments,
         peer.collect(Image, "/ovseg/label_image") as labels,
@@ -98,7 +85,7 @@ def test_changes_are_atomic_and_serial_while_frames_flow(
     labelled, listed = Counter(map(stamp_of, labels)), Counter(map(stamp_of, segments))
     ids_of_stamp: dict[tuple[int, int], list[set[int]]] = {}
     for image in labels:
-        ids_of_stamp.setdefault(stamp_of(image), []).append(set(np.frombuffer(image.data, np.uint8).tolist()) - {255})
+        ids_of_stamp.setdefault(stamp_of(image), []).append(set(pixels_of(image).ravel().tolist()) - {255})
     for message in segments:
         if message.vocabulary_version in names:
             known = names[message.vocabulary_version]
@@ -125,23 +112,23 @@ def test_changes_are_atomic_and_serial_while_frames_flow(
 def test_a_refused_vocabulary_changes_nothing(
     peer: Peer, set_names: SetNames, names: list[str | Category], reason: str
 ) -> None:
-    before = current(peer)
+    before = peer.vocabulary()
     answer = set_names(*names)
     assert not answer.success and reason in answer.message
     assert (answer.version, list(answer.category_ids)) == (before.version, [])
-    assert current(peer) == before
+    assert peer.vocabulary() == before
 
 
 def test_ids_and_colours_stay(peer: Peer, set_names: SetNames) -> None:
     first = set_names("cup", "plate", "floor")
-    original = {category.name: category for category in current(peer).categories}
+    original = {category.name: category for category in peer.vocabulary().categories}
     second = set_names("spoon", "plate")
     third = set_names("floor", "fork", "Cup")
     assert second.category_ids[1] == first.category_ids[1]
     assert [third.category_ids[2], third.category_ids[0]] == [first.category_ids[0], first.category_ids[2]]
     new = {second.category_ids[0], third.category_ids[1]}
     assert len(new) == 2 and not new & set(first.category_ids)
-    again = {category.name: category for category in current(peer).categories}
+    again = {category.name: category for category in peer.vocabulary().categories}
     assert again["floor"] == original["floor"] and again["Cup"].color == original["cup"].color
 
 

@@ -1,16 +1,13 @@
 """`ovseg vocabulary` and free-form text against the real node; what the node keeps; the newest frame re-labelled."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from ros_support import Camera, Peer, Processes, TestProcess, stamp_of
+from ros_support import Camera, Peer, Processes, TestProcess, ovseg_vocabulary, stamp_of
 
 from ovseg_ros.core.vocabulary import CategorySpec, load_vocabulary_file
 from ovseg_ros.msg import Category, PanopticSegmentation
-from ovseg_ros.srv import GetVocabulary, SetVocabulary
+from ovseg_ros.srv import SetVocabulary
 
 
 def start(processes: Processes, peer: Peer, preset: Path, file: Path, **parameters: object) -> TestProcess:
@@ -29,37 +26,29 @@ def node(processes: Processes, peer: Peer, tiny_preset: Path, file: Path) -> Tes
     return start(processes, peer, tiny_preset, file, vocabulary=["cup", "floor"])
 
 
-def ovseg(domain: int, *arguments: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "ovseg_ros.offline.cli.main", "vocabulary", *arguments]
-    folder = Path(sys.prefix)  # not the source tree, which would hide the built interfaces
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
-
-
 def names_of(peer: Peer) -> list[str]:
-    answer = peer.call(GetVocabulary, "/ovseg/get_vocabulary", GetVocabulary.Request())
-    return [category.name for category in answer.vocabulary.categories]
+    return [category.name for category in peer.vocabulary().categories]
 
 
 def test_the_command_shows_and_edits_the_vocabulary(node: TestProcess, peer: Peer, domain: int, file: Path) -> None:
-    shown = ovseg(domain, "show")
+    shown = ovseg_vocabulary(domain, "show")
     assert shown.returncode == 0, shown.stderr
     assert "version 1, 2 categories" in shown.stdout and "cup  [thing]" in shown.stdout
 
-    added = ovseg(domain, "add", "red mug, wall")
+    added = ovseg_vocabulary(domain, "add", "red mug, wall")
     assert added.returncode == 0, added.stderr
     assert names_of(peer) == ["cup", "floor", "red mug", "wall"]
     assert "wall  [stuff]" in added.stdout
 
-    assert ovseg(domain, "add", "hand", "--negative").returncode == 0
-    removed = ovseg(domain, "remove", "Cup, floor")
+    assert ovseg_vocabulary(domain, "add", "hand", "--negative").returncode == 0
+    removed = ovseg_vocabulary(domain, "remove", "Cup, floor")
     assert removed.returncode == 0 and "hand  [thing, negative]" in removed.stdout
     assert names_of(peer) == ["red mug", "wall", "hand"]
 
-    wrong = ovseg(domain, "remove", "red mugs")
+    wrong = ovseg_vocabulary(domain, "remove", "red mugs")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "did you mean 'red mug'" in wrong.stderr
-    emptied = ovseg(domain, "remove", "red mug, wall")
+    emptied = ovseg_vocabulary(domain, "remove", "red mug, wall")
     assert emptied.returncode == 2 and "negative" in emptied.stderr
     assert names_of(peer) == ["red mug", "wall", "hand"]
     assert load_vocabulary_file(file) == (
@@ -70,7 +59,7 @@ def test_the_command_shows_and_edits_the_vocabulary(node: TestProcess, peer: Pee
 
 
 def test_a_node_that_is_not_there_is_named(node: TestProcess, domain: int) -> None:
-    answer = ovseg(domain, "show", "--node", "/nobody", "--timeout", "2")
+    answer = ovseg_vocabulary(domain, "show", "--node", "/nobody", "--timeout", "2")
     assert answer.returncode == 2
     assert "no service /nobody/get_vocabulary within 2 s; segmentation nodes now: /ovseg" in answer.stderr
 

@@ -1,10 +1,7 @@
 """Hostile vocabularies and queries, a thousand changes under load and a disk that fills up: the real node over DDS."""
 
-import os
 import resource
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
-from ros_support import Camera, Peer, Processes, TestProcess, picture, stamp_of
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from ros_support import (
+    LATCHED,
+    Camera,
+    Peer,
+    Processes,
+    TestProcess,
+    ovseg_vocabulary,
+    picture,
+    pixels_of,
+    request_of,
+    stamp_of,
+)
 from sensor_msgs.msg import Image
 
 from ovseg_ros.core.errors import VocabularyError
@@ -25,11 +33,8 @@ from ovseg_ros.msg import Category, PanopticSegmentation, Vocabulary
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.ros.node.query import phrase_vocabulary
-from ovseg_ros.srv import GetVocabulary, Query, SetVocabulary
+from ovseg_ros.srv import Query, SetVocabulary
 
-LATCHED = QoSProfile(
-    depth=100, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL
-)
 UNLOST = QoSProfile(depth=2000, reliability=QoSReliabilityPolicy.RELIABLE)
 """However long this process is kept from reading, nothing that came is replaced by what comes next."""
 
@@ -81,18 +86,8 @@ def segments(camera: Camera, peer: Peer) -> Iterator[list[PanopticSegmentation]]
         yield messages
 
 
-def current(peer: Peer) -> Vocabulary:
-    return peer.call(GetVocabulary, "/ovseg/get_vocabulary", GetVocabulary.Request()).vocabulary
-
-
 def ask(peer: Peer, *categories: str | Category, text: str = "") -> SetVocabulary.Response:
     return peer.call(SetVocabulary, SERVICE, request_of(*categories, text=text))
-
-
-def request_of(*categories: str | Category, text: str = "") -> SetVocabulary.Request:
-    return SetVocabulary.Request(
-        categories=[Category(name=entry) if isinstance(entry, str) else entry for entry in categories], text=text
-    )
 
 
 def frames_flow(camera: Camera, segments: list[PanopticSegmentation], version: int) -> None:
@@ -132,7 +127,7 @@ class Changes:
 def test_a_thousand_changes_under_load(
     peer: Peer, camera: Camera, node: TestProcess, segments: list[PanopticSegmentation], file: Path
 ) -> None:
-    first = current(peer)
+    first = peer.vocabulary()
     changes = Changes({first.version: {category.id: category.name for category in first.categories}})
     with (
         peer.collect(Image, "/ovseg/label_image", UNLOST) as labels,
@@ -155,7 +150,7 @@ def test_a_thousand_changes_under_load(
     assert sorted(changes.names) == list(range(first.version, first.version + accepted + 1))
     assert len(changes.refusals) == CHANGES // REFUSED_EVERY
     assert all("already a name" in answer.message and not answer.category_ids for answer in changes.refusals)
-    assert {category.id: category.name for category in current(peer).categories} == changes.names[last]
+    assert {category.id: category.name for category in peer.vocabulary().categories} == changes.names[last]
     assert [spec.name for spec in load_vocabulary_file(file)] == list(changes.names[last].values())
 
     check_announcements(announced, changes)
@@ -253,11 +248,6 @@ def check_masks(masks: list[Image], segments: list[PanopticSegmentation]) -> Non
     assert compared >= CHANGES // QUERY_EVERY
 
 
-def pixels_of(image: Image) -> np.ndarray:
-    dtype = np.uint8 if image.encoding == "mono8" else np.uint16
-    return np.frombuffer(image.data, dtype).reshape(image.height, image.width)
-
-
 # Hostile words
 
 LIGATURE = "\ufdfa"  # one character that NFKC makes 18 of
@@ -305,9 +295,9 @@ ACCEPTED_NAMES = [
 def test_hostile_categories_are_refused_and_change_nothing(
     peer: Peer, camera: Camera, segments: list[PanopticSegmentation], names: list[str | Category], reason: str
 ) -> None:
-    before = current(peer)
+    before = peer.vocabulary()
     check_refusal(ask(peer, *names), reason, before)
-    assert current(peer) == before
+    assert peer.vocabulary() == before
     frames_flow(camera, segments, before.version)
 
 
@@ -315,9 +305,9 @@ def test_hostile_categories_are_refused_and_change_nothing(
 def test_hostile_texts_are_refused_and_change_nothing(
     peer: Peer, camera: Camera, segments: list[PanopticSegmentation], text: str, reason: str
 ) -> None:
-    before = current(peer)
+    before = peer.vocabulary()
     check_refusal(ask(peer, text=text), reason, before)
-    assert current(peer) == before
+    assert peer.vocabulary() == before
     frames_flow(camera, segments, before.version)
 
 
@@ -336,7 +326,7 @@ def test_strange_words_are_words(
     assert answer.success, answer.message
     assert len(answer.category_ids) == len(names)
     wanted = [entry if isinstance(entry, str) else entry.name for entry in names]
-    vocabulary = current(peer)
+    vocabulary = peer.vocabulary()
     assert (vocabulary.version, len(vocabulary.categories)) == (answer.version, len(names))
     with peer.collect(Image, "/ovseg/overlay_image") as overlays:  # draws the names
         camera.until(lambda: overlays, "an overlay")
@@ -364,12 +354,12 @@ def test_strange_words_are_words(
 def test_hostile_phrases_are_answered(
     peer: Peer, camera: Camera, segments: list[PanopticSegmentation], phrase: str, reason: str
 ) -> None:
-    before = current(peer)
+    before = peer.vocabulary()
     frames_flow(camera, segments, before.version)  # so that there is an image to look at
     answer = peer.call(Query, "/ovseg/query", Query.Request(phrase=phrase))
     assert answer.success == (not reason), answer.message
     assert reason in answer.message and len(answer.message) <= LONGEST_ANSWER
-    assert current(peer) == before
+    assert peer.vocabulary() == before
     frames_flow(camera, segments, before.version)
 
 
@@ -384,16 +374,16 @@ def test_a_phrase_is_measured_before_it_is_read(monkeypatch: pytest.MonkeyPatch)
 
 def test_what_the_transport_cannot_carry(peer: Peer, camera: Camera, segments: list[PanopticSegmentation]) -> None:
     """A lone surrogate has no UTF-8, so no client can send it; a NUL ends the string on its way."""
-    before = current(peer)
+    before = peer.vocabulary()
     for request in (request_of("cup\ud800"), request_of(text="cup\udfff")):
         with pytest.raises(UnicodeEncodeError):
             peer.call(SetVocabulary, SERVICE, request)
-    assert current(peer) == before
+    assert peer.vocabulary() == before
     frames_flow(camera, segments, before.version)
     answer = ask(peer, "mug\x00; red herring", "floor")
     assert answer.success, answer.message
-    assert [category.name for category in current(peer).categories] == ["mug", "floor"]
-    check_refusal(ask(peer, "\x00mug"), "empty", current(peer))
+    assert [category.name for category in peer.vocabulary().categories] == ["mug", "floor"]
+    check_refusal(ask(peer, "\x00mug"), "empty", peer.vocabulary())
     frames_flow(camera, segments, answer.version)
 
 
@@ -416,7 +406,7 @@ def test_a_full_disk_costs_only_the_saving(
         assert answer.success and len(answer.category_ids) == 2000
         assert f"in force but could not be saved to {file}: File too large" in answer.message
         frames_flow(camera, segments, answer.version)
-        assert [category.name for category in current(peer).categories] == names
+        assert [category.name for category in peer.vocabulary().categories] == names
         assert file.read_bytes() == saved
         assert [path.name for path in file.parent.iterdir()] == [file.name]  # nor is anything half-written left
         assert "could not be saved" in node.output
@@ -463,18 +453,11 @@ def test_the_command_prints_every_word_to_any_terminal(
 ) -> None:
     words = tmp_path / "words.yaml"
     words.write_text("categories: [{name: ☕, synonyms: [كوب], threshold: 0.3}, no, {name: wall, negative: true}]\n")
-    assert "put quotes around it" in ovseg(domain, "set", str(words)).stderr  # YAML takes `no` for false
+    assert "put quotes around it" in ovseg_vocabulary(domain, "set", str(words)).stderr  # YAML takes `no` for false
     words.write_text(words.read_text().replace("no,", "'no',"))
-    done = ovseg(domain, "set", str(words), PYTHONIOENCODING="ascii")
+    done = ovseg_vocabulary(domain, "set", str(words), PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "\\u2615 (\\u0643\\u0648\\u0628)  [thing, threshold 0.3]" in done.stdout
-    assert [category.name for category in current(peer).categories] == ["☕", "no", "wall"]
-    piped = ovseg(domain, "add", "floor", "--thing", PYTHONIOENCODING="utf-8")
+    assert [category.name for category in peer.vocabulary().categories] == ["☕", "no", "wall"]
+    piped = ovseg_vocabulary(domain, "add", "floor", "--thing", PYTHONIOENCODING="utf-8")
     assert "☕ (كوب)  [thing, threshold 0.3]" in piped.stdout and "floor  [thing]" in piped.stdout
-
-
-def ovseg(domain: int, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "ovseg_ros.offline.cli.main", "vocabulary", *arguments]
-    environment = os.environ | {"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1", **environment}
-    folder = Path(sys.prefix)  # not the source tree, which would hide the built interfaces
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, encoding="utf-8", timeout=120)

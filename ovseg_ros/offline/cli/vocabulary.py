@@ -42,7 +42,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(options: argparse.Namespace) -> int:
     """Do it and return the exit code."""
     from ovseg_ros.core.vocabulary import with_added, without
-    from ovseg_ros.ros.node.vocabulary_client import connect, specs_of
+    from ovseg_ros.ros.node.vocabulary_client import connect
 
     wanted = _wanted(options) if options.action in ("set", "add") else ()  # refused before anything is asked
     unwanted = _unwanted(options.words) if options.action == "remove" else ()
@@ -50,9 +50,9 @@ def run(options: argparse.Namespace) -> int:
         if options.action == "set":
             _apply(client, wanted)
         elif options.action == "add":
-            _apply(client, with_added(specs_of(client.get()), wanted))
+            _apply(client, with_added(client.specs(), wanted))
         elif options.action == "remove":
-            _apply(client, without(specs_of(client.get()), unwanted))
+            _apply(client, without(client.specs(), unwanted))
         _show(client)
     return 0
 

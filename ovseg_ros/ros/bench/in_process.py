@@ -20,7 +20,6 @@ from typing import TypeVar
 import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image
@@ -35,7 +34,7 @@ from ovseg_ros.core.types import PanopticResult
 from ovseg_ros.core.vocabulary import CategorySpec
 from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.ros.node.node_process import SWITCH_INTERVAL
-from ovseg_ros.ros.node.outputs import TYPES
+from ovseg_ros.ros.node.outputs import OUTPUTS
 from ovseg_ros.ros.node.qos import output_qos
 from ovseg_ros.ros.node.segment_node import SegmentNode
 from ovseg_ros.ros.node.statistics import CameraStatistics
@@ -49,7 +48,7 @@ _SETTLE_TIME = 10.0
 
 @dataclass(frozen=True, slots=True)
 class RoundTimes:
-    """Seconds of one round, a frame of each camera.
+    """Seconds of one round.
 
     Attributes:
         frames: of each frame, from the start of its callback to the return of its last publisher's call.
@@ -63,11 +62,7 @@ class RoundTimes:
 
 
 class RoundClock:
-    """Times one round; written by the node's thread, waited for by the benchmark's.
-
-    Args:
-        cameras: how many frames a round has.
-    """
+    """Times one round, a frame of each camera; written by the node's thread, waited for by the benchmark's."""
 
     def __init__(self, cameras: int) -> None:
         self._cameras = cameras
@@ -140,7 +135,6 @@ class NodeBench:
     The subscribers live in this process and never take their messages, so that only the node's cost is measured.
 
     Args:
-        segmenter: the model that the node runs.
         specs: the node's vocabulary.
         cameras: how many.
 
@@ -180,9 +174,7 @@ class NodeBench:
         self._thread = threading.Thread(target=self._executor.spin, name="bench executor", daemon=True)
 
     def __enter__(self) -> "NodeBench":
-        success = TransitionCallbackReturn.SUCCESS
-        is_started = self._node.trigger_configure() == success and self._node.trigger_activate() == success
-        if not is_started or self._node.pipeline is None:
+        if not self._node.start() or self._node.pipeline is None:
             self.close()
             raise ConfigError("the node could not be started; its log above says why")
         self._pipeline = self._node.pipeline
@@ -206,15 +198,11 @@ class NodeBench:
         sys.setswitchinterval(self._switch_interval)
 
     def subscribe(self, name: str) -> None:
-        """Have exactly the outputs of `subscriptions[name]` subscribed, and wait until the node's publishers know.
-
-        Raises:
-            ConfigError: they did not find each other in time.
-        """
+        """Have exactly the outputs of `subscriptions[name]` subscribed; ConfigError if they are not found in time."""
         # Identities over time are a computation of their own, so they have a row of their own.
         self._node.set_parameters([Parameter("tracking", value=name == TRACKED)])
         outputs = self.subscriptions[name]
-        wanted = {f"{prefix}{output}": TYPES[output] for prefix in self._prefixes for output in outputs}
+        wanted = {f"{prefix}{output}": OUTPUTS[output][0] for prefix in self._prefixes for output in outputs}
         for output in self._subscribed.keys() - wanted.keys():
             self._sink.destroy_subscription(self._subscribed.pop(output))
         for output in wanted.keys() - self._subscribed.keys():
@@ -237,11 +225,7 @@ class NodeBench:
         return self._pipeline.submit(job).result()
 
     def run_round(self, image: np.ndarray, timeout: float) -> RoundTimes:
-        """Send one uint8 RGB image from every camera, at once, through the node.
-
-        Raises:
-            ConfigError: the node did not publish within `timeout` seconds.
-        """
+        """Send one uint8 RGB image from all cameras at once through the node; ConfigError after `timeout` seconds."""
         header = Header(frame_id="bench", stamp=self._camera.get_clock().now().to_msg())
         message = MESSAGES.image(image, "rgb8", header)
         self._clock.start()

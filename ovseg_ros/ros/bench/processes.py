@@ -163,11 +163,7 @@ class BenchProcesses:
             self._executor.spin_once(timeout_sec=min(left, 0.1))
 
     def wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        """Receive until `condition()` holds.
-
-        Raises:
-            ConfigError: it did not in time, or a process ended.
-        """
+        """Receive until `condition()` holds; ConfigError if it does not in time, or a process ends."""
         end = time.monotonic() + seconds
         while not condition():
             ended = [name for name, process in self._processes.items() if process.poll() is not None]

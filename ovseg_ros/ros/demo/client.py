@@ -85,13 +85,13 @@ class DemoClient(Node):
             self.create_subscription(message_type, topic, partial(self._receive, topic), QoSProfile(depth=_QUEUE_DEPTH))
         self._wait_until(lambda: self._matcher.has(IMAGE), f"images on {IMAGE}; is the node tabletop_camera running?")
         self._wait_until(lambda: self._matcher.has(SEGMENTS), f"messages on {SEGMENTS}; what does the node ovseg log?")
+        path = self._out / "summary.json"
         try:
             self._out.mkdir(parents=True, exist_ok=True)
+            summary = [self._demonstrate(name, specs) for name, specs in demo_vocabularies().items()]
+            path.write_text(json.dumps({"vocabularies": summary}, indent=2) + "\n")
         except OSError as error:
-            raise DemoError(f"cannot make the folder {self._out}: {error.strerror}; choose another with out") from error
-        summary = [self._demonstrate(name, specs) for name, specs in demo_vocabularies().items()]
-        path = self._out / "summary.json"
-        path.write_text(json.dumps({"vocabularies": summary}, indent=2) + "\n")
+            raise DemoError(f"cannot write to {self._out}: {error.strerror}; choose another with out") from error
         _say(f"pictures and {path} written")
 
     def _demonstrate(self, name: str, specs: Sequence[CategorySpec]) -> dict[str, Any]:
@@ -131,20 +131,21 @@ class DemoClient(Node):
 
     def _collect(self, name: str, version: int) -> list[StampedFrame]:
         """The wanted number of complete frames of a vocabulary version."""
+
+        def has_come(count: int) -> bool:
+            return len(self._matcher.complete(version)) >= count
+
         self._wait_until(
             lambda: version in self._matcher.first_received, f"segments of vocabulary version {version} on {SEGMENTS}"
         )
         for count in range(1, self._frames_wanted + 1):
             self._wait_until(
-                partial(self._has_come, version, count),
+                partial(has_come, count),
                 f"another frame of vocabulary {name!r} with all of {', '.join(TOPICS)} ({count - 1} have come)",
             )
             if count % 8 == 0:
                 _say(f"{name}: {count} of {self._frames_wanted} frames")
         return self._matcher.complete(version)[: self._frames_wanted]
-
-    def _has_come(self, version: int, count: int) -> bool:
-        return len(self._matcher.complete(version)) >= count
 
     def _receive(self, topic: str, message: Any) -> None:
         self._matcher.add(topic, message, self._now())

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 
 from ovseg_ros.core.draw import Color, draw_segments
-from ovseg_ros.core.errors import OvsegError
 from ovseg_ros.ros.demo.scoring import DemoFrame
 
 SCALE = 2  # names are legible on 320x240 images only when these are enlarged
@@ -57,15 +56,6 @@ def _row(frame: DemoFrame, colors: Mapping[int, Color]) -> np.ndarray:
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    """Writes a uint8 RGB (H, W, 3) image.
-
-    Raises:
-        OvsegError: the file cannot be written.
-    """
+    """Writes a uint8 RGB (H, W, 3) image; raises OSError where it cannot."""
     _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    try:
-        path.write_bytes(data.tobytes())
-    except OSError as error:
-        raise OvsegError(
-            f"cannot write {path}: {error.strerror}; choose another folder with the parameter out"
-        ) from error
+    path.write_bytes(data.tobytes())

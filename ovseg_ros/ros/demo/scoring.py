@@ -33,10 +33,8 @@ class DemoFrame:
     """One camera image, what the node made of it, and the truth in the words of the vocabulary.
 
     Attributes:
-        image: uint8 RGB (H, W, 3).
-        overlay: uint8 RGB (H, W, 3), as the node published it.
-        stamp: of the image, in nanoseconds.
-        received: when its segments came, in nanoseconds of the same clock.
+        image, overlay: uint8 RGB (H, W, 3); the overlay is the node's.
+        stamp, received: of the image, and when its segments came, in nanoseconds of one clock.
     """
 
     image: np.ndarray

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -13,7 +14,7 @@ from std_msgs.msg import Header
 from ovseg_ros.core.image_messages import image_from_compressed_message
 from ovseg_ros.core.tracking.tracker import Tracker
 from ovseg_ros.ros.node.depth_inputs import DepthInputs
-from ovseg_ros.ros.node.diagnostics import CameraReport
+from ovseg_ros.ros.node.diagnostics import camera_status
 from ovseg_ros.ros.node.image_decoding import image_from_message
 from ovseg_ros.ros.node.image_inputs import ImageInputs, ImageMessage
 from ovseg_ros.ros.node.mailbox import Mailbox
@@ -28,9 +29,7 @@ _LINGER = 2.0
 class Frame:
     """An image as received, on its way through the node; nothing is decoded until somebody needs the pixels.
 
-    Attributes:
-        camera: where it came from.
-        received: when its callback was called, by `time.monotonic`.
+    `received` is when its callback was called, by `time.monotonic`.
     """
 
     camera: "Camera"
@@ -57,10 +56,11 @@ class Frame:
 class Camera:
     """Subscribes while somebody wants its outputs, and hands the newest frame over in a mailbox.
 
-    Everything but `frames`, `outputs` and `statistics` belongs to the executor's thread.
+    `tracker` and `published` belong to the worker, which uses `frames`, `depth`, `outputs` and `statistics`, too; all
+    else belongs to the executor's thread.
 
     Args:
-        node: owns subscriptions and publishers; its parameters image_transport and enabled are read.
+        node: owns subscriptions and publishers; its parameters image_transport, enabled and image_timeout are read.
         name: as in the parameter cameras; empty for the only one.
         frames: where the worker takes the newest frame from.
         on_frame: called in the executor's thread after a frame came.
@@ -77,7 +77,9 @@ class Camera:
         self.depth = DepthInputs(node, prefix)
         self.outputs = Outputs(node, prefix, self.update)
         self.tracker = Tracker()
-        """Belongs to the worker. It lives as long as the camera, so that no track id is given twice until cleanup."""
+        """Lives as long as the camera, so that no track id is given twice until cleanup."""
+        self.published: tuple[Frame, int] | None = None
+        """The last frame whose outputs went out, and the version of its vocabulary."""
         self.latest: Frame | None = None
         """The newest frame while subscribed, for queries; None before the first."""
         self._node = node
@@ -87,11 +89,7 @@ class Camera:
         self._depth_until = float("-inf")
 
     def activate(self) -> None:
-        """From now on it subscribes where somebody wants its outputs.
-
-        Raises:
-            Exception: whatever rclpy raises on parameters qos_overrides that are no QoS.
-        """
+        """From now on it subscribes where somebody wants its outputs; raises as `Subscriptions.open`."""
         # Opened in any case, so that wrong parameters show at once and not when a consumer comes.
         self.inputs.open()
         self.depth.open()
@@ -135,7 +133,7 @@ class Camera:
         if self._active and self._parameter("enabled"):
             self.inputs.warn(self._parameter("image_timeout"))
 
-    def report(self) -> CameraReport:
+    def status(self) -> DiagnosticStatus:
         """How it is, for the diagnostics."""
         enabled = self._parameter("enabled")
         if not self._active:
@@ -150,11 +148,11 @@ class Camera:
         if self._active and enabled:
             missing_depth = self.depth.problem() if self.depth.is_open else ""
             problem = self.inputs.problem(self._parameter("image_timeout")) or missing_depth
-        return CameraReport(
+        return camera_status(
+            self.statistics.figures(),
             name=self.name,
             activity=activity,
             topics=self.inputs.topics,
-            figures=self.statistics.figures(),
             dropped=self.frames.dropped,
             problem=problem,
             incompatible=(*self.inputs.incompatible(), *self.outputs.incompatible()),

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -20,7 +19,7 @@ from ovseg_ros.core.errors import DepthError
 from ovseg_ros.core.image_messages import ImageFieldError, depth_from_message
 from ovseg_ros.core.space.pinhole import Pinhole, fit_depth
 from ovseg_ros.ros.node.conversions import nanoseconds
-from ovseg_ros.ros.node.qos import input_qos, subscribe_all
+from ovseg_ros.ros.node.qos import Subscriptions, input_qos
 
 _KEPT = 8
 """Depth images that wait for their colour image; those of frames at work are kept besides."""
@@ -34,31 +33,34 @@ _GRACE = 2.0
 
 @dataclass(frozen=True, slots=True)
 class DepthFrame:
-    """Depth of one image.
+    """Depth of one image, at its resolution.
 
     Attributes:
-        depth: (H, W) float32 at the image's resolution, metres along the optical axis, NaN = no reading.
-        camera: intrinsics at that resolution.
+        depth: (H, W) float32, metres along the optical axis, NaN = no reading.
+        camera: intrinsics.
     """
 
     depth: np.ndarray
     camera: Pinhole
 
 
-class DepthInputs:
-    """The topics `depth` and `camera_info`, subscribed to while they are open.
+class DepthInputs(Subscriptions):
+    """The topics `depth` and `camera_info`.
 
     `open` and `close` belong to the executor's thread, `expect` and `pair` to the worker's.
 
     Args:
-        node: owns the subscriptions; its parameter depth_tolerance is read.
+        node: its parameter depth_tolerance is read.
         prefix: before the topics' names, such as "front/"; empty for none.
     """
 
     def __init__(self, node: Node, prefix: str) -> None:
-        self._node = node
-        self._prefix = prefix
-        self._subscriptions: list[Subscription] = []
+        topics = {
+            f"{prefix}depth": (Image, self._receive_depth),
+            f"{prefix}camera_info": (CameraInfo, self._receive_info),
+        }
+        super().__init__(node, topics, input_qos(_KEPT))
+        self._depth_topic, self._info_topic = self.topics
         self._changed = threading.Condition()
         # Guarded by `_changed`:
         self._waiting: deque[Image] = deque(maxlen=_KEPT)
@@ -69,36 +71,20 @@ class DepthInputs:
         self._opened = time.monotonic()
         self._problem = ""
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it is subscribed."""
-        return bool(self._subscriptions)
-
     def problem(self) -> str:
         """Why the last frame had no (usable) depth, in one line; empty where it had, or nobody asks for 3D."""
         with self._changed:
             return self._problem
 
     def open(self) -> None:
-        """Subscribes.
-
-        Raises:
-            Exception: whatever rclpy raises on parameters qos_overrides that are no QoS.
-        """
-        if self.is_open:
-            return
-        self._forget()
-        topics = {
-            f"{self._prefix}depth": (Image, self._receive_depth),
-            f"{self._prefix}camera_info": (CameraInfo, self._receive_info),
-        }
-        self._subscriptions = subscribe_all(self._node, topics, input_qos(_KEPT))
+        """As of `Subscriptions`, unless it is open."""
+        if not self.is_open:
+            self._forget()
+            super().open()
 
     def close(self) -> None:
-        """Unsubscribes and forgets what came."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        self._subscriptions = []
+        """As of `Subscriptions`; what came is forgotten."""
+        super().close()
         self._forget()
 
     def expect(self, header: Header) -> None:
@@ -119,21 +105,23 @@ class DepthInputs:
             return None
         tolerance = round(self._node.get_parameter("depth_tolerance").value * 1e9)
         with self._changed:
-            # With depth later than the frame at hand, the frame's own will not come any more.
             self._changed.wait_for(lambda: self._is_settled(header, tolerance), _PATIENCE)
             depth, info, newest = self._best, self._info, self._newest
             recent = time.monotonic() - self._opened < _GRACE
+        frame, problem = None, ""
         try:
             frame = self._pair(header, depth, info, newest, tolerance, (height, width))
         except (DepthError, ImageFieldError) as error:
             is_missing = depth is None or info is None
-            self._set_problem("" if is_missing and recent else str(error))
-            return None
-        has_reading = bool(np.isfinite(frame.depth).any())
-        nothing = f"{self._topic('depth')}: no pixel has a reading (all are NaN, infinite, 0 or negative)"
-        self._set_problem(
-            "" if has_reading else f"{nothing}; check that the depth camera sees something within its range"
-        )
+            problem = "" if is_missing and recent else str(error)
+        else:
+            if not np.isfinite(frame.depth).any():
+                problem = (
+                    f"{self._depth_topic}: no pixel has a reading (all are NaN, infinite, 0 or negative); check "
+                    "that the depth camera sees something within its range"
+                )
+        with self._changed:
+            self._problem = problem
         return frame
 
     def _pair(
@@ -145,7 +133,7 @@ class DepthInputs:
         tolerance: int,
         size: tuple[int, int],
     ) -> DepthFrame:
-        depth_topic, info_topic = self._topic("depth"), self._topic("camera_info")
+        depth_topic, info_topic = self._depth_topic, self._info_topic
         if newest is None:
             raise DepthError(
                 f"no depth on {depth_topic} ({self._node.count_publishers(depth_topic)} publishers); remap depth to a "
@@ -177,9 +165,9 @@ class DepthInputs:
         return DepthFrame(values, camera)
 
     def _is_settled(self, header: Header, tolerance: int) -> bool:
-        """Whether waiting is over: the best depth is there, or a later one is, or none comes at all."""
+        """Whether waiting is over: the frame's own depth is there, or a later one, after which it will not come."""
         if self._newest is None:
-            return True
+            return True  # nothing comes at all
         wanted = nanoseconds(header.stamp)
         return self._newest >= wanted or (
             self._best is not None and abs(nanoseconds(self._best.header.stamp) - wanted) <= tolerance
@@ -204,19 +192,12 @@ class DepthInputs:
         if self._best is None or distance <= abs(nanoseconds(self._best.header.stamp) - self._expected):
             self._best = message
 
-    def _set_problem(self, problem: str) -> None:
-        with self._changed:
-            self._problem = problem
-
     def _forget(self) -> None:
         with self._changed:
             self._waiting.clear()
             self._info = self._expected = self._best = self._newest = None
             self._opened = time.monotonic()
             self._problem = ""
-
-    def _topic(self, name: str) -> str:
-        return str(self._node.resolve_topic_name(f"{self._prefix}{name}"))
 
 
 def pinhole_from_message(info: CameraInfo) -> Pinhole:

@@ -1,29 +1,22 @@
 """Waiting for the newest frame, which may need a subscription first."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+from rclpy.node import Node
 from rclpy.task import Future
 
 from ovseg_ros.ros.node.camera import Camera, Frame
-
-if TYPE_CHECKING:
-    from rclpy.executors import Executor
 
 _PATIENCE = 2.0
 """Seconds that a request waits for an image."""
 
 
 class FrameRequests:
-    """Requests of one frame. Belongs to the executor's thread; nobody blocks it.
+    """Requests of one frame, by callbacks of `node`. Belongs to the executor's thread; nobody blocks it."""
 
-    Args:
-        executor: asked for the executor that runs the waiting callbacks.
-    """
-
-    def __init__(self, executor: Callable[[], "Executor"]) -> None:
-        self._executor = executor
+    def __init__(self, node: Node) -> None:
+        self._node = node
         self._last: Camera | None = None
         self._waiting: list[tuple[float, Future]] = []
 
@@ -32,7 +25,7 @@ class FrameRequests:
         for camera in cameras:
             camera.hold()
         if self._last is None or self._last.latest is None:
-            came: Future = Future(executor=self._executor())
+            came: Future = Future(executor=self._node.executor)
             self._waiting.append((time.monotonic() + _PATIENCE, came))
             await came
         return self._last.latest if self._last is not None else None

@@ -19,8 +19,11 @@ def image_from_message(message: Image, topic: str) -> np.ndarray:
         return image_messages.image_from_message(message, topic)
     check_size(message.width, message.height, topic)
     encoding, supported = reprlib.repr(message.encoding), ", ".join(sorted(COLOR_ENCODINGS))
-    try:  # only when needed: the wheels have no working cv_bridge, and older ones do not import beside NumPy 2
+    try:
+        # Only when needed: the wheels have no working cv_bridge, and older ones do not import beside NumPy 2.
         from cv_bridge import CvBridge
+
+        return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
     except ImportError as error:
         raise ImageFieldError(
             topic,
@@ -28,8 +31,6 @@ def image_from_message(message: Image, topic: str) -> np.ndarray:
             f"is {encoding}; expected one of {supported}; Bayer patterns and other rare encodings need cv_bridge, "
             f"which cannot be imported ({error}): install ros-$ROS_DISTRO-cv-bridge",
         ) from error
-    try:
-        return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, "rgb8"))
     except Exception as error:  # cv_bridge raises KeyError, TypeError, cv2.error and its own error on bad messages
         raise ImageFieldError(
             topic,

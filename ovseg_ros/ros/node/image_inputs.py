@@ -6,10 +6,9 @@ from functools import partial
 from typing import TypeAlias
 
 from rclpy.node import Node
-from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
-from ovseg_ros.ros.node.qos import input_qos, offending_publishers, subscribe_all
+from ovseg_ros.ros.node.qos import Subscriptions, input_qos
 
 _IMAGE_TYPES = frozenset({"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"})
 _PAIRING_TIME = 1.0
@@ -19,13 +18,12 @@ _PAIRING_TIME = 1.0
 ImageMessage: TypeAlias = Image | CompressedImage
 
 
-class ImageInputs:
-    """The topics `image` and `image/compressed`, subscribed to while they are open.
+class ImageInputs(Subscriptions):
+    """The topics `image` and `image/compressed`.
 
     A camera often publishes both forms of every picture: the first to arrive is taken, its twin is ignored.
 
     Args:
-        node: owns the subscriptions.
         prefix: before the topics' names, such as "front/"; empty for none.
         transport: "raw", "compressed" or "both".
         on_image: called in the executor's thread with every message, its topic and when its callback was called, by
@@ -35,47 +33,27 @@ class ImageInputs:
     def __init__(
         self, node: Node, prefix: str, transport: str, on_image: Callable[[ImageMessage, str, float], None]
     ) -> None:
-        self._node = node
         self._on_image = on_image
-        self._names: dict[str, type] = {}
+        types: dict[str, type] = {}
         if transport in ("raw", "both"):
-            self._names[f"{prefix}image"] = Image
+            types[f"{prefix}image"] = Image
         if transport in ("compressed", "both"):
-            self._names[f"{prefix}image/compressed"] = CompressedImage
-        self._subscriptions: list[Subscription] = []
+            types[f"{prefix}image/compressed"] = CompressedImage
+        topics = {name: (kind, partial(self._receive, node.resolve_topic_name(name))) for name, kind in types.items()}
+        super().__init__(node, topics, input_qos())
         self._last: tuple[str, tuple[int, int]] | None = None  # topic and stamp; it came at `_alive`
         self._alive = time.monotonic()
         self._warned = float("-inf")
         self._missed = False
 
-    @property
-    def topics(self) -> list[str]:
-        """The inputs' names after remapping."""
-        return [self._node.resolve_topic_name(name) for name in self._names]
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it is subscribed."""
-        return bool(self._subscriptions)
-
     def open(self) -> None:
-        """Subscribes.
-
-        Raises:
-            Exception: whatever rclpy raises on parameters qos_overrides that are no QoS.
-        """
+        """As of `Subscriptions`; from now on images are missed."""
         self._alive = time.monotonic()
-        topics = {
-            name: (message_type, partial(self._receive, self._node.resolve_topic_name(name)))
-            for name, message_type in self._names.items()
-        }
-        self._subscriptions = subscribe_all(self._node, topics, input_qos())
+        super().open()
 
     def close(self) -> None:
-        """Unsubscribes."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        self._subscriptions = []
+        """As of `Subscriptions`."""
+        super().close()
         self._last = None
         self._alive = time.monotonic()
 
@@ -100,14 +78,6 @@ class ImageInputs:
             self._warned, self._missed = now, True
             self._node.get_logger().warning(problem)
 
-    def incompatible(self) -> list[str]:
-        """Every publisher whose QoS does not fit our open subscription, with the policy."""
-        return [
-            f"{subscription.topic_name}: {publisher}"
-            for subscription in self._subscriptions
-            for publisher in offending_publishers(self._node, subscription)
-        ]
-
     def _receive(self, topic: str, message: ImageMessage) -> None:
         now, stamp = time.monotonic(), (message.header.stamp.sec, message.header.stamp.nanosec)
         if self._last is not None:
@@ -128,11 +98,10 @@ class ImageInputs:
                 "Fast DDS a larger shared-memory segment (config/fastdds_shm.xml)"
             )
         own = self._node.get_fully_qualified_name() + "/"
-        topics = self.topics
         available = sorted(
             topic
             for topic, types in self._node.get_topic_names_and_types()
-            if not _IMAGE_TYPES.isdisjoint(types) and not topic.startswith(own) and topic not in topics
+            if not _IMAGE_TYPES.isdisjoint(types) and not topic.startswith(own) and topic not in self.topics
         )
         found = ", ".join(available) if available else "none; is the camera running, with the same ROS_DOMAIN_ID?"
-        return f"Remap {next(iter(self._names))} to one that is published. Image topics now: {found}"
+        return f"Remap {next(iter(self._topics))} to one that is published. Image topics now: {found}"

@@ -7,7 +7,7 @@ Item = TypeVar("Item")
 
 
 class Mailbox(Generic[Item]):
-    """Holds at most one item. Every method may be called from any thread.
+    """Holds at most one item, which is not None. Every method may be called from any thread.
 
     Args:
         condition: notified of every item; several mailboxes may share one, to be waited for at once.
@@ -16,36 +16,33 @@ class Mailbox(Generic[Item]):
     def __init__(self, condition: threading.Condition) -> None:
         self._condition = condition
         self._item: Item | None = None
-        self._full = False
         self._closed = False
         self._dropped = 0
 
-    def put(self, item: Item) -> bool:
-        """Stores `item`; one that nobody took is replaced and counted as dropped. False, and no effect, once closed."""
+    def put(self, item: Item) -> None:
+        """Stores `item`; one that nobody took is replaced and counted as dropped. No effect once closed."""
         with self._condition:
-            if self._closed:
-                return False
-            self._dropped += self._full
-            self._item, self._full = item, True
-            self._condition.notify_all()
-            return True
+            if not self._closed:
+                self._dropped += self.full
+                self._item = item
+                self._condition.notify_all()
 
     def take(self) -> Item | None:
         """The item, emptying the slot, or None where there is none."""
         with self._condition:
-            item, self._item, self._full = self._item, None, False
+            item, self._item = self._item, None
             return item
 
     def close(self) -> None:
         """Empties the slot and refuses further items."""
         with self._condition:
-            self._item, self._full, self._closed = None, False, True
+            self._item, self._closed = None, True
 
     @property
     def full(self) -> bool:
         """Whether an item waits."""
         with self._condition:
-            return self._full
+            return self._item is not None
 
     @property
     def dropped(self) -> int:

@@ -22,16 +22,18 @@ def _of_ros(outputs: Mapping[str, Output]) -> dict[str, tuple[type, Callable[[Se
 
 
 # In the order of publishing: what robots use first, then what people look at, last what waits for depth.
-_FLAT = {**_of_ros(DATA_OUTPUTS), **DETECTIONS, **_of_ros(COMPRESSED_OUTPUTS), **_of_ros(OVERLAY_OUTPUTS)}
-_IN_SPACE: dict[str, tuple[type, Callable[[FrameInSpace], Any]]] = {
+OUTPUTS: Mapping[str, tuple[type, Callable[[Any], Any]]] = {
+    **_of_ros(DATA_OUTPUTS),
+    **DETECTIONS,
+    **_of_ros(COMPRESSED_OUTPUTS),
+    **_of_ros(OVERLAY_OUTPUTS),
     "points": (PointCloud2, points_message),
     "segments_3d": (Segments3D, segments_3d_message),
     "markers": (MarkerArray, markers_message),
 }
-TYPES: Mapping[str, type] = {name: message_type for name, (message_type, _) in [*_FLAT.items(), *_IN_SPACE.items()]}
-"""Every output and its type."""
+"""Type of every output and what makes it, of a `FrameInSpace` where it needs depth and else of a `SegmentedFrame`."""
 
-NEEDS_DEPTH = frozenset(_IN_SPACE)
+NEEDS_DEPTH = frozenset({"points", "segments_3d", "markers"})
 """Outputs that are made only where depth belongs to the image."""
 
 SHOWS_IDENTITY = frozenset({"segments", "segments_3d", "markers"})
@@ -42,7 +44,6 @@ class Outputs:
     """One camera's publishers under the node's private namespace; they publish while the node is active.
 
     Args:
-        node: owns the publishers.
         prefix: before the outputs' names, such as "front/"; empty for none.
         on_matched: called in the executor's thread when a subscriber comes or goes; never on Humble.
     """
@@ -51,7 +52,7 @@ class Outputs:
         self._node = node
         self._publishers: dict[str, LifecyclePublisher] = {}
         overriding = QoSOverridingOptions.with_default_policies()
-        for name, kind in TYPES.items():
+        for name, (kind, _) in OUTPUTS.items():
             topic = f"~/{prefix}{name}"
             events = publisher_events(node, node.resolve_topic_name(topic), on_matched)
             self._publishers[name] = node.create_lifecycle_publisher(
@@ -62,25 +63,15 @@ class Outputs:
         """The outputs that have a subscriber now."""
         return frozenset(name for name, publisher in self._publishers.items() if publisher.get_subscription_count())
 
-    def publish(self, frame: SegmentedFrame, wanted: frozenset[str]) -> None:
-        """Makes and publishes those of the wanted outputs that need no depth."""
-        for name, (_, make) in _FLAT.items():
-            if name in wanted:
-                self._publishers[name].publish(make(frame))
-
-    def publish_in_space(self, frame: FrameInSpace, wanted: frozenset[str]) -> None:
-        """Makes and publishes those of the wanted outputs that need depth."""
-        for name, (_, make) in _IN_SPACE.items():
-            if name in wanted:
+    def publish(self, frame: SegmentedFrame | FrameInSpace, names: frozenset[str]) -> None:
+        """Makes and publishes these outputs; `NEEDS_DEPTH` tells of which kind of frame."""
+        for name, (_, make) in OUTPUTS.items():
+            if name in names:
                 self._publishers[name].publish(make(frame))
 
     def incompatible(self) -> list[str]:
         """Every subscriber whose QoS does not fit, with the policy."""
-        return [
-            f"{publisher.topic_name}: {subscriber}"
-            for publisher in self._publishers.values()
-            for subscriber in offending_subscribers(self._node, publisher)
-        ]
+        return offending_subscribers(self._node, self._publishers.values())
 
     def close(self) -> None:
         """Destroys the publishers."""

@@ -17,17 +17,13 @@ from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.outputs import SegmentedFrame
 from ovseg_ros.core.tracking.appearance import segment_appearance
 from ovseg_ros.core.types import PanopticResult
-from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
-from ovseg_ros.msg import Vocabulary as VocabularyMessage
+from ovseg_ros.core.vocabulary import CategorySpec
 from ovseg_ros.ros.node.camera import Camera, Frame
-from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.ros.node.depth_inputs import DepthFrame
 from ovseg_ros.ros.node.fault_log import FaultLog, describe
 from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, SHOWS_IDENTITY
 from ovseg_ros.ros.node.parameters import Settings
-from ovseg_ros.ros.node.qos import latched_publisher
 from ovseg_ros.ros.node.space_messages import FrameInSpace
-from ovseg_ros.ros.node.vision_outputs import VisionAnnouncer
 from ovseg_ros.ros.node.vocabulary_service import VocabularyService
 from ovseg_ros.ros.node.worker import Worker
 
@@ -56,12 +52,10 @@ class Pipeline:
     """The model, its vocabulary, its thread and the cameras. Runs the model once before it is ready.
 
     Args:
-        node: owns the publishers and the parameters.
-        segmenter: the model.
         specs: the first vocabulary.
+        saved_to: file that keeps every change of the vocabulary; None keeps none.
         cameras: their names; one empty name for a camera without.
         on_frame: called in the executor's thread after a camera's frame came.
-        saved_to: file that keeps every change of the vocabulary.
 
     Raises:
         VocabularyError: the first vocabulary is refused.
@@ -72,30 +66,18 @@ class Pipeline:
         node: LifecycleNode,
         segmenter: "PanopticSegmenter",
         specs: Sequence[CategorySpec],
+        saved_to: Path | None,
         cameras: Sequence[str],
         on_frame: Callable[[Camera], None],
-        saved_to: Path | None = None,
     ) -> None:
         self._node = node
         self._segmenter = segmenter
-        self._announced = VocabularyMessage()
-        self._published: dict[str, tuple[Frame, int]] = {}  # by camera: the last frame and its version
-        self.cameras: tuple[Camera, ...] = ()
         self._faults = FaultLog(node.get_logger().error)
-        self._announcer = latched_publisher(node, VocabularyMessage, "vocabulary")
-        self._vision = VisionAnnouncer(node, f"ovseg_ros {node.get_parameter('preset').value}")
+        self.cameras: tuple[Camera, ...] = ()
         with ExitStack() as undo:
-            undo.callback(node.destroy_publisher, self._announcer)
-            undo.callback(self._vision.close)
             undo.callback(self._close_cameras)  # after the worker, which publishes
-            max_categories = node.get_parameter("max_categories").value
             self.vocabulary = VocabularyService(
-                segmenter,
-                specs,
-                max_categories,
-                self._announce,
-                saved_to,
-                lambda error: self._faults.report("unsaved", str(error)),
+                node, segmenter, specs, saved_to, partial(self._faults.report, "unsaved")
             )
             undo.callback(self.vocabulary.close)
             self._worker: Worker[Frame] = Worker(
@@ -108,11 +90,6 @@ class Pipeline:
             )
             self.submit(self._warm_up).result()
             self._ending = undo.pop_all()
-
-    @property
-    def vocabulary_message(self) -> VocabularyMessage:
-        """The vocabulary as last published."""
-        return self._announced
 
     @property
     def device(self) -> "torch.device":
@@ -142,10 +119,6 @@ class Pipeline:
         for frame in [camera.latest for camera in self.cameras if camera.latest is not None]:
             self.submit(partial(self._relabel, frame))
 
-    def update(self) -> None:
-        """Publishes what follows from parameters that changed meanwhile. Called now and then."""
-        self._vision.follow(self._object_threshold(), self._node.get_clock().now().to_msg())
-
     def close(self) -> None:
         """Finishes the frame at hand and frees everything."""
         self._ending.close()
@@ -172,7 +145,7 @@ class Pipeline:
 
     def _relabel(self, frame: Frame) -> None:
         version = self.vocabulary.current.vocabulary.version
-        if not frame.camera.frames.full and self._published.get(frame.camera.name) != (frame, version):
+        if not frame.camera.frames.full and frame.camera.published != (frame, version):
             self._process([frame])
 
     def _prepare(self, frame: Frame) -> _Prepared | None:
@@ -194,11 +167,11 @@ class Pipeline:
         if settings.tracking and wanted & SHOWS_IDENTITY:
             whole = camera.tracker.update(whole, captured, segment_appearance(image, whole))
         segmented = SegmentedFrame(image, header, whole, prompt.vocabulary, settings.outputs)
-        camera.outputs.publish(segmented, wanted)
+        camera.outputs.publish(segmented, wanted - NEEDS_DEPTH)
         # Last: depth may still be on its way.
         if wanted & NEEDS_DEPTH and (depth := self._depth_of(frame, image)) is not None:
-            camera.outputs.publish_in_space(FrameInSpace(segmented, depth), wanted)
-        self._published[camera.name] = (frame, whole.vocabulary_version)
+            camera.outputs.publish(FrameInSpace(segmented, depth), wanted & NEEDS_DEPTH)
+        camera.published = (frame, whole.vocabulary_version)
         since_capture = self._node.get_clock().now().nanoseconds / 1e9 - captured
         camera.statistics.published(since_capture, time.monotonic() - frame.received)
 
@@ -253,15 +226,6 @@ class Pipeline:
     def _max_batch(self) -> int:
         """On a CPU a batch takes as long as its frames one by one, and the first would wait for the last."""
         return self._node.get_parameter("max_batch").value or (64 if self._segmenter.device.type == "cuda" else 1)
-
-    def _announce(self, vocabulary: Vocabulary) -> None:
-        self._announced = MESSAGES.vocabulary(vocabulary, self._node.get_clock().now().to_msg())
-        self._announcer.publish(self._announced)
-        self._vision.announce(vocabulary, self._object_threshold(), self._announced.header.stamp)
-
-    def _object_threshold(self) -> float:
-        threshold: float = self._node.get_parameter("object_threshold").value
-        return threshold
 
     def _close_cameras(self) -> None:
         for camera in self.cameras:

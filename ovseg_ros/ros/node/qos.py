@@ -4,8 +4,7 @@ REP 2003: a consumer of sensor data takes best effort, which matches every camer
 RViz and other tools ask for that by default, and a best-effort subscriber still matches.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,6 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import (
     QoSDurabilityPolicy,
-    QoSHistoryPolicy,
     QoSLivelinessPolicy,
     QoSProfile,
     QoSReliabilityPolicy,
@@ -39,56 +37,86 @@ _FOREVER = 9_000_000_000 * 10**9
 
 def input_qos(depth: int = 1) -> QoSProfile:
     """Best effort, and only the newest messages are kept."""
-    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=depth, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+    return QoSProfile(depth=depth, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 
 
 def output_qos() -> QoSProfile:
     """Reliable, volatile, depth 1."""
-    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
+    return QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
 
 
 def latched_qos() -> QoSProfile:
     """Reliable, transient local, depth 1: who subscribes late still gets the last message."""
     return QoSProfile(
-        history=QoSHistoryPolicy.KEEP_LAST,
-        depth=1,
-        reliability=QoSReliabilityPolicy.RELIABLE,
-        durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
+        depth=1, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL
     )
 
 
-def subscribe_all(
-    node: Node, topics: Mapping[str, tuple[type, Callable[[Any], None]]], qos: QoSProfile
-) -> list[Subscription]:
-    """Subscribes to all topics or to none, and logs that a publisher of one does not fit, and why.
+class Subscriptions:
+    """Topics that are subscribed to together. That a publisher of one does not fit is logged, and why.
 
     Args:
         topics: type and callback by relative name.
         qos: for all, unless parameters qos_overrides say otherwise.
-
-    Raises:
-        Exception: whatever rclpy raises on parameters qos_overrides that are no QoS.
     """
 
-    def warn(topic: str, event: Any) -> None:
-        node.get_logger().warning(
+    def __init__(self, node: Node, topics: Mapping[str, tuple[type, Callable[[Any], None]]], qos: QoSProfile) -> None:
+        self._node = node
+        self._topics = topics
+        self._qos = qos
+        self._subscriptions: list[Subscription] = []
+
+    @property
+    def topics(self) -> list[str]:
+        """Their names after remapping."""
+        return [self._node.resolve_topic_name(name) for name in self._topics]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is subscribed."""
+        return bool(self._subscriptions)
+
+    def open(self) -> None:
+        """Subscribes to all topics or to none.
+
+        Raises:
+            Exception: whatever rclpy raises on parameters qos_overrides that are no QoS.
+        """
+        overriding = QoSOverridingOptions.with_default_policies()
+        try:
+            for name, (kind, receive) in self._topics.items():
+                events = SubscriptionEventCallbacks(
+                    incompatible_qos=partial(self._warn, self._node.resolve_topic_name(name))
+                )
+                self._subscriptions.append(
+                    self._node.create_subscription(
+                        kind, name, receive, self._qos, event_callbacks=events, qos_overriding_options=overriding
+                    )
+                )
+        except Exception:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Unsubscribes."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+    def incompatible(self) -> list[str]:
+        """The publishers that are there now and cannot reach us: topic, node, policy and both sides' values."""
+        return [
+            f"{ours.topic_name}: publisher of node {theirs.node_name}: {reason}"
+            for ours in self._subscriptions
+            for theirs in self._node.get_publishers_info_by_topic(ours.topic_name)
+            if (reason := incompatibility(theirs.qos_profile, ours.qos_profile))
+        ]
+
+    def _warn(self, topic: str, event: Any) -> None:
+        self._node.get_logger().warning(
             f"{topic}: a publisher offers an incompatible {_policy(event)}, so its images cannot arrive; "
             f"change its QoS, or ours with the parameter qos_overrides.{topic}.subscription.*"
         )
-
-    overriding = QoSOverridingOptions.with_default_policies()
-    with ExitStack() as undo:
-        made = []
-        for name, (kind, receive) in topics.items():
-            events = SubscriptionEventCallbacks(incompatible_qos=partial(warn, node.resolve_topic_name(name)))
-            made.append(
-                node.create_subscription(
-                    kind, name, receive, qos, event_callbacks=events, qos_overriding_options=overriding
-                )
-            )
-            undo.callback(node.destroy_subscription, made[-1])
-        undo.pop_all()
-    return made
 
 
 def latched_publisher(node: Node, message_type: type, name: str) -> Publisher:
@@ -113,21 +141,13 @@ def publisher_events(node: Node, topic: str, on_matched: Callable[[], None] | No
     return PublisherEventCallbacks(incompatible_qos=warn, matched=lambda _: on_matched())
 
 
-def offending_publishers(node: Node, subscription: Subscription) -> list[str]:
-    """Those that are there now and cannot reach `subscription`: node, policy and both sides' values."""
+def offending_subscribers(node: Node, publishers: Iterable[Publisher]) -> list[str]:
+    """The subscribers that are there now and cannot hear our publishers: topic, node, policy and both sides' values."""
     return [
-        f"publisher of node {info.node_name}: {reason}"
-        for info in node.get_publishers_info_by_topic(subscription.topic_name)
-        if (reason := incompatibility(info.qos_profile, subscription.qos_profile))
-    ]
-
-
-def offending_subscribers(node: Node, publisher: Publisher) -> list[str]:
-    """Those that are there now and cannot hear `publisher`: node, policy and both sides' values."""
-    return [
-        f"subscriber of node {info.node_name}: {reason}"
-        for info in node.get_subscriptions_info_by_topic(publisher.topic_name)
-        if (reason := incompatibility(publisher.qos_profile, info.qos_profile))
+        f"{ours.topic_name}: subscriber of node {theirs.node_name}: {reason}"
+        for ours in publishers
+        for theirs in node.get_subscriptions_info_by_topic(ours.topic_name)
+        if (reason := incompatibility(ours.qos_profile, theirs.qos_profile))
     ]
 
 

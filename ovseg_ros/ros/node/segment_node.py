@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
@@ -20,7 +21,7 @@ from std_srvs.srv import SetBool
 from ovseg_ros.core.errors import OvsegError
 from ovseg_ros.core.vocabulary import initial_specs, saving_path
 from ovseg_ros.ros.node.camera import Camera
-from ovseg_ros.ros.node.diagnostics import Diagnostics, ModelReport
+from ovseg_ros.ros.node.diagnostics import Diagnostics, model_status
 from ovseg_ros.ros.node.fault_log import describe
 from ovseg_ros.ros.node.frame_requests import FrameRequests
 from ovseg_ros.ros.node.memory import device_memory, give_back, host_memory
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 SegmenterFactory = Callable[[str, str], "PanopticSegmenter"]
 Transition = Callable[["SegmentNode", LifecycleState], TransitionCallbackReturn]
-_NOT_CONFIGURED = "the node is not configured; configure it first"
 _UPDATE_PERIOD = 0.2
 """Seconds between looks at who wants outputs and whether images come; matched events, where they exist, are faster."""
 
@@ -78,10 +78,10 @@ class SegmentNode(LifecycleNode):
         self._is_active = False
         self._doing = ""
         self._fault = ""
-        self._requests = FrameRequests(lambda: self.executor)
+        self._requests = FrameRequests(self)
         # By a clock of its own: simulated time may stand still, and that is worth a warning too.
         self.create_timer(_UPDATE_PERIOD, self._update, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._diagnostics = Diagnostics(self, self._model_report, lambda: [camera.report() for camera in self._cameras])
+        self._diagnostics = Diagnostics(self, self._statuses)
         # A pending answer must not keep images and other requests waiting.
         waiting = ReentrantCallbackGroup()
         self.create_service(SetVocabulary, "~/set_vocabulary", self._set_vocabulary, callback_group=waiting)
@@ -110,14 +110,13 @@ class SegmentNode(LifecycleNode):
         # Nothing else is served until this is done, so it is said before.
         self._doing = f"loading preset {preset} on device {device}"
         self._diagnostics.publish()
+        reason = ""
         try:
             self.pipeline = self._load(preset, device)
         except (OvsegError, ParameterException) as error:
             reason = str(error)
         except Exception as error:  # such as a device that is out of memory
             reason = f"preset {preset!r} on device {device!r}: {describe(error)}"
-        else:
-            reason = ""
         finally:
             self._doing = ""
         if self.pipeline is None:
@@ -183,7 +182,7 @@ class SegmentNode(LifecycleNode):
         segmenter = self._make_segmenter(preset, device)
         declare(self, merge_parameters(segmenter.merge))
         saved_to = saving_path(self._value("vocabulary_file")) if self._value("save_vocabulary") else None
-        return Pipeline(self, segmenter, specs, cameras, self._requests.arrived, saved_to)
+        return Pipeline(self, segmenter, specs, saved_to, cameras, self._requests.arrived)
 
     def note_fault(self, reason: str) -> None:
         """A transition failed: in the log now, and in the diagnostics until one succeeds."""
@@ -204,20 +203,19 @@ class SegmentNode(LifecycleNode):
 
     # Diagnostics
 
-    def _model_report(self) -> ModelReport:
+    def _statuses(self) -> list[DiagnosticStatus]:
         pipeline = self.pipeline
-        vocabulary = pipeline.vocabulary.current.vocabulary if pipeline is not None else None
         resting = "unconfigured" if pipeline is None else "inactive"
-        return ModelReport(
+        model = model_status(
             state=self._doing or ("active" if self._is_active else resting),
             preset=self._value("preset"),
             device=str(pipeline.device) if pipeline is not None else self._value("device"),
+            vocabulary=pipeline.vocabulary.current.vocabulary if pipeline is not None else None,
             host_memory=host_memory(),
             device_memory=device_memory(pipeline.device) if pipeline is not None else None,
-            vocabulary_version=vocabulary.version if vocabulary is not None else 0,
-            categories=len(vocabulary.categories) if vocabulary is not None else 0,
             fault=self._fault,
         )
+        return [model, *(camera.status() for camera in self._cameras)]
 
     # Images
 
@@ -231,7 +229,7 @@ class SegmentNode(LifecycleNode):
     def _update(self) -> None:
         self._requests.expire()
         if self.pipeline is not None:
-            self.pipeline.update()
+            self.pipeline.vocabulary.follow_threshold()
         if not self._is_active:
             return
         for camera in self._cameras:
@@ -244,7 +242,7 @@ class SegmentNode(LifecycleNode):
         self, request: SetVocabulary.Request, response: SetVocabulary.Response
     ) -> SetVocabulary.Response:
         if self.pipeline is None:
-            response.message = _NOT_CONFIGURED
+            response.message = "the node is not configured; configure it first"
             return response
         vocabulary = self.pipeline.vocabulary
         try:
@@ -264,7 +262,7 @@ class SegmentNode(LifecycleNode):
         self, request: GetVocabulary.Request, response: GetVocabulary.Response
     ) -> GetVocabulary.Response:
         if self.pipeline is not None:
-            response.vocabulary = self.pipeline.vocabulary_message
+            response.vocabulary = self.pipeline.vocabulary.message
         return response
 
     async def _query(self, request: Query.Request, response: Query.Response) -> Query.Response:

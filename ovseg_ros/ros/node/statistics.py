@@ -13,16 +13,8 @@ _WINDOW = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Percentiles:
-    """Of the window's values, in seconds; NaN where there was none."""
-
-    p50: float
-    p95: float
-
-
-@dataclass(frozen=True, slots=True)
 class CameraFigures:
-    """A camera's figures at one moment.
+    """A camera's figures at one moment; latencies are percentiles 50 and 95 of the window, seconds, NaN without frames.
 
     Attributes:
         input_rate, output_rate: frames per second received and published, over the window.
@@ -39,8 +31,8 @@ class CameraFigures:
     received: int
     published: int
     failed: int
-    capture_to_publish: Percentiles
-    callback_to_publish: Percentiles
+    capture_to_publish: tuple[float, float]
+    callback_to_publish: tuple[float, float]
     last_error: str
     failing: int
     age: float | None
@@ -116,8 +108,6 @@ class CameraStatistics:
             self._publications.popleft()
 
 
-def _percentiles(seconds: tuple[float, ...]) -> Percentiles:
-    if not seconds:
-        return Percentiles(float("nan"), float("nan"))
-    p50, p95 = np.percentile(seconds, (50, 95))
-    return Percentiles(float(p50), float(p95))
+def _percentiles(seconds: tuple[float, ...]) -> tuple[float, float]:
+    p50, p95 = np.percentile(seconds, (50, 95)) if seconds else (float("nan"), float("nan"))
+    return float(p50), float(p95)

@@ -34,60 +34,51 @@ else:
 
 
 class VisionAnnouncer:
-    """Publishes the vocabulary as vision_msgs knows it, latched; does nothing where vision_msgs is missing.
+    """Publishes the vocabulary as vision_msgs knows it, latched; does nothing where vision_msgs is missing."""
 
-    Args:
-        node: owns the publishers.
-        method: what VisionInfo calls the pipeline.
-    """
-
-    def __init__(self, node: Node, method: str) -> None:
+    def __init__(self, node: Node) -> None:
         self._node = node
-        self._method = method
-        self._publishers: list[Any] = []
         self._lock = threading.Lock()
         self._announced: tuple[Vocabulary, float] | None = None
+        self._publishers: list[Any] = []
         if MISSING:
             node.get_logger().info(MISSING)
             return
         for name, message_type in (("label_info", LabelInfo), ("vision_info", VisionInfo)):
             self._publishers.append(latched_publisher(node, message_type, name))
 
-    def announce(self, vocabulary: Vocabulary, threshold: float, stamp: Time) -> None:
+    def announce(self, vocabulary: Vocabulary, stamp: Time) -> None:
         """The vocabulary changed at `stamp`. From any thread."""
+        if not self._publishers:
+            return
+        message = VisionInfo(header=Header(stamp=stamp), method=f"ovseg_ros {self._node.get_parameter('preset').value}")
+        message.database_location = self._node.resolve_topic_name("~/vocabulary")
+        message.database_version = vocabulary.version
         with self._lock:
-            self._announced = (vocabulary, threshold)
-            if self._publishers:
-                label_info, vision_info = self._publishers
-                label_info.publish(label_info_message(vocabulary, threshold, stamp))
-                message = VisionInfo(header=Header(stamp=stamp), method=self._method)
-                message.database_location = self._node.resolve_topic_name("~/vocabulary")
-                message.database_version = vocabulary.version
-                vision_info.publish(message)
+            self._publish_label_info(vocabulary, stamp)
+            self._publishers[1].publish(message)
 
-    def follow(self, threshold: float, stamp: Time) -> None:
+    def follow_threshold(self) -> None:
         """Publishes the label info again if the threshold is another one by now. From any thread."""
         with self._lock:
-            if not self._publishers or self._announced is None or self._announced[1] == threshold:
-                return
-            self._announced = (self._announced[0], threshold)
-            self._publishers[0].publish(label_info_message(*self._announced, stamp))
+            if self._announced is not None and self._announced[1] != self._threshold():
+                self._publish_label_info(self._announced[0], self._node.get_clock().now().to_msg())
 
     def close(self) -> None:
         """Destroys the publishers."""
         for publisher in self._publishers:
             self._node.destroy_publisher(publisher)
-        self._publishers = []
 
+    def _publish_label_info(self, vocabulary: Vocabulary, stamp: Time) -> None:
+        """Names of the values in ~/label_image. Negatives are left out: they are never published."""
+        threshold = self._threshold()
+        self._announced = (vocabulary, threshold)
+        names = {category.id: category.name for category in vocabulary.categories if not category.negative}
+        classes = [VisionClass(class_id=id_, class_name=name) for id_, name in names.items()]
+        self._publishers[0].publish(LabelInfo(header=Header(stamp=stamp), class_map=classes, threshold=threshold))
 
-def label_info_message(vocabulary: Vocabulary, threshold: float, stamp: Time) -> Any:
-    """Names of the values in ~/label_image. Negatives are left out: they are never published."""
-    published = [category for category in vocabulary.categories if not category.negative]
-    return LabelInfo(
-        header=Header(stamp=stamp),
-        class_map=[VisionClass(class_id=category.id, class_name=category.name) for category in published],
-        threshold=float(threshold),
-    )
+    def _threshold(self) -> float:
+        return float(self._node.get_parameter("object_threshold").value)
 
 
 def detections_message(frame: SegmentedFrame) -> Any:

@@ -1,6 +1,5 @@
 """The vocabulary of a running node, from another process: read it, replace it, wait for the answer."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,7 @@ from ovseg_ros.srv import GetVocabulary, SetVocabulary
 
 
 class VocabularyClient:
-    """Calls the services of one segmentation node. Made by `connect`.
+    """Calls the services of one segmentation node. Made by `connect`; every method raises ConfigError without answer.
 
     Args:
         node: asks.
@@ -38,22 +37,21 @@ class VocabularyClient:
         self._executor.add_node(node)
 
     def get(self) -> Vocabulary:
-        """The vocabulary in force.
-
-        Raises:
-            ConfigError: the node does not answer, or its name is none.
-        """
+        """The vocabulary in force."""
         vocabulary: Vocabulary = self._call(GetVocabulary, "get_vocabulary", GetVocabulary.Request()).vocabulary
         if not vocabulary.version:
             raise ConfigError(f"{self._target} is not configured yet, so it has no vocabulary; configure it first")
         return vocabulary
+
+    def specs(self) -> tuple[CategorySpec, ...]:
+        """The vocabulary in force, ready to be edited."""
+        return specs_from_messages(self.get().categories)
 
     def set(self, specs: Sequence[CategorySpec]) -> SetVocabulary.Response:
         """Replaces the vocabulary; the answer, whose `success` is true.
 
         Raises:
             VocabularyError: the node refuses it.
-            ConfigError: the node does not answer, or its name is none.
         """
         response: SetVocabulary.Response = self._call(SetVocabulary, "set_vocabulary", vocabulary_request(specs))
         if not response.success:
@@ -76,9 +74,7 @@ class VocabularyClient:
                     "start one, or choose it with --node, under the same ROS_DOMAIN_ID"
                 )
             future = client.call_async(request)
-            deadline = time.monotonic() + self._timeout
-            while not future.done() and time.monotonic() < deadline:
-                self._executor.spin_once(timeout_sec=0.1)
+            self._executor.spin_until_future_complete(future, self._timeout)
             if not future.done():
                 raise ConfigError(f"{service} did not answer within {self._timeout:g} s; raise --timeout")
             return future.result()
@@ -107,8 +103,3 @@ def connect(target: str, timeout: float) -> Iterator[VocabularyClient]:
             node.destroy_node()
     finally:
         rclpy.shutdown(context=context)
-
-
-def specs_of(vocabulary: Vocabulary) -> tuple[CategorySpec, ...]:
-    """The entries of a vocabulary message, ready to be edited."""
-    return specs_from_messages(vocabulary.categories)

@@ -1,16 +1,20 @@
-"""The vocabulary in force and the one way to change it: all of a change happens, or none."""
+"""The vocabulary in force, its announcement, and the one way to change it: all of a change happens, or none."""
 
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rclpy.node import Node
+
 from ovseg_ros.core.errors import OvsegError, VocabularyError
 from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.own_thread import in_own_thread
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, parse_names, save_vocabulary_file
-from ovseg_ros.ros.node.conversions import specs_from_messages
+from ovseg_ros.msg import Vocabulary as VocabularyMessage
+from ovseg_ros.ros.node.conversions import MESSAGES, specs_from_messages
+from ovseg_ros.ros.node.qos import latched_publisher
+from ovseg_ros.ros.node.vision_outputs import VisionAnnouncer
 from ovseg_ros.srv import SetVocabulary
 
 if TYPE_CHECKING:
@@ -23,15 +27,14 @@ class VocabularyService:
     """Holds one immutable `Prompt`, which carries its vocabulary; a change replaces that one reference.
 
     Changes run one after the other on a thread of their own: neither callbacks nor frames wait while text is encoded.
+    Every new vocabulary, the first included, is published just before frames start to use it, so that nobody sees a
+    version in an image that has not been announced.
 
     Args:
-        segmenter: prepares vocabularies.
+        node: its parameters preset, max_categories and object_threshold are read.
         specs: the first vocabulary.
-        max_categories: most categories accepted.
-        on_change: called with every new vocabulary, the first included, just before frames start to use it, so that
-            nobody sees a version in an image that has not been announced.
         saved_to: file that keeps every change; None keeps none.
-        on_save_error: called when a change could not be saved; it is in force all the same.
+        on_save_error: told why a change could not be saved; it is in force all the same.
 
     Raises:
         VocabularyError: the first vocabulary is refused.
@@ -39,21 +42,21 @@ class VocabularyService:
 
     def __init__(
         self,
+        node: Node,
         segmenter: "PanopticSegmenter",
         specs: Sequence[CategorySpec],
-        max_categories: int,
-        on_change: Callable[[Vocabulary], None],
-        saved_to: Path | None = None,
-        on_save_error: Callable[[VocabularyError], None] = lambda error: None,
+        saved_to: Path | None,
+        on_save_error: Callable[[str], None],
     ) -> None:
+        self._node = node
         self._segmenter = segmenter
         self._saved_to, self._on_save_error = saved_to, on_save_error
-        self._max_categories = max_categories
-        self._on_change = on_change
-        self._lock = threading.Lock()
-        vocabulary = Vocabulary.build(specs, max_categories=max_categories)
-        self._current = self._prepare(vocabulary)
-        on_change(vocabulary)
+        self._max_categories: int = node.get_parameter("max_categories").value
+        self._current = self._prepare(Vocabulary.build(specs, max_categories=self._max_categories))
+        # Made only now, so that there is nothing to destroy where the first vocabulary fails.
+        self._publisher = latched_publisher(node, VocabularyMessage, "vocabulary")
+        self._vision = VisionAnnouncer(node)
+        self._announce(self._current.vocabulary)
         self._changes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vocabulary")
 
     @property
@@ -61,18 +64,10 @@ class VocabularyService:
         """Take it once per frame: everything about that frame then belongs to one version."""
         return self._current
 
-    def change(self, specs: Sequence[CategorySpec]) -> Vocabulary:
-        """Replaces the vocabulary; returns the new one.
-
-        Raises:
-            VocabularyError: it is refused, and the old one stays.
-        """
-        with self._lock:
-            vocabulary = Vocabulary.build(specs, previous=self._current.vocabulary, max_categories=self._max_categories)
-            prompt = self._prepare(vocabulary)
-            self._on_change(vocabulary)
-            self._current = prompt
-            return vocabulary
+    @property
+    def message(self) -> VocabularyMessage:
+        """As last published."""
+        return self._message
 
     def submit(self, request: SetVocabulary.Request) -> "Future[SetVocabulary.Response]":
         """Answers a request in the background. A refusal is in the response; the future raises only the unexpected."""
@@ -82,33 +77,47 @@ class VocabularyService:
         """Prepares another vocabulary in the background; the one in force stays."""
         return self._changes.submit(self._prepare, vocabulary)
 
+    def follow_threshold(self) -> None:
+        """Publishes what tells the parameter object_threshold again if that changed. Called now and then."""
+        self._vision.follow_threshold()
+
     def close(self) -> None:
-        """Finishes the change at hand and drops those that wait."""
+        """Finishes the change at hand, drops those that wait and destroys the publishers."""
         self._changes.shutdown(wait=True, cancel_futures=True)
+        self._vision.close()
+        self._node.destroy_publisher(self._publisher)
 
     def _prepare(self, vocabulary: Vocabulary) -> Prompt:
         return in_own_thread("text", lambda: self._segmenter.prepare(vocabulary))
 
+    def _announce(self, vocabulary: Vocabulary) -> None:
+        self._message = MESSAGES.vocabulary(vocabulary, self._node.get_clock().now().to_msg())
+        self._publisher.publish(self._message)
+        self._vision.announce(vocabulary, self._message.header.stamp)
+
     def _respond(self, request: SetVocabulary.Request) -> SetVocabulary.Response:
-        response = SetVocabulary.Response()
+        previous = self._current.vocabulary
         try:
-            vocabulary = self.change(_requested_specs(request, self._max_categories))
+            specs = _requested_specs(request, self._max_categories)
+            vocabulary = Vocabulary.build(specs, previous=previous, max_categories=self._max_categories)
+            prompt = self._prepare(vocabulary)
         except OvsegError as error:
-            response.message = str(error)
-            response.version = self._current.vocabulary.version
-            return response
-        response.success = True
-        response.version = vocabulary.version
-        response.category_ids = [category.id for category in vocabulary.categories]
+            return SetVocabulary.Response(message=str(error), version=previous.version)
+        self._announce(vocabulary)
+        self._current = prompt
         remarks = [_guesses(vocabulary)] if request.text else []
         try:
             if self._saved_to:
                 save_vocabulary_file(self._saved_to, vocabulary.to_specs())
         except VocabularyError as error:
             remarks.append(str(error))
-            self._on_save_error(error)
-        response.message = "; ".join(remarks)
-        return response
+            self._on_save_error(str(error))
+        return SetVocabulary.Response(
+            success=True,
+            version=vocabulary.version,
+            category_ids=[category.id for category in vocabulary.categories],
+            message="; ".join(remarks),
+        )
 
 
 def _requested_specs(request: SetVocabulary.Request, max_categories: int) -> tuple[CategorySpec, ...]:

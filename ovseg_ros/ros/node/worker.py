@@ -74,7 +74,8 @@ class Worker(Generic[Frame]):
                     wait_time = self._wait_time()
                     self._condition.wait(None if wait_time == float("inf") else wait_time)
                 if self._closed:
-                    self._cancel_jobs()
+                    for _, future in self._jobs:
+                        future.cancel()
                     return
                 job = self._jobs.popleft() if self._jobs else None
                 frames = [] if job else self._take()
@@ -98,22 +99,15 @@ class Worker(Generic[Frame]):
     def _take(self) -> list[Frame]:
         """The newest frames of the mailboxes whose turn it is; the one after the last taken comes first next time."""
         frames: list[Frame] = []
-        count = len(self.mailboxes)
-        for index in ((self._turn + offset) % count for offset in range(count)):
+        count, first = len(self.mailboxes), self._turn
+        for index in ((first + offset) % count for offset in range(count)):
             if len(frames) == self._max_batch:
                 break
-            if self._due_in(index) > 0 or (frame := self.mailboxes[index].take()) is None:
-                continue
-            frames.append(frame)
-            self._last_starts[index] = time.monotonic()
-            next_turn = index + 1
-        if frames:
-            self._turn = next_turn % count
+            if self._due_in(index) <= 0 and (frame := self.mailboxes[index].take()) is not None:
+                frames.append(frame)
+                self._last_starts[index] = time.monotonic()
+                self._turn = (index + 1) % count
         return frames
-
-    def _cancel_jobs(self) -> None:
-        while self._jobs:
-            self._jobs.popleft()[1].cancel()
 
 
 def _run_job(job: Callable[[], Any], future: Future) -> None:
