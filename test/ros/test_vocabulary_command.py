@@ -59,9 +59,10 @@ def test_the_command_shows_and_edits_the_vocabulary(node: TestProcess, peer: Pee
 
 
 def test_a_node_that_is_not_there_is_named(node: TestProcess, domain: int) -> None:
-    answer = ovseg_vocabulary(domain, "show", "--node", "/nobody", "--timeout", "2")
+    # A node announces itself every 3 s.
+    answer = ovseg_vocabulary(domain, "show", "--node", "/nobody", "--timeout", "5")
     assert answer.returncode == 2
-    assert "no service /nobody/get_vocabulary within 2 s; segmentation nodes now: /ovseg" in answer.stderr
+    assert "no service /nobody/get_vocabulary within 5 s; segmentation nodes now: /ovseg" in answer.stderr
 
 
 def test_free_form_text_is_guessed_and_the_guess_reported(node: TestProcess, peer: Peer) -> None:
