@@ -40,6 +40,9 @@ _EXPECTED = {
 }
 """By pydantic's name of a fault: what should stand there, in YAML's words."""
 
+_FAULTS_TOLD = 2
+"""More of them, as of a file of another form, would hide the first."""
+
 
 def load_yaml(path: Path) -> Mapping[str, Any]:
     """The mapping in a YAML file; ConfigError if it is missing, is not YAML or holds something else."""
@@ -71,8 +74,9 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         faults = error.errors(include_url=False)
         unknown = [fault for fault in faults if fault["type"] == "unexpected_keyword_argument"]
         # What else is wrong beside an unknown key is mostly that the right one is missing.
-        told = dict.fromkeys(_explain(cls, fault, where) for fault in unknown or faults)
-        raise ConfigError("; ".join(told)) from error
+        told = list(dict.fromkeys(_explain(cls, fault, where) for fault in unknown or faults))
+        more = f"; and {len(told) - _FAULTS_TOLD} more" if len(told) > _FAULTS_TOLD else ""
+        raise ConfigError("; ".join(told[:_FAULTS_TOLD]) + more) from error
 
 
 def _explain(cls: type, fault: Any, where: str) -> str:

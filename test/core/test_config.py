@@ -89,6 +89,7 @@ def test_a_nested_mapping_becomes_dataclasses() -> None:
         ({**GOOD, "shape": 5}, "file.shape: expected a mapping, got 5"),
         ({**GOOD, "zz": 1, "yy": 2}, "file: unknown key 'zz'"),
         ({**GOOD, "zz": 1, "yy": 2}, "; file: unknown key 'yy'"),
+        ({**GOOD, "zz": 1, "yy": 2, "xx": 3, "ww": 4}, "; and 2 more"),
     ],
 )
 def test_mistakes_are_named(values: dict[str, object], message: str) -> None:
