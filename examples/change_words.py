@@ -28,7 +28,8 @@ def main() -> None:
         write_image(options.out / f"words_{number}.png", draw_overlay(image, result, vocabulary))
         print(f"{text}: {', '.join(segment.label for segment in result.segments) or 'nothing'}")
 
-    result = segmenter.segment(image, segmenter.prepare(words(options.phrase)))
+    prompt = segmenter.prepare(words(f"{options.phrase},"))  # with a comma it is a word, whatever files there are
+    result = segmenter.segment(image, prompt)
     if not result.segments:
         raise SystemExit(f"nothing is taken for {options.phrase!r}")
     best = max(result.segments, key=lambda segment: segment.score)

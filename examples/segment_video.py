@@ -30,9 +30,13 @@ def main() -> None:
             if writer is None:
                 size = (picture.shape[1], picture.shape[0])
                 writer = cv2.VideoWriter(options.out, cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+                if not writer.isOpened():
+                    raise SystemExit(f"cannot write {options.out}; name an .mp4 file in a folder that exists")
             writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
             count += 1
-    finally:  # also after Ctrl-C
+    except KeyboardInterrupt:
+        pass  # what was read so far is a video, too
+    finally:
         capture.release()
         if writer is not None:
             writer.release()

@@ -72,6 +72,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         return TypeAdapter(cls).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         faults = error.errors(include_url=False)
+        # A list whose entries are refused is told to be too short as well.
+        faults = [fault for fault in faults if fault["type"] != "too_short"] or faults
         unknown = [fault for fault in faults if fault["type"] == "unexpected_keyword_argument"]
         # What else is wrong beside an unknown key is mostly that the right one is missing.
         told = list(dict.fromkeys(_explain(cls, fault, where) for fault in unknown or faults))
@@ -96,6 +98,8 @@ def _explain(cls: type, fault: Any, where: str) -> str:
             return f"{place}: unknown {fault['loc'][-1]} {_nearest(fault['input'], typing.get_args(kind))}"
         case "union_tag_not_found":
             return f"{place}: missing kind; one of {', '.join(_options(kind))}"
+        case "too_short":
+            return f"{place}: expected {fault['ctx']['min_length']} or more values, got {fault['ctx']['actual_length']}"
         case "too_long":
             limit = fault["ctx"]
             return f"{place}: expected {limit['max_length']} values, got {limit['actual_length']}: {fault['input']!r}"

@@ -2,7 +2,8 @@
 
 A model is two calls. `prepare` does all that depends on the words alone, once for each vocabulary; its result, the
 prompt, is immutable, belongs to whoever holds it, and is freed with it. `forward` takes pixels and a prompt. A model
-keeps nothing of a vocabulary itself, so prompts of several vocabularies may be in use at once.
+keeps nothing of a vocabulary itself but the vectors of single words, so prompts of several vocabularies may be in use
+at once.
 """
 
 from abc import ABC, abstractmethod

@@ -55,7 +55,7 @@ def segment_bag(options: SegmentOptions) -> int:
                 for category in vocabulary.categories
             ],
             "overlay": not options.no_overlay,
-            **({"mask_rle": True} if options.mask_rle else {}),  # unfinished bags of before it could be chosen go on
+            "mask_rle": options.mask_rle,
         }
         parts = BagParts(out, settings, messages.typestore, overwrite=options.overwrite)
         if not parts.done:

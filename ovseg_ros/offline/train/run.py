@@ -34,6 +34,15 @@ class Recipe:
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
 
+    def __post_init__(self) -> None:
+        kinds = [stage.kind for stage in self.stages]
+        if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
+            kind = min(twice)
+            raise ValueError(
+                f"{kinds.count(kind)} stages of kind {kind}, which would share the state in OUT/{kind}; give each a "
+                "recipe and an --out of its own"
+            )
+
 
 def load_recipe(recipe: str) -> Recipe:
     """Read and check a recipe, given its name or a path to a YAML file.

@@ -147,7 +147,7 @@ def test_masks_are_in_the_segments_where_asked_for(tmp_path):
     (segment,) = found["/ovseg/segments"][0][1].segments
     code = {"size": [HEIGHT, WIDTH], "counts": segment.mask_rle.encode()}
     np.testing.assert_array_equal(mask.decode(code), ids == segment.id)
-    with pytest.raises(ConfigError, match=r"mask_rle \(was True, now None\)"):
+    with pytest.raises(ConfigError, match=r"mask_rle \(was True, now False\)"):
         segmented(bag, "mug", tmp_path / "out")
 
 

@@ -232,7 +232,9 @@ def test_missing_data_and_states_are_named(
     ("recipe", "message"),
     [
         ("mixed_precision: bf16\n", "recipe.yaml: missing stages"),
-        ("stages: []\n", "recipe.yaml.stages: .* at least 1 item"),
+        ("stages: []\n", "recipe.yaml.stages: expected 1 or more values, got 0"),
+        (EOMT_RECIPE + EOMT_RECIPE.split("stages:\n")[1], "2 stages of kind eomt, which would share the state"),
+        (EOMT_RECIPE.replace("batch_size: 2", "batch_size: two"), "batch_size: expected a whole number, got 'two'$"),
         (EOMT_RECIPE + "preset: tabletop\n", "recipe.yaml: unknown key 'preset'"),
         (EOMT_RECIPE + "mixed_precision: int4\n", "unknown mixed_precision 'int4'; expected one of no, bf16, fp16"),
     ],
