@@ -10,10 +10,7 @@ import numpy as np
 from ovseg_ros.core.draw import draw_overlay
 from ovseg_ros.core.messages import Messages
 from ovseg_ros.core.types import PanopticResult
-from ovseg_ros.core.vocabulary import Vocabulary
-
-MONO8_NO_CATEGORY = 255
-"""Value of a mono8 label image where there is no category."""
+from ovseg_ros.core.vocabulary import MONO8_NO_CATEGORY, Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +22,15 @@ class OutputOptions:
         overlay_labels: whether names are written into it.
         jpeg_quality: of its JPEG, 1 to 100.
         mask_rle: whether every segment carries its mask as a run-length code.
+        label_image_encoding: 16UC1, or mono8 where the ids of what is published fit; mono8 and auto differ in the ids
+            that a vocabulary gets.
     """
 
     overlay_alpha: float = 0.5
     overlay_labels: bool = True
     jpeg_quality: int = 85
     mask_rle: bool = False
+    label_image_encoding: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,16 @@ def _compressed(pixels: Pixels) -> Output:
     )
 
 
+def label_encoding(vocabulary: Vocabulary, wanted: str) -> str:
+    """Of label images: mono8 (255 = none) while every published id is below 255, else, or if wanted, 16UC1."""
+    return "mono8" if wanted != "16UC1" and vocabulary.highest_published_id < MONO8_NO_CATEGORY else "16UC1"
+
+
 def _labels(frame: SegmentedFrame) -> tuple[np.ndarray, str]:
-    """Category ids: mono8 (255 = none) while every id of the vocabulary is below 255, else 16UC1 (65535 = none)."""
-    if max(category.id for category in frame.vocabulary.categories) < MONO8_NO_CATEGORY:
-        # The low byte of NO_CATEGORY is MONO8_NO_CATEGORY.
-        return frame.result.category_ids.astype(np.uint8), "mono8"
-    return frame.result.category_ids, "16UC1"
+    """Category ids, none where there is no category: 255 in mono8, 65535 in 16UC1."""
+    encoding = label_encoding(frame.vocabulary, frame.options.label_image_encoding)
+    # The low byte of NO_CATEGORY is MONO8_NO_CATEGORY.
+    return frame.result.category_ids.astype(np.uint8 if encoding == "mono8" else np.uint16, copy=False), encoding
 
 
 def _segment_ids(frame: SegmentedFrame) -> tuple[np.ndarray, str]:

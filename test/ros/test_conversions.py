@@ -1,6 +1,7 @@
 """The core's results and vocabularies to messages and back."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,10 +70,12 @@ def vocabulary_with_last_id(last: int) -> Vocabulary:
     return Vocabulary.build([CategorySpec("cup")], previous=before)
 
 
-def output(name: str, result: PanopticResult, vocabulary: Vocabulary | None = None):
+def output(
+    name: str, result: PanopticResult, vocabulary: Vocabulary | None = None, **options: Any
+):
     image = np.zeros((*result.segment_ids.shape, 3), np.uint8)
-    frame = SegmentedFrame(image, HEADER, result, vocabulary or vocabulary_with_last_id(0), OutputOptions())
-    return over_the_wire(DATA_OUTPUTS[name].make(MESSAGES, frame))
+    frame = SegmentedFrame(image, HEADER, result, vocabulary or vocabulary_with_last_id(0), OutputOptions(**options))
+    return over_the_wire((DATA_OUTPUTS | COMPRESSED_OUTPUTS)[name].make(MESSAGES, frame))
 
 
 def test_labels_are_mono8_up_to_id_254() -> None:
@@ -84,6 +87,19 @@ def test_labels_are_16_bit_from_id_255_on() -> None:
     message = output("label_image", result_of([0, 255, NO_CATEGORY]), vocabulary_with_last_id(255))
     assert (message.encoding, message.step) == ("16UC1", 6)
     assert np.frombuffer(message.data, np.uint16).tolist() == [0, 255, NO_CATEGORY]
+
+
+def test_labels_are_16_bit_from_the_first_id_where_that_is_wanted() -> None:
+    message = output("label_image", result_of([0, NO_CATEGORY]), label_image_encoding="16UC1")
+    assert (message.encoding, np.frombuffer(message.data, np.uint16).tolist()) == ("16UC1", [0, NO_CATEGORY])
+    assert output("label_image/compressed", result_of([0]), label_image_encoding="16UC1").format == "16UC1; png compressed "
+
+
+def test_negatives_need_no_room_in_labels() -> None:
+    specs = [CategorySpec("cup"), *(CategorySpec(f"not {index}", negative=True) for index in range(300))]
+    result = result_of([0, NO_CATEGORY])
+    assert list(output("label_image", result, Vocabulary.build(specs)).data) == [0, 255]
+    assert output("label_image/compressed", result, Vocabulary.build(specs)).format == "mono8; png compressed "
 
 
 def test_segments_message() -> None:

@@ -26,9 +26,8 @@ from ros_support import (
 from sensor_msgs.msg import Image
 
 from ovseg_ros.core.errors import VocabularyError
-from ovseg_ros.core.outputs import MONO8_NO_CATEGORY
 from ovseg_ros.core.types import NO_CATEGORY
-from ovseg_ros.core.vocabulary import load_vocabulary_file, normalize_name
+from ovseg_ros.core.vocabulary import MONO8_NO_CATEGORY, load_vocabulary_file, normalize_name
 from ovseg_ros.msg import Category, PanopticSegmentation, Vocabulary
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.ros.node.conversions import MESSAGES

@@ -8,7 +8,7 @@ from ovseg_ros.core.vocabulary.files import (
     save_vocabulary_file,
     saving_path,
 )
-from ovseg_ros.core.vocabulary.ids import Category, Vocabulary, color_of_name
+from ovseg_ros.core.vocabulary.ids import MONO8_NO_CATEGORY, Category, Vocabulary, color_of_name
 from ovseg_ros.core.vocabulary.words import (
     MAX_CATEGORY_ID,
     UNKNOWN,
@@ -22,6 +22,7 @@ from ovseg_ros.core.vocabulary.words import (
 
 __all__ = [
     "MAX_CATEGORY_ID",
+    "MONO8_NO_CATEGORY",
     "UNKNOWN",
     "Category",
     "CategorySpec",

@@ -22,13 +22,17 @@ from ovseg_ros.core.vocabulary.words import (
     show,
 )
 
+MONO8_NO_CATEGORY = 255
+"""Value of a mono8 label image where there is no category; ids below it fit into one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Category:
     """A checked `CategorySpec` with its identity.
 
     Attributes:
-        id: 0 to 65534; the same for this name across vocabulary changes, never given to another.
+        id: 0 to 65534; the same for this name across vocabulary changes, and given to another only as
+            `Vocabulary.build` tells.
         name: trimmed, inner whitespace collapsed, case kept.
         synonyms: as `name`; distinct from it and from each other after normalising.
         is_thing: thing or stuff.
@@ -53,7 +57,8 @@ class Vocabulary:
     Attributes:
         categories: K >= 1 categories in the order they were given; at least one is not negative.
         version: 1 or more, one higher for every change.
-        assigned_ids: normalised name -> id for every name seen since version 1, so that no id is ever reused.
+        assigned_ids: normalised name -> id for every name seen since version 1 that has not lost it; those that have
+            been gone longest come first.
     """
 
     categories: tuple[Category, ...]
@@ -74,13 +79,18 @@ class Vocabulary:
         *,
         previous: "Vocabulary | None" = None,
         max_categories: int = 2000,
+        fit_mono8: bool = False,
     ) -> "Vocabulary":
         """Checks `specs` and gives every category its id and colour.
+
+        No id is given to a second name, unless `fit_mono8` leaves no other way.
 
         Args:
             specs: the categories wanted.
             previous: the vocabulary that this one replaces; names it has seen keep their ids.
             max_categories: most categories accepted.
+            fit_mono8: give every category that is published an id below `MONO8_NO_CATEGORY`. Where all of these have
+                been given out, those of names that are gone are given again, the longest gone first.
 
         Raises:
             VocabularyError: the vocabulary breaks a rule; `previous` stays valid.
@@ -97,15 +107,11 @@ class Vocabulary:
             )
         _refuse_shared_names(checked)
 
-        assigned_ids = dict(previous.assigned_ids) if previous else {}
-        free_ids = _unused_ids(assigned_ids)
-        for spec in checked:
-            key = normalize_name(spec.name)
-            if key not in assigned_ids:
-                assigned_ids[key] = next(free_ids)
+        known_ids = previous.assigned_ids if previous else {}
+        ids = (_ids_in_mono8 if fit_mono8 else _ids)(checked, known_ids)
         categories = tuple(
             Category(
-                id=assigned_ids[normalize_name(spec.name)],
+                id=ids[normalize_name(spec.name)],
                 name=spec.name,
                 synonyms=spec.synonyms,
                 is_thing=spec.is_thing,
@@ -115,7 +121,9 @@ class Vocabulary:
             )
             for spec in checked
         )
-        return cls(categories, previous.version + 1 if previous else 1, assigned_ids)
+        taken = frozenset(ids.values())
+        gone = {name: id_ for name, id_ in known_ids.items() if name not in ids and id_ not in taken}
+        return cls(categories, previous.version + 1 if previous else 1, gone | ids)
 
     @cached_property
     def traits(self) -> np.ndarray:
@@ -128,6 +136,20 @@ class Vocabulary:
         """Index of the category named `UNKNOWN`, or None."""
         names = [normalize_name(category.name) for category in self.categories]
         return names.index(UNKNOWN) if UNKNOWN in names else None
+
+    @cached_property
+    def highest_published_id(self) -> int:
+        """Of the categories that are not negative: what label images have to hold."""
+        return max(category.id for category in self.categories if not category.negative)
+
+    def reused_ids(self, previous: "Vocabulary") -> dict[int, tuple[str, str]]:
+        """The ids that `previous` knew under another name: id -> that name, normalised, and the name now."""
+        names = {category.id: category.name for category in self.categories}
+        return {
+            id_: (before, names[id_])
+            for before, id_ in previous.assigned_ids.items()
+            if id_ in names and normalize_name(names[id_]) != before
+        }
 
     def to_specs(self) -> tuple[CategorySpec, ...]:
         """The categories without ids and colours, ready for `build` or to be edited."""
@@ -163,9 +185,39 @@ def _refuse_shared_names(specs: Sequence[CategorySpec]) -> None:
                 )
 
 
-def _unused_ids(assigned_ids: Mapping[str, int]) -> Iterator[int]:
+def _ids(specs: Sequence[CategorySpec], known: Mapping[str, int]) -> dict[str, int]:
+    """Normalised name -> id: the known one, or one that no name has had."""
+    free = _unused_ids(known)
+    names = [normalize_name(spec.name) for spec in specs]
+    return {name: known[name] if name in known else next(free) for name in names}
+
+
+def _ids_in_mono8(specs: Sequence[CategorySpec], known: Mapping[str, int]) -> dict[str, int]:
+    """As `_ids`, below `MONO8_NO_CATEGORY` for what is published; negatives are in no image and get higher ones."""
+    published = [normalize_name(spec.name) for spec in specs if not spec.negative]
+    if len(published) > MONO8_NO_CATEGORY:
+        raise VocabularyError(
+            f"the vocabulary has {len(published)} categories that are published, and a label image that is kept mono8 "
+            f"has room for {MONO8_NO_CATEGORY} (the value {MONO8_NO_CATEGORY} is none); remove "
+            f"{len(published) - MONO8_NO_CATEGORY} of them or make them negative, or set label_image_encoding to auto"
+        )
+    negatives = [normalize_name(spec.name) for spec in specs if spec.negative]
+    low = {name: id_ for name, id_ in known.items() if id_ < MONO8_NO_CATEGORY}
+    ids = {name: low[name] for name in published if name in low}
+    # What no name has had, then what names had that are gone, last what names have that are negative now.
+    unused = sorted(set(range(MONO8_NO_CATEGORY)) - set(low.values()))
+    others = sorted((name for name in low if name not in ids), key=set(negatives).__contains__)
+    room = iter([*unused, *(low[name] for name in others)])
+    ids |= {name: next(room) for name in published if name not in ids}
+    taken = frozenset(ids.values())
+    kept = {name: id_ for name, id_ in known.items() if id_ not in taken}
+    free = _unused_ids(known, MONO8_NO_CATEGORY)
+    return ids | {name: kept[name] if name in kept else next(free) for name in negatives}
+
+
+def _unused_ids(assigned_ids: Mapping[str, int], first: int = 0) -> Iterator[int]:
     used = frozenset(assigned_ids.values())
-    for candidate in count():
+    for candidate in count(first):
         if candidate > MAX_CATEGORY_ID:
             raise VocabularyError(
                 f"all {MAX_CATEGORY_ID + 1} category ids have been given out since the start and none is reused; "

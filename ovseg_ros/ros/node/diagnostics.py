@@ -53,6 +53,7 @@ def model_status(
     host_memory: int,
     device_memory: tuple[int, int] | None,
     fault: str,
+    warning: str = "",
 ) -> DiagnosticStatus:
     """The node apart from its cameras: an error where its last transition failed.
 
@@ -61,6 +62,7 @@ def model_status(
         host_memory: resident bytes of the process.
         device_memory: bytes held on the GPU, and bytes free on it; None without a GPU.
         fault: why the last transition failed; empty if it did not.
+        warning: what else to know, as long as it lasts; empty for nothing.
     """
     values = {
         "state": state,
@@ -76,6 +78,8 @@ def model_status(
     values["last error"] = fault
     if fault:
         return _status("model", DiagnosticStatus.ERROR, f"{state}: {fault}", values)
+    if warning:
+        return _status("model", DiagnosticStatus.WARN, f"{state}: {warning}", values)
     return _status("model", DiagnosticStatus.OK, state, values)
 
 

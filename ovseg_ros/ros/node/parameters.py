@@ -54,6 +54,15 @@ PARAMETERS = (
         fixed=True,
     ),
     ParameterSpec(
+        "label_image_encoding",
+        _OPTIONS.label_image_encoding,
+        "Of ~/label_image. auto: mono8 while all ids are below 255, else 16UC1. mono8: ids stay below 255, as Nav2 "
+        "needs it; those of words that are gone are given again, and a vocabulary that does not fit is refused. 16UC1: "
+        "always.",
+        choices=("auto", "mono8", "16UC1"),
+        fixed=True,
+    ),
+    ParameterSpec(
         "autostart", True, "Configure and activate at start; false leaves that to a lifecycle manager.", fixed=True
     ),
     ParameterSpec(

@@ -17,7 +17,7 @@ from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.outputs import SegmentedFrame
 from ovseg_ros.core.tracking.appearance import segment_appearance
 from ovseg_ros.core.types import PanopticResult
-from ovseg_ros.core.vocabulary import CategorySpec
+from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.ros.node.camera import Camera, Frame
 from ovseg_ros.ros.node.depth_inputs import DepthFrame
 from ovseg_ros.ros.node.fault_log import FaultLog, describe
@@ -52,20 +52,17 @@ class Pipeline:
     """The model, its vocabulary, its thread and the cameras. Runs the model once before it is ready.
 
     Args:
-        specs: the first vocabulary.
+        vocabulary: the first one.
         saved_to: file that keeps every change of the vocabulary; None keeps none.
         cameras: their names; one empty name for a camera without.
         on_frame: called in the executor's thread after a camera's frame came.
-
-    Raises:
-        VocabularyError: the first vocabulary is refused.
     """
 
     def __init__(
         self,
         node: LifecycleNode,
         segmenter: "PanopticSegmenter",
-        specs: Sequence[CategorySpec],
+        vocabulary: Vocabulary,
         saved_to: Path | None,
         cameras: Sequence[str],
         on_frame: Callable[[Camera], None],
@@ -77,7 +74,7 @@ class Pipeline:
         with ExitStack() as undo:
             undo.callback(self._close_cameras)  # after the worker, which publishes
             self.vocabulary = VocabularyService(
-                node, segmenter, specs, saved_to, partial(self._faults.report, "unsaved")
+                node, segmenter, vocabulary, saved_to, partial(self._faults.report, "unsaved")
             )
             undo.callback(self.vocabulary.close)
             self._worker: Worker[Frame] = Worker(

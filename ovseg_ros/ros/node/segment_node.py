@@ -30,6 +30,7 @@ from ovseg_ros.ros.node.parameter_spec import declare
 from ovseg_ros.ros.node.parameters import PARAMETERS, camera_names, camera_parameters, merge_parameters, validate
 from ovseg_ros.ros.node.pipeline import Pipeline
 from ovseg_ros.ros.node.query import phrase_vocabulary, query_response, refused_query
+from ovseg_ros.ros.node.vocabulary_service import build_vocabulary
 from ovseg_ros.srv import GetVocabulary, Query, SetVocabulary
 
 if TYPE_CHECKING:
@@ -176,13 +177,14 @@ class SegmentNode(LifecycleNode):
 
     def _load(self, preset: str, device: str) -> Pipeline:
         """The model, the vocabulary and the cameras, as the parameters say."""
-        specs = initial_specs(self._value("vocabulary"), self._value("vocabulary_file"))
+        # Before the model, which takes its time.
+        vocabulary = build_vocabulary(self, initial_specs(self._value("vocabulary"), self._value("vocabulary_file")))
         cameras = camera_names(self._value("cameras"))
         declare(self, camera_parameters(cameras, self._value("roi")))
         segmenter = self._make_segmenter(preset, device)
         declare(self, merge_parameters(segmenter.merge))
         saved_to = saving_path(self._value("vocabulary_file")) if self._value("save_vocabulary") else None
-        return Pipeline(self, segmenter, specs, saved_to, cameras, self._requests.arrived)
+        return Pipeline(self, segmenter, vocabulary, saved_to, cameras, self._requests.arrived)
 
     def note_fault(self, reason: str) -> None:
         """A transition failed: in the log now, and in the diagnostics until one succeeds."""
@@ -214,6 +216,7 @@ class SegmentNode(LifecycleNode):
             host_memory=host_memory(),
             device_memory=device_memory(pipeline.device) if pipeline is not None else None,
             fault=self._fault,
+            warning=pipeline.vocabulary.warning if pipeline is not None else "",
         )
         return [model, *(camera.status() for camera in self._cameras)]
 

@@ -1,6 +1,6 @@
 """The vocabulary in force, its announcement, and the one way to change it: all of a change happens, or none."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from rclpy.node import Node
 
 from ovseg_ros.core.errors import OvsegError, VocabularyError
 from ovseg_ros.core.model import Prompt
+from ovseg_ros.core.outputs import label_encoding
 from ovseg_ros.core.own_thread import in_own_thread
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, parse_names, save_vocabulary_file
 from ovseg_ros.msg import Vocabulary as VocabularyMessage
@@ -31,28 +32,25 @@ class VocabularyService:
     version in an image that has not been announced.
 
     Args:
-        node: its parameters preset, max_categories and object_threshold are read.
-        specs: the first vocabulary.
+        node: its parameters preset, max_categories, label_image_encoding and object_threshold are read.
+        vocabulary: the first one.
         saved_to: file that keeps every change; None keeps none.
         on_save_error: told why a change could not be saved; it is in force all the same.
-
-    Raises:
-        VocabularyError: the first vocabulary is refused.
     """
 
     def __init__(
         self,
         node: Node,
         segmenter: "PanopticSegmenter",
-        specs: Sequence[CategorySpec],
+        vocabulary: Vocabulary,
         saved_to: Path | None,
         on_save_error: Callable[[str], None],
     ) -> None:
         self._node = node
         self._segmenter = segmenter
         self._saved_to, self._on_save_error = saved_to, on_save_error
-        self._max_categories: int = node.get_parameter("max_categories").value
-        self._current = self._prepare(Vocabulary.build(specs, max_categories=self._max_categories))
+        self._encoding: str = node.get_parameter("label_image_encoding").value
+        self._current = self._prepare(vocabulary)
         # Made only now, so that there is nothing to destroy where the first vocabulary fails.
         self._publisher = latched_publisher(node, VocabularyMessage, "vocabulary")
         self._vision = VisionAnnouncer(node)
@@ -68,6 +66,11 @@ class VocabularyService:
     def message(self) -> VocabularyMessage:
         """As last published."""
         return self._message
+
+    @property
+    def warning(self) -> str:
+        """What to know about the ids in force, in one line; else empty."""
+        return wide_labels(self._current.vocabulary, self._encoding)
 
     def submit(self, request: SetVocabulary.Request) -> "Future[SetVocabulary.Response]":
         """Answers a request in the background. A refusal is in the response; the future raises only the unexpected."""
@@ -94,18 +97,25 @@ class VocabularyService:
         self._message = MESSAGES.vocabulary(vocabulary, self._node.get_clock().now().to_msg())
         self._publisher.publish(self._message)
         self._vision.announce(vocabulary, self._message.header.stamp)
+        if warning := wide_labels(vocabulary, self._encoding):
+            self._node.get_logger().warning(warning)
 
     def _respond(self, request: SetVocabulary.Request) -> SetVocabulary.Response:
         previous = self._current.vocabulary
         try:
-            specs = _requested_specs(request, self._max_categories)
-            vocabulary = Vocabulary.build(specs, previous=previous, max_categories=self._max_categories)
+            specs = _requested_specs(request, self._node.get_parameter("max_categories").value)
+            vocabulary = build_vocabulary(self._node, specs, previous)
             prompt = self._prepare(vocabulary)
         except OvsegError as error:
             return SetVocabulary.Response(message=str(error), version=previous.version)
         self._announce(vocabulary)
         self._current = prompt
         remarks = [_guesses(vocabulary)] if request.text else []
+        if reused := vocabulary.reused_ids(previous):
+            remarks.append(_told_reuse(reused))
+            self._node.get_logger().warning(f"vocabulary {vocabulary.version}: {remarks[-1]}")
+        if warning := wide_labels(vocabulary, self._encoding):
+            remarks.append(warning)
         try:
             if self._saved_to:
                 save_vocabulary_file(self._saved_to, vocabulary.to_specs())
@@ -118,6 +128,41 @@ class VocabularyService:
             category_ids=[category.id for category in vocabulary.categories],
             message="; ".join(remarks),
         )
+
+
+def build_vocabulary(node: Node, specs: Sequence[CategorySpec], previous: Vocabulary | None = None) -> Vocabulary:
+    """The vocabulary of `specs` under the parameters max_categories and label_image_encoding.
+
+    Raises:
+        VocabularyError: it breaks a rule, or does not fit.
+    """
+    return Vocabulary.build(
+        specs,
+        previous=previous,
+        max_categories=node.get_parameter("max_categories").value,
+        fit_mono8=node.get_parameter("label_image_encoding").value == "mono8",
+    )
+
+
+def wide_labels(vocabulary: Vocabulary, wanted: str) -> str:
+    """That ~/label_image has 16 bits though nobody asked for them; empty where it has not.
+
+    Args:
+        wanted: the parameter label_image_encoding.
+    """
+    if wanted == "16UC1" or label_encoding(vocabulary, wanted) == "mono8":
+        return ""
+    return (
+        f"vocabulary {vocabulary.version}: its highest id is {vocabulary.highest_published_id}, and mono8 ends at 254, "
+        "so ~/label_image is 16UC1; whoever reads it as bytes, such as Nav2's semantic layer, gets wrong classes. "
+        "Start the node with label_image_encoding:=mono8 to keep ids below 255, or with :=16UC1 if 16 bits are meant"
+    )
+
+
+def _told_reuse(reused: Mapping[int, tuple[str, str]]) -> str:
+    """Which ids belong to another word than before."""
+    told = ", ".join(f'{id_} is now "{now}", was "{before}"' for id_, (before, now) in reused.items())
+    return f"{len(reused)} ids of words that are gone were given again to stay in mono8: {told}"
 
 
 def _requested_specs(request: SetVocabulary.Request, max_categories: int) -> tuple[CategorySpec, ...]:

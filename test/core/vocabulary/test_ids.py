@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ovseg_ros.core.errors import VocabularyError
 from ovseg_ros.core.vocabulary import (
+    MONO8_NO_CATEGORY,
     CategorySpec,
     Vocabulary,
     color_of_name,
@@ -183,6 +184,81 @@ def test_ids_are_stable_under_any_edits(edits: list[list[str]]) -> None:
         assert all(known.get(name, category_id) == category_id for name, category_id in ids.items())
         known |= ids
     assert sorted(known.values()) == list(range(len(known)))
+
+
+def fitted(specs: list[CategorySpec], previous: Vocabulary | None = None) -> Vocabulary:
+    return Vocabulary.build(specs, previous=previous, fit_mono8=True)
+
+
+def names(first: int, last: int, *, negative: bool = False) -> list[CategorySpec]:
+    return [CategorySpec(f"word {index}", negative=negative) for index in range(first, last)]
+
+
+def test_mono8_gives_an_id_again_only_when_all_are_used_up_and_the_longest_gone_first() -> None:
+    first = fitted(names(0, 100))
+    second = fitted(names(50, 200), first)
+    third = fitted(names(150, 255), second)  # the last id that was never given
+    assert [category.id for category in third.categories] == list(range(150, 255))
+    assert second.reused_ids(first) == third.reused_ids(second) == {}
+    back = fitted([*names(10, 12), *names(200, 255)], third)  # gone and back, still with their ids
+    assert [category.id for category in back.categories] == [10, 11, *range(200, 255)] and not back.reused_ids(third)
+
+    fourth = fitted([CategorySpec("Mug"), *names(200, 255), CategorySpec("vase")], back)
+    assert [category.id for category in fourth.categories] == [0, *range(200, 255), 1]
+    assert fourth.reused_ids(back) == {0: ("word 0", "Mug"), 1: ("word 1", "vase")}
+    assert "word 0" not in fourth.assigned_ids and fourth.assigned_ids["mug"] == 0
+    # 2 to 9 went in version 2, 12 to 49 too; 10 and 11 only now.
+    fifth = fitted([CategorySpec(f"new {index}") for index in range(48)], fourth)
+    assert [category.id for category in fifth.categories] == [*range(2, 10), *range(12, 50), 50, 51]
+
+
+def test_mono8_refuses_more_published_categories_than_there_are_ids() -> None:
+    full = fitted([*names(0, 255), *names(1000, 1400, negative=True)])
+    assert [category.id for category in full.categories[:255]] == list(range(255))
+    assert min(category.id for category in full.categories[255:]) == MONO8_NO_CATEGORY
+    assert full.highest_published_id == 254
+    with pytest.raises(VocabularyError, match=r"257 categories that are published.* 255 .*remove 2 of them or make"):
+        fitted(names(100, 357), full)
+    assert fitted(names(0, 1), full).categories[0].id == 0
+    # Whoever becomes negative makes room, and whoever no longer is needs some.
+    turned = fitted([*names(0, 1, negative=True), *names(1, 255), *names(1000, 1001)], full)
+    ids = {category.name: category.id for category in turned.categories}
+    assert ids["word 1000"] == 0 and ids["word 0"] >= MONO8_NO_CATEGORY
+    assert turned.reused_ids(full) == {0: ("word 0", "word 1000")}
+
+
+flags = st.lists(st.tuples(st.integers(0, 400), st.integers(1, 300), st.booleans()), min_size=1, max_size=6)
+
+
+@given(flags)
+def test_ids_in_mono8_are_below_255_and_stay_while_they_can(edits: list[tuple[int, int, bool]]) -> None:
+    vocabulary = None
+    for first, count, with_negatives in edits:
+        negatives = names(first + count, first + count + 5, negative=True) if with_negatives else []
+        try:
+            following = fitted([*names(first, first + count), *negatives], vocabulary)
+        except VocabularyError:
+            assert count > MONO8_NO_CATEGORY
+            continue
+        ids = {category.name: category.id for category in following.categories}
+        assert len(set(ids.values())) == len(ids) and following.highest_published_id < MONO8_NO_CATEGORY
+        assert following.assigned_ids.items() >= ids.items()
+        assert len(set(following.assigned_ids.values())) == len(following.assigned_ids)
+        if vocabulary:
+            published = {c.name: c.id for c in vocabulary.categories if not c.negative}
+            assert all(
+                ids[name] == id_
+                for name, id_ in published.items()
+                if name in ids and name not in {spec.name for spec in negatives}
+            )
+            if reused := following.reused_ids(vocabulary):
+                low = {id_ for id_ in vocabulary.assigned_ids.values() if id_ < MONO8_NO_CATEGORY}
+                assert low | set(ids.values()) >= set(range(MONO8_NO_CATEGORY))  # not before all were given
+                assert all(
+                    ids[now] == id_ and following.assigned_ids.get(before) != id_
+                    for id_, (before, now) in reused.items()
+                )
+        vocabulary = following
 
 
 @given(st.text(max_size=40))
