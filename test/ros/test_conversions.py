@@ -70,9 +70,7 @@ def vocabulary_with_last_id(last: int) -> Vocabulary:
     return Vocabulary.build([CategorySpec("cup")], previous=before)
 
 
-def output(
-    name: str, result: PanopticResult, vocabulary: Vocabulary | None = None, **options: Any
-):
+def output(name: str, result: PanopticResult, vocabulary: Vocabulary | None = None, **options: Any):
     image = np.zeros((*result.segment_ids.shape, 3), np.uint8)
     frame = SegmentedFrame(image, HEADER, result, vocabulary or vocabulary_with_last_id(0), OutputOptions(**options))
     return over_the_wire((DATA_OUTPUTS | COMPRESSED_OUTPUTS)[name].make(MESSAGES, frame))
@@ -92,7 +90,8 @@ def test_labels_are_16_bit_from_id_255_on() -> None:
 def test_labels_are_16_bit_from_the_first_id_where_that_is_wanted() -> None:
     message = output("label_image", result_of([0, NO_CATEGORY]), label_image_encoding="16UC1")
     assert (message.encoding, np.frombuffer(message.data, np.uint16).tolist()) == ("16UC1", [0, NO_CATEGORY])
-    assert output("label_image/compressed", result_of([0]), label_image_encoding="16UC1").format == "16UC1; png compressed "
+    compressed = output("label_image/compressed", result_of([0]), label_image_encoding="16UC1")
+    assert compressed.format == "16UC1; png compressed "
 
 
 def test_negatives_need_no_room_in_labels() -> None:

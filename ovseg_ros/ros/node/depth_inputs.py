@@ -8,6 +8,7 @@ is decoded but what is used.
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ _PATIENCE = 0.05
 """Longest wait in seconds for depth that is still on its way when the segments are there."""
 
 _GRACE = 2.0
-"""Seconds after subscribing in which nothing missing is worth a word."""
+"""Seconds after subscribing in which nothing missing is worth a word, nor what is older than the first depth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +53,17 @@ class DepthInputs(Subscriptions):
     Args:
         node: its parameter depth_tolerance is read.
         prefix: before the topics' names, such as "front/"; empty for none.
+        clock: seconds that never go backwards.
     """
 
-    def __init__(self, node: Node, prefix: str) -> None:
+    def __init__(self, node: Node, prefix: str, clock: Callable[[], float] = time.monotonic) -> None:
         topics = {
             f"{prefix}depth": (Image, self._receive_depth),
             f"{prefix}camera_info": (CameraInfo, self._receive_info),
         }
         super().__init__(node, topics, input_qos(_KEPT))
         self._depth_topic, self._info_topic = self.topics
+        self._clock = clock
         self._changed = threading.Condition()
         # Guarded by `_changed`:
         self._waiting: deque[Image] = deque(maxlen=_KEPT)
@@ -68,7 +71,8 @@ class DepthInputs(Subscriptions):
         self._expected: int | None = None
         self._best: Image | None = None
         self._newest: int | None = None
-        self._opened = time.monotonic()
+        self._first: int | None = None
+        self._since = clock()  # when the first depth came; before that, when it was subscribed to
         self._problem = ""
 
     def problem(self) -> str:
@@ -107,13 +111,15 @@ class DepthInputs(Subscriptions):
         with self._changed:
             self._changed.wait_for(lambda: self._is_settled(header, tolerance), _PATIENCE)
             depth, info, newest = self._best, self._info, self._newest
-            recent = time.monotonic() - self._opened < _GRACE
+            recent = self._clock() - self._since < _GRACE
+            # Its depth may have been sent before the subscription was there to hear it.
+            is_older = self._first is not None and nanoseconds(header.stamp) < self._first
         frame, problem = None, ""
         try:
             frame = self._pair(header, depth, info, newest, tolerance, (height, width))
         except (DepthError, ImageFieldError) as error:
             is_missing = depth is None or info is None
-            problem = "" if is_missing and recent else str(error)
+            problem = "" if recent and (is_missing or is_older) else str(error)
         else:
             if not np.isfinite(frame.depth).any():
                 problem = (
@@ -176,6 +182,8 @@ class DepthInputs(Subscriptions):
     def _receive_depth(self, message: Image) -> None:
         with self._changed:
             self._newest = nanoseconds(message.header.stamp)
+            if self._first is None:
+                self._first, self._since = self._newest, self._clock()
             self._waiting.append(message)
             self._offer(message)
             self._changed.notify_all()
@@ -195,8 +203,8 @@ class DepthInputs(Subscriptions):
     def _forget(self) -> None:
         with self._changed:
             self._waiting.clear()
-            self._info = self._expected = self._best = self._newest = None
-            self._opened = time.monotonic()
+            self._info = self._expected = self._best = self._newest = self._first = None
+            self._since = self._clock()
             self._problem = ""
 
 
