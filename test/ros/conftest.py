@@ -1,6 +1,10 @@
 """Fixtures of the ROS tests: real processes over DDS, on a domain of each module's own."""
 
+import hashlib
+import importlib.util
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +24,32 @@ from tiny_preset import write_tiny_preset
 def tiny_preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A preset whose networks are tiny and untrained: the real pipeline, with meaningless but repeatable masks."""
     return write_tiny_preset(tmp_path_factory.mktemp("preset"))
+
+
+@pytest.fixture(scope="session")
+def interfaces() -> dict[str, str]:
+    """Environment variables under which vision_msgs and bond can be imported.
+
+    Where they are not installed, packages with the messages in question are built from interfaces/; once, into build/,
+    as it takes a while.
+    """
+    source, build = Path(__file__).parent / "interfaces", Path(__file__).parents[2] / "build" / "test_interfaces"
+    missing = [folder for folder in sorted(source.iterdir()) if importlib.util.find_spec(folder.name) is None]
+    if not missing:
+        return {}
+    files = [path for folder in missing for path in sorted(folder.rglob("*.*"))]
+    stamp, digest = build / "stamp", hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    if not stamp.exists() or stamp.read_text() != digest:
+        command = ["colcon", "--log-base", str(build / "log"), "build", "--base-paths", *map(str, missing)]
+        command += ["--build-base", str(build / "build"), "--install-base", str(build / "install")]
+        command += ["--event-handlers", "console_cohesion-"]
+        build.mkdir(parents=True, exist_ok=True)
+        subprocess.run(command, check=True, cwd=build)
+        stamp.write_text(digest)
+    script = f"source '{build / 'install' / 'setup.bash'}' && env -0"
+    shown = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True)
+    variables = dict(line.split("=", 1) for line in shown.stdout.split("\0") if "=" in line)
+    return {name: value for name, value in variables.items() if os.environ.get(name) != value}
 
 
 @pytest.fixture(scope="module")

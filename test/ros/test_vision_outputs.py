@@ -1,53 +1,19 @@
-"""label_info, vision_info and detections, in an environment with vision_msgs and in one without.
+"""label_info, vision_info and detections, in an environment with vision_msgs and in one without."""
 
-Where vision_msgs is not installed, a package with the messages in question is built from vision_msgs_package/; once,
-into build/, as it takes a while.
-"""
-
-import hashlib
 import importlib.util
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ros_support import Processes, TestProcess
 
-SOURCE = Path(__file__).parent / "vision_msgs_package"
-BUILD = Path(__file__).parents[2] / "build" / "test_vision_msgs"
-
-
-@pytest.fixture(scope="module")
-def vision_environment() -> dict[str, str]:
-    """Environment variables under which vision_msgs can be imported."""
-    if importlib.util.find_spec("vision_msgs") is not None:
-        return {}
-    contents = b"".join(path.read_bytes() for path in sorted(SOURCE.rglob("*.*")))
-    stamp, digest = BUILD / "stamp", hashlib.sha256(contents).hexdigest()
-    if not stamp.exists() or stamp.read_text() != digest:
-        command = ["colcon", "--log-base", str(BUILD / "log"), "build", "--base-paths", str(SOURCE)]
-        command += ["--build-base", str(BUILD / "build"), "--install-base", str(BUILD / "install")]
-        command += ["--event-handlers", "console_cohesion-"]
-        BUILD.mkdir(parents=True, exist_ok=True)
-        subprocess.run(command, check=True, cwd=BUILD)
-        stamp.write_text(digest)
-    shown = subprocess.run(
-        ["bash", "-c", f"source '{BUILD / 'install' / 'setup.bash'}' && env -0"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    variables = dict(line.split("=", 1) for line in shown.stdout.split("\0") if "=" in line)
-    return {name: value for name, value in variables.items() if os.environ.get(name) != value}
-
 
 @pytest.fixture(scope="module")
 def with_vision_msgs(
-    domain: int, tmp_path_factory: pytest.TempPathFactory, vision_environment: dict[str, str]
+    domain: int, tmp_path_factory: pytest.TempPathFactory, interfaces: dict[str, str]
 ) -> Iterator[Processes]:
-    with Processes(domain, tmp_path_factory.mktemp("vision"), **vision_environment) as running:
+    with Processes(domain, tmp_path_factory.mktemp("vision"), **interfaces) as running:
         yield running
 
 

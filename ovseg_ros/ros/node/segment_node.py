@@ -20,6 +20,7 @@ from std_srvs.srv import SetBool
 
 from ovseg_ros.core.errors import OvsegError
 from ovseg_ros.core.vocabulary import initial_specs, saving_path
+from ovseg_ros.ros.node.bond import HEARTBEAT_PERIOD, Bond
 from ovseg_ros.ros.node.camera import Camera
 from ovseg_ros.ros.node.diagnostics import Diagnostics, model_status
 from ovseg_ros.ros.node.fault_log import describe
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 SegmenterFactory = Callable[[str, str], "PanopticSegmenter"]
 Transition = Callable[["SegmentNode", LifecycleState], TransitionCallbackReturn]
-_UPDATE_PERIOD = 0.2
+_UPDATE_PERIOD = HEARTBEAT_PERIOD
 """Seconds between looks at who wants outputs and whether images come; matched events, where they exist, are faster."""
 
 
@@ -80,6 +81,7 @@ class SegmentNode(LifecycleNode):
         self._doing = ""
         self._fault = ""
         self._requests = FrameRequests(self)
+        self._bond = Bond(self, has_manager=not self._value("autostart"))
         # By a clock of its own: simulated time may stand still, and that is worth a warning too.
         self.create_timer(_UPDATE_PERIOD, self._update, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._diagnostics = Diagnostics(self, self._statuses)
@@ -140,6 +142,7 @@ class SegmentNode(LifecycleNode):
             self._deactivate()
             return self._refuse(f"the image inputs: {describe(error)}")
         self._is_active, self._fault = True, ""
+        self._bond.form()
         self.get_logger().info(f"active; images come from {self._input_topics()}")
         return super().on_activate(state)
 
@@ -199,6 +202,7 @@ class SegmentNode(LifecycleNode):
 
     def _deactivate(self) -> None:
         self._is_active = False
+        self._bond.dissolve()
         self._requests.forget()
         for camera in self._cameras:
             camera.deactivate()
@@ -230,6 +234,7 @@ class SegmentNode(LifecycleNode):
         return " or ".join(topic for camera in self._cameras for topic in camera.inputs.topics)
 
     def _update(self) -> None:
+        self._bond.beat()
         self._requests.expire()
         if self.pipeline is not None:
             self.pipeline.vocabulary.follow_threshold()
