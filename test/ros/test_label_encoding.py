@@ -63,10 +63,10 @@ def test_mono8_says_which_ids_are_given_again_and_refuses_what_does_not_fit(star
     response = answer(service, 200, 257)
     assert response.success and list(response.category_ids) == [*range(200, 255), 0, 1]
     assert response.message == (
-        "2 ids of words that are gone were given again to stay in mono8: "
+        "vocabulary 3: 2 ids of words that are gone were given again to stay in mono8: "
         '0 is now "word 255", was "word 0", 1 is now "word 256", was "word 1"'
     )
-    assert warnings == [f"vocabulary 3: {response.message}"]
+    assert warnings == [response.message]
 
     before = service.message
     response = answer(service, 0, 300)
@@ -91,6 +91,7 @@ def test_16_bits_are_a_warning_while_they_last_unless_they_are_wanted(start: Sta
         "vocabulary 3: its highest id is 276, and mono8 ends at 254, so ~/label_image is"
     )
     assert "label_image_encoding:=mono8" in response.message
+    assert answer(service, 110, 273).message == "" and service.warning.startswith("vocabulary 4: its highest id is 276")
     answer(service, 0, 100)
     assert len(warnings) == 1 and service.warning == ""  # the ids of these still fit
     _, warnings = start("auto", 256)

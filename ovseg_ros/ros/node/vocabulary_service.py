@@ -1,6 +1,6 @@
 """The vocabulary in force, its announcement, and the one way to change it: all of a change happens, or none."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,7 +54,9 @@ class VocabularyService:
         # Made only now, so that there is nothing to destroy where the first vocabulary fails.
         self._publisher = latched_publisher(node, VocabularyMessage, "vocabulary")
         self._vision = VisionAnnouncer(node)
-        self._announce(self._current.vocabulary)
+        self._announce(vocabulary)
+        if self.warning:
+            node.get_logger().warning(self.warning)
         self._changes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vocabulary")
 
     @property
@@ -69,8 +71,16 @@ class VocabularyService:
 
     @property
     def warning(self) -> str:
-        """What to know about the ids in force, in one line; else empty."""
-        return wide_labels(self._current.vocabulary, self._encoding)
+        """That ~/label_image has 16 bits though nobody asked for them; empty where it has not."""
+        vocabulary = self._current.vocabulary
+        if self._encoding == "16UC1" or label_encoding(vocabulary, self._encoding) == "mono8":
+            return ""
+        return (
+            f"vocabulary {vocabulary.version}: its highest id is {vocabulary.highest_published_id}, and mono8 ends at "
+            "254, so ~/label_image is 16UC1; whoever reads it as bytes, such as Nav2's semantic layer, gets wrong "
+            "classes. Start the node with label_image_encoding:=mono8 to keep ids below 255, or with :=16UC1 if 16 bits "
+            "are wanted"
+        )
 
     def submit(self, request: SetVocabulary.Request) -> "Future[SetVocabulary.Response]":
         """Answers a request in the background. A refusal is in the response; the future raises only the unexpected."""
@@ -97,11 +107,9 @@ class VocabularyService:
         self._message = MESSAGES.vocabulary(vocabulary, self._node.get_clock().now().to_msg())
         self._publisher.publish(self._message)
         self._vision.announce(vocabulary, self._message.header.stamp)
-        if warning := wide_labels(vocabulary, self._encoding):
-            self._node.get_logger().warning(warning)
 
     def _respond(self, request: SetVocabulary.Request) -> SetVocabulary.Response:
-        previous = self._current.vocabulary
+        previous, known_warning = self._current.vocabulary, self.warning
         try:
             specs = _requested_specs(request, self._node.get_parameter("max_categories").value)
             vocabulary = build_vocabulary(self._node, specs, previous)
@@ -111,11 +119,10 @@ class VocabularyService:
         self._announce(vocabulary)
         self._current = prompt
         remarks = [_guesses(vocabulary)] if request.text else []
-        if reused := vocabulary.reused_ids(previous):
-            remarks.append(_told_reuse(reused))
-            self._node.get_logger().warning(f"vocabulary {vocabulary.version}: {remarks[-1]}")
-        if warning := wide_labels(vocabulary, self._encoding):
-            remarks.append(warning)
+        for warning in (_reused_ids(vocabulary, previous), "" if known_warning else self.warning):
+            if warning:
+                self._node.get_logger().warning(warning)
+                remarks.append(warning)
         try:
             if self._saved_to:
                 save_vocabulary_file(self._saved_to, vocabulary.to_specs())
@@ -144,25 +151,12 @@ def build_vocabulary(node: Node, specs: Sequence[CategorySpec], previous: Vocabu
     )
 
 
-def wide_labels(vocabulary: Vocabulary, wanted: str) -> str:
-    """That ~/label_image has 16 bits though nobody asked for them; empty where it has not.
-
-    Args:
-        wanted: the parameter label_image_encoding.
-    """
-    if wanted == "16UC1" or label_encoding(vocabulary, wanted) == "mono8":
-        return ""
-    return (
-        f"vocabulary {vocabulary.version}: its highest id is {vocabulary.highest_published_id}, and mono8 ends at 254, "
-        "so ~/label_image is 16UC1; whoever reads it as bytes, such as Nav2's semantic layer, gets wrong classes. "
-        "Start the node with label_image_encoding:=mono8 to keep ids below 255, or with :=16UC1 if 16 bits are meant"
-    )
-
-
-def _told_reuse(reused: Mapping[int, tuple[str, str]]) -> str:
-    """Which ids belong to another word than before."""
+def _reused_ids(vocabulary: Vocabulary, previous: Vocabulary) -> str:
+    """Which ids belong to another word than before; empty if none does."""
+    reused = vocabulary.reused_ids(previous)
     told = ", ".join(f'{id_} is now "{now}", was "{before}"' for id_, (before, now) in reused.items())
-    return f"{len(reused)} ids of words that are gone were given again to stay in mono8: {told}"
+    kept = "ids of words that are gone were given again to stay in mono8"
+    return f"vocabulary {vocabulary.version}: {len(reused)} {kept}: {told}" if reused else ""
 
 
 def _requested_specs(request: SetVocabulary.Request, max_categories: int) -> tuple[CategorySpec, ...]:
