@@ -24,7 +24,7 @@ from rclpy.qos import QoSProfile
 from ovseg_ros.msg import Category
 from ovseg_ros.srv import SetVocabulary
 
-DEADLINE = 60.0
+DEADLINE = 100.0
 SILENCE = 1.0
 """Seconds without a beat, of five a second, that are silence."""
 

@@ -78,8 +78,8 @@ class VocabularyService:
         return (
             f"vocabulary {vocabulary.version}: its highest id is {vocabulary.highest_published_id}, and mono8 ends at "
             "254, so ~/label_image is 16UC1; whoever reads it as bytes, such as Nav2's semantic layer, gets wrong "
-            "classes. Start the node with label_image_encoding:=mono8 to keep ids below 255, or with :=16UC1 if 16 bits "
-            "are wanted"
+            "classes. Start the node with label_image_encoding:=mono8 to keep ids below 255, or with :=16UC1 if 16 "
+            "bits are wanted"
         )
 
     def submit(self, request: SetVocabulary.Request) -> "Future[SetVocabulary.Response]":
