@@ -294,14 +294,14 @@ def test_stamps_have_to_agree_within_the_tolerance(
 ) -> None:
     def shifted(header: Header) -> Image:
         other = Header(frame_id=header.frame_id)
-        other.stamp.sec, other.stamp.nanosec = header.stamp.sec, header.stamp.nanosec + 500_000_000
+        other.stamp.sec, other.stamp.nanosec = header.stamp.sec, header.stamp.nanosec + 500_000_001
         return metres(ramp(), other)
 
     def set_tolerance(seconds: float) -> None:
         request = SetParameters.Request(parameters=[Parameter("depth_tolerance", value=seconds).to_parameter_msg()])
         assert peer.call(SetParameters, "/ovseg/set_parameters", request).results[0].successful
 
-    text = "no depth within 0 s of the image's stamp (the nearest is"
+    text = "no depth within 0 s of the image's stamp (the nearest is 0.500000001 s away)"
     depth_camera.until(lambda: text in segment_node.output, text, shifted)
     assert not outputs["points"]
     set_tolerance(0.6)

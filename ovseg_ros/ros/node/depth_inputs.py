@@ -8,6 +8,7 @@ is decoded but what is used.
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from ovseg_ros.core.image_messages import ImageFieldError, depth_from_message
 from ovseg_ros.core.space.pinhole import Pinhole, fit_depth
 from ovseg_ros.ros.node.conversions import nanoseconds
 from ovseg_ros.ros.node.qos import Subscriptions, input_qos
+from ovseg_ros.ros.node.topic_types import publisher_count
 
 _KEPT = 8
 """Depth images that wait for their colour image; those of frames at work are kept besides."""
@@ -28,7 +30,15 @@ _PATIENCE = 0.05
 """Longest wait in seconds for depth that is still on its way when the segments are there."""
 
 _GRACE = 2.0
-"""Seconds after subscribing in which nothing missing is worth a word."""
+"""Seconds after subscribing in which nothing missing is worth a word, nor what is older than the first depth."""
+
+_SILENCE = 2.0
+"""Seconds without depth after which it is the topic that is silent, and not the stamps that differ."""
+
+_WANTED = {
+    "depth": (Image, "a depth image that is aligned to the colour image"),
+    "camera_info": (CameraInfo, "that of the colour image"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +62,17 @@ class DepthInputs(Subscriptions):
     Args:
         node: its parameter depth_tolerance is read.
         prefix: before the topics' names, such as "front/"; empty for none.
+        clock: seconds that never go backwards.
     """
 
-    def __init__(self, node: Node, prefix: str) -> None:
+    def __init__(self, node: Node, prefix: str, clock: Callable[[], float] = time.monotonic) -> None:
         topics = {
             f"{prefix}depth": (Image, self._receive_depth),
             f"{prefix}camera_info": (CameraInfo, self._receive_info),
         }
         super().__init__(node, topics, input_qos(_KEPT))
         self._depth_topic, self._info_topic = self.topics
+        self._clock = clock
         self._changed = threading.Condition()
         # Guarded by `_changed`:
         self._waiting: deque[Image] = deque(maxlen=_KEPT)
@@ -68,7 +80,9 @@ class DepthInputs(Subscriptions):
         self._expected: int | None = None
         self._best: Image | None = None
         self._newest: int | None = None
-        self._opened = time.monotonic()
+        self._first: int | None = None
+        self._since = clock()  # when the first depth came; before that, when it was subscribed to
+        self._arrived = float("-inf")
         self._problem = ""
 
     def problem(self) -> str:
@@ -107,13 +121,15 @@ class DepthInputs(Subscriptions):
         with self._changed:
             self._changed.wait_for(lambda: self._is_settled(header, tolerance), _PATIENCE)
             depth, info, newest = self._best, self._info, self._newest
-            recent = time.monotonic() - self._opened < _GRACE
+            recent = self._clock() - self._since < _GRACE
+            # Its depth may have been sent before the subscription was there to hear it.
+            is_older = self._first is not None and nanoseconds(header.stamp) < self._first
         frame, problem = None, ""
         try:
             frame = self._pair(header, depth, info, newest, tolerance, (height, width))
         except (DepthError, ImageFieldError) as error:
             is_missing = depth is None or info is None
-            problem = "" if is_missing and recent else str(error)
+            problem = "" if recent and (is_missing or is_older) else str(error)
         else:
             if not np.isfinite(frame.depth).any():
                 problem = (
@@ -135,20 +151,17 @@ class DepthInputs(Subscriptions):
     ) -> DepthFrame:
         depth_topic, info_topic = self._depth_topic, self._info_topic
         if newest is None:
-            raise DepthError(
-                f"no depth on {depth_topic} ({self._node.count_publishers(depth_topic)} publishers); remap depth to a "
-                "depth image that is aligned to the colour image"
-            )
+            raise self._silence("depth")
         if info is None:
-            raise DepthError(
-                f"no camera_info on {info_topic} ({self._node.count_publishers(info_topic)} publishers); remap "
-                "camera_info to that of the colour image"
-            )
+            raise self._silence("camera_info")
         if depth is None or (apart := abs(nanoseconds(depth.header.stamp) - nanoseconds(header.stamp))) > tolerance:
+            if self._clock() - self._arrived > _SILENCE:
+                raise self._silence("depth")
             gap = abs(newest - nanoseconds(header.stamp)) if depth is None else apart
             raise DepthError(
-                f"{depth_topic}: no depth within {tolerance / 1e9:g} s of the image's stamp (the nearest is "
-                f"{gap / 1e9:.3f} s away); use a driver that stamps both alike, or raise the parameter depth_tolerance"
+                f"{depth_topic}: no depth within {_in_seconds(tolerance)} s of the image's stamp (the nearest is "
+                f"{_in_seconds(gap)} s away); use a driver that stamps both alike, or raise the parameter "
+                "depth_tolerance"
             )
         frames = (depth.header.frame_id, header.frame_id)
         if all(frames) and frames[0] != frames[1]:
@@ -164,6 +177,12 @@ class DepthInputs(Subscriptions):
             raise DepthError(f"{info_topic}: {error}") from error
         return DepthFrame(values, camera)
 
+    def _silence(self, what: str) -> DepthError:
+        topic, (kind, wanted) = self._depth_topic if what == "depth" else self._info_topic, _WANTED[what]
+        mistyped = [line for (of, _), line in self.mistyped().items() if of == topic]
+        remedy = "; ".join(mistyped) or f"remap {what} to {wanted}"
+        return DepthError(f"no {what} on {topic} ({publisher_count(self._node, topic, kind)} publishers); {remedy}")
+
     def _is_settled(self, header: Header, tolerance: int) -> bool:
         """Whether waiting is over: the frame's own depth is there, or a later one, after which it will not come."""
         if self._newest is None:
@@ -175,7 +194,9 @@ class DepthInputs(Subscriptions):
 
     def _receive_depth(self, message: Image) -> None:
         with self._changed:
-            self._newest = nanoseconds(message.header.stamp)
+            self._newest, self._arrived = nanoseconds(message.header.stamp), self._clock()
+            if self._first is None:
+                self._first, self._since = self._newest, self._arrived
             self._waiting.append(message)
             self._offer(message)
             self._changed.notify_all()
@@ -195,9 +216,14 @@ class DepthInputs(Subscriptions):
     def _forget(self) -> None:
         with self._changed:
             self._waiting.clear()
-            self._info = self._expected = self._best = self._newest = None
-            self._opened = time.monotonic()
+            self._info = self._expected = self._best = self._newest = self._first = None
+            self._since = self._clock()
             self._problem = ""
+
+
+def _in_seconds(nanoseconds: int) -> str:
+    """To the last digit that counts, so that what differs is not written alike."""
+    return f"{nanoseconds / 1e9:.9f}".rstrip("0").rstrip(".")
 
 
 def pinhole_from_message(info: CameraInfo) -> Pinhole:
