@@ -100,6 +100,14 @@ def test_resolution_may_change_in_the_stream(peer: Peer, camera: Camera) -> None
 
 @pytest.mark.parametrize("encoding", ["mono8", "mono16"])
 def test_grey_cameras_are_segmented(peer: Peer, camera: Camera, encoding: str) -> None:
-    pixels = picture()[..., 0].astype(np.uint8 if encoding == "mono8" else np.uint16)
+    pixels = picture()[..., 0]
+
+    def grey() -> Image:
+        if encoding == "mono8":
+            return MESSAGES.image(pixels, encoding, camera.header())
+        message = MESSAGES.image(pixels.astype(np.uint16) << 8, "16UC1", camera.header())
+        message.encoding = encoding
+        return message
+
     with peer.collect(PanopticSegmentation, "/ovseg/segments") as segments:
-        camera.until(lambda: segments, "segments", lambda: MESSAGES.image(pixels, encoding, camera.header()))
+        camera.until(lambda: segments, "segments", grey)
