@@ -5,7 +5,7 @@ from io import BytesIO
 import cv2
 import numpy as np
 import pytest
-from PIL import ExifTags
+from PIL import ExifTags, ImageCms
 from PIL import Image as PillowImage
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -216,6 +216,14 @@ def test_pictures_stay_in_the_sensors_coordinates(orientation: int) -> None:
         PillowImage.fromarray(SMOOTH).save(file, kind, exif=exif, quality=95, subsampling=0)
         decoded = image_from_compressed_message(compressed(file.getvalue(), kind), "/c")
         np.testing.assert_allclose(decoded.astype(int), SMOOTH, atol=0 if kind == "png" else 9)
+
+
+def test_neither_transparency_nor_a_colour_profile_changes_the_pixels() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for kind, options in (("png", {}), ("webp", {"lossless": True, "exact": True})):
+        file = BytesIO()
+        PillowImage.fromarray(with_alpha(SMOOTH)).save(file, kind, icc_profile=profile, **options)
+        np.testing.assert_array_equal(image_from_compressed_message(compressed(file.getvalue(), kind), "/c"), SMOOTH)
 
 
 @pytest.mark.parametrize(

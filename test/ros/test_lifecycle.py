@@ -97,7 +97,7 @@ def test_peers_of_another_type_are_named_once_with_the_remedy(
     assert status["camera"].level == DiagnosticStatus.WARN
     with peer.collect(PanopticSegmentation, "/ovseg/segments"):
         status = statuses(lambda now: "no image for" in now["camera"].message, "the missing image")["camera"]
-    assert "/image (0 publishers)" in status.message and status.message.count(text) == 1
+    assert f"s: {text}" in status.message and status.message.count(text) == 1
     assert "QoS" not in status.message
     peer.node.destroy_publisher(jpegs)
     statuses(lambda now: now["camera"].level == DiagnosticStatus.OK, "the end of the warning")

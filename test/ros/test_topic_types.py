@@ -23,8 +23,8 @@ PACKET, CLOUD = "theora_image_transport/msg/Packet", "sensor_msgs/msg/PointCloud
             COMPRESSED_IMAGE,
             BOTH,
             [],
-            "remap image/compressed:=/cam/image_raw/compressed and image:=/cam/image_raw: "
-            "segment.launch.py does that where image:=/cam/image_raw is given",
+            "remap image/compressed:=/cam/image_raw/compressed and image:=/cam/image_raw (segment.launch.py needs only "
+            "the latter and listens to both)",
             id="compressed on image",
         ),
         pytest.param(
@@ -79,7 +79,7 @@ PACKET, CLOUD = "theora_image_transport/msg/Packet", "sensor_msgs/msg/PointCloud
             COMPRESSED_IMAGE,
             ("depth", "camera_info"),
             [],
-            "remap depth:=/cam/depth, once image_transport's republish makes it: nobody publishes it now",
+            "remap depth:=/cam/depth; nobody publishes that now, but image_transport's republish can make it",
             id="compressed depth alone",
         ),
         pytest.param(
@@ -190,7 +190,11 @@ def test_subscribers_of_another_type_are_told_what_we_have(peer: Peer, domain: i
     with Peer(domain) as other:
         for kind, name in ((CompressedImage, "labels"), (Image, "cloud"), (PointCloud2, "labels/compressed")):
             other.node.create_subscription(kind, f"/our/{name}", print, VOLATILE)
-        peer.wait_until(lambda: len(mistyped_subscribers(peer.node, published)) == 3, "subscribers of other types")
+
+        def found_by_name() -> list[str]:
+            return [line for line in mistyped_subscribers(peer.node, published).values() if "node peer asks" in line]
+
+        peer.wait_until(lambda: len(found_by_name()) == 3, "subscribers of other types")
         found = mistyped_subscribers(peer.node, published)
     assert found["/our/labels", COMPRESSED_IMAGE] == (
         f"/our/labels is {IMAGE}, but node peer asks for {COMPRESSED_IMAGE}, so it gets nothing; "

@@ -159,7 +159,7 @@ class DepthInputs(Subscriptions):
                 raise self._silence("depth")
             gap = abs(newest - nanoseconds(header.stamp)) if depth is None else apart
             raise DepthError(
-                f"{depth_topic}: no depth within {_in_seconds(tolerance)} s of the image's stamp (the nearest is "
+                f"{depth_topic}: no depth within {tolerance / 1e9:g} s of the image's stamp (the nearest is "
                 f"{_in_seconds(gap)} s away); use a driver that stamps both alike, or raise the parameter "
                 "depth_tolerance"
             )
@@ -179,9 +179,11 @@ class DepthInputs(Subscriptions):
 
     def _silence(self, what: str) -> DepthError:
         topic, (kind, wanted) = self._depth_topic if what == "depth" else self._info_topic, _WANTED[what]
+        count = publisher_count(self._node, topic, kind)
         mistyped = [line for (of, _), line in self.mistyped().items() if of == topic]
-        remedy = "; ".join(mistyped) or f"remap {what} to {wanted}"
-        return DepthError(f"no {what} on {topic} ({publisher_count(self._node, topic, kind)} publishers); {remedy}")
+        if mistyped and not count:
+            return DepthError(f"no {what}: {'; '.join(mistyped)}")
+        return DepthError(f"no {what} on {topic} ({count} publishers); remap {what} to {wanted}")
 
     def _is_settled(self, header: Header, tolerance: int) -> bool:
         """Whether waiting is over: the frame's own depth is there, or a later one, after which it will not come."""
@@ -223,7 +225,8 @@ class DepthInputs(Subscriptions):
 
 def _in_seconds(nanoseconds: int) -> str:
     """To the last digit that counts, so that what differs is not written alike."""
-    return f"{nanoseconds / 1e9:.9f}".rstrip("0").rstrip(".")
+    whole, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{whole}." + f"{rest:09}".rstrip("0").ljust(3, "0")
 
 
 def pinhole_from_message(info: CameraInfo) -> Pinhole:

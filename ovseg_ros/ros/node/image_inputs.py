@@ -69,10 +69,11 @@ class ImageInputs(Subscriptions):
         silence = self._clock() - self._alive
         if not self.is_open or timeout <= 0 or silence < timeout:
             return ""
-        counts = {
-            self._node.resolve_topic_name(name): publisher_count(self._node, self._node.resolve_topic_name(name), kind)
-            for name, (kind, _) in self._topics.items()
-        }
+        kinds = {self._node.resolve_topic_name(name): kind for name, (kind, _) in self._topics.items()}
+        counts = {topic: publisher_count(self._node, topic, kind) for topic, kind in kinds.items()}
+        mistyped = self.mistyped()
+        if mistyped and not any(counts.values()):
+            return f"no image for {silence:.0f} s: {'; '.join(mistyped.values())}"
         described = [f"{topic} ({count} publishers)" for topic, count in counts.items()]
         return f"no image for {silence:.0f} s on {' or '.join(described)}. {self._advice(any(counts.values()))}"
 
@@ -102,8 +103,6 @@ class ImageInputs(Subscriptions):
                 f"way; for the last set qos_overrides.{self.topics[0]}.subscription.reliability to reliable, or give "
                 "Fast DDS a larger shared-memory segment (config/fastdds_shm.xml)"
             )
-        if mistyped := self.mistyped():
-            return "; ".join(mistyped.values())
         found = ", ".join(topics_of(self._node, (IMAGE, COMPRESSED_IMAGE)))
         found = found or "none; is the camera running, with the same ROS_DOMAIN_ID?"
         return f"Remap {next(iter(self._topics))} to one that is published. Image topics now: {found}"

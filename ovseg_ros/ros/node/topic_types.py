@@ -12,6 +12,9 @@ from rclpy.publisher import Publisher
 
 IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
+_UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"
+"""What the middleware calls a node that it has not heard of yet, or that is not of ROS."""
+
 Mistyped: TypeAlias = dict[tuple[str, str], str]
 """What is wrong and what to do, in one line, by topic and the peers' type."""
 
@@ -83,10 +86,10 @@ def input_remedy(name: str, topic: str, ours: str, theirs: str, inputs: Iterable
         twin = f"{name}/compressed" if ours == IMAGE else name.removesuffix("/compressed")
         remedy = f"remap {twin}:={topic}" + ("" if twin in inputs else " and set image_transport to both")
         if ours == IMAGE and raw != topic:
-            remedy += f" and {name}:={raw}: segment.launch.py does that where {name}:={raw} is given"
+            remedy += f" and {name}:={raw} (segment.launch.py needs only the latter and listens to both)"
         return remedy
     if is_depth and theirs == COMPRESSED_IMAGE and raw != topic:
-        missing = "" if raw in fitting else ", once image_transport's republish makes it: nobody publishes it now"
+        missing = "" if raw in fitting else "; nobody publishes that now, but image_transport's republish can make it"
         return f"remap {name}:={raw}{missing}"
     remedy = f"remap {name} to a topic of that type; now there are: {', '.join(fitting) or 'none'}"
     if not fitting and ours in (IMAGE, COMPRESSED_IMAGE):
@@ -99,5 +102,6 @@ def _others(endpoints: Iterable[Any], ours: str) -> dict[str, str]:
     nodes: dict[str, set[str]] = {}
     for endpoint in endpoints:
         if endpoint.topic_type != ours:
-            nodes.setdefault(endpoint.topic_type, set()).add(endpoint.node_name)
-    return {kind: "node " + ", ".join(sorted(names)) for kind, names in nodes.items()}
+            known = {endpoint.node_name} - {_UNKNOWN_NODE}
+            nodes.setdefault(endpoint.topic_type, set()).update(known)
+    return {kind: "node " + ", ".join(sorted(names)) if names else "some node" for kind, names in nodes.items()}
