@@ -9,7 +9,7 @@ belong: what a file may say about how to hold or show it does not count. Whateve
 import re
 from dataclasses import dataclass
 from io import BytesIO
-from reprlib import repr as shown
+from reprlib import Repr
 from typing import Any, Protocol
 
 import cv2
@@ -111,9 +111,11 @@ _DEPTH_LAYOUTS = {"32FC1": _Layout(1, "f4"), "16UC1": _Layout(1, "u2"), "mono16"
 _MEASUREMENTS = re.compile("(8S|16[SU]|32[SF]|64F)C[0-9]*")
 """Encodings that hold depth or other measurements rather than a picture."""
 _COLOUR_CAMERA = (
-    "choose (or remap image to) the topic of a colour camera, and give depth to the input depth; grey pictures of 16 "
-    "bits are to be published as mono16"
+    "choose (or remap image to) the topic of a colour camera; that of a depth camera is for the input depth, and grey "
+    "of 16 bits has to be published as mono16"
 )
+_SHORT = Repr()
+_SHORT.maxstring = 80  # whole formats, but no longer rubbish
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _VIDEO = re.compile("h.?26[45]|hevc|av1|vp[89]|theora|mpeg4|ffmpeg", re.IGNORECASE)
 
@@ -128,9 +130,9 @@ def image_from_message(message: ImageMessage, topic: str) -> np.ndarray:
         problem = (
             f"which holds depth or other measurements; {_COLOUR_CAMERA}"
             if _MEASUREMENTS.fullmatch(message.encoding)
-            else f"which cannot be decoded; set the camera driver to one of {_EXPECTED}, or convert on the way"
+            else f"which cannot be decoded; set the camera driver to one of {_EXPECTED}, or convert to rgb8 on the way"
         )
-        raise ImageFieldError(topic, "encoding", f"is {shown(message.encoding)}, {problem}")
+        raise ImageFieldError(topic, "encoding", f"is {_SHORT.repr(message.encoding)}, {problem}")
     pixels = _pixels(message, layout, topic)
     if message.encoding in _BAYER:
         _check_bayer_size(message.width, message.height, topic)
@@ -149,7 +151,9 @@ def image_from_compressed_message(message: CompressedImageMessage, topic: str) -
     encoding, _, compression = (part.strip() for part in message.format.partition(";"))
     if "compressedDepth" in message.format or _MEASUREMENTS.fullmatch(encoding):
         raise ImageFieldError(
-            topic, "format", f"is {shown(message.format)}, which holds depth or other measurements; {_COLOUR_CAMERA}"
+            topic,
+            "format",
+            f"is {_SHORT.repr(message.format)}, which holds depth or other measurements; {_COLOUR_CAMERA}",
         )
     content = np.frombuffer(message.data, dtype=np.uint8).tobytes()
     if not content:
@@ -159,19 +163,19 @@ def image_from_compressed_message(message: CompressedImageMessage, topic: str) -
         raise ImageFieldError(
             topic,
             "data",
-            f"ends early after {len(content)} bytes of {shown(message.format)}; check the network or the driver",
+            f"ends early after {len(content)} bytes of {_SHORT.repr(message.format)}; check the network or the driver",
         )
     # What was compressed as mono8 has been demosaiced to grey before.
     is_mosaic = encoding.startswith("bayer_") and "compressed mono" not in compression
     if is_mosaic and encoding not in _BAYER:
-        raise ImageFieldError(topic, "format", f"is {shown(message.format)}; expected one of {_EXPECTED}")
+        raise ImageFieldError(topic, "format", f"is {_SHORT.repr(message.format)}; expected one of {_EXPECTED}")
     flags = cv2.IMREAD_UNCHANGED if is_mosaic else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         decoded = cv2.imdecode(np.frombuffer(whole, dtype=np.uint8), flags)
     except cv2.error as error:  # such as more pixels than OpenCV takes
         raise ImageFieldError(topic, "data", f"cannot be decoded: {error}") from error
     if decoded is None:
-        kind = f"({len(content)} bytes, format {shown(message.format)})"
+        kind = f"({len(content)} bytes, format {_SHORT.repr(message.format)})"
         if _VIDEO.search(message.format):
             problem = (
                 "is a packet of a video, which is no picture by itself; have the driver publish JPEG, or turn the "
@@ -196,7 +200,9 @@ def depth_from_message(message: ImageMessage, topic: str) -> np.ndarray:
     layout = _DEPTH_LAYOUTS.get(message.encoding)
     if layout is None:
         raise ImageFieldError(
-            topic, "encoding", f"is {shown(message.encoding)}; expected a depth image, {' or '.join(_DEPTH_LAYOUTS)}"
+            topic,
+            "encoding",
+            f"is {_SHORT.repr(message.encoding)}; expected a depth image, {' or '.join(_DEPTH_LAYOUTS)}",
         )
     values = _pixels(message, layout, topic)
     depth = values.astype(np.float32)
