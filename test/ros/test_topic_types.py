@@ -198,7 +198,7 @@ def test_subscribers_of_another_type_are_told_what_we_have(peer: Peer, domain: i
         found = mistyped_subscribers(peer.node, published)
     assert found["/our/labels", COMPRESSED_IMAGE] == (
         f"/our/labels is {IMAGE}, but node peer asks for {COMPRESSED_IMAGE}, so it gets nothing; "
-        f"subscribe to {IMAGE}, or to /our/labels/compressed, which is {COMPRESSED_IMAGE}"
+        f"subscribe with {IMAGE}, or to /our/labels/compressed, which is {COMPRESSED_IMAGE}"
     )
     assert found["/our/cloud", IMAGE].endswith(f"or to /our/labels, which is {IMAGE}")
     assert found["/our/labels/compressed", CLOUD].endswith(f"or to /our/cloud, which is {CLOUD}")

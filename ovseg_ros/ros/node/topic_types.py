@@ -62,7 +62,9 @@ def mistyped_subscribers(node: Node, publishers: Sequence[Publisher]) -> Mistype
         for theirs, nodes in _others(node.get_subscriptions_info_by_topic(topic), ours).items():
             fitting = [other.topic_name for other in publishers if type_name(other.msg_type) == theirs]
             nearest = [name for name in fitting if name.startswith(f"{topic}/")] or fitting
-            remedy = f"subscribe to {ours}" + (f", or to {' or '.join(nearest)}, which is {theirs}" if nearest else "")
+            remedy = f"subscribe with {ours}" + (
+                f", or to {' or '.join(nearest)}, which is {theirs}" if nearest else ""
+            )
             found[topic, theirs] = f"{topic} is {ours}, but {nodes} asks for {theirs}, so it gets nothing; {remedy}"
     return found
 
