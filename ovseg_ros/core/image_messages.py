@@ -1,16 +1,20 @@
 """The content of image messages, live or from a bag: Image and CompressedImage to uint8 RGB, depth images to metres.
 
 Messages are taken by their fields, so that neither ROS nor a particular bag library is needed. The common encodings are
-NumPy views on the message's own buffer. Whatever is wrong with a message is an `ImageFieldError` that names topic,
-field, value and remedy.
+NumPy views on the message's own buffer. Pictures stay in the sensor's coordinates, to which depth and calibration
+belong: what a file may say about how to hold or show it does not count. Whatever is wrong with a message is an
+`ImageFieldError` that names topic, field, value and remedy.
 """
 
+import re
 from dataclasses import dataclass
-from reprlib import repr as shown
+from io import BytesIO
+from reprlib import Repr
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
+from PIL import Image as PillowImage
 
 from ovseg_ros.core.errors import ImageError
 
@@ -52,13 +56,31 @@ class CompressedImageMessage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How an encoding lies in memory: values a pixel, their type, and the OpenCV conversion to RGB (None = is RGB)."""
+    """How an encoding lies in memory.
+
+    Attributes:
+        channels: values a pixel.
+        kind: their type.
+        to_rgb: the OpenCV conversion to RGB; None where it is RGB.
+        shared: neighbours in a row and in a column with one colour; in a column only where the colours are a plane of
+            their own, after that of the brightness.
+    """
 
     channels: int
     kind: str = "u1"
     to_rgb: int | None = None
+    shared: tuple[int, int] = (1, 1)
 
 
+# ROS names a Bayer pattern by its first two rows, OpenCV by the second and third pixel of the second row.
+_PATTERNS = {
+    "rggb": cv2.COLOR_BayerBG2RGB,
+    "bggr": cv2.COLOR_BayerRG2RGB,
+    "gbrg": cv2.COLOR_BayerGR2RGB,
+    "grbg": cv2.COLOR_BayerGB2RGB,
+}
+_BAYER = {f"bayer_{pattern}{bits}": to_rgb for pattern, to_rgb in _PATTERNS.items() for bits in (8, 16)}
+_SMALLEST_BAYER = 3  # pixels a side; of less OpenCV makes black
 # 8UC3 and 8UC4 say nothing about colour; like RViz and OpenCV, take them as BGR.
 _LAYOUTS = {
     "rgb8": _Layout(3),
@@ -69,72 +91,107 @@ _LAYOUTS = {
     "8UC4": _Layout(4, to_rgb=cv2.COLOR_BGRA2RGB),
     "mono8": _Layout(1, to_rgb=cv2.COLOR_GRAY2RGB),
     "8UC1": _Layout(1, to_rgb=cv2.COLOR_GRAY2RGB),
-    "mono16": _Layout(1, "u2", to_rgb=cv2.COLOR_GRAY2RGB),
-    "16UC1": _Layout(1, "u2", to_rgb=cv2.COLOR_GRAY2RGB),
-    "yuv422": _Layout(2, to_rgb=cv2.COLOR_YUV2RGB_UYVY),
-    "uyvy": _Layout(2, to_rgb=cv2.COLOR_YUV2RGB_UYVY),
-    "yuv422_yuy2": _Layout(2, to_rgb=cv2.COLOR_YUV2RGB_YUY2),
-    "yuyv": _Layout(2, to_rgb=cv2.COLOR_YUV2RGB_YUY2),
+    "mono16": _Layout(1, "u2", cv2.COLOR_GRAY2RGB),
+    "rgb16": _Layout(3, "u2"),
+    "bgr16": _Layout(3, "u2", cv2.COLOR_BGR2RGB),
+    "rgba16": _Layout(4, "u2", cv2.COLOR_RGBA2RGB),
+    "bgra16": _Layout(4, "u2", cv2.COLOR_BGRA2RGB),
+    "yuv422": _Layout(2, to_rgb=cv2.COLOR_YUV2RGB_UYVY, shared=(2, 1)),
+    "uyvy": _Layout(2, to_rgb=cv2.COLOR_YUV2RGB_UYVY, shared=(2, 1)),
+    "yuv422_yuy2": _Layout(2, to_rgb=cv2.COLOR_YUV2RGB_YUY2, shared=(2, 1)),
+    "yuyv": _Layout(2, to_rgb=cv2.COLOR_YUV2RGB_YUY2, shared=(2, 1)),
+    "nv12": _Layout(1, to_rgb=cv2.COLOR_YUV2RGB_NV12, shared=(2, 2)),
+    "nv21": _Layout(1, to_rgb=cv2.COLOR_YUV2RGB_NV21, shared=(2, 2)),
+    "i420": _Layout(1, to_rgb=cv2.COLOR_YUV2RGB_I420, shared=(2, 2)),
+    "yuv420": _Layout(1, to_rgb=cv2.COLOR_YUV2RGB_I420, shared=(2, 2)),
 }
-COLOR_ENCODINGS = frozenset(_LAYOUTS)
-"""Encodings of pictures that `image_from_message` reads."""
-_SUBSAMPLED = frozenset({"yuv422", "uyvy", "yuv422_yuy2", "yuyv"})
+_EXPECTED = f"{', '.join(_LAYOUTS)} or a Bayer pattern (bayer_rggb8, bayer_rggb16 and so on)"
+_LAYOUTS |= {name: _Layout(1, "u2" if name.endswith("16") else "u1", to_rgb) for name, to_rgb in _BAYER.items()}
 _DEPTH_LAYOUTS = {"32FC1": _Layout(1, "f4"), "16UC1": _Layout(1, "u2"), "mono16": _Layout(1, "u2")}
+_MEASUREMENTS = re.compile("(8S|16[SU]|32[SF]|64F)C[0-9]*")
+"""Encodings that hold depth or other measurements rather than a picture."""
+_COLOUR_CAMERA = (
+    "choose (or remap image to) the topic of a colour camera; that of a depth camera is for the input depth, and grey "
+    "of 16 bits has to be published as mono16"
+)
+_SHORT = Repr()
+_SHORT.maxstring = 80  # whole formats, but no longer rubbish
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_VIDEO = re.compile("h.?26[45]|hevc|av1|vp[89]|theora|mpeg4|ffmpeg", re.IGNORECASE)
 
 
 def image_from_message(message: ImageMessage, topic: str) -> np.ndarray:
     """The picture as uint8 RGB (H, W, 3), C-contiguous; for tightly packed rgb8 a view on the message's buffer.
 
-    One-channel images become grey; of 16-bit ones the upper byte is taken.
+    One-channel images become grey, Bayer patterns colour; of 16-bit ones the upper byte is taken.
     """
     layout = _LAYOUTS.get(message.encoding)
     if layout is None:
-        supported = ", ".join(_LAYOUTS)
-        problem = f"; expected one of {supported}"
-        if is_measurement(message.encoding):
-            problem = (
-                ", which holds depth or other measurements; choose (or remap image to) the topic of a colour camera "
-                f"({supported})"
-            )
-        raise ImageFieldError(topic, "encoding", f"is {shown(message.encoding)}{problem}")
-    pixels = _pixels(message, layout, topic)  # (H, W) or (H, W, channels)
-    if message.encoding in _SUBSAMPLED and message.width % 2:
-        raise ImageFieldError(
-            topic, "width", f"is {message.width}; {message.encoding} stores pixels in pairs, so it must be even"
+        problem = (
+            f"which holds depth or other measurements; {_COLOUR_CAMERA}"
+            if _MEASUREMENTS.fullmatch(message.encoding)
+            else f"which cannot be decoded; set the camera driver to one of {_EXPECTED}, or convert to rgb8 on the way"
         )
-    if layout.kind == "u2":
-        pixels = (pixels >> 8).astype(np.uint8)
+        raise ImageFieldError(topic, "encoding", f"is {_SHORT.repr(message.encoding)}, {problem}")
+    pixels = _pixels(message, layout, topic)
+    if message.encoding in _BAYER:
+        _check_bayer_size(message.width, message.height, topic)
+    pixels = _upper_bytes(pixels)
     if layout.to_rgb is None:
         return np.ascontiguousarray(pixels)
-    return cv2.cvtColor(pixels, layout.to_rgb)
+    return np.ascontiguousarray(cv2.cvtColor(pixels, layout.to_rgb)[:, : message.width])
 
 
 def image_from_compressed_message(message: CompressedImageMessage, topic: str) -> np.ndarray:
-    """The picture as uint8 RGB (H, W, 3) from JPEG, PNG or whatever else OpenCV reads, if it is whole."""
-    if "compressedDepth" in message.format:
+    """The picture as uint8 RGB (H, W, 3) from JPEG, PNG or whatever else OpenCV reads, if it is whole.
+
+    The format field is read as image_transport writes it: "bayer_rggb8; png compressed " is a Bayer pattern in a grey
+    picture, and "compressed rgb8" says that what OpenCV decodes is not BGR, as it is by default, but RGB.
+    """
+    encoding, _, compression = (part.strip() for part in message.format.partition(";"))
+    if "compressedDepth" in message.format or _MEASUREMENTS.fullmatch(encoding):
         raise ImageFieldError(
             topic,
             "format",
-            f"is {message.format!r}, a depth image; choose (or remap image/compressed to) a colour camera",
+            f"is {_SHORT.repr(message.format)}, which holds depth or other measurements; {_COLOUR_CAMERA}",
         )
-    data = np.frombuffer(message.data, dtype=np.uint8)
-    if not data.size:
+    content = np.frombuffer(message.data, dtype=np.uint8).tobytes()
+    if not content:
         raise ImageFieldError(topic, "data", "is empty; check the camera driver")
-    if _is_truncated(data.tobytes()):
-        raise ImageFieldError(
-            topic, "data", f"ends early after {data.size} bytes of {message.format!r}; check the network or the driver"
-        )
-    try:
-        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    except cv2.error as error:  # such as more pixels than OpenCV takes
-        raise ImageFieldError(topic, "data", f"cannot be decoded: {error}") from error
-    if decoded is None:
+    whole = _whole(content)
+    if whole is None:
         raise ImageFieldError(
             topic,
             "data",
-            f"({data.size} bytes, format {shown(message.format)}) is no picture that OpenCV reads; publish JPEG or PNG",
+            f"ends early after {len(content)} bytes of {_SHORT.repr(message.format)}; check the network or the driver",
         )
-    check_size(decoded.shape[1], decoded.shape[0], topic)
+    # What was compressed as mono8 has been demosaiced to grey before.
+    is_mosaic = encoding.startswith("bayer_") and "compressed mono" not in compression
+    if is_mosaic and encoding not in _BAYER:
+        raise ImageFieldError(topic, "format", f"is {_SHORT.repr(message.format)}; expected one of {_EXPECTED}")
+    flags = cv2.IMREAD_UNCHANGED if is_mosaic else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        decoded = cv2.imdecode(np.frombuffer(whole, dtype=np.uint8), flags)
+    except cv2.error as error:  # such as more pixels than OpenCV takes
+        raise ImageFieldError(topic, "data", f"cannot be decoded: {error}") from error
+    if decoded is None:
+        kind = f"({len(content)} bytes, format {_SHORT.repr(message.format)})"
+        if _VIDEO.search(message.format):
+            problem = (
+                "is a packet of a video, which is no picture by itself; have the driver publish JPEG, or turn the "
+                "video into sensor_msgs/Image with image_transport's republish"
+            )
+        else:
+            problem = "is no picture that OpenCV reads; publish JPEG or PNG"
+        raise ImageFieldError(topic, "data", f"{kind} {problem}")
+    height, width = decoded.shape[:2]
+    check_size(width, height, topic)
+    decoded = _upper_bytes(decoded)
+    if is_mosaic and decoded.ndim == 2:
+        _check_bayer_size(width, height, topic)
+        return cv2.cvtColor(decoded, _BAYER[encoding])
+    if "compressed rgb" in compression or (compression.startswith("tiff") and encoding.startswith("rgb")):
+        return decoded
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
@@ -143,7 +200,9 @@ def depth_from_message(message: ImageMessage, topic: str) -> np.ndarray:
     layout = _DEPTH_LAYOUTS.get(message.encoding)
     if layout is None:
         raise ImageFieldError(
-            topic, "encoding", f"is {shown(message.encoding)}; expected a depth image, {' or '.join(_DEPTH_LAYOUTS)}"
+            topic,
+            "encoding",
+            f"is {_SHORT.repr(message.encoding)}; expected a depth image, {' or '.join(_DEPTH_LAYOUTS)}",
         )
     values = _pixels(message, layout, topic)
     depth = values.astype(np.float32)
@@ -157,12 +216,27 @@ def ids_from_message(message: ImageMessage, topic: str) -> np.ndarray:
     """The ids of a segment image, uint16 (H, W), of a 16UC1."""
     if message.encoding != "16UC1":
         raise ImageFieldError(topic, "encoding", f"is {message.encoding[:40]!r}; expected a segment image, 16UC1")
-    return _pixels(message, _LAYOUTS["16UC1"], topic)
+    return _pixels(message, _DEPTH_LAYOUTS["16UC1"], topic)
 
 
 def _pixels(message: ImageMessage, layout: _Layout, topic: str) -> np.ndarray:
-    """A view (H, W) or (H, W, channels) on the message's buffer in the machine's byte order, rows `step` apart."""
+    """A view on the message's buffer in the machine's byte order, rows `step` apart.
+
+    Returns:
+        (H, W) or (H, W, channels); where the colours are a plane of their own (H * 3 / 2, step), both planes.
+    """
     check_size(message.width, message.height, topic)
+    has_planes = layout.shared[1] > 1
+    sides = {"width": (message.width, layout.shared[0]), "height": (message.height, layout.shared[1])}
+    if has_planes:
+        sides["step"] = (message.step, layout.shared[0])
+    for field, (value, shared) in sides.items():
+        if value % shared:
+            raise ImageFieldError(
+                topic,
+                field,
+                f"is {value}; in {message.encoding} neighbours share a colour, so it must be a multiple of {shared}",
+            )
     dtype = np.dtype((">" if message.is_bigendian else "<") + layout.kind)
     row_bytes = message.width * layout.channels * dtype.itemsize
     if message.step < row_bytes:
@@ -172,17 +246,19 @@ def _pixels(message: ImageMessage, layout: _Layout, topic: str) -> np.ndarray:
             f"is {message.step}; a row of {message.width} pixels in {message.encoding} takes {row_bytes} bytes, "
             "so step must be at least that; correct it in the publisher",
         )
-    size, expected = len(message.data), message.step * message.height
+    rows = message.height * 3 // 2 if has_planes else message.height
+    size, expected = len(message.data), message.step * rows
     if not size:
         raise ImageFieldError(topic, "data", f"is empty; expected {expected} bytes; check the camera driver")
     if size != expected:
         raise ImageFieldError(
             topic,
             "data",
-            f"has {size} bytes; expected step x height = {message.step} x {message.height} = {expected}; "
+            f"has {size} bytes; expected step x {'1.5 height' if has_planes else 'height'} = {message.step} x {rows} = "
+            f"{expected}; "
             "the message is truncated or its size is wrong; correct it in the publisher",
         )
-    shape: tuple[int, ...] = (message.height, message.width)
+    shape: tuple[int, ...] = (rows, message.step if has_planes else message.width)
     strides: tuple[int, ...] = (message.step, layout.channels * dtype.itemsize)
     if layout.channels > 1:
         shape, strides = (*shape, layout.channels), (*strides, dtype.itemsize)
@@ -205,15 +281,47 @@ def check_size(width: int, height: int, topic: str) -> None:
         )
 
 
-def _is_truncated(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end marker; OpenCV would return such a JPEG with a grey lower part."""
-    if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9") < 0
+def _upper_bytes(pixels: np.ndarray) -> np.ndarray:
+    """uint8, of 16 bits the upper ones."""
+    return pixels if pixels.dtype == np.uint8 else (pixels >> np.uint16(8)).astype(np.uint8)
+
+
+def _check_bayer_size(width: int, height: int, topic: str) -> None:
+    for field, value in (("width", width), ("height", height)):
+        if value < _SMALLEST_BAYER:
+            raise ImageFieldError(
+                topic, field, f"is {value}; a Bayer pattern needs {_SMALLEST_BAYER} pixels a side; check the driver"
+            )
+
+
+def _whole(data: bytes) -> bytes | None:
+    """`data` with its end marker, which a camera may leave out; None where pixels are missing.
+
+    OpenCV would fill the lower part of such a JPEG with grey, without a word.
+    """
     if data.startswith(b"\x89PNG"):
-        return data.rfind(b"IEND") < 0
-    return False
+        return data if b"IEND" in data else None
+    if not data.startswith(_JPEG_START) or data.rfind(_JPEG_END, _scan_of(data)) >= 0:
+        return data
+    # Of a buffer's empty rest no more than a picture may end in, and no half of a marker.
+    data = data[: len(data.rstrip(b"\0")) + 2].removesuffix(b"\xff")
+    # Where bits are missing the decoder takes them from what follows, and so the picture depends on that.
+    one, other = (_pillow_pixels(data + filling * 64 + _JPEG_END) for filling in (b"\x55", b"\xaa"))
+    return data + _JPEG_END if one is not None and other is not None and np.array_equal(one, other) else None
 
 
-def is_measurement(encoding: str) -> bool:
-    """Whether an encoding holds depth or other measurements rather than a picture."""
-    return encoding in _DEPTH_LAYOUTS or encoding.startswith(("32", "64"))
+def _scan_of(data: bytes) -> int:
+    """Where a JPEG's first scan begins: the segments before it may hold another JPEG, as a preview."""
+    position = len(_JPEG_START)
+    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != b"\xda":
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return position
+
+
+def _pillow_pixels(data: bytes) -> np.ndarray | None:
+    """As Pillow decodes it, which unlike OpenCV does not write about bytes too many or too few; None if it refuses."""
+    try:
+        with PillowImage.open(BytesIO(data)) as image:
+            return np.asarray(image)
+    except Exception:  # whichever of its parsers stumbles, over whatever is missing
+        return None

@@ -20,7 +20,8 @@ def check_image(image: np.ndarray) -> None:
 
 def to_tensor(image: np.ndarray, device: torch.device) -> Tensor:
     """uint8 (H, W, 3) -> float (1, 3, H, W) in [0, 1]; converted on the device, so a quarter of the bytes travel."""
-    if not image.flags.c_contiguous or min(image.strides) < 0:  # a flipped side of one pixel counts as contiguous
+    # A flipped side of one pixel counts as contiguous. A bag's messages cannot be written to, which torch warns of.
+    if not image.flags.c_contiguous or min(image.strides) < 0 or not image.flags.writeable:
         image = np.array(image, order="C")
     pixels = torch.from_numpy(image).to(device)
     return pixels.permute(2, 0, 1)[None].float() / 255

@@ -1,6 +1,7 @@
 """The pipeline as a whole: sizes, alignment, thread safety of vocabularies, the bundled preset."""
 
 import gc
+import warnings
 import weakref
 
 import numpy as np
@@ -98,6 +99,18 @@ def test_what_is_no_image_is_refused_with_what_it_is(image: np.ndarray) -> None:
     prompt = segmenter.prepare(Vocabulary.build([CategorySpec("light")]))
     with pytest.raises(ImageError, match=str(image.dtype)):
         segmenter.segment(image, prompt)
+
+
+def test_an_image_that_cannot_be_written_to_is_taken_without_a_warning() -> None:
+    image = np.frombuffer(bytes([255]) * (64 * 96 * 3), np.uint8).reshape(64, 96, 3)  # as a bag's messages are
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert segment(bright_segmenter(), image).all()
+    finally:
+        torch.set_warn_always(always)
 
 
 def test_the_result_belongs_to_the_vocabulary_that_was_given() -> None:

@@ -10,14 +10,13 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from ovseg_ros.core.image_messages import depth_from_message, image_from_compressed_message
+from ovseg_ros.core.image_messages import depth_from_message, image_from_compressed_message, image_from_message
 from ovseg_ros.core.outputs import COMPRESSED_OUTPUTS, DATA_OUTPUTS, OVERLAY_OUTPUTS, OutputOptions, SegmentedFrame
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Segment
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.msg import Category, PanopticSegmentation
 from ovseg_ros.offline.data.bag_messages import BagMessages
 from ovseg_ros.ros.node.conversions import MESSAGE_TYPES, MESSAGES, specs_from_messages
-from ovseg_ros.ros.node.image_decoding import image_from_message
 
 HEADER = Header(stamp=Time(sec=12, nanosec=34), frame_id="camera")
 RGB = np.random.default_rng(1).integers(0, 256, (4, 6, 3), dtype=np.uint8)

@@ -26,8 +26,9 @@ class Topics:
     def resolve_topic_name(self, name: str) -> str:
         return f"/{name}"
 
-    def count_publishers(self, topic: str) -> int:
-        return 1
+    def get_publishers_info_by_topic(self, topic: str) -> list[SimpleNamespace]:
+        kind = "CameraInfo" if topic == "/camera_info" else "Image"
+        return [SimpleNamespace(topic_type=f"sensor_msgs/msg/{kind}", node_name="camera")]
 
     def create_subscription(self, kind: type, name: str, receive: object, *_: object, **__: object) -> SimpleNamespace:
         self.callbacks[name] = receive

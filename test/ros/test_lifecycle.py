@@ -10,7 +10,7 @@ from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import GetAvailableTransitions
 from rclpy.qos import qos_profile_sensor_data
 from ros_support import Camera, Peer, Processes, TestProcess
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
 from ovseg_ros.msg import PanopticSegmentation
 
@@ -71,8 +71,11 @@ def test_a_camera_that_does_not_fit_or_does_not_come_is_named(
     peer: Peer, node: TestProcess, statuses: Statuses
 ) -> None:
     assert peer.change_state(Transition.TRANSITION_ACTIVATE) == (True, State.PRIMARY_STATE_ACTIVE)
-    warning = statuses(lambda now: "no image for" in now["camera"].message, "a warning of the missing camera")["camera"]
-    assert warning.level == DiagnosticStatus.WARN and "/image (0 publishers)" in warning.message
+    resting = statuses(lambda now: "resting" in now["camera"].message, "the resting camera")["camera"]
+    assert resting.level == DiagnosticStatus.OK and "no image for" not in node.output  # for nobody asks for one
+    with peer.collect(PanopticSegmentation, "/ovseg/segments"):
+        warning = statuses(lambda now: "no image for" in now["camera"].message, "the missing camera")["camera"]
+        assert warning.level == DiagnosticStatus.WARN and "/image (0 publishers)" in warning.message
 
     best_effort = peer.node.create_publisher(Image, "/image", qos_profile_sensor_data)
     with peer.collect(PanopticSegmentation, "/ovseg/segments"):
@@ -81,6 +84,31 @@ def test_a_camera_that_does_not_fit_or_does_not_come_is_named(
         assert warning.level == DiagnosticStatus.WARN
         node.wait_for_output("/image: a publisher offers an incompatible QoS policy RELIABILITY")
     peer.node.destroy_publisher(best_effort)
+
+
+def test_peers_of_another_type_are_named_once_with_the_remedy(
+    peer: Peer, node: TestProcess, statuses: Statuses
+) -> None:
+    jpegs = peer.node.create_publisher(CompressedImage, "/image", qos_profile_sensor_data)
+    text = "/image is published as sensor_msgs/msg/CompressedImage (by node peer), but image takes"
+    text += " sensor_msgs/msg/Image"
+    line = f"{text}; remap image/compressed:=/image"
+    status = statuses(lambda now: now["camera"].message == line, "a warning of the type while nobody wants images")
+    assert status["camera"].level == DiagnosticStatus.WARN
+    with peer.collect(PanopticSegmentation, "/ovseg/segments"):
+        status = statuses(lambda now: "no image for" in now["camera"].message, "the missing image")["camera"]
+    assert f"s: {text}" in status.message and status.message.count(text) == 1
+    assert "QoS" not in status.message
+    peer.node.destroy_publisher(jpegs)
+    statuses(lambda now: now["camera"].level == DiagnosticStatus.OK, "the end of the warning")
+    assert sum(text in line and "no image for" not in line for line in node.output.splitlines()) == 1
+
+    clouds = peer.node.create_subscription(PointCloud2, "/ovseg/label_image", print, qos_profile_sensor_data)
+    text = "/ovseg/label_image is sensor_msgs/msg/Image, but node peer asks for sensor_msgs/msg/PointCloud2"
+    status = statuses(lambda now: text in now["camera"].message, "a warning of the subscriber")["camera"]
+    assert status.level == DiagnosticStatus.WARN and "or to /ovseg/points, which is" in status.message
+    node.wait_for_output(text)
+    peer.node.destroy_subscription(clouds)
 
 
 def test_diagnostics_follow_the_frames(peer: Peer, node: TestProcess, statuses: Statuses) -> None:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ovseg_ros.ros.node.fault_log import FaultLog
+from ovseg_ros.ros.node.fault_log import FaultLog, pause
 from ovseg_ros.ros.node.mailbox import Mailbox
 from ovseg_ros.ros.node.worker import Worker
 
@@ -195,3 +195,31 @@ def test_faults_are_bounded_by_kind() -> None:
     log.report("step", "bad step")
     log.report("data", "bad data")
     assert written[2:] == ["bad step (2 more of this kind since the last message)", "bad data"]
+
+
+def test_what_lasts_is_said_less_often_the_longer_it_lasts() -> None:
+    said, silence = [], 5.0
+    while silence < 2000:
+        said.append(silence)
+        silence += pause(silence, 5.0)
+    assert said == [5, 10, 20, 40, 80, 160, 320, 620, 920, 1220, 1520, 1820]
+    assert pause(3600, 3600) == 3600
+
+
+def test_a_fault_that_lasts_is_written_less_often_until_it_ends_or_changes() -> None:
+    now, written = [0.0], []
+    log = FaultLog(lambda message: written.append((now[0], message.split(" (")[0])), period=5.0, clock=lambda: now[0])
+
+    def meet(message: str, start: int, end: int) -> None:
+        for second in range(start, end):
+            now[0] = second
+            log.report("depth", message.replace("N", str(second)))
+
+    meet("no depth", 0, 50)
+    assert written == [(second, "no depth") for second in (0, 5, 10, 20, 40)]
+    written.clear()
+    meet("no camera_info for N s", 50, 62)  # another fault of the same kind
+    assert written == [(second, f"no camera_info for {second} s") for second in (50, 55, 60)]
+    written.clear()
+    meet("no camera_info for N s", 70, 76)  # it was over
+    assert written == [(second, f"no camera_info for {second} s") for second in (70, 75)]

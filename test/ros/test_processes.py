@@ -72,7 +72,8 @@ def test_lifecycle_and_timeout_warning(peer: Peer, processes: Processes, tiny_pr
     assert peer.change_state(Transition.TRANSITION_ACTIVATE) == (True, State.PRIMARY_STATE_ACTIVE)
     answer = peer.call(Query, "/ovseg/query", Query.Request(phrase="cup"))
     assert not answer.success and "no image has come yet on /front/color" in answer.message
-    node.wait_for_output("no image for")
+    with peer.collect(PanopticSegmentation, "/ovseg/segments"):
+        node.wait_for_output("no image for")
     warning = next(line for line in node.output.splitlines() if "no image for" in line)
     assert "[WARN]" in warning and "/front/color (0 publishers)" in warning
     assert "Image topics now: /back/color/image_raw" in warning

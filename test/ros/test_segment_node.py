@@ -17,10 +17,9 @@ from ros_support import LATCHED, VOLATILE, Camera, Peer, TestProcess, picture, p
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool
 
-from ovseg_ros.core.image_messages import image_from_compressed_message
+from ovseg_ros.core.image_messages import image_from_compressed_message, image_from_message
 from ovseg_ros.msg import PanopticSegmentation, Vocabulary
 from ovseg_ros.ros.node.conversions import MESSAGES
-from ovseg_ros.ros.node.image_decoding import image_from_message
 from ovseg_ros.srv import Query
 
 IMAGES = ("label_image", "segment_image", "confidence_image", "overlay_image")

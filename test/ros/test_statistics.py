@@ -77,6 +77,8 @@ def test_silence_and_misfitting_peers_are_warnings_in_their_own_words() -> None:
     statistics = CameraStatistics()
     status = status_of(statistics, problem="no image for 7 s on /front/image (0 publishers)")
     assert status.level == DiagnosticStatus.WARN and "/front/image (0 publishers)" in status.message
+    status = status_of(statistics, mistyped=["/front/image is published as another type"])
+    assert status.level == DiagnosticStatus.WARN and status.message == "/front/image is published as another type"
     status = status_of(statistics, incompatible=["/front/image: policy RELIABILITY"])
     assert status.level == DiagnosticStatus.WARN and "RELIABILITY" in status.message
     assert values_of(status)["incompatible QoS"] == "/front/image: policy RELIABILITY"

@@ -9,9 +9,8 @@ import pytest
 from ros_support import VOLATILE, Peer, Processes, TestProcess, stamp_of
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from ovseg_ros.core.image_messages import depth_from_message, image_from_compressed_message
+from ovseg_ros.core.image_messages import depth_from_message, image_from_compressed_message, image_from_message
 from ovseg_ros.msg import PanopticSegmentation
-from ovseg_ros.ros.node.image_decoding import image_from_message
 
 pytest.importorskip("mujoco", reason="the simulated camera needs mujoco")
 

@@ -20,7 +20,7 @@ from rclpy.qos import QoSProfile
 
 from ovseg_ros.core.draw import Color
 from ovseg_ros.core.errors import OvsegError
-from ovseg_ros.core.image_messages import ids_from_message
+from ovseg_ros.core.image_messages import ids_from_message, image_from_message
 from ovseg_ros.core.vocabulary import CategorySpec
 from ovseg_ros.ros.demo.frames import (
     IMAGE,
@@ -36,7 +36,6 @@ from ovseg_ros.ros.demo.frames import (
 from ovseg_ros.ros.demo.pictures import contact_sheet, write_png
 from ovseg_ros.ros.demo.scoring import DemoFrame, DemoSegments, demo_vocabularies, summarize, truth_in_words
 from ovseg_ros.ros.node.conversions import vocabulary_request
-from ovseg_ros.ros.node.image_decoding import image_from_message
 from ovseg_ros.ros.node.parameter_spec import ParameterSpec, declare
 from ovseg_ros.srv import GetVocabulary, SetVocabulary
 

@@ -11,18 +11,21 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from ovseg_ros.core.image_messages import image_from_compressed_message
+from ovseg_ros.core.image_messages import image_from_compressed_message, image_from_message
 from ovseg_ros.core.tracking.tracker import Tracker
 from ovseg_ros.ros.node.depth_inputs import DepthInputs
 from ovseg_ros.ros.node.diagnostics import camera_status
-from ovseg_ros.ros.node.image_decoding import image_from_message
 from ovseg_ros.ros.node.image_inputs import ImageInputs, ImageMessage
 from ovseg_ros.ros.node.mailbox import Mailbox
 from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, Outputs
 from ovseg_ros.ros.node.statistics import CameraStatistics
+from ovseg_ros.ros.node.topic_types import Mistyped
 
 _LINGER = 2.0
 """Seconds for which a camera stays subscribed after the last consumer left, in case another comes."""
+
+_TYPES_PERIOD = 1.0
+"""Seconds between looks for peers of another type, of which the middleware says nothing by itself."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,8 +88,11 @@ class Camera:
         self._node = node
         self._on_frame = on_frame
         self._active = False
+        self._consumed: frozenset[str] = frozenset()
         self._wanted_until = float("-inf")
         self._depth_until = float("-inf")
+        self._next_look = float("-inf")
+        self._mistyped: Mistyped = {}
 
     def activate(self) -> None:
         """From now on it subscribes where somebody wants its outputs; raises as `Subscriptions.open`."""
@@ -111,10 +117,10 @@ class Camera:
     def update(self) -> None:
         """Subscribes or unsubscribes, as consumers came or went. Called now and then, and by the middleware."""
         now = time.monotonic()
-        consumed = self.outputs.wanted() if self._active and self._parameter("enabled") else frozenset()
-        if consumed:
+        self._consumed = self.outputs.wanted() if self._active and self._parameter("enabled") else frozenset()
+        if self._consumed:
             self._wanted_until = now + _LINGER
-        if consumed & NEEDS_DEPTH:
+        if self._consumed & NEEDS_DEPTH:
             self._depth_until = now + _LINGER
         wanted = self._active and now < self._wanted_until
         if wanted and not self.inputs.is_open:
@@ -129,25 +135,32 @@ class Camera:
             self.depth.close()
 
     def warn(self) -> None:
-        """Logs, now and then, that no image comes."""
-        if self._active and self._parameter("enabled"):
+        """Logs that no image comes, now and then while somebody wants one, and, once, peers of another type."""
+        if self._consumed:
             self.inputs.warn(self._parameter("image_timeout"))
+        now = time.monotonic()
+        if not self._active or now < self._next_look:
+            return
+        self._next_look = now + _TYPES_PERIOD
+        depth = self.depth.mistyped() if self.depth.is_open else {}
+        known, self._mistyped = self._mistyped, self.inputs.mistyped() | depth | self.outputs.mistyped()
+        for peers in self._mistyped.keys() - known.keys():
+            self._node.get_logger().warning(self._mistyped[peers])
 
     def status(self) -> DiagnosticStatus:
         """How it is, for the diagnostics."""
-        enabled = self._parameter("enabled")
         if not self._active:
             activity = "inactive"
-        elif not enabled:
+        elif not self._parameter("enabled"):
             activity = "disabled by the parameter enabled"
         elif not self.inputs.is_open:
             activity = "resting: nobody subscribes to an output"
         else:
             activity = "subscribed"
-        problem = ""
-        if self._active and enabled:
-            missing_depth = self.depth.problem() if self.depth.is_open else ""
-            problem = self.inputs.problem(self._parameter("image_timeout")) or missing_depth
+        problem = self.inputs.problem(self._parameter("image_timeout")) if self._consumed else ""
+        if not problem and self._consumed & NEEDS_DEPTH:
+            problem = self.depth.problem()
+        mistyped = self._mistyped.values() if self._active else ()
         return camera_status(
             self.statistics.figures(),
             name=self.name,
@@ -155,6 +168,7 @@ class Camera:
             topics=self.inputs.topics,
             dropped=self.frames.dropped,
             problem=problem,
+            mistyped=tuple(line for line in mistyped if line not in problem),
             incompatible=(*self.inputs.incompatible(), *self.outputs.incompatible()),
         )
 

@@ -1,4 +1,4 @@
-"""Between the core's types and ROS messages. Decoding pictures is in image_decoding.py."""
+"""Between the core's types and ROS messages. Decoding pictures is in core/image_messages.py."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

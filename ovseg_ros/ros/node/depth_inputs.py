@@ -21,6 +21,7 @@ from ovseg_ros.core.image_messages import ImageFieldError, depth_from_message
 from ovseg_ros.core.space.pinhole import Pinhole, fit_depth
 from ovseg_ros.ros.node.conversions import nanoseconds
 from ovseg_ros.ros.node.qos import Subscriptions, input_qos
+from ovseg_ros.ros.node.topic_types import publisher_count
 
 _KEPT = 8
 """Depth images that wait for their colour image; those of frames at work are kept besides."""
@@ -30,6 +31,14 @@ _PATIENCE = 0.05
 
 _GRACE = 2.0
 """Seconds after subscribing in which nothing missing is worth a word, nor what is older than the first depth."""
+
+_SILENCE = 2.0
+"""Seconds without depth after which it is the topic that is silent, and not the stamps that differ."""
+
+_WANTED = {
+    "depth": (Image, "a depth image that is aligned to the colour image"),
+    "camera_info": (CameraInfo, "that of the colour image"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,7 @@ class DepthInputs(Subscriptions):
         self._newest: int | None = None
         self._first: int | None = None
         self._since = clock()  # when the first depth came; before that, when it was subscribed to
+        self._arrived = float("-inf")
         self._problem = ""
 
     def problem(self) -> str:
@@ -141,20 +151,17 @@ class DepthInputs(Subscriptions):
     ) -> DepthFrame:
         depth_topic, info_topic = self._depth_topic, self._info_topic
         if newest is None:
-            raise DepthError(
-                f"no depth on {depth_topic} ({self._node.count_publishers(depth_topic)} publishers); remap depth to a "
-                "depth image that is aligned to the colour image"
-            )
+            raise self._silence("depth")
         if info is None:
-            raise DepthError(
-                f"no camera_info on {info_topic} ({self._node.count_publishers(info_topic)} publishers); remap "
-                "camera_info to that of the colour image"
-            )
+            raise self._silence("camera_info")
         if depth is None or (apart := abs(nanoseconds(depth.header.stamp) - nanoseconds(header.stamp))) > tolerance:
+            if self._clock() - self._arrived > _SILENCE:
+                raise self._silence("depth")
             gap = abs(newest - nanoseconds(header.stamp)) if depth is None else apart
             raise DepthError(
                 f"{depth_topic}: no depth within {tolerance / 1e9:g} s of the image's stamp (the nearest is "
-                f"{gap / 1e9:.3f} s away); use a driver that stamps both alike, or raise the parameter depth_tolerance"
+                f"{_in_seconds(gap)} s away); use a driver that stamps both alike, or raise the parameter "
+                "depth_tolerance"
             )
         frames = (depth.header.frame_id, header.frame_id)
         if all(frames) and frames[0] != frames[1]:
@@ -170,6 +177,14 @@ class DepthInputs(Subscriptions):
             raise DepthError(f"{info_topic}: {error}") from error
         return DepthFrame(values, camera)
 
+    def _silence(self, what: str) -> DepthError:
+        topic, (kind, wanted) = self._depth_topic if what == "depth" else self._info_topic, _WANTED[what]
+        count = publisher_count(self._node, topic, kind)
+        mistyped = [line for (of, _), line in self.mistyped().items() if of == topic]
+        if mistyped and not count:
+            return DepthError(f"no {what}: {'; '.join(mistyped)}")
+        return DepthError(f"no {what} on {topic} ({count} publishers); remap {what} to {wanted}")
+
     def _is_settled(self, header: Header, tolerance: int) -> bool:
         """Whether waiting is over: the frame's own depth is there, or a later one, after which it will not come."""
         if self._newest is None:
@@ -181,9 +196,9 @@ class DepthInputs(Subscriptions):
 
     def _receive_depth(self, message: Image) -> None:
         with self._changed:
-            self._newest = nanoseconds(message.header.stamp)
+            self._newest, self._arrived = nanoseconds(message.header.stamp), self._clock()
             if self._first is None:
-                self._first, self._since = self._newest, self._clock()
+                self._first, self._since = self._newest, self._arrived
             self._waiting.append(message)
             self._offer(message)
             self._changed.notify_all()
@@ -206,6 +221,12 @@ class DepthInputs(Subscriptions):
             self._info = self._expected = self._best = self._newest = self._first = None
             self._since = self._clock()
             self._problem = ""
+
+
+def _in_seconds(nanoseconds: int) -> str:
+    """To the last digit that counts, so that what differs is not written alike."""
+    whole, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{whole}." + f"{rest:09}".rstrip("0").ljust(3, "0")
 
 
 def pinhole_from_message(info: CameraInfo) -> Pinhole:

@@ -91,6 +91,7 @@ def camera_status(
     topics: Sequence[str],
     dropped: int,
     problem: str = "",
+    mistyped: Sequence[str] = (),
     incompatible: Sequence[str] = (),
 ) -> DiagnosticStatus:
     """One camera: a warning where images do not come, do not fit or are lost; an error where all of them are lost.
@@ -102,10 +103,11 @@ def camera_status(
         topics: the inputs after remapping.
         dropped: frames replaced by a newer one before their turn came.
         problem: why no image comes; empty if they come or nobody wants any.
+        mistyped: peers of another type, with what to do; without those that `problem` names.
         incompatible: peers whose QoS does not fit, with the policy.
     """
     latency, stamps_problem = _capture_latency(figures)
-    complaints = [text for text in (problem, *incompatible, stamps_problem) if text]
+    complaints = [text for text in (problem, *mistyped, *incompatible, stamps_problem) if text]
     level = DiagnosticStatus.WARN if complaints else DiagnosticStatus.OK
     if figures.failing:
         complaints.append(f"the last {figures.failing} frames were lost to {figures.last_error}")

@@ -14,6 +14,7 @@ from ovseg_ros.msg import Segments3D
 from ovseg_ros.ros.node.conversions import MESSAGE_TYPES, MESSAGES
 from ovseg_ros.ros.node.qos import offending_subscribers, output_qos, publisher_events
 from ovseg_ros.ros.node.space_messages import FrameInSpace, markers_message, points_message, segments_3d_message
+from ovseg_ros.ros.node.topic_types import Mistyped, mistyped_subscribers
 from ovseg_ros.ros.node.vision_outputs import DETECTIONS
 
 
@@ -72,6 +73,10 @@ class Outputs:
     def incompatible(self) -> list[str]:
         """Every subscriber whose QoS does not fit, with the policy."""
         return offending_subscribers(self._node, self._publishers.values())
+
+    def mistyped(self) -> Mistyped:
+        """The subscribers that want messages of another type."""
+        return mistyped_subscribers(self._node, list(self._publishers.values()))
 
     def close(self) -> None:
         """Destroys the publishers."""

@@ -21,6 +21,8 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 
+from ovseg_ros.ros.node.topic_types import Mistyped, mistyped_publishers, type_name
+
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 
@@ -109,8 +111,13 @@ class Subscriptions:
             f"{ours.topic_name}: publisher of node {theirs.node_name}: {reason}"
             for ours in self._subscriptions
             for theirs in self._node.get_publishers_info_by_topic(ours.topic_name)
-            if (reason := incompatibility(theirs.qos_profile, ours.qos_profile))
+            if theirs.topic_type == type_name(ours.msg_type)
+            and (reason := incompatibility(theirs.qos_profile, ours.qos_profile))
         ]
+
+    def mistyped(self) -> Mistyped:
+        """The publishers that are there now and are of another type."""
+        return mistyped_publishers(self._node, {name: kind for name, (kind, _) in self._topics.items()})
 
     def _warn(self, topic: str, event: Any) -> None:
         self._node.get_logger().warning(
@@ -147,7 +154,8 @@ def offending_subscribers(node: Node, publishers: Iterable[Publisher]) -> list[s
         f"{ours.topic_name}: subscriber of node {theirs.node_name}: {reason}"
         for ours in publishers
         for theirs in node.get_subscriptions_info_by_topic(ours.topic_name)
-        if (reason := incompatibility(ours.qos_profile, theirs.qos_profile))
+        if theirs.topic_type == type_name(ours.msg_type)
+        and (reason := incompatibility(ours.qos_profile, theirs.qos_profile))
     ]
 
 
