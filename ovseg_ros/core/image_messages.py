@@ -34,6 +34,11 @@ class ImageFieldError(ImageError):
         super().__init__(f"{topic}: {field} {problem}")
         self.topic = topic
         self.field = field
+        self.problem = problem
+
+
+class UnknownEncodingError(ImageFieldError):
+    """The encoding is none that this module knows, and the message's size is one of a picture."""
 
 
 class ImageMessage(Protocol):
@@ -127,12 +132,17 @@ def image_from_message(message: ImageMessage, topic: str) -> np.ndarray:
     """
     layout = _LAYOUTS.get(message.encoding)
     if layout is None:
-        problem = (
-            f"which holds depth or other measurements; {_COLOUR_CAMERA}"
-            if _MEASUREMENTS.fullmatch(message.encoding)
-            else f"which cannot be decoded; set the camera driver to one of {_EXPECTED}, or convert to rgb8 on the way"
+        encoding = _SHORT.repr(message.encoding)
+        if _MEASUREMENTS.fullmatch(message.encoding):
+            problem = f"is {encoding}, which holds depth or other measurements; {_COLOUR_CAMERA}"
+            raise ImageFieldError(topic, "encoding", problem)
+        check_size(message.width, message.height, topic)
+        raise UnknownEncodingError(
+            topic,
+            "encoding",
+            f"is {encoding}, which cannot be decoded; set the camera driver to one of {_EXPECTED}, or convert to rgb8 "
+            "on the way",
         )
-        raise ImageFieldError(topic, "encoding", f"is {_SHORT.repr(message.encoding)}, {problem}")
     pixels = _pixels(message, layout, topic)
     if message.encoding in _BAYER:
         _check_bayer_size(message.width, message.height, topic)

@@ -1,6 +1,8 @@
 """Image messages to arrays: right pixels for good messages, one clear error for bad ones."""
 
+import sys
 from io import BytesIO
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,8 +15,8 @@ from ovseg_ros.core.image_messages import (
     ImageFieldError,
     depth_from_message,
     image_from_compressed_message,
-    image_from_message,
 )
+from ovseg_ros.ros.node.image_decoding import image_from_message
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
 SMOOTH = cv2.resize(RGB, (64, 48), interpolation=cv2.INTER_LINEAR)
@@ -183,6 +185,24 @@ def test_bad_images_name_topic_field_and_value(message: Image, field: str, words
     assert (caught.value.topic, caught.value.field) == ("/cam/image", field)
     assert text.startswith(f"/cam/image: {field} ") and len(text) < 600
     assert all(word in text for word in words), text
+
+
+class StandInBridge:
+    """Answers as cv_bridge does; the real one needs a ROS distribution from apt."""
+
+    def imgmsg_to_cv2(self, message: Image, encoding: str) -> np.ndarray:
+        assert encoding == "rgb8"
+        if message.encoding != "nv24":
+            raise KeyError(message.encoding)
+        return np.full((message.height, message.width, 3), 9, np.uint8)
+
+
+def test_what_only_cv_bridge_knows_goes_through_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace(CvBridge=StandInBridge))
+    image = image_from_message(make_image("nv24", RGB[..., 0]), "/image")
+    assert image.shape == RGB.shape and (image == 9).all()
+    with pytest.raises(ImageFieldError, match="is 'banana', which cannot be decoded.*cv_bridge says: 'banana'"):
+        image_from_message(broken(encoding="banana"), "/image")
 
 
 def compressed(data: bytes, format: str = "rgb8; jpeg compressed bgr8") -> CompressedImage:

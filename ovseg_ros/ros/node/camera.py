@@ -11,10 +11,11 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from ovseg_ros.core.image_messages import image_from_compressed_message, image_from_message
+from ovseg_ros.core.image_messages import image_from_compressed_message
 from ovseg_ros.core.tracking.tracker import Tracker
 from ovseg_ros.ros.node.depth_inputs import DepthInputs
 from ovseg_ros.ros.node.diagnostics import camera_status
+from ovseg_ros.ros.node.image_decoding import image_from_message
 from ovseg_ros.ros.node.image_inputs import ImageInputs, ImageMessage
 from ovseg_ros.ros.node.mailbox import Mailbox
 from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, Outputs
