@@ -1,18 +1,20 @@
 """The words: what is asked for, with ids and colours; reading, saving and editing them."""
 
-from ovseg_ros.core.vocabulary.files import (
+from ovseg_ros.core.vocabulary.files import load_vocabulary_file, save_vocabulary_file
+from ovseg_ros.core.vocabulary.ids import Category, Vocabulary, color_of_name
+from ovseg_ros.core.vocabulary.sources import (
+    file_of,
     find_vocabulary,
     initial_specs,
-    load_vocabulary_file,
     parse_vocabulary,
-    save_vocabulary_file,
     saving_path,
 )
-from ovseg_ros.core.vocabulary.ids import Category, Vocabulary, color_of_name
 from ovseg_ros.core.vocabulary.words import (
     MAX_CATEGORY_ID,
     UNKNOWN,
     CategorySpec,
+    as_read,
+    check_name,
     guess_is_thing,
     normalize_name,
     parse_names,
@@ -26,7 +28,10 @@ __all__ = [
     "Category",
     "CategorySpec",
     "Vocabulary",
+    "as_read",
+    "check_name",
     "color_of_name",
+    "file_of",
     "find_vocabulary",
     "guess_is_thing",
     "initial_specs",
