@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import Vocabulary, as_read
+from ovseg_ros.core.vocabulary.lists import show
 
 _BATCH_SENTENCES = 128
 _CACHED_PHRASES = 50_000
@@ -18,7 +19,7 @@ _SAME = 1e-3
 """Distance of unit vectors that differ by rounding alone; different words are hundreds of times as far apart."""
 _ENDS = 2
 """The start's and the end's token."""
-_WORDS_SHOWN = 10
+_GROUPS_SHOWN, _WORDS_SHOWN = 3, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +68,21 @@ class TextEncoder:
         return TextEmbeddings(vectors, owners, vocabulary)
 
     def remarks(self, text: TextEmbeddings) -> tuple[str, ...]:
-        """Which words of an embedded vocabulary are not read as they are written, or as another category's; a sentence each.
+        """Which words of an embedded vocabulary are read in part, or are one with another category's; in sentences.
 
-        Linear in the words, and not for training, which does not ask.
+        The work is linear in the words.
         """
         unknown, cut = self._lost([phrase for phrase, _ in _prompts(text.vocabulary)])
-        remarks = [f"the text encoder cannot tell apart {_listed(group)}; call them otherwise" for group in _same(text)]
+        same = _same(text)
+        same, rest = same[:_GROUPS_SHOWN], len(same[_GROUPS_SHOWN:])
+        remarks = [f"the text encoder cannot tell apart {_listed(group)}; use other words" for group in same]
+        if rest:
+            remarks.append(f"nor the words of {rest} more such groups")
         if unknown:
             remarks.append(f"the text encoder does not know all signs of {_listed(unknown)}; use other words")
         if cut and self._reader is not None:
             limit = f"reads {self._reader.context_length} tokens and cuts the rest"
-            remarks.append(f"the text encoder {limit}: {_listed(cut)}; use shorter words")
+            remarks.append(f"the text encoder {limit}, as of {_listed(cut)}; use shorter words")
         return tuple(remarks)
 
     def _lost(self, phrases: list[str]) -> tuple[list[str], list[str]]:
@@ -137,5 +142,6 @@ def _same(text: TextEmbeddings) -> list[list[str]]:
 
 
 def _listed(phrases: Sequence[str]) -> str:
-    shown = ", ".join(repr(phrase) for phrase in phrases[:_WORDS_SHOWN])
-    return shown if len(phrases) <= _WORDS_SHOWN else f"{shown} and {len(phrases) - _WORDS_SHOWN} more"
+    more = [f"{len(phrases) - _WORDS_SHOWN} more"] if len(phrases) > _WORDS_SHOWN else []
+    *first, last = [*map(show, phrases[:_WORDS_SHOWN]), *more]
+    return f"{', '.join(first)} and {last}" if first else last

@@ -130,7 +130,7 @@ def encode_prompts(model: open_clip.CustomTextCLIP, tokenizer: SimpleTokenizer, 
 
 
 def count_prompt_tokens(tokenizer: SimpleTokenizer, sentences: Sequence[str]) -> list[tuple[int, int]]:
-    """Of each sentence: its tokens before it is cut, the start's and the end's included, and 0, as every byte is known."""
+    """Of each sentence: its tokens before it is cut, the start's and the end's included, and 0: it knows all signs."""
     return [(2 + len(tokenizer.encode(sentence)), 0) for sentence in sentences]
 
 

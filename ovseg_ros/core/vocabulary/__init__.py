@@ -2,6 +2,7 @@
 
 from ovseg_ros.core.vocabulary.files import load_vocabulary_file, save_vocabulary_file
 from ovseg_ros.core.vocabulary.ids import Category, Vocabulary, color_of_name
+from ovseg_ros.core.vocabulary.lists import split_names
 from ovseg_ros.core.vocabulary.sources import (
     file_of,
     find_vocabulary,
@@ -11,6 +12,7 @@ from ovseg_ros.core.vocabulary.sources import (
 )
 from ovseg_ros.core.vocabulary.words import (
     MAX_CATEGORY_ID,
+    MAX_NAME_LENGTH,
     UNKNOWN,
     CategorySpec,
     as_read,
@@ -24,6 +26,7 @@ from ovseg_ros.core.vocabulary.words import (
 
 __all__ = [
     "MAX_CATEGORY_ID",
+    "MAX_NAME_LENGTH",
     "UNKNOWN",
     "Category",
     "CategorySpec",
@@ -41,6 +44,7 @@ __all__ = [
     "parse_vocabulary",
     "save_vocabulary_file",
     "saving_path",
+    "split_names",
     "with_added",
     "without",
 ]

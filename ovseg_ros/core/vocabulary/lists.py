@@ -86,7 +86,7 @@ def split_names(text: str) -> list[str]:
     lines = [line for line in lines if line.strip() and not (len(lines) > 1 and line.lstrip().startswith("#"))]
     whole = _KEY.sub("", " ".join(lines))
     if _DATA.match(whole):
-        raise VocabularyError(f"the vocabulary {show(text.strip())} is data; save it as a .json file and give its path")
+        raise VocabularyError(f"{show(text.strip())} is data; save it as a .json file and give its path")
     line = bare(whole)
     if len(lines) > 1 and line == whole and not _is_wrapped(lines):
         return plain_lines(lines)
@@ -98,7 +98,7 @@ def split_names(text: str) -> list[str]:
         return quoted
     found = {what: pattern for what, pattern in _SEPARATORS.items() if re.search(pattern, line)}
     if len(found) > 1:
-        raise VocabularyError(f"the vocabulary {show(text.strip())} has {' and '.join(found)}; use one: {_FORM}")
+        raise VocabularyError(f"{show(text.strip())} has {' and '.join(found)}; use one: {_FORM}")
     entries = re.split(next(iter(found.values())), line) if found else [line]
     names = [bare(entry) for entry in entries]
     for name in names:
