@@ -288,7 +288,7 @@ ACCEPTED_NAMES = [
     pytest.param(["👩\u200d🚀", "🏳️\u200d🌈", "🇪🇺", "☕"], id="emoji, joined and flags"),
     pytest.param(["كوب أحمر", "שולחן", "پشم\u200cپشم"], id="right to left"),
     pytest.param([LIGATURE * 100, "a" + "\u0301" * 99, "\U0010fffd", "\uffff"], id="strange but printable"),
-    pytest.param(["'1' = '1' --", "%s%n", "$(reboot)", "'"], id="code"),
+    pytest.param(["1 = 1 --", "%s%n", "$(reboot)", "& true"], id="code"),
     pytest.param([Category(name="cup", synonyms=[f"cup {i}" for i in range(100)])], id="100 synonyms"),
     pytest.param([f"{index}" + "☕" * 95 for index in range(2000)], id="2000 long names"),
 ]

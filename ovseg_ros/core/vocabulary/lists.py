@@ -6,7 +6,6 @@ import reprlib
 
 from ovseg_ros.core.errors import VocabularyError
 
-_FORM = "expected names separated by commas, such as 'cup, table'"
 _ONE_NAME = "expected one name, such as 'red cup'; give each name an entry or a line of its own"
 
 # fmt: off
@@ -24,8 +23,8 @@ _ENDS = re.compile(rf"^(?:{'|'.join(_SEPARATORS.values())}|\s)+|(?:{'|'.join(_SE
 _LINE_BREAK = re.compile("\r\n|[\r\n\u2028\u2029]")
 _KEY = re.compile(r"^\w+\s*[:=]\s*(?=[\[{(])")
 _DATA = re.compile(r"""^[\[{]\s*(["']?\w+["']?\s*:\s*)?[\[{]""")
-_NOTE = re.compile(r"^#|[^\W\d]\s*[:：](\s|$)")
-"""In "#cup" and "kitchen: cup", not in "4:3 screen"."""
+_NOTE = re.compile(r"^#|(?<=[^\W\d])\s*[:：](?=\s|$)|=")
+"""In "#cup", "kitchen: cup" and "a=b", not in "4:3 screen"."""
 _BULLET = re.compile(r"[-*+•·–—]\s+")
 _NUMBER = re.compile(r"""["']?(\d+)["']?(?:\s*[:：]\s*|[.)]\s+|\s*\t\s*)(?=\D)""")
 _NUMBER_INSIDE = re.compile(rf"(?:^|(?<=[\s,，;；|])){_NUMBER.pattern}")
@@ -48,13 +47,14 @@ _FILE = re.compile(
 _FAULTS = (
     *((re.compile(pattern), f"has {what}; {_ONE_NAME}") for what, pattern in _SEPARATORS.items()),
     (_FILE, "looks like a file; expected one name; a file is given alone, in place of the names"),
-    (re.compile(r"[][{}【】［］]|^\([^()]*\)$"), f"has a bracket; {_ONE_NAME}, without brackets"),
+    (re.compile(r"[][{}【】［］]|^\([^()]*\)$|^<.*>$"), f"has a bracket; {_ONE_NAME}, without brackets"),
     (re.compile(r"""^(["`＂“”„‘«»「『].|'\D)"""), f"starts with a quote; {_ONE_NAME}, without quotes"),
     (re.compile(r"^\d+(\s*[:：]\s*|[.)]\s+)(?=[^\W\d])"), "starts with a number; expected the name alone"),
     (
         re.compile(r"[^\W\d]\s*[:=：]\s*-?\d*\.?\d+$"),
         "ends with a number; expected the name alone; a threshold is a key in a YAML file",
     ),
+    (re.compile(r"\\"), f"has a backslash; {_ONE_NAME}"),
     (re.compile(r"(?<=[^\W\d_]{3})\.(?=[^\W\d_]{2})"), f"has a full stop between two words; {_ONE_NAME}"),
 )
 
@@ -98,12 +98,16 @@ def split_names(text: str) -> list[str]:
         return quoted
     found = {what: pattern for what, pattern in _SEPARATORS.items() if re.search(pattern, line)}
     if len(found) > 1:
-        raise VocabularyError(f"{show(text.strip())} has {' and '.join(found)}; use one: {_FORM}")
+        raise VocabularyError(
+            f"{show(text.strip())} has {' and '.join(found)}; expected one of them, as in 'cup, table'"
+        )
+    if not found and _BULLET.match(line):
+        found = {"bullets": rf"(?:^|\s){_BULLET.pattern}"}
     entries = re.split(next(iter(found.values())), line) if found else [line]
-    names = [bare(entry) for entry in entries]
+    names = plain_lines([entry.strip() for entry in entries if entry.strip()])
     for name in names:
-        if _NOTE.search(name):
-            raise VocabularyError(f"{show(name)} has {'a #' if name[0] == '#' else 'a colon'}; expected the name alone")
+        if note := _NOTE.search(name):
+            raise VocabularyError(f"{show(name)} has a {note[0].strip()!r}; expected the name alone")
     if names and re.fullmatch(r"[^.]*[^\W\d_]{3}\.", names[-1]):  # of a sentence
         names[-1] = names[-1][:-1]
     return [name for name in names if name]

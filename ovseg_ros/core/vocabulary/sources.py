@@ -75,7 +75,8 @@ def file_of(text: str, tell: Tell | None = None) -> Path | None:
         _refuse_bundled_among(names)
         return None
     if looks_like_file(source) or "/" in source:
-        raise VocabularyError(_not_there(source) + ("" if looks_like_file(source) else f"; {as_word}"))
+        hint = "" if looks_like_file(source) else f"; names are separated by commas; {as_word}"
+        raise VocabularyError(_not_there(source) + hint)
     near = _nearest(source)
     if near and " " not in source:
         raise VocabularyError(
@@ -108,8 +109,8 @@ def initial_specs(names: Sequence[str], file: str, tell: Tell | None = None) -> 
     """A node's vocabulary at start: a file that an earlier run saved, else `names` where there are any, else the file.
 
     Args:
-        names: blank ones are skipped, because a ROS parameter cannot be an empty list without a type. One alone is a
-            text as in `parse_vocabulary`.
+        names: blank ones are skipped, because a ROS parameter cannot be an empty list without a type. A list of one is
+            a text as in `parse_vocabulary`.
         file: as in `find_vocabulary`.
         tell: see `Tell`.
 
@@ -121,7 +122,7 @@ def initial_specs(names: Sequence[str], file: str, tell: Tell | None = None) -> 
     if saved is not None and is_saved_file(saved):
         return load_vocabulary_file(saved)
     given = [name for name in names if name.strip()]
-    if len(given) == 1:
+    if given and len(names) == 1:
         return parse_vocabulary(given[0], tell=tell)
     if given:
         _refuse_bundled_among(given)

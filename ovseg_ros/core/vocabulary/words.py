@@ -191,6 +191,8 @@ def check_name(name: str, where: str) -> str:
     tidy = " ".join(unicodedata.normalize("NFC", name).split())
     if not normalize_name(tidy):
         raise VocabularyError(f"{where} {show(name)} is empty; give a word or remove the entry")
+    if all(unicodedata.category(character)[0] in "PZ" for character in tidy):
+        raise VocabularyError(f"{where} {show(name)} has no letters; give a word or remove the entry")
     if reason := why_no_name(tidy):
         raise VocabularyError(f"{where} {show(name)} {reason}")
     return tidy

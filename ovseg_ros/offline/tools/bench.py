@@ -216,8 +216,8 @@ def _specs(options: BenchOptions) -> tuple[CategorySpec, ...]:
 
 def _node_parameters(options: BenchOptions) -> dict[str, Any]:
     words = [spec.name for spec in _specs(options)]
-    words[-1] += "," if len(words) == 1 else ""  # one name alone may be that of a bundled vocabulary
-    return {"preset": options.preset, "device": options.device, "vocabulary": words}
+    # A list of one might be the name of a bundled vocabulary.
+    return {"preset": options.preset, "device": options.device, "vocabulary": [*words, ""]}
 
 
 def _timed_call(segmenter: PanopticSegmenter, prompt: Prompt, image: np.ndarray) -> tuple[float, float]:
