@@ -175,7 +175,10 @@ def _not_there(source: str) -> str:
     if near:
         return f"vocabulary file {show(source)} does not exist; did you mean {' or '.join(map(repr, near))}?"
     if not looks_like_file(source) and len(split_names(source)) > 1:
-        return f"vocabulary_file is {show(source)}; expected one file; give names by the parameter vocabulary"
+        return (
+            f"vocabulary file {show(source)} is a list of names; expected one file; the node takes names by its "
+            "parameter vocabulary, such as vocabulary:=\"['cup', 'table']\""
+        )
     return (
         f"vocabulary file {show(source)} does not exist or is no file, nor has {folder} one of that name (it has: "
         f"{', '.join(_bundled_files()) or 'none'}); paths start at {Path.cwd()}; correct the path or the name"
