@@ -47,7 +47,7 @@ _FILE = re.compile(
 _FAULTS = (
     *((re.compile(pattern), f"has {what}; {_ONE_NAME}") for what, pattern in _SEPARATORS.items()),
     (_FILE, "looks like a file; expected one name; a file is given alone, in place of the names"),
-    (re.compile(r"[][{}【】［］]|^\([^()]*\)$|^<.*>$"), f"has a bracket; {_ONE_NAME}, without brackets"),
+    (re.compile(r"[][{}【】［］]|^\([^()]*\)$|^<[^<>]*>$"), f"has a bracket; {_ONE_NAME}, without brackets"),
     (re.compile(r"""^(["`＂“”„‘«»「『].|'\D)"""), f"starts with a quote; {_ONE_NAME}, without quotes"),
     (re.compile(r"^\d+(\s*[:：]\s*|[.)]\s+)(?=[^\W\d])"), "starts with a number; expected the name alone"),
     (
