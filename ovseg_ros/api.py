@@ -1,5 +1,6 @@
 """What a program needs: `from ovseg_ros.api import ...`. The package itself imports nothing, since ROS shares it."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +35,18 @@ __all__ = [
 
 
 def words(text: str) -> Vocabulary:
-    """A vocabulary of "red cube, blue ball, table", of a file's path, or of a bundled file such as "street.yaml".
+    """A vocabulary of "red cube, blue ball, table", of a file's path, or of a bundled vocabulary such as "street".
+
+    What may not be as it was meant is a UserWarning; what the model cannot read is in `remarks` of its prompt.
 
     Raises:
         VocabularyError: a name or the file is refused; the message says why.
     """
-    return Vocabulary.build(parse_vocabulary(text))
+    remarks: list[str] = []
+    specs = parse_vocabulary(text, tell=remarks.append)
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=2)
+    return Vocabulary.build(specs)
 
 
 def read_image(path: str | Path) -> np.ndarray:

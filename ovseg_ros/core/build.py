@@ -7,8 +7,13 @@ from functools import partial
 import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, CustomTextCLIP
 
-from ovseg_ros.core.backbones.open_clip_model import OpenClipConfig, build_open_clip, encode_prompts
-from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip, clip_shapes, encode_sentences
+from ovseg_ros.core.backbones.open_clip_model import (
+    OpenClipConfig,
+    build_open_clip,
+    count_prompt_tokens,
+    encode_prompts,
+)
+from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip, clip_shapes, count_tokens, encode_sentences
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.classification.masked_crops import MaskedCropClassifier, MaskedCropConfig
 from ovseg_ros.core.classification.pooled import PooledClassifier
@@ -37,7 +42,7 @@ from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.proposals.padded import BLACK, PaddedProposer
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.templates import prompt_templates
-from ovseg_ros.core.text import TextEncoder
+from ovseg_ros.core.text import Reader, TextEncoder
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, find_vocabulary, load_vocabulary_file, normalize_name
 from ovseg_ros.core.weights.files import read_safetensors
 from ovseg_ros.core.weights.strict import load_strict
@@ -133,14 +138,16 @@ def load_clip(
             own.text.to(device)
             tower = ImageTower(own)
             load_strict(tower, files.own(config.checkpoint))
-            words = TextEncoder(partial(encode_sentences, own, tokenizer), templates)
+            reader = Reader(partial(count_tokens, tokenizer), config.architecture.context_length)
+            words = TextEncoder(partial(encode_sentences, own, tokenizer), templates, reader)
             return LoadedClip(tower, words, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
         case OpenClipConfig():
             architecture, checkpoint = files.public(config.architecture), files.public(config.checkpoint)
             found = replace(config, architecture=architecture, checkpoint=checkpoint)
             model, simple_tokenizer = build_open_clip(found)
             model.text.to(device)
-            words = TextEncoder(partial(encode_prompts, model, simple_tokenizer), templates)
+            reader = Reader(partial(count_prompt_tokens, simple_tokenizer), model.context_length)
+            words = TextEncoder(partial(encode_prompts, model, simple_tokenizer), templates, reader)
             return LoadedClip(ImageTower(model), words, config.mean, config.std)
 
 

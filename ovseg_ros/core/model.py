@@ -7,7 +7,7 @@ at once.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,9 +21,15 @@ from ovseg_ros.core.vocabulary import Vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A vocabulary made ready for one model; models have prompts of their own kind."""
+    """A vocabulary made ready for one model; models have prompts of their own kind.
+
+    Attributes:
+        vocabulary: as it was given.
+        remarks: which words the model cannot read or tell apart, in sentences for whoever chose them.
+    """
 
     vocabulary: Vocabulary
+    remarks: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 class Model(nn.Module, ABC):
@@ -95,7 +101,8 @@ class TwoStage(Model):
     def prepare(self, vocabulary: Vocabulary) -> TwoStagePrompt:
         """Embeds the words, of which only new ones cost time; then each stage makes of them what it needs."""
         text = self.text_encoder.encode(vocabulary)
-        return TwoStagePrompt(vocabulary, self.proposer.prepare(text), self.classifier.prepare(text))
+        remarks = self.text_encoder.remarks(text)
+        return TwoStagePrompt(vocabulary, self.proposer.prepare(text), self.classifier.prepare(text), remarks=remarks)
 
     def forward(self, pixels: Tensor, prompt: TwoStagePrompt) -> Prediction:
         """See `Model`."""

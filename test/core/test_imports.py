@@ -27,7 +27,7 @@ EXCEPTIONS = {
 }
 STAGES = {"proposals", "classification", "joint"}
 FLOORS = {
-    "offline": (("data", "options"), ("train", "evaluate"), ("tools",), ("cli",)),
+    "offline": (("data", "options", "words"), ("train", "evaluate"), ("tools",), ("cli",)),
     "ros": (("node",), ("demo", "bench")),
 }
 """Of each room, its own rooms: those of a floor import from lower floors only."""

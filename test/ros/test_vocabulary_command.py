@@ -79,7 +79,39 @@ def test_free_form_text_is_guessed_and_the_guess_reported(node: TestProcess, pee
     both = ask(text="mug", categories=[Category(name="cup")])
     assert not both.success and "both text and 1 categories" in both.message
     assert names_of(peer) == ["mug", "red mug", "the door handle", "brick wall"]
-    assert ask(text="/etc/hostname.txt").message == "guessed things: /etc/hostname.txt"  # a name; no file is read
+
+
+def test_a_text_that_is_a_bundled_vocabulary_or_a_file_is_that(node: TestProcess, peer: Peer, tmp_path: Path) -> None:
+    def ask(text: str) -> SetVocabulary.Response:
+        return peer.call(SetVocabulary, "/ovseg/set_vocabulary", SetVocabulary.Request(text=text))
+
+    answer = ask("street")
+    assert answer.success and answer.message.startswith("read from /") and "write 'street,'" in answer.message
+    assert "sidewalk" in names_of(peer)
+    (tmp_path / "cats.json").write_text('[{"id": 1, "name": "cup"}, {"id": 2, "name": "table"}]')
+    answer = ask(str(tmp_path / "cats.json"))
+    assert answer.success and answer.message == f"read from {tmp_path / 'cats.json'}"
+    assert names_of(peer) == ["cup", "table"]
+    for text, reason in {
+        "/etc/hostname.txt": "does not exist or is no file",
+        "/etc/hostname": "has no ending; expected .yaml",  # not read
+        "indoor_robots": "did you mean 'indoor_robot'?",
+        "cup; red, blue": "a comma and a semicolon",
+    }.items():
+        refused = ask(text)
+        assert not refused.success and reason in refused.message and refused.version == answer.version
+    assert ask("['mug', 'wall']").success is ask("mug . wall .").success is True
+    assert names_of(peer) == ["mug", "wall"]
+
+
+def test_words_that_the_text_encoder_cannot_tell_apart_are_said(node: TestProcess, peer: Peer, domain: int) -> None:
+    told = "the text encoder cannot tell apart '杯子' and '椅子'; use other words"
+    answer = peer.call(SetVocabulary, "/ovseg/set_vocabulary", SetVocabulary.Request(text="杯子, 椅子, floor"))
+    assert answer.success
+    assert answer.message.startswith("guessed things: 杯子, 椅子; stuff: floor; ") and told in answer.message
+    node.wait_for_output(told)
+    done = ovseg_vocabulary(domain, "set", "☕; 🙂; mug")
+    assert done.returncode == 0 and "cannot tell apart '☕' and '🙂'" in done.stdout
 
 
 def test_a_change_relabels_the_newest_frame_at_once(node: TestProcess, peer: Peer) -> None:

@@ -129,6 +129,11 @@ def encode_prompts(model: open_clip.CustomTextCLIP, tokenizer: SimpleTokenizer, 
     return F.normalize(pooled, dim=-1)
 
 
+def count_prompt_tokens(tokenizer: SimpleTokenizer, sentences: Sequence[str]) -> list[tuple[int, int]]:
+    """Of each sentence: its tokens before it is cut, the start's and the end's included, and 0: it knows all signs."""
+    return [(2 + len(tokenizer.encode(sentence)), 0) for sentence in sentences]
+
+
 def _nested(key: str) -> str:
     """A key of `open_clip.CLIP`, whose text encoder lies at the top, as `CustomTextCLIP` calls it."""
     at_top = key.startswith(("visual.", "text.")) or key in ("logit_scale", "logit_bias")

@@ -100,6 +100,12 @@ def encode_sentences(clip: open_clip.CustomTextCLIP, tokenizer: HFTokenizer, sen
     return F.normalize(clip.text(tokens[:, :longest].to(device)), dim=-1)
 
 
+def count_tokens(tokenizer: HFTokenizer, sentences: Sequence[str]) -> list[tuple[int, int]]:
+    """Of each sentence: its tokens before it is cut, the start's and the end's included, and how many are unknown."""
+    rows = tokenizer.tokenizer([tokenizer.clean_fn(sentence) for sentence in sentences], truncation=False).input_ids
+    return [(len(row), row.count(tokenizer.tokenizer.unk_token_id)) for row in rows]
+
+
 class ImageTower(nn.Module):
     """The trained half of a CLIP: vision transformer, temperature and bias. Its state is a preset's CLIP checkpoint."""
 

@@ -1,6 +1,7 @@
-"""Vocabulary files: found, read and saved by the same rules for the node, the launch file and the commands."""
+"""Vocabulary files, read and saved."""
 
 import difflib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from ovseg_ros.core.errors import VocabularyError
-from ovseg_ros.core.resources import config_dir
+from ovseg_ros.core.vocabulary.lists import plain_lines, show
 from ovseg_ros.core.vocabulary.words import (
     MAX_NAME_LENGTH,
     MAX_VOCABULARY_BYTES,
@@ -20,118 +21,54 @@ from ovseg_ros.core.vocabulary.words import (
     check_spec,
     guess_is_thing,
     named_spec,
-    parse_names,
-    show,
 )
 
 SAVED_MARK = "# Saved by ovseg"
 """First words of every file that `save_vocabulary_file` wrote."""
 
-_SUFFIXES = (".yaml", ".yml", ".txt")
+SUFFIXES = (".yaml", ".yml", ".json", ".txt", ".names")
+"""Of the files that can be read; .txt and .names hold one name a line."""
+
+_OF_COCO = frozenset(("info", "licenses", "images", "annotations"))
+"""Beside the categories in a COCO file."""
+# fmt: off
+_OF_COCO_CATEGORY = frozenset((
+    "id", "supercategory", "color", "keypoints", "skeleton", "def", "synset", "frequency", "image_count",
+    "instance_count",
+))
+# fmt: on
+"""Beside `name`, `synonyms` and `isthing` in a category of COCO or LVIS."""
+
 _HEADER = f"{SAVED_MARK} after a change of the vocabulary; the next change replaces this file.\n"
-
-
-def find_vocabulary(source: str) -> Path:
-    """The file of a vocabulary.
-
-    Args:
-        source: path of a .yaml, .yml or .txt file, or the name of a bundled vocabulary (a file in
-            `config/vocabularies`), with or without .yaml. A file that exists wins over a bundled one.
-
-    Raises:
-        VocabularyError: it is neither, with the names that there are.
-        ConfigError: the package's own files are missing.
-    """
-    path = _existing(source)
-    bundled = _bundled(source)
-    if bundled is not None and not (path is not None and path.suffix and path.is_file()):
-        return bundled
-    if path is None:
-        folder = config_dir() / "vocabularies"
-        raise VocabularyError(
-            f"vocabulary file {show(source)} does not exist, nor has {folder} one of that name (it has: "
-            f"{', '.join(sorted(file.stem for file in folder.glob('*.yaml'))) or 'none'}); correct the path or the name"
-        )
-    return path
-
-
-def parse_vocabulary(text_or_path: str) -> tuple[CategorySpec, ...]:
-    """Reads what a person typed: names separated by commas, or a file.
-
-    It is a file if it ends in .yaml, .yml or .txt or is a bundled vocabulary's name; "street," is the word.
-
-    Raises:
-        VocabularyError: the text is too long or a name breaks a rule, or the file is refused by `find_vocabulary` or
-            `load_vocabulary_file`.
-    """
-    if not isinstance(text_or_path, str):
-        raise VocabularyError(f"the vocabulary is {show(text_or_path)}; expected names such as 'cup, table' or a file")
-    text = text_or_path.strip()
-    if len(text) <= MAX_VOCABULARY_BYTES and (text.lower().endswith(_SUFFIXES) or _bundled(text) is not None):
-        return load_vocabulary_file(find_vocabulary(text))
-    return parse_names(text_or_path)
-
-
-def initial_specs(names: Sequence[str], file: str) -> tuple[CategorySpec, ...]:
-    """A node's vocabulary at start: a file that an earlier run saved, else `names` where there are any, else the file.
-
-    Args:
-        names: blank ones are skipped, because a ROS parameter cannot be an empty list without a type.
-        file: as in `find_vocabulary`.
-
-    Raises:
-        VocabularyError: the file is refused, or neither is given.
-        ConfigError: the package's own files are missing.
-    """
-    saved = saving_path(file)
-    if saved is not None and is_saved_file(saved):
-        return load_vocabulary_file(saved)
-    specs = tuple(CategorySpec(name, is_thing=guess_is_thing(name)) for name in names if name.strip())
-    if specs:
-        return specs
-    if not file:
-        raise VocabularyError("no vocabulary is given; set the parameter vocabulary or vocabulary_file")
-    return load_vocabulary_file(find_vocabulary(file))
-
-
-def saving_path(file: str) -> Path | None:
-    """Where changes are kept: `file` where it is the path of a YAML file; None for a bundled vocabulary's name."""
-    path = Path(file).expanduser()
-    is_name = _bundled(file) is not None and not path.is_file()
-    return path if path.suffix.lower() in (".yaml", ".yml") and not is_name else None
-
-
-def _bundled(name: str) -> Path | None:
-    """The bundled vocabulary of that name, with or without .yaml; None if there is none."""
-    files = {file.stem: file for file in (config_dir() / "vocabularies").glob("*.yaml")}
-    return files.get(name.removesuffix(".yaml"))
-
-
-def _existing(source: str) -> Path | None:
-    """What lies at a path; None if nothing does or could."""
-    try:
-        path = Path(source).expanduser()
-        return path if path.exists() else None
-    except (OSError, RuntimeError, ValueError):  # too long a name, no such user's home, a NUL character
-        return None
 
 
 def load_vocabulary_file(path: Path) -> tuple[CategorySpec, ...]:
     """Reads a vocabulary from a file.
 
-    YAML (.yaml, .yml): `categories:`, a list of names or of mappings with `name` and, where wanted, `synonyms`,
-    `is_thing`, `threshold`, `negative`. Text (.txt): one name a line; empty lines and lines that start with # are
-    skipped. Without `is_thing`, `guess_is_thing` decides.
+    YAML (.yaml, .yml) and JSON: `categories:`, a list of names or of mappings with `name` and, where wanted,
+    `synonyms`, `is_thing`, `threshold`, `negative`; or that list alone, a mapping of numbers to names, or either as
+    YOLO's `names:`. JSON also: the categories of COCO and LVIS. Text (.txt, .names): one name a line; empty lines,
+    lines that start with #, and bullets or numbers that all lines have, are left out. Without `is_thing`,
+    `guess_is_thing` decides.
 
     Raises:
         VocabularyError: the file cannot be read, or a key or value is refused; the message names file, key and value.
     """
     suffix = path.suffix.lower()
     shown = show(str(path))
-    if suffix not in _SUFFIXES:
-        raise VocabularyError(f"vocabulary file {shown} ends with {suffix!r}; expected {', '.join(_SUFFIXES)}")
+    if suffix not in SUFFIXES:
+        ending = f"ends with {suffix!r}" if suffix else "has no ending"
+        raise VocabularyError(
+            f"vocabulary file {shown} {ending}; expected {', '.join(SUFFIXES)}; one name a line is a .txt file"
+        )
     text = _read_text(path, shown)
-    specs = _parse_lines(text, shown) if suffix == ".txt" else _parse_yaml(text, shown)
+    match suffix:
+        case ".txt" | ".names":
+            specs = _parse_lines(text, shown)
+        case ".json":
+            specs = _parse_document(_plain_json(text, shown), shown)
+        case _:
+            specs = _parse_document(_plain_yaml(text, shown), shown)
     if not specs:
         raise VocabularyError(f"vocabulary file {shown} has no categories; add at least one name")
     return specs
@@ -147,7 +84,9 @@ def _read_text(path: Path, shown: str) -> str:
         reason = error.strerror if isinstance(error, OSError) else error
         raise VocabularyError(f"vocabulary file {shown} cannot be read: {reason}") from error
     if len(data) > MAX_VOCABULARY_BYTES:
-        raise VocabularyError(f"vocabulary file {shown} is larger than {MAX_VOCABULARY_BYTES} bytes; split it")
+        raise VocabularyError(
+            f"vocabulary file {shown} is larger than {MAX_VOCABULARY_BYTES} bytes; keep the names alone"
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -158,18 +97,12 @@ def _read_text(path: Path, shown: str) -> str:
 
 
 def _parse_lines(text: str, shown: str) -> tuple[CategorySpec, ...]:
-    specs = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        name = line.strip()
-        if not name or name.startswith("#"):
-            continue
-        where = f"{shown}, line {number}"
-        if "," in name:
-            raise VocabularyError(
-                f"{where}: {show(name)} has a comma; write one name a line, or synonyms in a YAML file"
-            )
-        specs.append(named_spec(name, where))
-    return tuple(specs)
+    lines = [(number, line.strip(" ")) for number, line in enumerate(text.splitlines(), start=1)]
+    lines = [(number, line) for number, line in lines if line.strip() and not line.lstrip().startswith("#")]
+    names = plain_lines([line for _, line in lines])
+    # A heading above bullets is left out.
+    numbers = [number for number, _ in lines][len(lines) - len(names) :]
+    return tuple(named_spec(name, f"{shown}, line {number}") for number, name in zip(numbers, names, strict=True))
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -186,23 +119,59 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _parse_yaml(text: str, shown: str) -> tuple[CategorySpec, ...]:
+def _plain_yaml(text: str, shown: str) -> object:
     try:
-        document = yaml.load(text, _StrictLoader)  # a SafeLoader
+        return yaml.load(text, _StrictLoader)  # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date or a huge integer
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         reason = getattr(error, "problem", None) or type(error).__name__
         raise VocabularyError(f"vocabulary file {shown}{place} is not valid YAML: {reason}") from error
+
+
+def _plain_json(text: str, shown: str) -> object:
+    """The content of a JSON file, without what COCO's files hold beside names."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, json.JSONDecodeError) else type(error).__name__
+        raise VocabularyError(f"vocabulary file {shown} is not valid JSON: {reason}") from error
+    if isinstance(document, dict) and "categories" in document:
+        document = {key: value for key, value in document.items() if key not in _OF_COCO}
+        if isinstance(document["categories"], list):
+            document["categories"] = [_without_coco(entry) for entry in document["categories"]]
+    return [_without_coco(entry) for entry in document] if isinstance(document, list) else document
+
+
+def _without_coco(entry: object) -> object:
+    if not (isinstance(entry, dict) and "id" in entry):
+        return entry
+    kept = {key: value for key, value in entry.items() if key not in _OF_COCO_CATEGORY}
+    if kept.get("isthing") in (0, 1):
+        kept["is_thing"] = bool(kept.pop("isthing"))
+    return kept
+
+
+def _parse_document(document: object, shown: str) -> tuple[CategorySpec, ...]:
+    if isinstance(document, list):
+        return _parse_entries(document, f"{shown}: entry")
     if not isinstance(document, dict):
         raise VocabularyError(
-            f"vocabulary file {shown} holds {show(document)}; expected the key 'categories' with a list"
+            f"vocabulary file {shown} holds {show(document)}; expected the key 'categories' with a list, or a list"
         )
+    if document and all(isinstance(key, int) or (isinstance(key, str) and key.isdecimal()) for key in document):
+        return _parse_entries(list(document.values()), f"{shown}: value")
+    if "names" in document and "categories" not in document:  # as YOLO describes a data set, with its folders
+        return _parse_document(document["names"], f"{shown}: names")
     _refuse_unknown_keys(document, ("categories",), shown)
     entries = document.get("categories")
     if not isinstance(entries, list):
         raise VocabularyError(f"{shown}: categories is {show(entries)}; expected a list of names or mappings")
-    return tuple(_parse_entry(entry, f"{shown}: categories[{index}]") for index, entry in enumerate(entries))
+    return _parse_entries(entries, f"{shown}: categories")
+
+
+def _parse_entries(entries: Sequence[object], where: str) -> tuple[CategorySpec, ...]:
+    return tuple(_parse_entry(entry, f"{where}[{index}]") for index, entry in enumerate(entries))
 
 
 def _parse_entry(entry: object, where: str) -> CategorySpec:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ovseg_ros.core.errors import VocabularyError
+from ovseg_ros.core.vocabulary.lists import show
 from ovseg_ros.core.vocabulary.words import (
     MAX_CATEGORY_ID,
     UNKNOWN,
@@ -19,7 +20,6 @@ from ovseg_ros.core.vocabulary.words import (
     check_spec,
     normalize_name,
     refuse_too_many,
-    show,
 )
 
 MONO8_NO_CATEGORY = 255
@@ -181,7 +181,8 @@ def _refuse_shared_names(specs: Sequence[CategorySpec]) -> None:
             if owner != index:
                 raise VocabularyError(
                     f'category {index} ("{spec.name}"): {show(phrase)} is already a name or synonym of category '
-                    f'{owner} ("{specs[owner].name}") when case and spacing are ignored; keep it in one of them'
+                    f'{owner} ("{specs[owner].name}") when case, spaces and underscores are ignored; '
+                    "keep it in one of them"
                 )
 
 

@@ -4,13 +4,13 @@ Nothing here has an id or knows of files: `ids.py` makes a `Vocabulary` of these
 """
 
 import difflib
-import reprlib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
 from ovseg_ros.core.errors import VocabularyError
+from ovseg_ros.core.vocabulary.lists import show, split_names, why_no_name
 
 MAX_NAME_LENGTH = 100
 """Longest name or synonym, in characters."""
@@ -51,6 +51,10 @@ _STUFF_WORDS = frozenset((
 _STUFF_NAMES = frozenset(["table", "tabletop", "tablecloth", "countertop", "mat", "wallpaper"])
 
 
+_WORDS_OF_A_LIST = 3
+"""From so many words on, one name may have been meant as several."""
+
+
 @dataclass(frozen=True, slots=True)
 class CategorySpec:
     """What a person asks for; nothing is checked until `Vocabulary.build`.
@@ -71,10 +75,15 @@ class CategorySpec:
 
 
 def normalize_name(name: str) -> str:
-    """The form in which names are compared: NFKC, joiners ignored, trimmed, inner whitespace collapsed, casefolded."""
+    """The form in which names are compared: NFKC, joiners ignored, `as_read`, trimmed, spaces collapsed, casefolded."""
     folded = unicodedata.normalize("NFKC", name).casefold()
     # Folding can leave characters decomposed ("ǰ" becomes two), so compose once more.
-    return " ".join(unicodedata.normalize("NFKC", folded).translate(_WITHOUT_JOINERS).split())
+    return " ".join(as_read(unicodedata.normalize("NFKC", folded).translate(_WITHOUT_JOINERS)).split())
+
+
+def as_read(name: str) -> str:
+    """What a name means where it is compared and encoded: "traffic_light" is "traffic light"."""
+    return name.replace("_", " ")
 
 
 def guess_is_thing(name: str) -> bool:
@@ -86,23 +95,33 @@ def guess_is_thing(name: str) -> bool:
     return head not in _STUFF_WORDS and head.removesuffix("s") not in _STUFF_WORDS
 
 
-def parse_names(text: str, *, max_categories: int = MAX_CATEGORY_ID + 1) -> tuple[CategorySpec, ...]:
-    """Names separated by commas, each with a guess of thing or stuff; never a file.
+def parse_names(
+    text: str, *, max_categories: int = MAX_CATEGORY_ID + 1, tell: Callable[[str], None] | None = None
+) -> tuple[CategorySpec, ...]:
+    """The names in a text, as `split_names` takes it apart, each with a guess of thing or stuff; never a file.
+
+    Args:
+        text: what a person typed or pasted.
+        max_categories: most names accepted.
+        tell: told what may not be as it was meant.
 
     Raises:
-        VocabularyError: the text is too long, has no names or more than `max_categories`, or a name breaks a rule.
+        VocabularyError: the text is too long, has no names or more than `max_categories`, has two kinds of separators,
+            or a name breaks a rule.
     """
     if len(text) > MAX_VOCABULARY_BYTES:
         raise VocabularyError(
             f"the vocabulary text has {len(text)} characters; at most {MAX_VOCABULARY_BYTES} are read"
         )
-    names = [(index, name) for index, name in enumerate(map(str.strip, text.split(","))) if name]
+    names = split_names(text)
     refuse_too_many(len(names), max_categories)  # before any is looked at: a mebibyte holds half a million
-    specs = tuple(named_spec(name, f"name {index}") for index, name in names)
-    if not specs:
+    if not names:
         raise VocabularyError(
             f"the vocabulary {show(text.strip())} has no names; expected names such as 'cup, table' or a file"
         )
+    specs = tuple(named_spec(name, f"name {index}") for index, name in enumerate(names))
+    if tell and len(specs) == 1 and len(specs[0].name.split()) >= _WORDS_OF_A_LIST:
+        tell(f"{show(specs[0].name)} is one name of several words; several names are separated by commas")
     return specs
 
 
@@ -172,6 +191,10 @@ def check_name(name: str, where: str) -> str:
     tidy = " ".join(unicodedata.normalize("NFC", name).split())
     if not normalize_name(tidy):
         raise VocabularyError(f"{where} {show(name)} is empty; give a word or remove the entry")
+    if all(unicodedata.category(character)[0] in "PZ" for character in tidy):
+        raise VocabularyError(f"{where} {show(name)} has no letters; give a word or remove the entry")
+    if reason := why_no_name(tidy):
+        raise VocabularyError(f"{where} {show(name)} {reason}")
     return tidy
 
 
@@ -181,15 +204,3 @@ def refuse_too_many(count: int, max_categories: int) -> None:
             f"the vocabulary has {count} categories; at most {max_categories} are accepted; "
             "remove some or raise max_categories"
         )
-
-
-_short_repr = reprlib.Repr()
-_short_repr.maxstring = 60
-_short_repr.maxother = 60
-_short_repr.maxlevel = 2
-
-
-def show(value: object) -> str:
-    """`value` on one short line, however large, and its type unless it is text."""
-    text = _short_repr.repr(value)
-    return text if isinstance(value, str) else f"{text} ({type(value).__name__})"

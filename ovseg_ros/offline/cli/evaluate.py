@@ -22,6 +22,8 @@ def evaluate_as_told(told: EvaluateOptions) -> int:
         return merge(told.merge, root=told.root, device=told.device, json_path=told.json, report=told.report)
     if told.dataset is not None:
         _refuse(told, ("data", "root"), "--dataset, which says both")
+    if told.vocabulary is not None and not told.vocabulary.strip():
+        raise ConfigError("--vocabulary is empty; give words, or leave it out for the data set's own")
     shard = Shard.parse(told.shard) if told.shard else Shard()
     device = told.device
     if told.shard == "rank" and device == "cuda":

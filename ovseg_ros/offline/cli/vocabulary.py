@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ovseg_ros.core.errors import VocabularyError
+from ovseg_ros.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from ovseg_ros.core.vocabulary import CategorySpec
@@ -26,7 +26,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--timeout", type=_seconds, default=30.0, metavar="S", help="longest wait, seconds (default: 30)"
     )
     kind = argparse.ArgumentParser(add_help=False)
-    kind.add_argument("words", metavar='FILE|"a,b,c"', help="names, or a vocabulary file with synonyms and more")
+    kind.add_argument("words", metavar='FILE|"a,b,c"', help="names, a vocabulary file, or a bundled vocabulary's name")
     kind.add_argument("--negative", action="store_true", help="they compete with the others but are not published")
     group = kind.add_mutually_exclusive_group()
     group.add_argument("--thing", action="store_true", help="countable objects (default: guessed from each name)")
@@ -35,17 +35,23 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     actions.add_parser("set", parents=[common, kind], help="replace the whole vocabulary")
     actions.add_parser("add", parents=[common, kind], help="add names, or replace the entries that they have")
     removal = actions.add_parser("remove", parents=[common], help="remove names")
-    removal.add_argument("words", metavar='"a,b,c"', help="names to remove")
+    removal.add_argument("words", metavar='FILE|"a,b,c"', help="names to remove, or a file that holds them")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Do it and return the exit code."""
     from ovseg_ros.core.vocabulary import with_added, without
-    from ovseg_ros.ros.node.vocabulary_client import connect
 
     wanted = _wanted(options) if options.action in ("set", "add") else ()  # refused before anything is asked
-    unwanted = _unwanted(options.words) if options.action == "remove" else ()
+    unwanted = [spec.name for spec in _given(options.words)] if options.action == "remove" else ()
+    try:
+        from ovseg_ros.ros.node.vocabulary_client import connect
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"ovseg vocabulary asks a running node by ROS, but Python finds no {error.name!r}; build the package with "
+            "colcon, source install/setup.bash and run it again"
+        ) from error
     with connect(options.node, options.timeout) as client:
         if options.action == "set":
             _apply(client, wanted)
@@ -65,19 +71,16 @@ def _seconds(text: str) -> float:
 
 
 def _wanted(options: argparse.Namespace) -> "tuple[CategorySpec, ...]":
-    from ovseg_ros.core.vocabulary import parse_vocabulary
-
-    specs = parse_vocabulary(options.words)
+    specs = _given(options.words)
     if options.thing or options.stuff:
         specs = tuple(replace(spec, is_thing=options.thing) for spec in specs)
     return tuple(replace(spec, negative=True) for spec in specs) if options.negative else specs
 
 
-def _unwanted(words: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in words.split(",") if name.strip())
-    if not names:
-        raise VocabularyError(f"there are no names to remove in {words[:100]!r}; give names such as 'cup, table'")
-    return names
+def _given(words: str) -> "tuple[CategorySpec, ...]":
+    from ovseg_ros.core.vocabulary import parse_vocabulary
+
+    return parse_vocabulary(words, tell=lambda remark: print(f"ovseg: note: {remark}", file=sys.stderr))
 
 
 def _apply(client: "VocabularyClient", specs: "Sequence[CategorySpec]") -> None:

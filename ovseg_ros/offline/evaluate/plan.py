@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any
@@ -142,19 +142,22 @@ def resolved(plan: Plan, dataset: PanopticDataset | SemanticDataset) -> Plan:
     )
 
 
-def vocabulary_of(categories: Sequence[DatasetCategory], source: str) -> Vocabulary:
+def vocabulary_of(
+    categories: Sequence[DatasetCategory], source: str, tell: Callable[[str], None] | None = None
+) -> Vocabulary:
     """The words that the segmenter is asked for, one category for each of the data set's, in its order.
 
     Args:
         categories: of the data set.
-        source: a vocabulary file, or names separated by commas; "" for the data set's own. Its i-th category is
-            taken for the data set's i-th; thing or stuff is the data set's.
+        source: as in `parse_vocabulary`; "" for the data set's own. Its i-th category is taken for the data set's
+            i-th; thing or stuff is the data set's.
+        tell: told what may not be as it was meant.
 
     Raises:
         VocabularyError: the vocabulary has another number of categories, or has them in another order.
     """
     specs: Sequence[CategorySpec]
-    specs = parse_vocabulary(source) if source else [CategorySpec(c.name, c.synonyms) for c in categories]
+    specs = parse_vocabulary(source, tell=tell) if source else [CategorySpec(c.name, c.synonyms) for c in categories]
     if len(specs) != len(categories):
         raise VocabularyError(
             f"the vocabulary {_short(source)} has {len(specs)} categories, but the data set has {len(categories)}, "

@@ -25,6 +25,7 @@ from ovseg_ros.offline.evaluate.plan import Plan, Shard, resolved, vocabulary_of
 from ovseg_ros.offline.evaluate.record import ImageRecord
 from ovseg_ros.offline.evaluate.report import Picture, html_report
 from ovseg_ros.offline.evaluate.truth import truth_of
+from ovseg_ros.offline.words import prepared, say
 
 AnyDataset = PanopticDataset | SemanticDataset
 
@@ -139,7 +140,7 @@ def _evaluator(plan: Plan, dataset: AnyDataset, device: str) -> Evaluator:
     }
     return Evaluator(
         segmenter,
-        segmenter.prepare(vocabulary_of(dataset.categories, plan.vocabulary)),
+        prepared(segmenter, vocabulary_of(dataset.categories, plan.vocabulary, tell=say)),
         plan.oracle,
         renamed={key: segmenter.prepare(Vocabulary.build(renamed)) for key, renamed in specs.items()},
         min_objectness=plan.min_objectness or 0.0,

@@ -14,7 +14,7 @@ Frames of the first three take turns, so that a change of clock rate or load mee
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, parse_vocabulary
 from ovseg_ros.offline.evaluate.output import write_figures
 from ovseg_ros.offline.options import BenchOptions
 from ovseg_ros.offline.tools.bench_delivery import HOW_TO_BUILD, delivered, soak, stamp_to_subscriber
+from ovseg_ros.offline.words import say
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 
 if TYPE_CHECKING:  # needs rclpy
@@ -59,7 +60,7 @@ def _bench_times(options: BenchOptions) -> int:
     """The model call and the node."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    specs, frames, cameras = _specs(options), options.frames, options.cameras
+    specs, frames, cameras = _specs(options, say), options.frames, options.cameras
     load_average = os.getloadavg()[0]  # of the last minute, before this run adds to it
     segmenter = in_own_thread("loading", lambda: build_segmenter(options.preset, options.device))
     images = scene_images(options.size, count=4)
@@ -105,7 +106,7 @@ def _bench_delivered(options: BenchOptions) -> int:
 def _bench_soak(options: BenchOptions, minutes: float) -> int:
     """Watch the node's memory under a camera at ten times the model's rate."""
     load_average = os.getloadavg()[0]
-    vocabulary = Vocabulary.build(_specs(options))
+    vocabulary = Vocabulary.build(_specs(options, say))
     segmenter = build_segmenter(options.preset, options.device)
     prompt = segmenter.prepare(vocabulary)
     image = scene_images(options.size, count=1)[0]
@@ -210,13 +211,14 @@ def print_report(report: dict[str, Any]) -> None:
     _print_delivery("camera stamp to a subscriber in another process", report["stamp_to_subscriber"])
 
 
-def _specs(options: BenchOptions) -> tuple[CategorySpec, ...]:
-    return TABLETOP_SPECS if options.vocabulary is None else parse_vocabulary(options.vocabulary)
+def _specs(options: BenchOptions, tell: Callable[[str], None] | None = None) -> tuple[CategorySpec, ...]:
+    return TABLETOP_SPECS if options.vocabulary is None else parse_vocabulary(options.vocabulary, tell=tell)
 
 
 def _node_parameters(options: BenchOptions) -> dict[str, Any]:
     words = [spec.name for spec in _specs(options)]
-    return {"preset": options.preset, "device": options.device, "vocabulary": words}
+    # A list of one might be the name of a bundled vocabulary.
+    return {"preset": options.preset, "device": options.device, "vocabulary": [*words, ""]}
 
 
 def _timed_call(segmenter: PanopticSegmenter, prompt: Prompt, image: np.ndarray) -> tuple[float, float]:

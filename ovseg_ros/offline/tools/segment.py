@@ -12,11 +12,12 @@ from ovseg_ros.core.errors import ConfigError, ImageError
 from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import Segment
-from ovseg_ros.core.vocabulary import Category, Vocabulary, parse_vocabulary
+from ovseg_ros.core.vocabulary import Category
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb
 from ovseg_ros.offline.data.files import write_image, write_json
 from ovseg_ros.offline.data.images import ImageSource, open_source
 from ovseg_ros.offline.options import SegmentOptions
+from ovseg_ros.offline.words import given_vocabulary, prepared
 
 INDEX_NAME = "panoptic.json"
 
@@ -31,14 +32,14 @@ def segment_path(options: SegmentOptions) -> int:
         OvsegError: nothing can be segmented at all: the input, vocabulary, preset or output folder is wrong.
     """
     path, out, preset = options.input, options.out, options.preset
-    vocabulary = Vocabulary.build(parse_vocabulary(options.vocabulary))
+    vocabulary = given_vocabulary(options.vocabulary)
     source = open_source(path, exclude=out)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; expected a folder")
     if (out / INDEX_NAME).exists() and not options.overwrite:
         raise ConfigError(f"{out} already holds results ({INDEX_NAME}); choose another --out or add --overwrite")
     segmenter = build_segmenter(preset, options.device)
-    prompt = segmenter.prepare(vocabulary)
+    prompt = prepared(segmenter, vocabulary)
     index: dict[str, Any] = {
         "info": {"source": path.name, "preset": preset, "vocabulary_version": vocabulary.version},
         "categories": [_category_entry(category) for category in vocabulary.categories],

@@ -13,11 +13,11 @@ from ovseg_ros.core.errors import ImageError
 from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.outputs import DATA_OUTPUTS, OVERLAY_OUTPUTS, Output, OutputOptions, SegmentedFrame
 from ovseg_ros.core.segmenter import PanopticSegmenter
-from ovseg_ros.core.vocabulary import Vocabulary, parse_vocabulary
 from ovseg_ros.offline.data.bag_images import BagImage, BagImages, open_bag_images
 from ovseg_ros.offline.data.bag_messages import BagMessages
 from ovseg_ros.offline.data.bag_parts import BagMessage, BagParts, fingerprint
 from ovseg_ros.offline.options import SegmentOptions
+from ovseg_ros.offline.words import given_vocabulary, prepared
 
 _IMAGES_IN_PART = 100
 _BYTES_IN_PART = 1 << 27
@@ -39,7 +39,7 @@ def segment_bag(options: SegmentOptions) -> int:
         OvsegError: the bag, the vocabulary, the preset or the output folder is wrong.
     """
     path, out, preset = options.input, options.out, options.preset
-    vocabulary = Vocabulary.build(parse_vocabulary(options.vocabulary))
+    vocabulary = given_vocabulary(options.vocabulary)
     outputs = dict(DATA_OUTPUTS)
     if not options.no_overlay:
         outputs[_OVERLAY] = OVERLAY_OUTPUTS[_OVERLAY]
@@ -61,7 +61,7 @@ def segment_bag(options: SegmentOptions) -> int:
         if not parts.done:
             segmenter = build_segmenter(preset, options.device)
             made = OutputOptions(mask_rle=options.mask_rle)
-            _Run(segmenter, segmenter.prepare(vocabulary), messages, parts, outputs, made).over(images)
+            _Run(segmenter, prepared(segmenter, vocabulary), messages, parts, outputs, made).over(images)
     state = parts.state
     print(f"{state.get('segmented', 0)} images segmented into {out}", file=sys.stderr)
     if state.get("skipped"):

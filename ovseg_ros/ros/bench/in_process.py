@@ -153,7 +153,11 @@ class NodeBench:
         names = [f"camera_{number}" for number in range(cameras)] if cameras > 1 else []
         self._prefixes = [f"{name}/" for name in names] or [""]
         self._subscribed: dict[str, Subscription] = {}
-        parameters = {"vocabulary": [spec.name for spec in specs], "image_timeout": 0.0, "image_transport": "raw"}
+        parameters = {
+            "vocabulary": [*(spec.name for spec in specs), ""],
+            "image_timeout": 0.0,
+            "image_transport": "raw",
+        }
         if names:
             parameters["cameras"] = names
         # A namespace of its own, so that no other camera or robot on the network takes part.

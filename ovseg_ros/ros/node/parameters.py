@@ -27,15 +27,15 @@ PARAMETERS = (
     ParameterSpec(
         "vocabulary",
         [""],
-        "Names to look for at start; used instead of vocabulary_file unless empty. Change them later with the "
-        "service ~/set_vocabulary.",
+        "Names to look for at start; used instead of vocabulary_file unless empty. One text alone may hold several, "
+        "such as 'cup, table', or be a file. Change them later with the service ~/set_vocabulary.",
         fixed=True,
     ),
     ParameterSpec(
         "vocabulary_file",
         "tabletop",
-        "Vocabulary at start: the name of a file in config/vocabularies, or a path to a YAML or text file. A YAML file "
-        "given by path also keeps what ~/set_vocabulary changes, see save_vocabulary.",
+        "Vocabulary at start: the name of a file in config/vocabularies, or a path to a YAML, JSON or text file. A "
+        "YAML file given by path also keeps what ~/set_vocabulary changes, see save_vocabulary.",
         fixed=True,
     ),
     ParameterSpec(

@@ -3,8 +3,10 @@
 import numpy as np
 from std_msgs.msg import Header
 
+from ovseg_ros.core.errors import VocabularyError
+from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.types import PanopticResult
-from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, guess_is_thing
+from ovseg_ros.core.vocabulary import MAX_NAME_LENGTH, CategorySpec, Vocabulary, check_name, guess_is_thing, split_names
 from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.srv import Query
 
@@ -18,25 +20,32 @@ def phrase_vocabulary(phrase: str) -> Vocabulary:
     """A vocabulary of one phrase.
 
     Raises:
-        VocabularyError: the phrase is empty, too long or holds control characters.
+        VocabularyError: the phrase is empty, too long, several phrases, or holds control characters.
     """
-    # The text's rules come first: guessing normalises all of it, however long it is.
-    name = Vocabulary.build([CategorySpec(phrase)]).categories[0].name
+    where = "the phrase"
+    # The text's rules come first: what takes it apart or guesses reads all of it, however long it is.
+    names = [phrase] if len(phrase) > MAX_NAME_LENGTH else split_names(phrase)
+    if not names:
+        raise VocabularyError(f"{where} {phrase!r} is empty; say what to look for, such as 'red cup'")
+    if len(names) > 1:
+        raise VocabularyError(f"{where} {phrase!r} is {len(names)} phrases; expected one, such as {names[0]!r}")
+    name = check_name(names[0], where)
     return Vocabulary.build([CategorySpec(name, is_thing=guess_is_thing(name))])
 
 
-def query_response(result: PanopticResult, phrase: str, header: Header) -> Query.Response:
-    """The best segment of a result that was made with `phrase_vocabulary(phrase)`, on the image with this header."""
+def query_response(result: PanopticResult, prompt: Prompt, header: Header) -> Query.Response:
+    """The best segment of a result that was made with a prompt of one phrase, on the image with this header."""
     if not result.segments:
-        response = refused_query(
-            f"nothing in the newest image is taken for {phrase!r}; lower object_threshold, or rephrase"
-        )
+        phrase = prompt.vocabulary.categories[0].name
+        reason = f"nothing in the newest image is taken for {phrase!r}; lower object_threshold, or rephrase"
+        response = refused_query("; ".join([reason, *prompt.remarks]))
         response.header = header
         return response
     best = max(result.segments, key=lambda segment: segment.score)
     mask = np.where(result.segment_ids == best.id, np.uint8(255), np.uint8(0))
     return Query.Response(
         success=True,
+        message="; ".join(prompt.remarks),
         header=header,
         score=float(best.score),
         box=MESSAGES.region(best.box),

@@ -181,7 +181,8 @@ class SegmentNode(LifecycleNode):
     def _load(self, preset: str, device: str) -> Pipeline:
         """The model, the vocabulary and the cameras, as the parameters say."""
         # Before the model, which takes its time.
-        vocabulary = build_vocabulary(self, initial_specs(self._value("vocabulary"), self._value("vocabulary_file")))
+        words, file = self._value("vocabulary"), self._value("vocabulary_file")
+        vocabulary = build_vocabulary(self, initial_specs(words, file, self.get_logger().warning))
         cameras = camera_names(self._value("cameras"))
         declare(self, camera_parameters(cameras, self._value("roi")))
         segmenter = self._make_segmenter(preset, device)
@@ -284,7 +285,7 @@ class SegmentNode(LifecycleNode):
                 return refused_query(f"no image has come yet on {self._input_topics()}")
             prompt = await self._answer(pipeline.vocabulary.prepare(vocabulary))
             result = await self._answer(pipeline.query(frame, prompt))
-            return query_response(result, request.phrase, frame.header)
+            return query_response(result, prompt, frame.header)
         except Exception as error:  # the answer carries the reason; the node goes on
             return refused_query(describe(error))
 

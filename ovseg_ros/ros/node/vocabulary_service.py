@@ -1,6 +1,6 @@
 """The vocabulary in force, its announcement, and the one way to change it: all of a change happens, or none."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,13 @@ from ovseg_ros.core.errors import OvsegError, VocabularyError
 from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.outputs import label_encoding
 from ovseg_ros.core.own_thread import in_own_thread
-from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, parse_names, save_vocabulary_file
+from ovseg_ros.core.vocabulary import (
+    CategorySpec,
+    Vocabulary,
+    file_of,
+    parse_vocabulary,
+    save_vocabulary_file,
+)
 from ovseg_ros.msg import Vocabulary as VocabularyMessage
 from ovseg_ros.ros.node.conversions import MESSAGES, specs_from_messages
 from ovseg_ros.ros.node.qos import latched_publisher
@@ -51,6 +57,7 @@ class VocabularyService:
         self._saved_to, self._on_save_error = saved_to, on_save_error
         self._encoding: str = node.get_parameter("label_image_encoding").value
         self._current = self._prepare(vocabulary)
+        self._log(self._current.remarks)
         # Made only now, so that there is nothing to destroy where the first vocabulary fails.
         self._publisher = latched_publisher(node, VocabularyMessage, "vocabulary")
         self._vision = VisionAnnouncer(node)
@@ -103,6 +110,10 @@ class VocabularyService:
     def _prepare(self, vocabulary: Vocabulary) -> Prompt:
         return in_own_thread("text", lambda: self._segmenter.prepare(vocabulary))
 
+    def _log(self, remarks: Iterable[str]) -> None:
+        for remark in remarks:
+            self._node.get_logger().warning(remark)
+
     def _announce(self, vocabulary: Vocabulary) -> None:
         self._message = MESSAGES.vocabulary(vocabulary, self._node.get_clock().now().to_msg())
         self._publisher.publish(self._message)
@@ -110,19 +121,20 @@ class VocabularyService:
 
     def _respond(self, request: SetVocabulary.Request) -> SetVocabulary.Response:
         previous, known_warning = self._current.vocabulary, self.warning
+        remarks: list[str] = []
         try:
-            specs = _requested_specs(request, self._node.get_parameter("max_categories").value)
+            specs = _requested_specs(request, self._node.get_parameter("max_categories").value, remarks.append)
             vocabulary = build_vocabulary(self._node, specs, previous)
             prompt = self._prepare(vocabulary)
         except OvsegError as error:
             return SetVocabulary.Response(message=str(error), version=previous.version)
         self._announce(vocabulary)
         self._current = prompt
-        remarks = [_guesses(vocabulary)] if request.text else []
-        for warning in (_reused_ids(vocabulary, previous), "" if known_warning else self.warning):
-            if warning:
-                self._node.get_logger().warning(warning)
-                remarks.append(warning)
+        remarks += prompt.remarks
+        remarks += filter(None, (_reused_ids(vocabulary, previous), "" if known_warning else self.warning))
+        self._log(remarks)
+        if request.text:
+            remarks.insert(0, _origin(request.text, vocabulary))
         try:
             if self._saved_to:
                 save_vocabulary_file(self._saved_to, vocabulary.to_specs())
@@ -159,14 +171,22 @@ def _reused_ids(vocabulary: Vocabulary, previous: Vocabulary) -> str:
     return f"vocabulary {vocabulary.version}: {len(reused)} {kept}: {told}" if reused else ""
 
 
-def _requested_specs(request: SetVocabulary.Request, max_categories: int) -> tuple[CategorySpec, ...]:
+def _requested_specs(
+    request: SetVocabulary.Request, max_categories: int, tell: Callable[[str], None]
+) -> tuple[CategorySpec, ...]:
     if not request.text:
         return specs_from_messages(request.categories)
     if request.categories:
         raise VocabularyError(
-            f"the request has both text and {len(request.categories)} categories; give one of them, the other empty"
+            f"the request has both text and {len(request.categories)} categories; give one, the other empty"
         )
-    return parse_names(request.text, max_categories=max_categories)
+    return parse_vocabulary(request.text, max_categories=max_categories, tell=tell)
+
+
+def _origin(text: str, vocabulary: Vocabulary) -> str:
+    """Where the words of a text are from: a file, or the text, with thing or stuff guessed."""
+    file = file_of(text)
+    return f"read from {file}" if file is not None else _guesses(vocabulary)
 
 
 def _guesses(vocabulary: Vocabulary) -> str:

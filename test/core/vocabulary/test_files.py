@@ -87,6 +87,52 @@ def test_yaml_file(tmp_path: Path) -> None:
     assert len(Vocabulary.build(specs).categories) == 5
 
 
+CUP_AND_WALL = (CategorySpec("cup"), CategorySpec("wall", is_thing=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("words.yaml", "- cup\n- wall\n"),
+        ("words.yml", "{0: cup, 1: wall}"),
+        ("data.yaml", "path: /data\nnc: 2\nnames:\n  0: cup\n  1: wall\n"),
+        ("words.json", '["cup", "wall"]'),
+        ("words.json", '{"0": "cup", "1": "wall"}'),
+        ("words.json", '{"categories": ["cup", {"name": "wall", "is_thing": false}]}'),
+        (
+            "cats.json",
+            '[{"id": 1, "name": "cup", "supercategory": "kitchen"}, {"id": 2, "name": "wall", "isthing": 0}]',
+        ),
+        (
+            "coco.json",
+            '{"images": [], "categories": [{"id": 1, "name": "cup", "isthing": 1}, {"id": 9, "name": "wall"}]}',
+        ),
+        ("classes.names", "cup\nwall\n"),
+        ("words.txt", "- cup\n- wall\n"),
+        ("words.txt", "# kitchen\n1. cup\n2. wall\n"),
+        ("words.txt", "0\tcup\n1\twall\n"),
+        ("words.txt", '"cup"\n"wall"\n'),
+    ],
+)
+def test_lists_of_names_as_others_write_them(tmp_path: Path, name: str, text: str) -> None:
+    assert parse_vocabulary(str(write(tmp_path, text, name))) == CUP_AND_WALL
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[cup]", r"words.json' is not valid JSON: .*line 1"),
+        ("3", r"holds 3 \(int\); expected the key 'categories'"),
+        ('[{"id": 1, "nam": "cup"}]', r"entry\[0\] has the unknown key 'nam' .*did you mean 'name'"),
+        ('{"categories": [{"name": "cup", "id_": 1}]}', "unknown key 'id_'"),
+        ("[" * 100_000, "not valid JSON"),
+    ],
+)
+def test_json_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(VocabularyError, match=message):
+        load_vocabulary_file(write(tmp_path, text, "words.json"))
+
+
 def test_text_file(tmp_path: Path) -> None:
     path = write(tmp_path, b"\xef\xbb\xbfcup\r\n\r\n# stuff\r\n  wall\n", "words.TXT")
     assert load_vocabulary_file(path) == (CategorySpec("cup"), CategorySpec("wall", is_thing=False))
@@ -96,7 +142,14 @@ def test_text_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", r"holds None \(NoneType\); expected the key 'categories'"),
-        ("- cup\n- plate", r"holds \['cup', 'plate'\] \(list\); expected the key 'categories'"),
+        ("- cup\n- [plate]", r"entry\[1\] is \['plate'\] \(list\); expected a name or a mapping"),
+        ("{0: cup, 1: [plate]}", r"value\[1\] is \['plate'\]"),
+        ("names: cup", "names holds 'cup'; expected the key 'categories'"),
+        (
+            'categories: ["screen door, screen"]',
+            r"categories\[0\] 'screen door, screen' has a comma; expected one name",
+        ),
+        ('categories: [{name: cup, synonyms: ["mug; beaker"]}]', r"synonyms\[0\] 'mug; beaker' has a semicolon"),
         ("cup", "holds 'cup'; expected the key"),
         ("categories:", "categories is None"),
         ("categories: cup", "categories is 'cup'; expected a list"),
@@ -178,9 +231,11 @@ def test_a_thousand_words_load_quickly(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("# nothing\n\n", "has no categories"),
-        ("cup\nplate, bowl\n", "line 2: 'plate, bowl' has a comma; write one name a line"),
+        ("cup\nplate, bowl\n", "line 2 'plate, bowl' has a comma; expected one name"),
         ("cup\npl\x08ate\n", r"line 2 .* U\+0008"),
         ("x" * 200, "line 1 .* 200 characters"),
+        ("# all\ncup; table", "line 2 'cup; table' has a semicolon"),
+        ("1. cup\ntable", "line 1 '1. cup' starts with a number; expected the name alone"),
     ],
 )
 def test_text_file_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -195,8 +250,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     folder.mkdir()
     with pytest.raises(VocabularyError, match="is not a file"):
         load_vocabulary_file(folder)
-    with pytest.raises(VocabularyError, match=r"ends with '\.json'; expected \.yaml, \.yml, \.txt"):
-        load_vocabulary_file(write(tmp_path, "{}", "words.json"))
+    with pytest.raises(VocabularyError, match=r"ends with '\.csv'; expected \.yaml, \.yml, \.json, \.txt, \.names"):
+        load_vocabulary_file(write(tmp_path, "cup", "words.csv"))
     with pytest.raises(VocabularyError, match=f"larger than {MAX_VOCABULARY_BYTES} bytes"):
         load_vocabulary_file(write(tmp_path, b"#" * (MAX_VOCABULARY_BYTES + 1)))
 
@@ -230,12 +285,25 @@ def test_a_bundled_vocabulary_is_found_by_name_and_a_file_of_ones_own_comes_firs
     assert initial_specs([], "street.yaml") == (CategorySpec("lorry"),)
 
 
-@pytest.mark.parametrize("source", ["steet", "steet.yaml", "a/street", "~nobody-here/words.yaml", "x" * 5000, "\0"])
+@pytest.mark.parametrize("source", ["robots", "robots.yaml", "a/street", "~nobody-here/words.yaml", "x" * 5000, "\0"])
 def test_what_is_not_there_is_said_with_the_names_that_are(source):
-    message = r"does not exist, nor has .*vocabularies one of that name .*street, tabletop"
+    message = r"does not exist or is no file, nor has .*vocabularies one of that name .*street, tabletop"
     with pytest.raises(VocabularyError, match=message) as caught:
         find_vocabulary(source)
-    assert len(str(caught.value)) < 500
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("source", ["steet.yaml", "street.yml", "indoor_robt", "Indoor Robot", "coco.json"])
+def test_a_bundled_vocabulary_that_is_misspelt_is_named(source):
+    with pytest.raises(VocabularyError, match=r"does not exist; did you mean '(street|indoor_robot|coco_133)'\?"):
+        find_vocabulary(source)
+
+
+def test_names_in_place_of_a_file_are_said_to_be_names():
+    with pytest.raises(
+        VocabularyError, match="'cup, table' is a list of names; expected one file; .* parameter vocabulary"
+    ):
+        initial_specs([""], "cup, table")
 
 
 def test_a_node_starts_with_what_was_saved_else_its_names_else_the_file(tmp_path):
@@ -274,9 +342,7 @@ def test_whatever_is_accepted_comes_back(tmp_path_factory, specs):
 
 
 def test_what_looks_like_yaml_stays_text(tmp_path):
-    specs = tuple(
-        CategorySpec(name) for name in ("true", "null", "1.5", "- a", "a: b", "#1", "'", '"', "ß", "杯子", "🙂")
-    )
+    specs = tuple(CategorySpec(name) for name in ("true", "null", "1.5", "- a", "a: b", "#1", "ß", "杯子", "🙂"))
     save_vocabulary_file(tmp_path / "deep" / "words.yaml", specs)
     assert load_vocabulary_file(tmp_path / "deep" / "words.yaml") == specs
 

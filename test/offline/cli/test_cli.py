@@ -79,3 +79,17 @@ def test_an_error_of_this_package_itself_is_not_hidden(monkeypatch):
     monkeypatch.setattr(doctor, "doctor", fail)
     with pytest.raises(ModuleNotFoundError):
         main(["doctor"])
+
+
+def test_a_checkout_that_is_not_built_says_how_to_build_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ovseg_ros.ros.node.vocabulary_client", None)
+    assert main(["vocabulary", "show"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ovseg: error: ") and error.count("\n") == 1
+    assert "build the package with colcon, source install/setup.bash" in error
+
+
+def test_an_empty_vocabulary_is_not_the_data_sets_own(capsys):
+    for words in ("", "  "):
+        assert main(["evaluate", "--vocabulary", words, "--images", "1"]) == 2
+        assert "--vocabulary is empty; give words, or leave it out" in capsys.readouterr().err

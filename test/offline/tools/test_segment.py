@@ -86,7 +86,10 @@ def test_video(tmp_path):
         ("nothing.png", "cup", "out", "nothing.png does not exist"),
         ("empty", "cup", "out", "has no image"),
         ("a.png", " , ", "out", "no names"),
+        ("a.png", "", "out", "no names"),
         ("a.png", "missing.yaml", "out", "missing.yaml"),
+        ("a.png", "indoor_robots", "out", "did you mean 'indoor_robot'?"),
+        ("a.png", "cup; red, blue", "out", "has a comma and a semicolon"),
         ("a.png", "cup, Cup", "out", "already"),
         ("a.png", "cup", "a.png", "is a file"),
     ],
@@ -99,6 +102,17 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, 
     error = capsys.readouterr().err
     assert reason in error and error.count("\n") == 1 and error.startswith("ovseg: error: ")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_may_not_be_meant_is_a_note(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "a.png", (20, 30, 3))
+    for words, note in {
+        "cup table wall": "'cup table wall' is one name of several words; several names are separated by commas",
+        "street": "'street' is read as the bundled vocabulary street.yaml; for the word alone, write 'street,'",
+    }.items():
+        assert run("a.png", "--vocabulary", words, "--out", "out", "--overwrite") == 0
+        assert f"ovseg: note: {note}\n" in capsys.readouterr().err
 
 
 def test_ctrl_c_keeps_the_index_of_what_is_done(tmp_path, monkeypatch, tiny_segmenter):
