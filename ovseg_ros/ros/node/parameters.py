@@ -134,6 +134,11 @@ def camera_parameters(names: Iterable[str], roi: list[int]) -> tuple[ParameterSp
     )
 
 
+def later_parameters(cameras: Sequence[str]) -> tuple[str, ...]:
+    """The names of those that are declared when a model is loaded, for the parameter `cameras`."""
+    return (*_MERGE_DESCRIPTIONS, *(spec.name for spec in camera_parameters(cameras, [])))
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The live parameters as they are at one moment; one frame uses one `Settings`."""
@@ -161,7 +166,8 @@ class Settings:
 def validate(parameters: list[Parameter]) -> SetParametersResult:
     """Refuses what types and ranges, which rclpy checks, let through; for `add_on_set_parameters_callback`."""
     for parameter in parameters:
-        if reason := _objection(parameter.name, parameter.value):
+        # Of no value, which is no type either, rclpy or `declare` says more.
+        if parameter.value is not None and (reason := _objection(parameter.name, parameter.value)):
             return SetParametersResult(successful=False, reason=reason)
     return SetParametersResult(successful=True)
 
