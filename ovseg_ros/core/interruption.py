@@ -6,6 +6,7 @@ An exception would not do: the C code of some libraries prints and swallows what
 import os
 import signal
 from types import FrameType
+from typing import NoReturn
 
 _IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
 
@@ -19,7 +20,7 @@ def is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def leave(code: int, message: str = "") -> None:
+def leave(code: int, message: str = "") -> NoReturn:
     """End the process at once: nothing is flushed or cleaned up. The message goes to the standard error."""
     if message:
         os.write(2, f"{message}\n".encode())

@@ -3,6 +3,7 @@
 import signal
 from pathlib import Path
 
+import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from ros_support import Camera, Peer, Processes, picture
@@ -16,8 +17,9 @@ TORN = Path(__file__).parent / "torn_node.py"
 WORDS = ["cup", "floor"]
 
 
-def test_sigterm_breaks_off_the_loading_of_a_model(processes: Processes, peer: Peer) -> None:
-    node = processes.start(NODE, preset="slow", vocabulary=WORDS)
+@pytest.mark.parametrize("preset", ["slow", "slow_import"])
+def test_sigterm_breaks_off_the_loading_of_a_model(processes: Processes, peer: Peer, preset: str) -> None:
+    node = processes.start(NODE, preset=preset, vocabulary=WORDS)
     node.wait_for_output("loading slowly")
     peer.wait_until(lambda: "ovseg" in peer.node.get_node_names(), "the node", node)
     assert node.interrupt(signal.SIGTERM) == 0, node.output

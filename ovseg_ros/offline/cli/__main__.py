@@ -1,4 +1,4 @@
-"""The start of the command `ovseg`, as pip and CMake install it; `python -m ovseg_ros.offline.cli`, as torchrun has it."""
+"""The start of the command `ovseg`, installed by pip and by CMake; and `python -m ovseg_ros.offline.cli`, for torchrun."""
 
 import signal
 import sys

@@ -1,4 +1,4 @@
-"""A node's command line: what is no ROS argument is refused, and what rclpy refuses is said with the form it expects."""
+"""A node's command line: what is no ROS argument is refused; what rclpy refuses is said with the form it expects."""
 
 import argparse
 import re
@@ -18,8 +18,8 @@ _FORMS = {
     ),
     "log level": "expected debug, info, warn, error or fatal, or the same of one logger, such as ovseg:=debug",
     "parameter override rule": (
-        "expected NAME:=VALUE with a value in YAML, such as max_rate:=10.0 or vocabulary:='[cup, table]'; the values of "
-        "a list are of one type"
+        "expected NAME:=VALUE with a value in YAML, such as max_rate:=10.0 or vocabulary:='[cup, table]'; the values "
+        "of a list are of one type"
     ),
     "params file": (
         "expected YAML with parameters under a node's name, or /** for any, and ros__parameters, such as "

@@ -81,8 +81,8 @@ def declare(node: Node, specs: Iterable[ParameterSpec]) -> None:
             node.get_parameter(spec.name)
         except ParameterUninitializedException as error:
             raise ConfigError(
-                f"the parameter {spec.name} is the empty list, which ROS takes for no value; expected {spec.expected}, or "
-                "leave the parameter out"
+                f"the parameter {spec.name} is the empty list, which ROS takes for no value; expected {spec.expected}, "
+                "or leave the parameter out"
             ) from error
         except InvalidParameterTypeException as error:
             raise ConfigError(f"{str(error).removesuffix(f': {spec.name}')}; expected {spec.expected}") from error
@@ -91,7 +91,7 @@ def declare(node: Node, specs: Iterable[ParameterSpec]) -> None:
 
 
 def unknown_parameters(node: Node, declared_later: Iterable[str] = ()) -> str:
-    """What was given at start for parameters that the node does not have, which rclpy passes over; empty if nothing was.
+    """What was given at start for parameters that the node does not have, which rclpy passes over; else empty.
 
     Args:
         declared_later: names that the node will have.
