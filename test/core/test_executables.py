@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-
 from collections.abc import Iterator
 from pathlib import Path
 

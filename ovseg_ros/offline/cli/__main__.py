@@ -1,4 +1,4 @@
-"""The start of the command `ovseg`, installed by pip and by CMake; and `python -m ovseg_ros.offline.cli`, for torchrun."""
+"""The start of the command `ovseg`, as pip and CMake install it, and of `python -m ovseg_ros.offline.cli`."""
 
 import signal
 import sys

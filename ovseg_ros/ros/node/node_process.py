@@ -65,7 +65,7 @@ def run_node(make_node: Callable[[], RunnableNode], name: str, args: list[str] |
         sys.setswitchinterval(SWITCH_INTERVAL)
         init_ros(name, args)
         executor = SingleThreadedExecutor()
-        node = ending.node = make_node()
+        ending.node = node = make_node()
         executor.add_node(node)
         if not node.start() and rclpy.ok():
             sys.exit(1)
@@ -109,8 +109,11 @@ class _Ending:
         # An exception out of nowhere would leave half-made objects behind in the executor, which rclpy ends anyway.
         if self.spinning is not None and not self.spinning.is_loading:
             return
-        if is_importing(frame):
+        if is_importing(frame):  # which gives no exception on that can be relied upon
+            node = self.node
             self.clean_up()
+            if node is not None:
+                vars(node).clear()  # the interrupted calls still hold the node
             leave(0)
         raise KeyboardInterrupt
 
@@ -124,9 +127,10 @@ class _Ending:
 
     def clean_up(self) -> None:
         """Frees what is the node's and says good-bye to the others on the network."""
-        if self.node is not None:
-            self.node.close()
-            self.node.destroy_node()
+        node, self.node, self.spinning = self.node, None, None  # they leave the network with the last reference
+        if node is not None:
+            node.close()
+            node.destroy_node()
         rclpy.try_shutdown()
 
     def leave_unfinished(self) -> None:
