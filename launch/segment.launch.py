@@ -9,22 +9,22 @@ images in shared memory, unless the environment names one already; give the came
 """
 
 from pathlib import Path
+from typing import Any
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.ros.node.launch_topics import LaunchTopics
+from ovseg_ros.ros.node.launch_topics import LaunchTopics, is_true
 from ovseg_ros.ros.node.middleware import shared_memory_profile_unless_chosen
 
 CONFIG = Path(get_package_share_directory("ovseg_ros")) / "config"
-# Arguments that override the parameter of the same name, and the type of it.
-OVERRIDES = {"preset": str, "vocabulary_file": str, "device": str, "autostart": bool}
+OVERRIDES = ("preset", "vocabulary_file", "device")
+"""Arguments that override the parameter of the same name; so does autostart."""
 ARGUMENTS = {
     "image": ("image", "Topic of the camera's images; <image>/compressed is listened to as well."),
     "depth": (
@@ -50,25 +50,25 @@ ARGUMENTS = {
 
 def start(context: LaunchContext) -> list[Node]:
     """The node, with the arguments that were given, and RViz."""
-    # Whatever can be wrong is found before anything is started: launch would leave it running.
+    # Whatever can be wrong is found before anything is started, because launch would leave it running.
     topics = LaunchTopics.of_arguments(
         image=LaunchConfiguration("image").perform(context),
         depth=LaunchConfiguration("depth").perform(context),
         camera_info=LaunchConfiguration("camera_info").perform(context),
         cameras=LaunchConfiguration("cameras").perform(context),
     )
-    with_rviz = IfCondition(LaunchConfiguration("rviz")).evaluate(context)
+    with_rviz = is_true("rviz", LaunchConfiguration("rviz").perform(context))
     if with_rviz:
         require_rviz()
     params_file = Path(LaunchConfiguration("params_file").perform(context)).expanduser()
     if not params_file.is_file():
         raise ConfigError(f"params_file is '{params_file}', which is no file; give the path of a YAML file")
     given = {name: LaunchConfiguration(name).perform(context) for name in OVERRIDES}
-    overrides = {
-        name: ParameterValue(LaunchConfiguration(name), value_type=OVERRIDES[name])
-        for name, value in given.items()
-        if value
+    overrides: dict[str, Any] = {
+        name: ParameterValue(LaunchConfiguration(name), value_type=str) for name, value in given.items() if value
     }
+    if autostart := LaunchConfiguration("autostart").perform(context):
+        overrides["autostart"] = is_true("autostart", autostart)
     if topics.cameras:
         overrides["cameras"] = list(topics.cameras)
     node = Node(

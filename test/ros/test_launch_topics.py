@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.ros.node.launch_topics import SHOWN_IN_RVIZ, LaunchTopics
+from ovseg_ros.ros.node.launch_topics import SHOWN_IN_RVIZ, LaunchTopics, is_true
 
 CONFIG = Path(__file__).parents[2] / "config"
 TWO = "front:=/front/image left:=left/image"
@@ -68,12 +68,12 @@ def test_rviz_shows_the_first_of_several_cameras() -> None:
         ({"cameras": "front:=/2a"}, ["'/2a'", "no topic"]),
         ({"cameras": "2nd:=/a"}, ["'2nd'", "a letter first"]),
         ({"cameras": "vorne-links:=/a"}, ["'vorne-links'", "letters, digits and _"]),
-        ({"cameras": "front:=/a front:=/b"}, ["'front' is there twice", "/a and /b"]),
+        ({"cameras": "front:=/a front:=/b"}, ["'front' has /a and /b", "each camera one topic"]),
         ({"cameras": TWO, "image": "/c"}, ["image is '/c' beside cameras"]),
         ({"cameras": TWO, "depth": "/d"}, ["depth: '/d' is no NAME:=TOPIC", "depth:='front:="]),
         ({"cameras": TWO, "camera_info": "right:=/d"}, ["no camera 'right'", "front, left"]),
-        ({"depth": "front:=/d"}, ["depth is 'front:=/d'", "for several cameras give cameras as well"]),
-        ({"image": "/cam/image_raw/"}, ["image is '/cam/image_raw/'", "without / at the end"]),
+        ({"depth": "front:=/d"}, ["depth is 'front:=/d'", "cameras as well for several"]),
+        ({"image": "/cam/image_raw/"}, ["image is '/cam/image_raw/'", "no / at the end"]),
         ({"image": ""}, ["image is ''", "expected a topic"]),
     ],
 )
@@ -82,5 +82,11 @@ def test_another_form_is_answered_with_the_one_that_is_meant(arguments: dict[str
         topics_of(**arguments)
     said = str(refusal.value)
     assert all(word in said for word in words), said
-    assert "expected" in said or "give each camera once" in said or "leave out" in said or "cameras has" in said
+    assert "expected" in said or "give each camera one topic" in said or "leave out" in said or "cameras has" in said
     assert "\n" not in said
+
+
+def test_switches() -> None:
+    assert [is_true("rviz", value) for value in ("true", "True", "1", "false", "0")] == [True, True, True, False, False]
+    with pytest.raises(ConfigError, match="rviz is 'yes'; expected true or false"):
+        is_true("rviz", "yes")

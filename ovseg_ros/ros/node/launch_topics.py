@@ -1,4 +1,4 @@
-"""From the launch file's arguments to topics. Imports neither ROS nor PyTorch, so that launching is immediate."""
+"""From the launch file's arguments to topics and switches. Imports neither ROS nor PyTorch: launching is immediate."""
 
 import re
 from collections.abc import Sequence
@@ -70,16 +70,12 @@ def _topics_of_cameras(argument: str, text: str, cameras: Sequence[str] = ()) ->
         if not separator:
             raise ConfigError(f"{argument}: {pair!r} is no NAME:=TOPIC; {expected}")
         if not CAMERA_NAME.fullmatch(name):
-            raise ConfigError(
-                f"{argument}: {name!r} in {pair!r} is no name of a camera, which has letters, digits and _, a "
-                f"letter first; {expected}"
-            )
+            kind = "name of a camera, which has letters, digits and _, a letter first"
+            raise ConfigError(f"{argument}: {name!r} in {pair!r} is no {kind}; {expected}")
         if not _TOPIC.fullmatch(topic):
             raise ConfigError(f"{argument}: {topic!r} in {pair!r} is no topic for ROS; {expected}")
         if name in topics:
-            raise ConfigError(
-                f"{argument}: {name!r} is there twice, with {topics[name]} and {topic}; give each camera once"
-            )
+            raise ConfigError(f"{argument}: {name!r} has {topics[name]} and {topic}; give each camera one topic")
         if cameras and name not in cameras:
             raise ConfigError(f"{argument}: there is no camera {name!r}; cameras has {', '.join(cameras)}")
         topics[name] = topic
@@ -87,5 +83,14 @@ def _topics_of_cameras(argument: str, text: str, cameras: Sequence[str] = ()) ->
 
 
 def _expected_topic(argument: str) -> str:
-    several = "; for several cameras give cameras as well" if argument != "image" else ", or cameras for several"
-    return f"expected a topic of letters, digits, _ and /, such as {argument}:=/camera/{argument}, without / at the end{several}"
+    several = "or cameras for several" if argument == "image" else "and cameras as well for several"
+    return (
+        f"expected a topic such as {argument}:=/camera/{argument}, of letters, digits, _ and no / at the end, {several}"
+    )
+
+
+def is_true(argument: str, value: str) -> bool:
+    """An argument that is a switch; ConfigError where it is neither true nor false."""
+    if value.lower() not in ("true", "1", "false", "0"):
+        raise ConfigError(f"{argument} is {value!r}; expected true or false")
+    return value.lower() in ("true", "1")
