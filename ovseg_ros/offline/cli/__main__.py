@@ -6,27 +6,33 @@ from types import FrameType
 
 from ovseg_ros.core.interruption import is_importing, leave
 
-_STOPPED, _EXIT_CODE = "ovseg: stopped", 130
+_STOPPED = "ovseg: stopped"
+_EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 def main() -> int:
-    """Run the command line of the process, from here on with a quiet end by Ctrl-C, and return the exit code."""
-    signal.signal(signal.SIGINT, _interrupt)
+    """Run the command line of the process, with a quiet end by Ctrl-C and SIGTERM, and return the exit code."""
+    for known in _EXIT_CODES:
+        signal.signal(known, _interrupt)
     try:
         from ovseg_ros.offline.cli import main as cli
 
         return cli.main()
     except KeyboardInterrupt:
         print(_STOPPED, file=sys.stderr)
-        return _EXIT_CODE
+        return _EXIT_CODES[signal.SIGINT]
     finally:
-        signal.signal(signal.SIGINT, lambda *_: leave(_EXIT_CODE))  # while Python ends
+        for known, code in _EXIT_CODES.items():
+            signal.signal(known, lambda *_, code=code: leave(code))  # type: ignore[misc]  # while Python ends
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    code = _EXIT_CODES[signal.Signals(number)]
     if is_importing(frame):
-        leave(_EXIT_CODE, _STOPPED)
-    raise KeyboardInterrupt
+        leave(code, _STOPPED if number == signal.SIGINT else "")
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(code)
 
 
 if __name__ == "__main__":
