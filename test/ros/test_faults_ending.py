@@ -46,6 +46,12 @@ def test_sigterm_tears_nothing_that_a_callback_is_making(processes: Processes) -
     assert "torn" not in node.output and "Traceback" not in node.output
 
 
+def test_sigterm_tears_nothing_while_the_node_is_made(processes: Processes) -> None:
+    node = processes.start(TORN, early=True)
+    assert node.wait() == 0, node.output
+    assert not node.output
+
+
 def test_sigterm_while_frames_are_segmented_and_published(processes: Processes, peer: Peer, tiny_preset: Path) -> None:
     node = processes.start("segment_node", preset=str(tiny_preset), vocabulary=WORDS)
     peer.wait_until_active(node)

@@ -109,11 +109,12 @@ class _Ending:
         # An exception out of nowhere would leave half-made objects behind in the executor, which rclpy ends anyway.
         if self.spinning is not None and not self.spinning.is_loading:
             return
-        if is_importing(frame):  # which gives no exception on that can be relied upon
+        if self.node is None:  # what an exception would leave half-made complains when it is freed
+            leave(0)
+        if is_importing(frame):  # an exception may be printed and swallowed
             node = self.node
             self.clean_up()
-            if node is not None:
-                vars(node).clear()  # the interrupted calls still hold the node
+            vars(node).clear()  # the interrupted calls still hold the node
             leave(0)
         raise KeyboardInterrupt
 
