@@ -1,9 +1,12 @@
 """A node's command line that is wrong: one line with ROS's reason and the form that is expected, and exit code 1."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import rclpy
+from ament_index_python.packages import get_package_prefix
 from rclpy.node import Node
 from ros_support import Processes
 
@@ -122,6 +125,15 @@ def test_parameters_that_no_node_has_are_said_with_the_nearest() -> None:
     ), said
     node.destroy_node()
     rclpy.shutdown(context=context)
+
+
+def test_what_is_installed_can_be_executed() -> None:
+    """`ros2 run` finds nothing else; with --symlink-install these are links to what CMake made."""
+    installed = sorted((Path(get_package_prefix("ovseg_ros")) / "lib" / "ovseg_ros").iterdir())
+    assert {path.name for path in installed} >= {"demo", "ovseg", "segment_node", "tabletop_camera"}
+    assert [path.name for path in installed if not os.access(path, os.X_OK)] == []
+    command = [installed[[path.name for path in installed].index("ovseg")], "--help"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("usage: ovseg")
 
 
 def test_every_node_ends_with_one_and_the_reason(processes: Processes) -> None:
