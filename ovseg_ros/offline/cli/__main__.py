@@ -23,7 +23,7 @@ def main() -> int:
         return _EXIT_CODES[signal.SIGINT]
     finally:
         for known, code in _EXIT_CODES.items():
-            signal.signal(known, lambda *_, code=code: leave(code))  # type: ignore[misc]  # while Python ends
+            signal.signal(known, lambda *_, code=code: leave(code))  # while Python ends
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
