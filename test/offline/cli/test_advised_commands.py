@@ -76,7 +76,9 @@ def spans() -> list[tuple[str, str, bool]]:
         for line in re.sub(r"(?<!`)`[^`]+`(?!`)", "", text).splitlines():
             stripped = re.sub(r"^\W*(?:[A-Z_]+=\S+ )*(?:torchrun .*-m ovseg_ros\.offline\.cli )?", "", line)
             command = stripped.startswith(("ovseg ", "ros2 ", "make ", "python "))
-            found.append((place, stripped.split("  #")[0] if command else line, command and place.endswith(".md")))
+            found.append(
+                (place, re.split("  #| [|] ", stripped)[0] if command else line, command and place.endswith(".md"))
+            )
     return found
 
 
@@ -164,6 +166,8 @@ def test_commands_of_ros() -> None:
             if unknown := given.keys() - arguments_of(launched):
                 faults.append(f"{place}: {span}: no arguments {unknown}")
             topics = {name: given.get(name, name) for name in ("image", "depth", "camera_info")}
+            if any(PLACEHOLDER.fullmatch(value) for value in given.values()):
+                continue
             LaunchTopics.of_arguments(**topics, cameras=given.get("cameras", ""))
         for service, kind, request in re.findall(
             r"ros2 service call /ovseg/(\w+) ovseg_ros/srv/(\w+) *(?:\"(.*)\")?", span
