@@ -76,9 +76,7 @@ def spans() -> list[tuple[str, str, bool]]:
         for line in re.sub(r"(?<!`)`[^`]+`(?!`)", "", text).splitlines():
             stripped = re.sub(r"^\W*(?:[A-Z_]+=\S+ )*(?:torchrun .*-m ovseg_ros\.offline\.cli )?", "", line)
             command = stripped.startswith(("ovseg ", "ros2 ", "make ", "python "))
-            found.append(
-                (place, re.split("  #| [|] ", stripped)[0] if command else line, command and place.endswith(".md"))
-            )
+            found.append((place, stripped.split("  #")[0] if command else line, command and place.endswith(".md")))
     return found
 
 
@@ -101,7 +99,7 @@ def fault_of_ovseg(rest: str, whole: bool) -> str:
     told = re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest)
     if unknown := [option for option in told if option not in options_of(COMMANDS[name])]:
         return f"{name} has no {', '.join(unknown)}"
-    words = shlex.split(rest, comments=True) if whole else []
+    words = shlex.split(rest.partition(" | ")[0], comments=True) if whole else []
     if not words or any(PLACEHOLDER.fullmatch(word) for word in words):
         return ""
     with redirect_stderr(StringIO()) as said:
