@@ -34,5 +34,5 @@ setup(
         **{package: ["*"] for package in CONFIG_PACKAGES},
     },
     install_requires=[line for line in REQUIREMENTS if not line.startswith("#")],
-    entry_points={"console_scripts": ["ovseg=ovseg_ros.offline.cli.main:main"]},
+    entry_points={"console_scripts": ["ovseg=ovseg_ros.offline.cli.__main__:main"]},
 )

@@ -1,31 +1,41 @@
 """The segmentation node on a robot's camera.
 
 ros2 launch ovseg_ros segment.launch.py image:=/camera/color/image_raw vocabulary_file:=/path/to/words.yaml rviz:=true
-ros2 launch ovseg_ros segment.launch.py cameras:='front:=/front/color/image_raw left:=/left/color/image_raw'
+ros2 launch ovseg_ros segment.launch.py cameras:='front:=/front/color/image_raw left:=/left/color/image_raw' \\
+  depth:='front:=/front/depth/image_raw' camera_info:='front:=/front/color/camera_info'
 
 An argument that is left empty leaves the parameter to params_file. Node and RViz get a Fast DDS profile with room for
 images in shared memory, unless the environment names one already; give the camera's driver the same (docs/node.md).
 """
 
 from pathlib import Path
+from typing import Any
 
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.ros.node.launch_topics import LaunchTopics, is_true
 from ovseg_ros.ros.node.middleware import shared_memory_profile_unless_chosen
 
 CONFIG = Path(get_package_share_directory("ovseg_ros")) / "config"
-# Arguments that override the parameter of the same name, and the type of it.
-OVERRIDES = {"preset": str, "vocabulary_file": str, "device": str, "autostart": bool}
+OVERRIDES = ("preset", "vocabulary_file", "device")
+"""Arguments that override the parameter of the same name; so does autostart."""
 ARGUMENTS = {
     "image": ("image", "Topic of the camera's images; <image>/compressed is listened to as well."),
-    "depth": ("depth", "Topic of depth images that are aligned with the images; for 3D outputs."),
-    "camera_info": ("camera_info", "Topic of the camera's intrinsics; for 3D outputs."),
+    "depth": (
+        "depth",
+        "Topic of depth images that are aligned with the images; for 3D outputs. With cameras, as theirs: "
+        "'front:=/front/depth left:=/left/depth'.",
+    ),
+    "camera_info": (
+        "camera_info",
+        "Topic of the camera's intrinsics; for 3D outputs. With cameras, as theirs: 'front:=/front/camera_info'.",
+    ),
     "cameras": ("", "Several cameras: names and their image topics, as in 'front:=/front/color left:=/left/color'."),
     "preset": ("", "Model: the name of a file in config/models, or a path to one."),
     "vocabulary_file": ("", "Vocabulary at start: the name of a file in config/vocabularies, or a path."),
@@ -40,39 +50,57 @@ ARGUMENTS = {
 
 def start(context: LaunchContext) -> list[Node]:
     """The node, with the arguments that were given, and RViz."""
-    topics = {name: LaunchConfiguration(name).perform(context) for name in ("image", "depth", "camera_info")}
-    remappings = [*topics.items(), ("image/compressed", f"{topics['image']}/compressed")]
-    cameras = dict(pair.split(":=", 1) for pair in LaunchConfiguration("cameras").perform(context).split())
-    for name, topic in cameras.items():
-        remappings += [(f"{name}/image", topic), (f"{name}/image/compressed", f"{topic}/compressed")]
+    # Whatever can be wrong is found before anything is started, because launch would leave it running.
+    topics = LaunchTopics.of_arguments(
+        image=LaunchConfiguration("image").perform(context),
+        depth=LaunchConfiguration("depth").perform(context),
+        camera_info=LaunchConfiguration("camera_info").perform(context),
+        cameras=LaunchConfiguration("cameras").perform(context),
+    )
+    with_rviz = is_true("rviz", LaunchConfiguration("rviz").perform(context))
+    if with_rviz:
+        require_rviz()
+    params_file = Path(LaunchConfiguration("params_file").perform(context)).expanduser()
+    if not params_file.is_file():
+        raise ConfigError(f"params_file is '{params_file}', which is no file; give the path of a YAML file")
     given = {name: LaunchConfiguration(name).perform(context) for name in OVERRIDES}
-    overrides = {
-        name: ParameterValue(LaunchConfiguration(name), value_type=OVERRIDES[name])
-        for name, value in given.items()
-        if value
+    overrides: dict[str, Any] = {
+        name: ParameterValue(LaunchConfiguration(name), value_type=str) for name, value in given.items() if value
     }
-    if cameras:
-        overrides["cameras"] = list(cameras)
-    return [
-        Node(
-            package="ovseg_ros",
-            executable="segment_node",
-            name="ovseg",
-            namespace=LaunchConfiguration("namespace"),
-            parameters=[LaunchConfiguration("params_file"), overrides],
-            remappings=remappings,
-            arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
-            output="screen",
-        ),
-        Node(
-            package="rviz2",
-            executable="rviz2",
-            namespace=LaunchConfiguration("namespace"),
-            arguments=["-d", str(CONFIG / "segment.rviz")],
-            remappings=remappings,
-            condition=IfCondition(LaunchConfiguration("rviz")),
-        ),
-    ]
+    if autostart := LaunchConfiguration("autostart").perform(context):
+        overrides["autostart"] = is_true("autostart", autostart)
+    if topics.cameras:
+        overrides["cameras"] = list(topics.cameras)
+    node = Node(
+        package="ovseg_ros",
+        executable="segment_node",
+        name="ovseg",
+        namespace=LaunchConfiguration("namespace"),
+        parameters=[str(params_file), overrides],
+        remappings=topics.node,
+        arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+        output="screen",
+    )
+    rviz = Node(
+        package="rviz2",
+        executable="rviz2",
+        namespace=LaunchConfiguration("namespace"),
+        arguments=["-d", str(CONFIG / "segment.rviz")],
+        remappings=topics.rviz,
+    )
+    return [node, rviz] if with_rviz else [node]
+
+
+def require_rviz() -> None:
+    """ConfigError where RViz is not installed."""
+    try:
+        installed = (Path(get_package_prefix("rviz2")) / "lib" / "rviz2" / "rviz2").exists()
+    except PackageNotFoundError:
+        installed = False
+    if not installed:
+        raise ConfigError(
+            "rviz:=true, but the package rviz2 is not installed; install ros-$ROS_DISTRO-rviz2, or leave out rviz:=true"
+        )
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -17,6 +17,7 @@ from ovseg_ros.core.classification.ensemble import EnsembleConfig
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.classification.pooling import PoolingConfig
+from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.config import STRICT, from_mapping, load_yaml
 from ovseg_ros.core.errors import CheckpointError, ConfigError
 from ovseg_ros.core.merge import MergeConfig
@@ -266,7 +267,7 @@ def require_weights(preset: str, config: PresetConfig) -> None:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise CheckpointError(
             f"preset {preset}: {first.file} of {first.repo}{more} is not on this machine; looked for it in "
-            f"{repository_folder(first.repo)}; fetch it with: ovseg download {preset} ({size:.1f} GB)"
+            f"{repository_folder(first.repo)}; fetch it with: {ovseg_command()} download {preset} ({size:.1f} GB)"
         )
 
 

@@ -1,10 +1,13 @@
 """The node `ovseg` with its real segmenter, made to report, to wait and to fail on demand.
 
 Every `segment` prints a line, and so does the end of the segmenter's life. A picture whose first pixel is in `FAILURES`
-raises; one whose first pixel is `ENDLESS` never ends. A preset whose name begins with "slow" never ends loading.
+raises; one whose first pixel is `ENDLESS` never ends. A preset whose name begins with "slow" never ends loading, and
+"slow_import" does so in an import that prints and swallows every exception, as the C code of some libraries does.
 Encoding a vocabulary with a name that starts with "slow" waits for the file `gate` in the working folder.
 """
 
+import importlib
+import sys
 import time
 import weakref
 from pathlib import Path
@@ -22,14 +25,24 @@ FAILURES: dict[tuple[int, ...], Exception] = {
     (255, 255, 0): MemoryError("injected host memory fault"),
     (0, 255, 255): torch.OutOfMemoryError("injected device memory fault"),
 }
-
-
 ENDLESS = (0, 255, 0)
+SWALLOWING = """
+import time, traceback
+while True:
+    try:
+        time.sleep(60)
+    except BaseException:
+        traceback.print_exc()
+"""
 
 
 def make_segmenter(preset: str, device: str) -> PanopticSegmenter:
     if Path(preset).name.startswith("slow"):
         print("loading slowly", flush=True)
+        if Path(preset).name == "slow_import":
+            Path("swallowing.py").write_text(SWALLOWING)
+            sys.path.insert(0, str(Path.cwd()))
+            importlib.import_module("swallowing")
         wait_forever()
     segmenter = build_segmenter(preset, device)
     weakref.finalize(segmenter, print, "segmenter freed", flush=True)

@@ -3,6 +3,7 @@
 import signal
 from pathlib import Path
 
+import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from ros_support import Camera, Peer, Processes, picture
@@ -16,8 +17,9 @@ TORN = Path(__file__).parent / "torn_node.py"
 WORDS = ["cup", "floor"]
 
 
-def test_sigterm_breaks_off_the_loading_of_a_model(processes: Processes, peer: Peer) -> None:
-    node = processes.start(NODE, preset="slow", vocabulary=WORDS)
+@pytest.mark.parametrize("preset", ["slow", "slow_import"])
+def test_sigterm_breaks_off_the_loading_of_a_model(processes: Processes, peer: Peer, preset: str) -> None:
+    node = processes.start(NODE, preset=preset, vocabulary=WORDS)
     node.wait_for_output("loading slowly")
     peer.wait_until(lambda: "ovseg" in peer.node.get_node_names(), "the node", node)
     assert node.interrupt(signal.SIGTERM) == 0, node.output
@@ -42,6 +44,12 @@ def test_sigterm_tears_nothing_that_a_callback_is_making(processes: Processes) -
     assert node.wait() == 0, node.output
     assert "the callback went on to its end" in node.output
     assert "torn" not in node.output and "Traceback" not in node.output
+
+
+def test_sigterm_tears_nothing_while_the_node_is_made(processes: Processes) -> None:
+    node = processes.start(TORN, early=True)
+    assert node.wait() == 0, node.output
+    assert not node.output
 
 
 def test_sigterm_while_frames_are_segmented_and_published(processes: Processes, peer: Peer, tiny_preset: Path) -> None:

@@ -1,4 +1,6 @@
-"""A node whose first callback gets SIGTERM while it makes an object, as rclpy makes one for every callback."""
+"""A node that gets SIGTERM while it makes an object: in its first callback, as rclpy makes one for every callback, or,
+with the parameter `early`, while the node itself is made.
+"""
 
 import os
 import signal
@@ -25,6 +27,8 @@ class TornNode(Node):
 
     def __init__(self) -> None:
         super().__init__("torn")
+        if self.declare_parameter("early", False).value:
+            Fragile()
         self.create_timer(0.01, self._make)
 
     def start(self) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
+from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.errors import VocabularyError
 from ovseg_ros.core.vocabulary.lists import show, split_names, why_no_name
 
@@ -143,7 +144,7 @@ def without(specs: Sequence[CategorySpec], names: Iterable[str]) -> tuple[Catego
     for name in names:
         if entries.pop(normalize_name(name), None) is None:
             near = difflib.get_close_matches(normalize_name(name)[:100], entries, n=1)
-            hint = f"did you mean {entries[near[0]].name!r}?" if near else "see `ovseg vocabulary show`"
+            hint = f"did you mean {entries[near[0]].name!r}?" if near else f"see `{ovseg_command()} vocabulary show`"
             raise VocabularyError(f"{name[:100]!r} is not in the vocabulary; {hint}")
     return tuple(entries.values())
 

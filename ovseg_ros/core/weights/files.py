@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.errors import CheckpointError
 
 # Safetensors come first: they hold no code.
@@ -84,8 +85,8 @@ def find_weights(source: str, names: Sequence[str] = TRANSFORMERS_NAMES) -> Weig
         if cached is None:
             raise CheckpointError(
                 f"the file {names[0]} of {repository} is missing: there is no folder {source}, and the hub's cache has "
-                f"none in {repository_folder(repository)}; fetch it with: ovseg download PRESET, or: hf download "
-                f"{repository}"
+                f"none in {repository_folder(repository)}; fetch it with: {ovseg_command()} download PRESET, or: hf "
+                f"download {repository}"
             )
         file = cached
     settings = file.parent / "config.json"

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.errors import OvsegError
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.offline.options import DoctorOptions
@@ -208,9 +209,9 @@ def _check_preset(name: str) -> Finding:
     if missing := presets.missing_weights(preset):
         size = sum(weights.bytes for weights in missing) / 1e9
         files = ", ".join(f"{weights.repo}/{weights.file}" for weights in missing)
-        return Finding(WARN, subject, f"not fetched: {files}", f"ovseg download {name} ({size:.1f} GB)")
+        return Finding(WARN, subject, f"not fetched: {files}", f"{ovseg_command()} download {name} ({size:.1f} GB)")
     if absent:
-        advice = "train it (ovseg train), see docs/fisa.md"
+        advice = f"train it ({ovseg_command()} train), see docs/fisa.md"
         return Finding(WARN, subject, f"not trained yet: {trained} is missing", advice)
     if isinstance(clip, presets.SentenceClipSection) and find_spec(clip.architecture.text_package) is None:
         package = clip.architecture.text_package.replace("_", "-")

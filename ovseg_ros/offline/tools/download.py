@@ -14,6 +14,7 @@ from pathlib import Path
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.presets import PresetConfig, WeightFile, load_preset
 from ovseg_ros.offline.data.files import sha256_of
@@ -63,7 +64,8 @@ def download(options: DownloadOptions, *, endpoint: str | None = None) -> int:
         print(f"{fault or 'ok'}: {weights.repo}/{found} ({size}{weights.licence})")
     folder = cache or Path(constants.HF_HUB_CACHE)
     if faults:
-        print(f"{preset}: {faults} of {len(config.weights)} files are not usable; run: ovseg download {preset}")
+        advice = f"run: {ovseg_command()} download {preset}"
+        print(f"{preset}: {faults} of {len(config.weights)} files are not usable; {advice}")
         return 1
     print(f"{preset}: complete in {folder}; works offline from now on")
     if cache is not None:

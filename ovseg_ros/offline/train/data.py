@@ -17,6 +17,7 @@ from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 
+from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import ConfigError, DatasetError
 from ovseg_ros.offline.data.open import dataset_info, open_dataset
@@ -196,7 +197,7 @@ class PanopticStream(Generic[T]):
                 return sample
         raise DatasetError(
             f"no image of {self.dataset.name} {self.dataset.split} in {self.dataset.root} can be trained on; "
-            "ovseg check-dataset says why"
+            f"{ovseg_command()} check-dataset says why"
         )
 
 

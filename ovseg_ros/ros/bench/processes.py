@@ -233,7 +233,7 @@ def camera_main() -> None:
 
 
 if __name__ == "__main__":
-    match sys.argv[1]:
+    match sys.argv.pop(1):  # a node takes ROS arguments only
         case "camera":
             camera_main()
         case "node":

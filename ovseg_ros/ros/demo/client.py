@@ -15,6 +15,7 @@ from typing import Any
 import rclpy
 from rclpy.client import Client
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
@@ -35,8 +36,9 @@ from ovseg_ros.ros.demo.frames import (
 )
 from ovseg_ros.ros.demo.pictures import contact_sheet, write_png
 from ovseg_ros.ros.demo.scoring import DemoFrame, DemoSegments, demo_vocabularies, summarize, truth_in_words
+from ovseg_ros.ros.node.command_line import init_ros
 from ovseg_ros.ros.node.conversions import vocabulary_request
-from ovseg_ros.ros.node.parameter_spec import ParameterSpec, declare
+from ovseg_ros.ros.node.parameter_spec import ParameterSpec, declare, unknown_parameters
 from ovseg_ros.srv import GetVocabulary, SetVocabulary
 
 PARAMETERS = (
@@ -47,6 +49,7 @@ PARAMETERS = (
 _QUEUE_DEPTH = 20
 _ROWS = 3
 """Frames in a picture."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class DemoError(OvsegError):
@@ -59,6 +62,8 @@ class DemoClient(Node):
     def __init__(self) -> None:
         super().__init__("demo")
         declare(self, PARAMETERS)
+        if unknown := unknown_parameters(self):
+            self.get_logger().warning(unknown)
         self._frames_wanted: int = self.get_parameter("frames").value
         self._timeout: float = self.get_parameter("timeout").value
         self._out = Path(self.get_parameter("out").value)
@@ -193,15 +198,21 @@ def main(args: list[str] | None = None) -> None:
     """Runs the demonstration. Exits with 1 where it fails, with the reason on the standard error."""
     client = None
     try:
-        rclpy.init(args=args)
+        for number in _SIGNALS:
+            signal.signal(number, signal.default_int_handler)
+        init_ros("demo", args)
         client = DemoClient()
         client.run()
     except (KeyboardInterrupt, ExternalShutdownException):
         sys.exit("demo: interrupted")
     except OvsegError as error:
-        sys.exit(f"demo: {error}")
+        if client is not None:
+            sys.exit(f"demo: {error}")
+        get_logger("demo").fatal(f"cannot start: {error}")
+        sys.exit(1)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         if client is not None:
             client.destroy_node()
         rclpy.try_shutdown()

@@ -21,7 +21,7 @@ from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.msg import PanopticSegmentation, Segment
 from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.ros.node.node_process import run_node
-from ovseg_ros.ros.node.parameter_spec import ParameterSpec, declare
+from ovseg_ros.ros.node.parameter_spec import ParameterSpec, declare, unknown_parameters
 from ovseg_ros.sim.simulator import Frame, TabletopSimulator
 
 FRAME_ID = "camera_color_optical_frame"
@@ -55,6 +55,8 @@ class TabletopCamera(Node):
     def __init__(self) -> None:
         super().__init__("tabletop_camera")
         declare(self, PARAMETERS)
+        if unknown := unknown_parameters(self):
+            self.get_logger().warning(unknown)
         reliability = QoSReliabilityPolicy.RELIABLE if self._value("reliable") else QoSReliabilityPolicy.BEST_EFFORT
         qos = QoSProfile(depth=_QUEUE_DEPTH, reliability=reliability)
         image, jpeg, depth_encoding = MESSAGES.image, MESSAGES.compressed, self._value("depth_encoding")

@@ -11,9 +11,12 @@ from typing import Protocol
 import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.logging import get_logger
 
 from ovseg_ros.core.errors import OvsegError
+from ovseg_ros.core.interruption import is_importing, leave
+from ovseg_ros.ros.node.command_line import explain, init_ros
 
 END_DEADLINE = 8.0
 """Seconds to finish what is at hand; then the process ends anyway, before a launch system kills it."""
@@ -46,7 +49,8 @@ def run_node(make_node: Callable[[], RunnableNode], name: str, args: list[str] |
     """Makes, starts and spins a node in this thread until it is told to end.
 
     Args:
-        make_node: the node's class or a function; an OvsegError or a ParameterException ends the process with 1.
+        make_node: the node's class or a function; an OvsegError, a ParameterException or a refusal by ROS ends the
+            process with 1.
         name: for the log while there is no node yet.
         args: command line; None takes that of the process.
     """
@@ -59,9 +63,9 @@ def run_node(make_node: Callable[[], RunnableNode], name: str, args: list[str] |
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, ending.interrupt)
         sys.setswitchinterval(SWITCH_INTERVAL)
-        rclpy.init(args=args)
+        init_ros(name, args)
         executor = SingleThreadedExecutor()
-        node = make_node()
+        ending.node = node = make_node()
         executor.add_node(node)
         if not node.start() and rclpy.ok():
             sys.exit(1)
@@ -72,16 +76,17 @@ def run_node(make_node: Callable[[], RunnableNode], name: str, args: list[str] |
     except (OvsegError, ParameterException) as error:
         get_logger(name).fatal(f"cannot start: {error}")
         sys.exit(1)
-    except Exception:
-        if rclpy.ok():
+    except Exception as error:
+        if not rclpy.ok():
+            told_to_end = True  # in the midst of a start, in which ROS's own calls then fail
+        elif node is None and isinstance(error, rclpy_implementation.RCLError):
+            get_logger(name).fatal(f"cannot start: {explain(str(error))}")
+            sys.exit(1)
+        else:
             raise
-        told_to_end = True  # in the midst of a start, in which ROS's own calls then fail
     finally:
         ending.begin()
-        if node is not None:
-            node.close()
-            node.destroy_node()
-        rclpy.try_shutdown()
+        ending.clean_up()
         if told_to_end:
             ending.leave_unfinished()
 
@@ -90,6 +95,8 @@ class _Ending:
     """From the first signal on: no further ones, and an end by force if the orderly one takes too long."""
 
     def __init__(self, name: str) -> None:
+        self.node: RunnableNode | None = None
+        """The node, once it is made."""
         self.spinning: RunnableNode | None = None
         """The node whose callbacks are served; None before that."""
         self._name = name
@@ -100,8 +107,16 @@ class _Ending:
         """The handler of signals."""
         self.begin()
         # An exception out of nowhere would leave half-made objects behind in the executor, which rclpy ends anyway.
-        if self.spinning is None or self.spinning.is_loading:
-            raise KeyboardInterrupt
+        if self.spinning is not None and not self.spinning.is_loading:
+            return
+        if self.node is None:  # what an exception would leave half-made complains when it is freed
+            leave(0)
+        if is_importing(frame):  # an exception may be printed and swallowed
+            node = self.node
+            self.clean_up()
+            vars(node).clear()  # the interrupted calls still hold the node
+            leave(0)
+        raise KeyboardInterrupt
 
     def begin(self) -> None:
         """Starts the time; the second call does nothing."""
@@ -110,6 +125,14 @@ class _Ending:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if not self._timer.is_alive():
             self._timer.start()
+
+    def clean_up(self) -> None:
+        """Frees what is the node's and says good-bye to the others on the network."""
+        node, self.node, self.spinning = self.node, None, None  # they leave the network with the last reference
+        if node is not None:
+            node.close()
+            node.destroy_node()
+        rclpy.try_shutdown()
 
     def leave_unfinished(self) -> None:
         """Ends the process at once where a thread still computes that cannot be told to stop, as one that encodes text.

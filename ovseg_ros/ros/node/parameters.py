@@ -1,7 +1,6 @@
 """Every ROS parameter of the segmentation node: name, default, meaning, range."""
 
 import inspect
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,10 +15,10 @@ from ovseg_ros.core.outputs import OutputOptions
 from ovseg_ros.core.region import Region
 from ovseg_ros.core.run_length import require_pycocotools
 from ovseg_ros.core.vocabulary import Vocabulary
+from ovseg_ros.ros.node.launch_topics import CAMERA_NAME
 from ovseg_ros.ros.node.parameter_spec import ParameterSpec
 
 _OPTIONS = OutputOptions()
-_CAMERA_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 
 PARAMETERS = (
     ParameterSpec("preset", "tabletop", "Model: the name of a file in config/models, or a path to one.", fixed=True),
@@ -143,6 +142,11 @@ def camera_parameters(names: Iterable[str], roi: list[int]) -> tuple[ParameterSp
     )
 
 
+def later_parameters(cameras: Sequence[str]) -> tuple[str, ...]:
+    """The names of those that are declared when a model is loaded, for the parameter `cameras`."""
+    return (*_MERGE_DESCRIPTIONS, *(spec.name for spec in camera_parameters(cameras, [])))
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The live parameters as they are at one moment; one frame uses one `Settings`."""
@@ -170,7 +174,8 @@ class Settings:
 def validate(parameters: list[Parameter]) -> SetParametersResult:
     """Refuses what types and ranges, which rclpy checks, let through; for `add_on_set_parameters_callback`."""
     for parameter in parameters:
-        if reason := _objection(parameter.name, parameter.value):
+        # Of no value, which is no type either, rclpy or `declare` says more.
+        if parameter.value is not None and (reason := _objection(parameter.name, parameter.value)):
             return SetParametersResult(successful=False, reason=reason)
     return SetParametersResult(successful=True)
 
@@ -187,7 +192,7 @@ def _objection(name: str, value: Any) -> str:
             return f"{name} is {value}: {error}"
     if name == "cameras":
         names = [camera for camera in value if camera]
-        wrong = [camera for camera in names if not _CAMERA_NAME.fullmatch(camera)]
+        wrong = [camera for camera in names if not CAMERA_NAME.fullmatch(camera)]
         if wrong or len(names) != len(set(names)):
             return f"{name} is {list(value)}; expected different names of letters, digits and _, a letter first"
     if name.split(".")[-1] == "roi" and (len(value) != 4 or min(value) < 0):

@@ -27,8 +27,15 @@ from ovseg_ros.ros.node.fault_log import describe
 from ovseg_ros.ros.node.frame_requests import FrameRequests
 from ovseg_ros.ros.node.memory import device_memory, give_back, host_memory
 from ovseg_ros.ros.node.node_process import run_node
-from ovseg_ros.ros.node.parameter_spec import declare
-from ovseg_ros.ros.node.parameters import PARAMETERS, camera_names, camera_parameters, merge_parameters, validate
+from ovseg_ros.ros.node.parameter_spec import declare, unknown_parameters
+from ovseg_ros.ros.node.parameters import (
+    PARAMETERS,
+    camera_names,
+    camera_parameters,
+    later_parameters,
+    merge_parameters,
+    validate,
+)
 from ovseg_ros.ros.node.pipeline import Pipeline
 from ovseg_ros.ros.node.query import phrase_vocabulary, query_response, refused_query
 from ovseg_ros.ros.node.vocabulary_service import build_vocabulary
@@ -68,13 +75,15 @@ class SegmentNode(LifecycleNode):
         pipeline: what runs while the node is configured; else None.
 
     Raises:
-        rclpy.exceptions.ParameterException: a parameter given at start has the wrong type or is out of range.
+        ConfigError: a parameter given at start has the wrong type or is out of range.
     """
 
     def __init__(self, segmenter_factory: SegmenterFactory | None = None) -> None:
         super().__init__("ovseg")
         self.add_on_set_parameters_callback(validate)
         declare(self, PARAMETERS)
+        if unknown := unknown_parameters(self, later_parameters(self._value("cameras"))):
+            self.get_logger().warning(unknown)
         self._make_segmenter = segmenter_factory or _build_segmenter
         self.pipeline: Pipeline | None = None
         self._is_active = False
