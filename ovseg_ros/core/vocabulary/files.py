@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from ovseg_ros.core.errors import VocabularyError
 from ovseg_ros.core.resources import config_dir
+from ovseg_ros.core.strict_yaml import YamlFault, parse_yaml
 from ovseg_ros.core.vocabulary.words import (
     MAX_NAME_LENGTH,
     MAX_VOCABULARY_BYTES,
@@ -172,28 +172,11 @@ def _parse_lines(text: str, shown: str) -> tuple[CategorySpec, ...]:
     return tuple(specs)
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses repeated keys, of which plain YAML loading keeps the last without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if isinstance(key_node, yaml.ScalarNode) and key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {show(key_node.value)} appears twice", key_node.start_mark
-                )
-            seen.add(str(key_node.value))
-        return super().construct_mapping(node, deep)
-
-
 def _parse_yaml(text: str, shown: str) -> tuple[CategorySpec, ...]:
     try:
-        document = yaml.load(text, _StrictLoader)  # a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date or a huge integer
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or type(error).__name__
-        raise VocabularyError(f"vocabulary file {shown}{place} is not valid YAML: {reason}") from error
+        document = parse_yaml(text)
+    except YamlFault as fault:
+        raise VocabularyError(f"vocabulary file {shown}{fault.place} is not valid YAML: {fault}") from fault
     if not isinstance(document, dict):
         raise VocabularyError(
             f"vocabulary file {shown} holds {show(document)}; expected the key 'categories' with a list"
