@@ -18,7 +18,7 @@ from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.classification.pooling import PoolingConfig
 from ovseg_ros.core.config import STRICT, find_config, from_mapping, load_yaml
-from ovseg_ros.core.errors import CheckpointError
+from ovseg_ros.core.errors import CheckpointError, ConfigError
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.proposals.eomt.network import EoMTConfig
 from ovseg_ros.core.proposals.published import published_eomt
@@ -243,6 +243,17 @@ def load_preset(preset: str) -> PresetConfig:
     """Read and check a preset; ConfigError if it is missing or malformed."""
     path = preset_path(preset)
     return from_mapping(PresetConfig, load_yaml(path), path.name)
+
+
+def fisa_section(preset: str) -> FisaSection:
+    """What a preset says of its FISA; ConfigError if it has none."""
+    section = load_preset(preset).model.classifier
+    if not isinstance(section, FisaSection):
+        raise ConfigError(
+            f"the classifier of the preset {preset} is of kind {section.kind}, not fisa; "
+            "name another, such as fisa_l, fisa_b or tabletop_fisa"
+        )
+    return section
 
 
 def own_checkpoints(config: PresetConfig) -> list[str]:
