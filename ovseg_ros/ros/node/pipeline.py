@@ -188,7 +188,7 @@ class Pipeline:
         return depth
 
     def _segment_together(self, group: Sequence[PreparedFrame], prompt: Prompt) -> list[PanopticResult] | None:
-        """All of a size and with the same thresholds in one pass; None where that fails, because one of them, or the memory for all, is to blame."""
+        """All of a group in one pass; None where that fails, because one of them or the memory for all is to blame."""
         try:
             pixels = [prepared.pixels for prepared in group]
             return self._segmenter.segment_batch(pixels, prompt, group[0].settings.merge)
