@@ -7,6 +7,7 @@ nobody reads its output any more; 143 stopped by SIGTERM.
 import argparse
 import io
 import os
+import select
 import signal
 import sys
 import threading
@@ -53,12 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             output.flush()
     except BrokenPipeError:
-        try:
-            output.flush()
-        except BrokenPipeError:  # whoever read it has gone, as `head` does; nor shall Python complain when it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
-            return _SIGPIPE_EXIT_CODE
-        raise
+        poll = select.poll()
+        poll.register(output.fileno(), 0)
+        if not any(event & select.POLLERR for _, event in poll.poll(0)):
+            raise  # another pipe
+        # Whoever read it has gone, as `head` does. Nor shall Python complain when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+        return _SIGPIPE_EXIT_CODE
 
 
 def _run_command(arguments: Sequence[str] | None) -> int:

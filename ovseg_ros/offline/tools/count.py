@@ -48,8 +48,8 @@ def count(options: CountOptions) -> int:
         report["mask_generator"] = proposer
     if options.timing:
         report["timing"] = time_vocabularies(preset, masks=masks)
-    print_report(report)
     write_figures(options.json, report)
+    print_report(report)
     return 0
 
 
