@@ -168,7 +168,7 @@ def build_classifier(
             words = Vocabulary.build([CategorySpec(word) for word in background]) if background else None
             return PooledClassifier(
                 MaskPooling(clip.tower.visual, config.pooling, clip.mean, clip.std),
-                logit_scale=float(clip.tower.logit_scale.exp()),
+                logit_scale=float(clip.tower.logit_scale.detach().exp()),
                 ensemble=ensemble,
                 class_phrases=_class_phrases(class_names, ensemble.synonyms) if ensemble is not None else (),
                 background=clip.text_encoder.encode(words) if words is not None else None,

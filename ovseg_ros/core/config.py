@@ -27,6 +27,12 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Share = Annotated[float, Field(ge=0, le=1)]
 """A number in [0, 1]."""
 
+Logit = Annotated[float, Field(ge=-1e4, le=1e4)]
+"""What a softmax can still tell apart."""
+
+Multiple = Annotated[float, Field(gt=0, le=100)]
+"""How many times larger."""
+
 _EXPECTED = {
     "string_type": "text",
     "int_type": "a whole number",

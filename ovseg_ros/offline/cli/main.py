@@ -73,6 +73,13 @@ def _run_command(arguments: Sequence[str] | None) -> int:
         return 2
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
+        if error.name in ("ovseg_ros.msg", "ovseg_ros.srv"):
+            print(
+                "ovseg: error: this command needs the package's messages; build it with colcon and source "
+                "install/setup.bash",
+                file=sys.stderr,
+            )
+            return 2
         if package in ("", "ovseg_ros"):
             raise
         print(f"ovseg: error: this command needs the Python package {package!r}; install it first", file=sys.stderr)
@@ -82,7 +89,8 @@ def _run_command(arguments: Sequence[str] | None) -> int:
     except OSError as error:  # a full disk, a folder where a file was expected, no permission, ...
         if error.errno is None:
             raise
-        where = f"{error.filename}: " if error.filename is not None else ""
+        path = error.filename2 or error.filename  # the second is where a file was to be moved to
+        where = f"{path}: " if path is not None else ""
         print(f"ovseg: error: {where}{error.strerror}; correct the path, or make room, and try again", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

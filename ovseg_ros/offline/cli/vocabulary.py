@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ovseg_ros.core.errors import VocabularyError
+from ovseg_ros.offline.options import number
 
 if TYPE_CHECKING:
     from ovseg_ros.core.vocabulary import CategorySpec
@@ -23,7 +24,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--node", default="/ovseg", help="name of the segmentation node (default: /ovseg)")
     common.add_argument(
-        "--timeout", type=_seconds, default=30.0, metavar="S", help="longest wait, seconds (default: 30)"
+        "--timeout",
+        type=number(0, _MAX_SECONDS, above=True),
+        default=30.0,
+        metavar="S",
+        help="longest wait, seconds (default: 30)",
     )
     kind = argparse.ArgumentParser(add_help=False)
     kind.add_argument("words", metavar='FILE|"a,b,c"', help="names, or a vocabulary file with synonyms and more")
@@ -55,13 +60,6 @@ def run(options: argparse.Namespace) -> int:
             _apply(client, without(client.specs(), unwanted))
         _show(client)
     return 0
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= _MAX_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text} is not more than 0 and at most {_MAX_SECONDS:g}")
-    return value
 
 
 def _wanted(options: argparse.Namespace) -> "tuple[CategorySpec, ...]":

@@ -121,6 +121,8 @@ def _complete_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 if line.endswith("\n"):
                     yield number, json.loads(line)
     except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
+        raise DatasetError(f"{path} cannot be read: {error.strerror}; give files that --partial wrote") from error
     except ValueError as error:
+        if number <= 1:
+            raise DatasetError(f"{path} is not a part of an evaluation; give files that --partial wrote") from error
         raise DatasetError(f"{path}, line {number}: {error}; evaluate this part again") from error

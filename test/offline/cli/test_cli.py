@@ -68,6 +68,7 @@ def test_a_wrong_command_line_exits_with_2(arguments, capsys):
     ("raised", "code", "message"),
     [
         (KeyboardInterrupt(), 130, "stopped"),
+        (ModuleNotFoundError("No module named 'ovseg_ros.msg'", name="ovseg_ros.msg"), 2, "build it with colcon"),
         (ModuleNotFoundError("No module named 'mujoco'", name="mujoco.rollout"), 2, "'mujoco'"),
     ],
 )
@@ -119,6 +120,12 @@ def test_numbers_out_of_their_range_are_answered_with_it(command, name, option, 
         assert any(expected in told for expected in (" from ", " such as ", " above 0 and at most "))
     if name not in ("--seed", "--noise", "--min-objectness", "--convolutions"):
         assert "'0' is not a" in _refused(command, capsys, f"{name}=0")
+
+
+def test_the_command_s_time_out_has_a_range(capsys):
+    for value in ("0", "-1", "nan", "abc", "1e9"):
+        told = _refused("vocabulary", capsys, "show", f"--timeout={value}")
+        assert f"{value!r} is not a number above 0 and at most 86400" in told
 
 
 def test_no_option_takes_an_empty_text(capsys):
