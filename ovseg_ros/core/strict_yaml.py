@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-_MOST_DIGITS = 15
+_MOST_DIGITS = 19
 _MOST_VALUES = 1_000_000
 """With aliases written out; a few lines of them can stand for more than fits into memory."""
 

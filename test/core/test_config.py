@@ -132,7 +132,7 @@ def test_a_key_that_stands_elsewhere_is_told_where_it_belongs(values: dict[str, 
         ("a: \0", "is not valid YAML: special characters are not allowed: character 0x0 at position 3"),
         ("[a]: 1", "a list or a mapping stands where a key is expected"),
         ("a: 2024-13-45", "is not valid YAML: month must be in 1..12"),
-        ("a: 10000000000000000", "10000000000000000... is too large a number"),
+        ("a: 10000000000000000000000", "10000000000000000000... is too large a number"),
         (b"a: caf\xe9", "is not UTF-8: byte 0xe9 at 6; save it as UTF-8"),
     ],
 )

@@ -295,7 +295,7 @@ def test_layers_that_are_not_there(changes: dict[str, object], message: str) -> 
         ({"view": "fish"}, "fisa.view: unknown view 'fish'; expected one of image, crops"),
         ({"seve_width": 30}, "multiple of seve_heads"),
         ({"adapter_convolutions": 4}, "adapter_convolutions: it should be less than or equal to 3, got 4"),
-        ({"temperature": 0}, "temperature: it should be greater than 0, got 0"),
+        ({"temperature": 0}, "temperature: it should be greater than or equal to 0.0001, got 0"),
         ({"adapter_convolution": 1}, "did you mean 'adapter_convolutions'"),
         ({"min_objectness": 2}, "min_objectness: it should be less than or equal to 1, got 2"),
     ],

@@ -28,7 +28,7 @@ class FisaConfig:
         query_layers: layers where mask tokens have their own trained query projection; null = all, [] = none.
         adapter_convolutions: 3x3 convolutions of the distribution adapter, 0 to 3; 0 = no adapter.
         adapter_width: its hidden channels.
-        temperature: of the softmax over words; null = CLIP's own learned one.
+        temperature: of the softmax over words, 1e-4 to 1e4; null = CLIP's own learned one.
         none: what speaks for "none of these words": "generator", nothing but the mask generator's own "no object";
             "bias", a constant logit beside words shifted by CLIP's learned bias (sigmoid-trained CLIPs);
             "embedding", a trained vector beside the words'. The generator's verdict counts in all three.
