@@ -1,5 +1,6 @@
 """Preset -> segmenter: which modules, and where their weights come from. One match for each place in a preset."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -167,28 +168,34 @@ def build_classifier(
         case MaskedCropConfig():
             return MaskedCropClassifier(clip.tower, config)
         case FisaSection():
-            fisa = FisaClassifier(
-                clip.tower.visual,
-                config.architecture,
-                logit_scale=clip.tower.logit_scale,
-                logit_bias=clip.tower.logit_bias,
-                mean=clip.mean,
-                std=clip.std,
-            )
-            if config.checkpoint is not None:
-                fisa.load_trained_state_dict(read_safetensors(files.own(config.checkpoint)))
-            return fisa
+            return build_fisa(config, clip, files)
         case PooledSection():
             ensemble = config.ensemble
             background = ensemble.background if ensemble is not None else ()
             words = Vocabulary.build([CategorySpec(word) for word in background]) if background else None
             return PooledClassifier(
                 MaskPooling(clip.tower.visual, config.pooling, clip.mean, clip.std),
-                logit_scale=float(clip.tower.logit_scale.exp()),
+                logit_scale=float(clip.tower.logit_scale.detach().exp()),
                 ensemble=ensemble,
                 class_phrases=_class_phrases(class_names, ensemble.synonyms) if ensemble is not None else (),
                 background=clip.text_encoder.encode(words) if words is not None else None,
             )
+
+
+def build_fisa(config: FisaSection, clip: LoadedClip, files: PresetFolder) -> FisaClassifier:
+    """A FISA on a CLIP, trained if the section names a checkpoint."""
+    fisa = FisaClassifier(
+        clip.tower.visual,
+        config.architecture,
+        logit_scale=clip.tower.logit_scale,
+        logit_bias=clip.tower.logit_bias,
+        mean=clip.mean,
+        std=clip.std,
+    )
+    if config.checkpoint is not None:
+        path = files.own(config.checkpoint)
+        fisa.load_trained_state_dict(read_safetensors(path), path)
+    return fisa
 
 
 def _class_phrases(names: Sequence[str], vocabulary: str | None) -> list[tuple[str, ...]]:
@@ -212,14 +219,12 @@ def pick_device(name: str) -> torch.device:
     """What "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:1" means; ConfigError if it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N") from error
-    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
-    if device.type != "cpu" and (device.index or 0) >= gpus:
+    if not re.fullmatch(r"cpu(:0)?|cuda(:\d{1,3})?", name):
+        raise ConfigError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N")
+    device, gpus = torch.device(name), torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= gpus:
         raise ConfigError(
-            f"device {name!r} is not there: PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices; "
-            f"use device auto or cpu, or check the driver with nvidia-smi"
+            f"device {name!r} is not there: PyTorch {torch.__version__} sees {gpus} CUDA devices; "
+            "use device auto or cpu, or check the driver with nvidia-smi"
         )
     return device

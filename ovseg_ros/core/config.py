@@ -10,22 +10,28 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.strict_yaml import YamlFault, parse_yaml
 
 T = TypeVar("T")
 
-STRICT = ConfigDict(extra="forbid", strict=True)
-"""Of every configuration: no unknown keys, and no text for numbers or numbers for text."""
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""Of every configuration: no unknown keys, no text for numbers or numbers for text, and numbers that are numbers."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A number in [0, 1]."""
+
+Logit = Annotated[float, Field(ge=-1e4, le=1e4)]
+"""What a softmax can still tell apart."""
+
+Multiple = Annotated[float, Field(gt=0, le=100)]
+"""How many times larger."""
 
 _EXPECTED = {
     "string_type": "text",
@@ -43,17 +49,62 @@ _EXPECTED = {
 _FAULTS_TOLD = 2
 """More of them, as of a file of another form, would hide the first."""
 
+_NAMES_TOLD = 12
+"""A longer list would hide the message."""
+
+
+def find_config(what: str, name: str, folder: Path) -> Path:
+    """The YAML file of a configuration.
+
+    Args:
+        what: it is, for messages, such as "preset".
+        name: of a file in `folder`, with or without .yaml; or the path of a YAML file, which wins if it exists.
+
+    Raises:
+        ConfigError: it is neither, with the nearest name.
+    """
+    bundled = {path.stem: path for path in folder.glob("*.yaml")}
+    try:
+        path = Path(name).expanduser()
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # no permission, too long, no such user's home, a NUL
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"the {what} {name[:100]!r} cannot be read: {reason}; correct its name or path") from error
+    if is_file and path.suffix in (".yaml", ".yml"):
+        return path
+    if name.removesuffix(".yaml") in bundled:
+        return bundled[name.removesuffix(".yaml")]
+    if is_file or (is_folder and name):
+        found = f"{name!r} is a {'file of another kind' if is_file else 'folder'}"
+    else:
+        found = f"there is no {what} {name!r}"
+    raise ConfigError(f"{found}{choices(name, bundled)}, or give the path of a .yaml file")
+
+
+def choices(wrong: str, names: Collection[str]) -> str:
+    """What follows upon a name that does not exist: the nearest that does, and all of them where they are few."""
+    spelt = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(wrong.lower()[:100], spelt, n=1)
+    hint = f" (did you mean {spelt[near[0]]!r}?)" if near else ""
+    if len(names) <= _NAMES_TOLD:
+        return f"{hint}; choose one of {', '.join(sorted(names))}"
+    return f"{hint}; there are {len(names)}, from {min(names)} to {max(names)}"
+
 
 def load_yaml(path: Path) -> Mapping[str, Any]:
     """The mapping in a YAML file; ConfigError if it is missing, is not YAML or holds something else."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_bytes().decode())
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        raise ConfigError(f"cannot read {path}: {error.strerror}; expected a YAML file") from error
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise ConfigError(f"{path} is not UTF-8: byte {byte:#04x} at {error.start}; save it as UTF-8") from error
+    except YamlFault as fault:
+        raise ConfigError(f"{path}{fault.place} is not valid YAML: {fault}") from fault
     if not isinstance(content, Mapping):
-        raise ConfigError(f"{path}: expected a mapping of names to values, got {type(content).__name__}")
+        found = "is empty" if content is None else f"holds {str(content)[:60]!r}"
+        raise ConfigError(f"{path} {found}; expected names and values, such as 'description: ...'")
     return content
 
 
@@ -87,7 +138,7 @@ def _explain(cls: type, fault: Any, where: str) -> str:
     match fault["type"]:
         case "unexpected_keyword_argument":
             above, section = _place(cls, fault["loc"][:-1], where)
-            return f"{above}: unknown key {_nearest(fault['loc'][-1], [f.name for f in dataclasses.fields(section)])}"
+            return f"{above}: unknown key {_right_key(cls, section, str(fault['loc'][-1]), above.removeprefix(where))}"
         case "missing" if isinstance(fault["loc"][-1], int):
             return f"{place}: missing, {fault['input']!r} has too few values"
         case "missing":
@@ -108,6 +159,29 @@ def _explain(cls: type, fault: Any, where: str) -> str:
         case known if known in _EXPECTED:
             return f"{place}: expected {_EXPECTED[known]}, got {fault['input']!r}"
     return f"{place}: {fault['msg'].replace('Input should', 'it should')}, got {fault['input']!r}"
+
+
+def _right_key(root: Any, section: Any, wrong: str, above: str) -> str:
+    """Where a key belongs that does not stand where it may; `above` is the section it stands in, such as ".model"."""
+    homes = {home for home in _homes(root, wrong) if home != above.partition("[")[0]}
+    if homes:
+        least = min(home.count(".") for home in homes)
+        nearest = sorted(home.removeprefix(".") for home in homes if home.count(".") == least)
+        return f"{wrong!r}; it belongs {'under ' + ' or '.join(nearest) if least else 'at the top of the file'}"
+    return _nearest(wrong, [field.name for field in dataclasses.fields(section)])
+
+
+def _homes(kind: Any, key: str, where: str = "") -> Iterator[str]:
+    """The sections in which a key may stand, such as ".model.proposer"; the empty text is the top of the file."""
+    if not dataclasses.is_dataclass(kind):
+        for option in typing.get_args(kind):
+            yield from _homes(option, key, where)
+        return
+    hints = typing.get_type_hints(kind)
+    if key in hints:
+        yield where
+    for name, inner in hints.items():
+        yield from _homes(inner, key, f"{where}.{name}")
 
 
 def _nearest(wrong: object, right: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, PositiveFloat
 from pydantic.dataclasses import dataclass
 
 from ovseg_ros.core.backbones.open_clip_model import CHECKPOINT_NAMES, OpenClipConfig
@@ -18,7 +18,7 @@ from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.classification.pooling import PoolingConfig
 from ovseg_ros.core.command import ovseg_command
-from ovseg_ros.core.config import STRICT, from_mapping, load_yaml
+from ovseg_ros.core.config import STRICT, find_config, from_mapping, load_yaml
 from ovseg_ros.core.errors import CheckpointError, ConfigError
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.proposals.eomt.network import EoMTConfig
@@ -105,6 +105,12 @@ class PooledSection:
     kind: Literal["pooled"] = "pooled"
 
 
+_MASK_STRIDE = 4
+"""Pixels of the image along a pixel of the masks."""
+
+Side = Annotated[int, Field(ge=4, le=4096)]
+"""Of images as the model sees them, pixels."""
+
 ProposerSection = EoMTSection | PublishedEoMTSection | Mask2FormerSection
 ClipSection = SentenceClipSection | OpenClipConfig
 ClassifierSection = MaskedCropConfig | FisaSection | PooledSection
@@ -115,13 +121,13 @@ class TwoStageSection:
     """Masks first, then their names.
 
     Attributes:
-        input_size: (height, width) that images are fitted into, pixels.
+        input_size: (height, width) that images are fitted into, pixels; multiples of the proposer's patches.
         proposer, classifier: the stages.
         clip: whose text tower reads the words, and whose image tower the classifier uses.
         templates: prompts, each with one `{}`, or the name of a set: "vild" or "imagenet".
     """
 
-    input_size: tuple[int, int]
+    input_size: tuple[Side, Side]
     proposer: Annotated[ProposerSection, Field(discriminator="kind")]
     clip: Annotated[ClipSection, Field(discriminator="kind")]
     classifier: Annotated[ClassifierSection, Field(discriminator="kind")]
@@ -131,6 +137,17 @@ class TwoStageSection:
     def __post_init__(self) -> None:
         if isinstance(self.classifier, MaskedCropConfig) and not isinstance(self.clip, SentenceClipSection):
             raise ValueError("classifier masked_crops needs a clip of kind sentence_clip; choose fisa or pooled")
+        ensemble = self.classifier.ensemble if isinstance(self.classifier, PooledSection) else None
+        unit = _MASK_STRIDE
+        if isinstance(self.proposer, EoMTSection):
+            unit = self.proposer.architecture.patch_size
+            if ensemble is not None:
+                raise ValueError(
+                    "classifier.ensemble needs a proposer whose classes have names, published_eomt or mask2former, not "
+                    "eomt; leave ensemble out"
+                )
+        if any(side % unit for side in self.input_size):
+            raise ValueError(f"input_size is {list(self.input_size)}; with this proposer, expected multiples of {unit}")
         prompt_templates(self.templates)
 
 
@@ -154,7 +171,7 @@ class WeightFile:
 
     repo: str
     file: str
-    bytes: int
+    bytes: NonNegativeInt
     licence: str
     alternatives: tuple[str, ...] = ()
     sha256: str | None = None
@@ -187,7 +204,7 @@ class PresetConfig:
     model: ModelSection
     merge: MergeConfig = Field(default_factory=MergeConfig)
     weights: tuple[WeightFile, ...] = ()
-    memory_gb: float | None = None
+    memory_gb: PositiveFloat | None = None
     expected: str = ""
 
 
@@ -198,9 +215,10 @@ class PresetFolder:
     folder: Path
 
     def own(self, name: str) -> Path:
-        """A checkpoint of this package's networks: beside the preset, else in the package."""
-        beside = self.folder / Path(name).expanduser()
-        return beside if beside.is_file() else weights_dir() / name
+        """A checkpoint of this package's networks: beside the preset, else, where it is no path, in the package."""
+        path = Path(name).expanduser()
+        beside = self.folder / path
+        return beside if beside.is_file() or len(path.parts) > 1 else weights_dir() / name
 
     def public(self, source: str) -> str:
         """A public checkpoint or architecture; a path may be relative to the preset's folder."""
@@ -215,14 +233,7 @@ def preset_names() -> list[str]:
 
 def preset_path(preset: str) -> Path:
     """File of a preset, given its name or a path to a YAML file; ConfigError, with the names, if there is none."""
-    is_path = preset.endswith((".yaml", ".yml"))
-    path = Path(preset).expanduser() if is_path else config_dir() / "models" / f"{preset}.yaml"
-    if not path.is_file():
-        raise ConfigError(
-            f"there is no preset {preset!r} (looked for {path}); "
-            f"choose one of {', '.join(preset_names())} or give the path of a .yaml file"
-        )
-    return path
+    return find_config("preset", preset, config_dir() / "models")
 
 
 def preset_folder(preset: str) -> PresetFolder:
@@ -234,6 +245,17 @@ def load_preset(preset: str) -> PresetConfig:
     """Read and check a preset; ConfigError if it is missing or malformed."""
     path = preset_path(preset)
     return from_mapping(PresetConfig, load_yaml(path), path.name)
+
+
+def fisa_section(preset: str) -> FisaSection:
+    """What a preset says of its FISA; ConfigError if it has none."""
+    section = load_preset(preset).model.classifier
+    if not isinstance(section, FisaSection):
+        raise ConfigError(
+            f"the classifier of the preset {preset} is of kind {section.kind}, not fisa; "
+            "name another, such as fisa_l, fisa_b or tabletop_fisa"
+        )
+    return section
 
 
 def own_checkpoints(config: PresetConfig) -> list[str]:

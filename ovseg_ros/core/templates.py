@@ -29,8 +29,19 @@ _SETS = {"vild": VILD_TEMPLATES, "imagenet": IMAGENET_TEMPLATES}
 
 
 def prompt_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """A preset's templates: its own, or those that "vild" or "imagenet" means; ValueError for another name."""
+    """A preset's templates: its own, or those that "vild" or "imagenet" means.
+
+    Raises:
+        ValueError: another name, no template, or one that has not exactly one {} and no other braces.
+    """
     if not isinstance(templates, str):
+        for template in templates:
+            if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
+                raise ValueError(
+                    f"the template {template!r} must have {{}} once, where the word stands, and no other braces"
+                )
+        if not templates:
+            raise ValueError('templates is empty; expected prompts such as "a photo of a {}", or leave it out')
         return tuple(templates)
     if templates not in _SETS:
         raise ValueError(

@@ -4,37 +4,78 @@ The class's docstring is the command's help. Nothing heavy is imported here, so 
 """
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+SPLITS = ("train", "val", "test", "captions")
+"""Of the simulated tabletop; the same as `sim.scene.SPLITS`, which is not imported here."""
+
 _WORDS = 'FILE|"a,b,c"'
 _PRESET = "name of a preset in config/models, or the path of a preset's YAML file"
 
 
-def positive(text: str) -> int:
-    """An integer of 1 or more."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+def some_text(value: str) -> str:
+    """A text that says something."""
+    if not value.strip():
+        raise argparse.ArgumentTypeError("it is empty; give a value, or leave the option out")
     return value
 
 
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 0 to 1")
-    return value
+def path(value: str) -> Path:
+    """A path; the empty one would be the current folder."""
+    return Path(some_text(value))
 
 
-def width_by_height(text: str) -> tuple[int, int]:
-    """WxH as (width, height)."""
-    width, separator, height = text.lower().partition("x")
-    if not separator:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 640x480")
-    return positive(width), positive(height)
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """A whole number from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most}")
+        return value
+
+    return parse
+
+
+def number(least: float, most: float, *, above: bool = False) -> Callable[[str], float]:
+    """A number from `least`, or if `above` from above it, to `most`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most or (above and value == least):
+            expected = f"above {least:g} and at most {most:g}" if above else f"from {least:g} to {most:g}"
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number {expected}")
+        return value
+
+    return parse
+
+
+def width_by_height(least: int, most: int) -> Callable[[str], tuple[int, int]]:
+    """WxH as (width, height), each from `least` to `most` pixels."""
+    side = whole(least, most)
+
+    def parse(text: str) -> tuple[int, int]:
+        width, separator, height = text.lower().partition("x")
+        try:
+            if separator:
+                return side(width), side(height)
+        except argparse.ArgumentTypeError:
+            pass
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is not a size such as 640x480, sides of {least} to {most} pixels"
+        )
+
+    return parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +86,7 @@ class Option:
     """
 
     help: str | None
-    type: Callable[[str], Any] | None = None
+    type: Callable[[str], Any] | None = some_text
     metavar: str | None = None
     choices: Sequence[Any] | None = None
     nargs: str | None = None
@@ -55,27 +96,31 @@ class Option:
 
 
 def _switch(text: str) -> Option:
-    return Option(text, action="store_true")
+    return Option(text, None, action="store_true")
 
 
-def _number(text: str) -> Option:
-    return Option(text, type=positive, metavar="N")
+def _number(text: str, most: int = 10**9) -> Option:
+    return Option(text, whole(1, most), "N")
+
+
+def _seed(of: str) -> Option:
+    return Option(f"seed of {of} (default: 0)", whole(0, 2**32 - 1), "N")
 
 
 def _folder(text: str | None) -> Option:
-    return Option(text, type=Path, metavar="DIR")
+    return Option(text, path, "DIR")
 
 
 Preset = Annotated[str, Option(_PRESET)]
 Device = Annotated[str, Option("auto (the first GPU, else the CPU), cpu, cuda or cuda:N")]
-Json = Annotated[Path | None, Option("write the figures here", type=Path, metavar="FILE")]
+Json = Annotated[Path | None, Option("write the figures here", type=path, metavar="FILE")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentOptions:
     """Segment an image, a folder of images, a video or a bag."""
 
-    input: Annotated[Path, Option(None, Path, "IMAGE|FOLDER|VIDEO|BAG", by_place=True)]
+    input: Annotated[Path, Option(None, path, "IMAGE|FOLDER|VIDEO|BAG", by_place=True)]
     vocabulary: Annotated[str, Option("words to look for", metavar=_WORDS)]
     out: Annotated[Path, _folder("folder for the results")]
     preset: Preset = "tabletop"
@@ -109,7 +154,7 @@ class EvaluateOptions:
     dataset: Annotated[Path | None, _folder("the same as --data tabletop --root DIR")] = None
     split: Annotated[str | None, Option("default: test of the tabletop, val of all others")] = None
     images: Annotated[int | None, _number("only the first N (default: 300 rendered ones, or all)")] = None
-    seed: Annotated[int | None, Option("seed of the first rendered scene (default: 0)", int)] = None
+    seed: Annotated[int | None, _seed("the first rendered scene")] = None
     on_error: Annotated[
         Literal["skip", "stop"], Option("at an image that cannot be read", choices=("skip", "stop"))
     ] = "skip"
@@ -124,7 +169,7 @@ class EvaluateOptions:
     ] = None
     min_objectness: Annotated[
         float | None,
-        Option("proposals less likely than this to be any segment do not count for mask recall", share, "P"),
+        Option("proposals less likely than this to be any segment do not count for mask recall", number(0, 1), "P"),
     ] = None
 
     partial: Annotated[
@@ -132,7 +177,7 @@ class EvaluateOptions:
     ] = None
     shard: Annotated[str | None, Option("evaluate only part I of N, into --partial", metavar="I/N|rank")] = None
     merge: Annotated[
-        tuple[Path, ...] | None, Option("figures of all parts, from their --partial", Path, "FILE", nargs="+")
+        tuple[Path, ...] | None, Option("figures of all parts, from their --partial", path, "FILE", nargs="+")
     ] = None
 
 
@@ -140,10 +185,10 @@ class EvaluateOptions:
 class EvaluateSpaceOptions:
     """Measure the errors in 3D against the simulator's true poses."""
 
-    split: Annotated[str, Option("train, val, test or captions (default: test)")] = "test"
+    split: Annotated[str, Option("default: test", choices=SPLITS)] = "test"
     scenes: Annotated[int, _number("number of scenes (default: 50)")] = 50
-    seed: Annotated[int, Option("seed of the first scene (default: 0)", int)] = 0
-    noise: Annotated[float, Option("depth noise at 1 m in metres (default: none)", float, "M")] = 0.0
+    seed: Annotated[int, _seed("the first scene")] = 0
+    noise: Annotated[float, Option("depth noise at 1 m in metres (default: none)", number(0, 1), "M")] = 0.0
     json: Json = None
 
 
@@ -152,11 +197,11 @@ class EvaluateTrackingOptions:
     """Measure identity over time (IDF1) where camera and objects move."""
 
     preset: Annotated[str | None, Option(f"also track what it segments: {_PRESET}")] = None
-    split: Annotated[str, Option("train, val, test or captions (default: test)")] = "test"
+    split: Annotated[str, Option("default: test", choices=SPLITS)] = "test"
     sequences: Annotated[int, _number("number of takes (default: 10)")] = 10
-    seed: Annotated[int, Option("seed of the first take (default: 0)", int)] = 0
-    seconds: Annotated[float, Option("length of a take (default: 12)", float)] = 12.0
-    rate: Annotated[float, Option("frames per second (default: 5)", float)] = 5.0
+    seed: Annotated[int, _seed("the first take")] = 0
+    seconds: Annotated[float, Option("length of a take (default: 12)", number(0, 3600, above=True), "S")] = 12.0
+    rate: Annotated[float, Option("frames per second (default: 5)", number(0, 1000, above=True), "HZ")] = 5.0
     device: Device = "auto"
     json: Json = None
 
@@ -167,19 +212,28 @@ class BenchOptions:
 
     preset: Preset = "tabletop"
     device: Device = "auto"
-    size: Annotated[tuple[int, int], Option("image size (default: 640x480)", width_by_height, "WxH")] = (640, 480)
-    frames: Annotated[int, _number("timed frames (default: 60)")] = 60
-    warmup: Annotated[int, _number("untimed frames first (default: 5)")] = 5
+    size: Annotated[tuple[int, int], Option("image size (default: 640x480)", width_by_height(1, 8192), "WxH")] = (
+        640,
+        480,
+    )
+    frames: Annotated[int, _number("timed frames (default: 60)", 100_000)] = 60
+    warmup: Annotated[int, _number("untimed frames first (default: 5)", 100_000)] = 5
     vocabulary: Annotated[str | None, Option("words to look for (default: the whole tabletop)", metavar=_WORDS)] = None
-    threads: Annotated[int | None, _number("CPU threads for PyTorch (default: its own choice)")] = None
-    cameras: Annotated[int, _number("cameras that share the model (default: 1)")] = 1
+    threads: Annotated[int | None, _number("CPU threads for PyTorch (default: its own choice)", 1024)] = None
+    cameras: Annotated[int, _number("cameras that share the model (default: 1)", 64)] = 1
     delivered: Annotated[
         bool, _switch("instead, count the frames that arrive, with a stand-in for the model that returns at once")
     ] = False
-    rate: Annotated[float, Option("frames per second for --delivered", float, "HZ")] = 30.0
+    rate: Annotated[
+        float, Option("of --delivered: frames per second (default: 30)", number(0, 1000, above=True), "HZ")
+    ] = 30.0
     soak: Annotated[
         float | None,
-        Option("instead, watch the node's memory under a camera at ten times the model's rate", float, "MINUTES"),
+        Option(
+            "instead, watch the node's memory under a camera at ten times the model's rate",
+            number(0, 10000, above=True),
+            "MINUTES",
+        ),
     ] = None
     json: Json = None
 
@@ -189,12 +243,15 @@ class DatasetOptions:
     """Write a data set in COCO panoptic format."""
 
     name: Annotated[str, Option(None, choices=["tabletop"], by_place=True)]
-    split: Annotated[str, Option("train, val, test or captions")]
+    split: Annotated[str, Option(None, choices=SPLITS)]
     count: Annotated[int, _number("number of images")]
     out: Annotated[Path, _folder(None)]
-    seed: Annotated[int, Option("seed of the first scene (default: 0)", int)] = 0
-    size: Annotated[tuple[int, int], Option("image size (default: 320x240)", width_by_height, "WxH")] = (320, 240)
-    workers: Annotated[int | None, _number("rendering processes (default: one for each core)")] = None
+    seed: Annotated[int, _seed("the first scene")] = 0
+    size: Annotated[tuple[int, int], Option("image size (default: 320x240)", width_by_height(16, 1920), "WxH")] = (
+        320,
+        240,
+    )
+    workers: Annotated[int | None, _number("rendering processes (default: one for each core)", 256)] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,9 +262,9 @@ class CheckDatasetOptions:
         str, Option("such as coco_panoptic, ade20k_panoptic, cityscapes_panoptic or tabletop", by_place=True)
     ]
     root: Annotated[Path | None, _folder("the data set's folder (default: in $OVSEG_DATASETS)")] = None
-    split: Annotated[str | None, Option("train or val (default: all of them)")] = None
-    workers: Annotated[int | None, _number("reading processes (default: one for each core)")] = None
-    json: Annotated[Path | None, Option("write all that was found here", Path, "FILE")] = None
+    split: Annotated[str | None, Option("train or val, of the tabletop also test or captions (default: all)")] = None
+    workers: Annotated[int | None, _number("reading processes (default: one for each core)", 256)] = None
+    json: Annotated[Path | None, Option("write all that was found here", path, "FILE")] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -278,24 +335,24 @@ class AblateOptions:
     ] = None
     convolutions: Annotated[
         tuple[int, ...],
-        Option("only these depths of the adapter (default: 2 0 1 3)", int, "N", choices=range(4), nargs="+"),
+        Option("only these depths of the adapter (default: 2 0 1 3)", whole(0, 3), "N", nargs="+"),
     ] = (2, 0, 1, 3)
-    ranks: Annotated[tuple[int, ...], Option("ranks of LoRA (default: 4 16 64)", positive, "R", nargs="+")] = (
+    ranks: Annotated[tuple[int, ...], Option("ranks of LoRA (default: 4 16 64)", whole(1, 1024), "R", nargs="+")] = (
         4,
         16,
         64,
     )
-    split: Annotated[str, Option("evaluate on this split (default: test)")] = "test"
+    split: Annotated[str, Option("evaluate on this split (default: test)", choices=SPLITS)] = "test"
     images: Annotated[int, _number("images of it (default: 100)")] = 100
     steps: Annotated[int | None, _number("of each training (default: the recipe's)")] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CountOptions:
-    """Count a preset's parameters and FLOPs, without its weights."""
+    """Count the parameters and FLOPs of a preset whose classifier is FISA, without its weights."""
 
     preset: Annotated[str, Option(_PRESET, by_place=True)]
-    masks: Annotated[int, _number("masks in an image (default: 100)")] = 100
-    words: Annotated[int, _number("words of the vocabulary (default: 150)")] = 150
+    masks: Annotated[int, _number("masks in an image (default: 100)", 65535)] = 100
+    words: Annotated[int, _number("words of the vocabulary (default: 150)", 2000)] = 150
     timing: Annotated[bool, _switch("also time the classifier at 10 and 1000 words, with random weights")] = False
     json: Json = None

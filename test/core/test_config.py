@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ovseg_ros.core.config import STRICT, from_mapping, load_yaml
+from ovseg_ros.core.config import STRICT, find_config, from_mapping, load_yaml
 from ovseg_ros.core.errors import ConfigError
 
 
@@ -81,6 +81,7 @@ def test_a_nested_mapping_becomes_dataclasses() -> None:
         ({**GOOD, "inner": 4}, "file.inner: expected a mapping, got 4"),
         ({**GOOD, "inner": {"rate": -1}}, "file.inner: rate must be 0 or more, got -1"),
         ({**GOOD, "inner": {"rate": "3e-4"}}, "file.inner.rate: expected a number, got '3e-4'"),
+        ({**GOOD, "inner": {"rate": float("nan")}}, "file.inner.rate: expected a finite number, got nan"),
         ({**GOOD, "inner": {"share": 2}}, "file.inner.share: it should be less than or equal to 1, got 2"),
         ({**GOOD, "several": [{}, {"rat": 1}]}, "file.several[1]: unknown key 'rat'; did you mean 'rate'?"),
         ({**GOOD, "shape": {"kind": "disk", "radius": 1}}, "file.shape: unknown kind 'disk'; did you mean 'disc'?"),
@@ -97,11 +98,100 @@ def test_mistakes_are_named(values: dict[str, object], message: str) -> None:
         from_mapping(Outer, values, "file")
 
 
-def test_files_that_are_missing_or_no_mapping_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
-        load_yaml(tmp_path / "absent.yaml")
-    for content, message in (("[1, 2]", "got list"), ("a: [", "not valid YAML"), ("", "got NoneType")):
-        file = tmp_path / "bad.yaml"
-        file.write_text(content)
-        with pytest.raises(ConfigError, match=message):
-            load_yaml(file)
+@dataclass(frozen=True, slots=True, config=STRICT)
+class File:
+    title: str
+    outer: Outer | None = None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": [1, 2]}, "file: unknown key 'size'; it belongs under outer"),
+        ({"rate": 1.0}, "file: unknown key 'rate'; it belongs under outer.inner or outer.several"),
+        ({"outer": {**GOOD, "title": "a"}}, "file.outer: unknown key 'title'; it belongs at the top of the file"),
+        ({"outer": {**GOOD, "radius": 1}}, "file.outer: unknown key 'radius'; it belongs under outer.shape"),
+    ],
+)
+def test_a_key_that_stands_elsewhere_is_told_where_it_belongs(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        from_mapping(File, {"title": "a", **values}, "file")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1, 2]", "holds '[1, 2]'; expected names and values"),
+        ("words", "holds 'words'; expected names and values"),
+        ("", "is empty; expected names and values"),
+        ("# nothing\n", "is empty"),
+        ("a: [", ", line 1, column 5 is not valid YAML"),
+        ("a: 1\nb: {c: 1, c: 2}", ", line 2, column 11 is not valid YAML: key 'c' appears twice; keep one of them"),
+        ("a: &a [*a]", ", line 1, column 4 is not valid YAML: an alias stands inside what it is an alias of"),
+        ("a:\n\tb: 1", "indent with spaces, not tabs"),
+        ("a: \0", "is not valid YAML: special characters are not allowed: character 0x0 at position 3"),
+        ("[a]: 1", "a list or a mapping stands where a key is expected"),
+        ("a: 2024-13-45", "is not valid YAML: month must be in 1..12"),
+        ("a: 10000000000000000000000", "10000000000000000000... is too large a number"),
+        (b"a: caf\xe9", "is not UTF-8: byte 0xe9 at 6; save it as UTF-8"),
+    ],
+)
+def test_what_is_no_mapping_in_yaml_is_refused_in_one_line(tmp_path: Path, content: str | bytes, message: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        load_yaml(file)
+    assert str(caught.value).startswith(str(file)) and "\n" not in str(caught.value)
+
+
+def test_merged_mappings_and_marks_of_utf_8_are_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "good.yaml"
+    file.write_bytes(b"\xef\xbb\xbfa: &a {b: 1, c: 2}\nd: {<<: *a, c: 3}\ne: &e {<<: *a}\nf: {<<: *e, b: 4}\n")
+    found = load_yaml(file)
+    assert found["d"] == {"b": 1, "c": 3} and found["f"] == {"b": 4, "c": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("one", None),
+        ("one.yaml", None),
+        ("{folder}/own.yml", None),
+        ("Ome", "there is no preset 'Ome' (did you mean 'one'?); choose one of one, two, or give the path of a .yaml"),
+        ("five", "there is no preset 'five'; choose one of one, two, or give the path of a .yaml file"),
+        ("", "there is no preset ''; choose one of one, two"),
+        ("{folder}", "is a folder; choose one of one, two"),
+        ("{folder}/a.yaml", "a.yaml' is a folder; choose"),
+        ("{folder}/own.txt", "own.txt' is a file of another kind; choose"),
+        ("~nosuchuser/a.yaml", "cannot be read: Could not determine home directory"),
+        ("a" * 5000, "cannot be read: File name too long; correct its name or path"),
+    ],
+)
+def test_configurations_are_found_by_name_or_path(tmp_path: Path, name: str, message: str | None) -> None:
+    bundled, own = tmp_path / "bundled", tmp_path / "own"
+    for folder, names in ((bundled, ("one.yaml", "two.yaml")), (own, ("own.yml", "own.txt"))):
+        folder.mkdir()
+        for file in names:
+            (folder / file).touch()
+    (own / "a.yaml").mkdir()
+    name = name.replace("{folder}", str(own))
+    if message is None:
+        assert find_config("preset", name, bundled).is_file()
+        return
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        find_config("preset", name, bundled)
+
+
+def test_a_long_list_of_names_is_not_told(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"model_{number}.yaml").touch()
+    with pytest.raises(
+        ConfigError, match=r"\(did you mean 'model_1\d?'\?\); there are 20, from model_0 to model_9, or"
+    ):
+        find_config("preset", "modell_1", tmp_path)
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path / "absent.yaml", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(ConfigError, match=f"cannot read {path}: {reason}.*; expected a YAML file"):
+            load_yaml(path)

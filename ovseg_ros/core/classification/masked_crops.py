@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torchvision.ops import roi_align
@@ -16,7 +16,7 @@ from torchvision.ops import roi_align
 from ovseg_ros.core.backbones.sentence_clip import ImageTower
 from ovseg_ros.core.classification.mask_views import crop_images, rois, square_windows
 from ovseg_ros.core.classification.word_logits import IMPOSSIBLE, best_prompts, joined_with_objectness, with_none
-from ovseg_ros.core.config import STRICT, Share
+from ovseg_ros.core.config import STRICT, Logit, Multiple, Share
 from ovseg_ros.core.images import normalize
 from ovseg_ros.core.model import Classifier
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
@@ -38,10 +38,10 @@ class MaskedCropConfig:
 
     max_masks: PositiveInt = 32
     min_objectness: Share = 0.25
-    context: PositiveFloat = 1.25
+    context: Multiple = 1.25
     patch_share: Share = 0.4
     mirrored: bool = False
-    none_logit: float = 0.0
+    none_logit: Logit = 0.0
     kind: Literal["masked_crops"] = "masked_crops"
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from ovseg_ros.core.errors import VocabularyError
+from ovseg_ros.core.strict_yaml import YamlFault, parse_yaml
 from ovseg_ros.core.vocabulary.lists import plain_lines, show
 from ovseg_ros.core.vocabulary.words import (
     MAX_NAME_LENGTH,
@@ -105,28 +105,11 @@ def _parse_lines(text: str, shown: str) -> tuple[CategorySpec, ...]:
     return tuple(named_spec(name, f"{shown}, line {number}") for number, name in zip(numbers, names, strict=True))
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses repeated keys, of which plain YAML loading keeps the last without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if isinstance(key_node, yaml.ScalarNode) and key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {show(key_node.value)} appears twice", key_node.start_mark
-                )
-            seen.add(str(key_node.value))
-        return super().construct_mapping(node, deep)
-
-
 def _plain_yaml(text: str, shown: str) -> object:
     try:
-        return yaml.load(text, _StrictLoader)  # a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date or a huge integer
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or type(error).__name__
-        raise VocabularyError(f"vocabulary file {shown}{place} is not valid YAML: {reason}") from error
+        return parse_yaml(text)
+    except YamlFault as fault:
+        raise VocabularyError(f"vocabulary file {shown}{fault.place} is not valid YAML: {fault}") from fault
 
 
 def _plain_json(text: str, shown: str) -> object:

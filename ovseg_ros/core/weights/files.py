@@ -148,8 +148,9 @@ def read_weights(files: WeightFiles) -> dict[str, Tensor]:
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU; CheckpointError if it is missing or unreadable."""
     if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
         raise CheckpointError(
-            f"the checkpoint {path} does not exist; install the package again, or correct the path in the preset"
+            f"the checkpoint {path} {found}; install the package again, or correct the path in the preset"
         )
     try:
         return load_file(path)

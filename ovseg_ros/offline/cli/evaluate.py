@@ -3,13 +3,7 @@
 import os
 from pathlib import Path
 
-from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.offline.options import EvaluateOptions
-
-_NOT_WITH_MERGE = (
-    *("data", "dataset", "split", "images", "seed"),
-    *("vocabulary", "synonyms", "oracle", "min_objectness", "partial", "shard"),
-)
 
 
 def evaluate_as_told(told: EvaluateOptions) -> int:
@@ -18,12 +12,7 @@ def evaluate_as_told(told: EvaluateOptions) -> int:
     from ovseg_ros.offline.evaluate.run import evaluate, merge
 
     if told.merge is not None:
-        _refuse(told, _NOT_WITH_MERGE, "--merge, whose files say what was evaluated")
         return merge(told.merge, root=told.root, device=told.device, json_path=told.json, report=told.report)
-    if told.dataset is not None:
-        _refuse(told, ("data", "root"), "--dataset, which says both")
-    if told.vocabulary is not None and not told.vocabulary.strip():
-        raise ConfigError("--vocabulary is empty; give words, or leave it out for the data set's own")
     shard = Shard.parse(told.shard) if told.shard else Shard()
     device = told.device
     if told.shard == "rank" and device == "cuda":
@@ -49,9 +38,3 @@ def evaluate_as_told(told: EvaluateOptions) -> int:
         json_path=told.json,
         report=told.report,
     )
-
-
-def _refuse(told: EvaluateOptions, names: tuple[str, ...], what: str) -> None:
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(told, name) not in (None, False)]
-    if given:
-        raise ConfigError(f"{', '.join(given)} cannot be given with {what}")

@@ -1,21 +1,28 @@
 """The `ovseg` command. What a command needs is imported when it runs, so that `ovseg --help` is immediate.
 
-Exit codes: 0 done; 1 done in part (an image was skipped); 2 a wrong command line or input; 130 stopped by Ctrl-C; 143
-stopped by SIGTERM.
+Exit codes: 0 done; 1 done in part (an image was skipped); 2 a wrong command line or input; 130 stopped by Ctrl-C; 141
+nobody reads its output any more; 143 stopped by SIGTERM.
 """
 
 import argparse
+import io
+import os
+import select
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields
 from functools import partial
 from inspect import getdoc
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 from ovseg_ros.core.errors import OvsegError
 from ovseg_ros.offline import options
 from ovseg_ros.offline.cli import vocabulary
 from ovseg_ros.offline.cli.evaluate import evaluate_as_told
+from ovseg_ros.offline.cli.without_effect import refuse_without_effect
 
 _COMMANDS = {
     "segment": options.SegmentOptions,
@@ -31,26 +38,84 @@ _COMMANDS = {
     "ablate": options.AblateOptions,
     "count": options.CountOptions,
 }
+_SIGPIPE_EXIT_CODE = 141
 _SIGTERM_EXIT_CODE = 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
+    """Run the command line and return the exit code; SystemExit from argparse and after SIGTERM."""
+    output = sys.stdout
+    if not isinstance(output, io.TextIOWrapper):  # there is none, or a program's own
+        return _run_command(arguments)
+    output.reconfigure(errors="backslashreplace")  # words of any script on a terminal of any encoding
+    try:
+        try:
+            return _run_command(arguments)
+        finally:
+            output.flush()
+    except BrokenPipeError:
+        poll = select.poll()
+        poll.register(output.fileno(), 0)
+        if not any(event & select.POLLERR for _, event in poll.poll(0)):
+            raise  # another pipe
+        # Whoever read it has gone, as `head` does. Nor shall Python complain when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+        return _SIGPIPE_EXIT_CODE
+
+
+def _run_command(arguments: Sequence[str] | None) -> int:
     given = _make_parser().parse_args(arguments)
     try:
-        return int(given.run(given))
+        with _ending_on_sigterm():
+            return int(given.run(given))
     except OvsegError as error:
         print(f"ovseg: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
+        if error.name in ("ovseg_ros.msg", "ovseg_ros.srv"):
+            print(
+                "ovseg: error: this command needs the package's messages; build it with colcon and source "
+                "install/setup.bash",
+                file=sys.stderr,
+            )
+            return 2
         if package in ("", "ovseg_ros"):
             raise
         print(f"ovseg: error: this command needs the Python package {package!r}; install it first", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, a folder where a file was expected, no permission, ...
+        if error.errno is None:
+            raise
+        path = error.filename2 or error.filename  # the second is where a file was to be moved to
+        where = f"{path}: " if path is not None else ""
+        print(f"ovseg: error: {where}{error.strerror}; correct the path, or make room, and try again", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("ovseg: stopped", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the program as an exception does, so that nothing of it stays behind: processes, temporary folders.
+
+    Where it is handled already, or from another thread than the main one, it is left as it is.
+    """
+
+    def end(*_: object) -> NoReturn:
+        sys.exit(_SIGTERM_EXIT_CODE)
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -79,62 +144,65 @@ def _add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
         if by_place:
             target.add_argument(field.name, **keywords)
         else:
-            keywords |= {"default": field.default, "required": field.default is MISSING}
+            # What is not given is not there: `without_effect` asks for it, and defaults are the class's.
+            keywords |= {"default": argparse.SUPPRESS, "required": field.default is MISSING}
             target.add_argument(f"--{field.name.replace('_', '-')}", **keywords)
 
 
 def _run(cls: type[Any], given: argparse.Namespace) -> int:
     """Do what the command line says, and return the exit code."""
-    values = {field.name: getattr(given, field.name) for field in fields(cls)}
-    match cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}):
-        case options.SegmentOptions() as told:
+    values = {name: value for name, value in vars(given).items() if name in {field.name for field in fields(cls)}}
+    told = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    refuse_without_effect(told, values)
+    match told:
+        case options.SegmentOptions():
             from ovseg_ros.offline.data.bag_images import is_bag
             from ovseg_ros.offline.tools.segment import segment_path
             from ovseg_ros.offline.tools.segment_bag import segment_bag
 
             return segment_bag(told) if is_bag(told.input) else segment_path(told)
-        case options.EvaluateOptions() as told:
+        case options.EvaluateOptions():
             return evaluate_as_told(told)
-        case options.EvaluateSpaceOptions() as told:
+        case options.EvaluateSpaceOptions():
             from ovseg_ros.offline.evaluate.space import evaluate_space
 
             return evaluate_space(
                 split=told.split, scenes=told.scenes, seed=told.seed, noise=told.noise, json_path=told.json
             )
-        case options.EvaluateTrackingOptions() as told:
+        case options.EvaluateTrackingOptions():
             from ovseg_ros.offline.evaluate.tracking import TakesConfig, evaluate_tracking
 
             takes = TakesConfig(told.split, told.sequences, told.seed, told.seconds, told.rate)
             return evaluate_tracking(takes, preset=told.preset, device=told.device, json_path=told.json)
-        case options.BenchOptions() as told:
+        case options.BenchOptions():
             from ovseg_ros.offline.tools.bench import bench
 
             return bench(told)
-        case options.DatasetOptions() as told:
+        case options.DatasetOptions():
             from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, write_dataset
 
             config = DatasetConfig(told.split, told.count, told.seed, *told.size)
             write_dataset(config, told.out, workers=told.workers or 0)
             return 0
-        case options.CheckDatasetOptions() as told:
+        case options.CheckDatasetOptions():
             from ovseg_ros.offline.tools.check_dataset import check_dataset
 
             return check_dataset(told)
-        case options.TrainOptions() as told:
+        case options.TrainOptions():
             return _train(told)
-        case options.DownloadOptions() as told:
+        case options.DownloadOptions():
             from ovseg_ros.offline.tools.download import download
 
             return download(told)
-        case options.DoctorOptions() as told:
+        case options.DoctorOptions():
             from ovseg_ros.offline.tools.doctor import doctor
 
             return doctor(told)
-        case options.AblateOptions() as told:
+        case options.AblateOptions():
             from ovseg_ros.offline.tools.ablate import ablate_tabletop
 
             return ablate_tabletop(told)
-        case options.CountOptions() as told:
+        case options.CountOptions():
             from ovseg_ros.offline.tools.count import count
 
             return count(told)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.offline.options import number
 
 if TYPE_CHECKING:
     from ovseg_ros.core.vocabulary import CategorySpec
@@ -23,7 +24,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--node", default="/ovseg", help="name of the segmentation node (default: /ovseg)")
     common.add_argument(
-        "--timeout", type=_seconds, default=30.0, metavar="S", help="longest wait, seconds (default: 30)"
+        "--timeout",
+        type=number(0, _MAX_SECONDS, above=True),
+        default=30.0,
+        metavar="S",
+        help="longest wait, seconds (default: 30)",
     )
     kind = argparse.ArgumentParser(add_help=False)
     kind.add_argument("words", metavar='FILE|"a,b,c"', help="names, a vocabulary file, or a bundled vocabulary's name")
@@ -63,13 +68,6 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= _MAX_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text} is not more than 0 and at most {_MAX_SECONDS:g}")
-    return value
-
-
 def _wanted(options: argparse.Namespace) -> "tuple[CategorySpec, ...]":
     specs = _given(options.words)
     if options.thing or options.stuff:
@@ -86,7 +84,7 @@ def _given(words: str) -> "tuple[CategorySpec, ...]":
 def _apply(client: "VocabularyClient", specs: "Sequence[CategorySpec]") -> None:
     message = client.set(specs).message
     if message:
-        _print(message)
+        print(message)
 
 
 def _show(client: "VocabularyClient") -> None:
@@ -97,10 +95,4 @@ def _show(client: "VocabularyClient") -> None:
         notes += ["negative"] if category.negative else []
         notes += [f"threshold {round(category.threshold, 6):g}"] if category.threshold else []
         synonyms = f" ({', '.join(category.synonyms)})" if category.synonyms else ""
-        _print(f"{category.id:5d}  {category.name}{synonyms}  [{', '.join(notes)}]")
-
-
-def _print(line: str) -> None:
-    """Prints words of any script on a terminal of any encoding."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(line.encode(encoding, "backslashreplace").decode(encoding))
+        print(f"{category.id:5d}  {category.name}{synonyms}  [{', '.join(notes)}]")

@@ -19,6 +19,8 @@ from ovseg_ros.offline.evaluate.plan import Plan, Shard
 from ovseg_ros.offline.evaluate.record import ImageRecord
 
 _FORMAT = "ovseg evaluation 2"
+_BEGINNING = b'{"plan": '
+"""Of every part, even if the program was killed while it wrote the first line."""
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -40,7 +42,10 @@ def open_partial(path: Path, plan: Plan, shard: Shard) -> tuple[TextIO, dict[str
         DatasetError: the file is damaged in other places than its last line.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    complete = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+    content = path.read_bytes() if path.exists() else b""
+    complete = content.rfind(b"\n") + 1
+    if not complete and content and not content.startswith(_BEGINNING):
+        raise ConfigError(f"{path} is no part of an evaluation, and would be lost; choose another --partial")
     if not complete:
         file = path.open("w", encoding="utf-8")
         append(file, _Head(plan, shard))
@@ -116,6 +121,8 @@ def _complete_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 if line.endswith("\n"):
                     yield number, json.loads(line)
     except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
+        raise DatasetError(f"{path} cannot be read: {error.strerror}; give files that --partial wrote") from error
     except ValueError as error:
+        if number <= 1:
+            raise DatasetError(f"{path} is not a part of an evaluation; give files that --partial wrote") from error
         raise DatasetError(f"{path}, line {number}: {error}; evaluate this part again") from error

@@ -34,7 +34,9 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
-            raise ConfigError(f"shard {self.number}/{self.count} does not exist; expected 1/{self.count} and so on")
+            raise ConfigError(
+                f"shard {self.number}/{self.count} does not exist; expected I/N with I from 1 to N, such as 1/8"
+            )
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
@@ -107,8 +109,16 @@ class Plan:
     def difference(self, other: "Plan") -> str:
         """What differs, such as "split is 'val' and 'train'"; empty if nothing does. What may differ by machine may."""
         mine, theirs = asdict(self), asdict(other)
-        names = [n for n in mine if n not in ("preset", "vocabulary", "device") and mine[n] != theirs[n]]
-        return ", ".join(f"{name} is {_short(mine[name])} and {_short(theirs[name])}" for name in names)
+        differences = []
+        for name in mine:
+            if name in ("preset", "vocabulary", "device") or mine[name] == theirs[name]:
+                continue
+            if source := name.removesuffix("_sha256") if name.endswith("_sha256") else "":
+                found = [f"{_short(plan[source])} with the SHA-256 {plan[name][:12]}" for plan in (mine, theirs)]
+                differences.append(f"{source} is {found[0]} and {found[1]}")
+            else:
+                differences.append(f"{name} is {_short(mine[name])} and {_short(theirs[name])}")
+        return ", ".join(differences)
 
 
 def resolved(plan: Plan, dataset: PanopticDataset | SemanticDataset) -> Plan:

@@ -64,7 +64,12 @@ def evaluate(
         raise ConfigError("a shard has no figures of its own; name a file for its results with --partial")
     if shard.count > 1 and (json_path or report):
         raise ConfigError("figures and report are of all shards; ask for them with --merge and the shards' files")
+    _require_own_files(json_path, [partial] if partial is not None else [], "--partial")
     dataset = _open(plan, root)
+    if plan.min_objectness is not None and not isinstance(dataset, PanopticDataset):
+        raise ConfigError(
+            f"--min-objectness would change nothing: {plan.data} has no instances and so no mask recall; leave it out"
+        )
     plan = resolved(plan, dataset)
     evaluator = _evaluator(plan, dataset, device)
     plan = replace(plan, device=evaluator.segmenter.device.type)
@@ -87,9 +92,10 @@ def evaluate(
     if shard.count > 1:
         print(f"part {shard.number} of {shard.count}: {len(found)} images in {partial}")
     else:
-        figures = _publish(plan, found, json_path)
+        figures = _write_figures(plan, found, json_path)
         if report is not None:
             _write_report(report, plan, found, figures, evaluator, dataset)
+        print_figures(plan, figures)  # last: whoever reads may be gone
     return _exit_code(found)
 
 
@@ -113,14 +119,24 @@ def merge(
     Raises:
         OvsegError: parts do not fit together, or for the report as in `evaluate`.
     """
+    _require_own_files(json_path, paths, "--merge")
     plan, records = merge_partials(paths)
     dataset = _open(plan, root) if report is not None else None
     if dataset is not None and (difference := plan.difference(resolved(plan, dataset))):
         raise ConfigError(f"this machine has other files than the parts were made with: {difference}")
-    figures = _publish(plan, records, json_path)
+    figures = _write_figures(plan, records, json_path)
     if report is not None and dataset is not None:
         _write_report(report, plan, records, figures, _evaluator(plan, dataset, device), dataset)
+    print_figures(plan, figures)
     return _exit_code(records)
+
+
+def _require_own_files(json_path: Path | None, parts: Sequence[Path], option: str) -> None:
+    """ConfigError if the figures would be written over a part."""
+    if json_path is not None and json_path.resolve() in [part.resolve() for part in parts]:
+        raise ConfigError(
+            f"--json {json_path} is a file of {option} too, which it would replace; choose another --json"
+        )
 
 
 def _open(plan: Plan, root: Path | None) -> AnyDataset:
@@ -147,9 +163,8 @@ def _evaluator(plan: Plan, dataset: AnyDataset, device: str) -> Evaluator:
     )
 
 
-def _publish(plan: Plan, records: Sequence[ImageRecord], json_path: Path | None) -> dict[str, Any]:
+def _write_figures(plan: Plan, records: Sequence[ImageRecord], json_path: Path | None) -> dict[str, Any]:
     figures = figures_of(plan, records)
-    print_figures(plan, figures)
     facts = asdict(plan)
     # What is told by the figures themselves.
     for name in ("categories", "groups", "renamed", "images", "synonyms", "scenes"):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ovseg_ros.core.errors import DepthError
 from ovseg_ros.core.space.pinhole import Pinhole
 from ovseg_ros.core.space.segments import measure_segments
 from ovseg_ros.offline.evaluate.output import write_figures
@@ -60,21 +61,25 @@ def measure_errors(split: str, scenes: int, seed: int, *, noise: float = 0.0) ->
 
 
 def evaluate_space(*, split: str, scenes: int, seed: int, noise: float, json_path: Path | None) -> int:
-    """Measure, print and write the figures; the exit code, 0."""
+    """Measure, print and write the figures; the exit code, 0. DepthError if nothing could be measured."""
     errors = measure_errors(split, scenes, seed, noise=noise)
     things = len(errors.box_centre)
+    if not things:
+        raise DepthError(f"none of {errors.missed} things was measured at a noise of {noise:g} m; give less --noise")
     report: dict[str, Any] = {"split": split, "seed": seed, "scenes": scenes, "noise": noise}
     report |= {"things": things, "missed": errors.missed}
+    distances_of = {
+        "surface_centroid_mm": ("visible surface's centroid", errors.surface_centroid),
+        "box_centre_mm": ("box's middle to the object's middle", errors.box_centre),
+        "surface_to_centre_mm": ("(visible centroid to the object's middle)", errors.surface_to_centre),
+    }
+    for name, (_, distances) in distances_of.items():
+        report[name] = {f"p{share}": round(1000 * float(np.percentile(distances, share)), 2) for share in _SHARES}
+    write_figures(json_path, report)
     told = f", depth noise {1000 * noise:g} mm at 1 m" if noise else ""
     print(f"split {split}, {scenes} scenes from seed {seed}{told}")
     print(f"{things} things measured, {errors.missed} missed; errors in mm")
     print(f"{'':42}" + "".join(f"{f'p{share}':>8}" for share in _SHARES))
-    for name, text, distances in (
-        ("surface_centroid_mm", "visible surface's centroid", errors.surface_centroid),
-        ("box_centre_mm", "box's middle to the object's middle", errors.box_centre),
-        ("surface_to_centre_mm", "(visible centroid to the object's middle)", errors.surface_to_centre),
-    ):
-        report[name] = {f"p{share}": round(1000 * float(np.percentile(distances, share)), 2) for share in _SHARES}
+    for name, (text, _) in distances_of.items():
         print(f"{text:42}" + "".join(f"{value:8.1f}" for value in report[name].values()))
-    write_figures(json_path, report)
     return 0

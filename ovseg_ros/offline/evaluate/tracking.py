@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.metrics.identity import IdentityResult, IdentityScore
 from ovseg_ros.core.tracking.appearance import segment_appearance
 from ovseg_ros.core.tracking.tracker import Tracker
@@ -62,8 +63,10 @@ def evaluate_tracking(
             truth's masks only.
 
     Raises:
-        OvsegError: the preset or its checkpoint is wrong.
+        OvsegError: the takes have no frame, or the preset or its checkpoint is wrong.
     """
+    if config.seconds * config.rate < 1:
+        raise ConfigError(f"{config.seconds:g} s at {config.rate:g} frames/s hold no frame; give more of either")
     results: dict[str, Callable[[Frame], PanopticResult]] = {"ground_truth_masks": truth_result}
     if preset is not None:
         segmenter = build_segmenter(preset, device)
@@ -82,6 +85,7 @@ def evaluate_tracking(
         for score in scores.values():
             score.end_sequence()
     reports = {name: _report(score.result()) for name, score in scores.items()}
+    write_figures(json_path, {"preset": preset, **asdict(config), "size": list(_SIZE), **reports})
     print(
         f"split {config.split}, {config.sequences} takes of {config.seconds:g} s at {config.rate:g} frames/s, "
         f"seeds from {config.seed}"
@@ -92,7 +96,6 @@ def evaluate_tracking(
             f"recall {row['recall']:5.1f}, {row['true_observations']} true and "
             f"{row['predicted_observations']} predicted observations"
         )
-    write_figures(json_path, {"preset": preset, **asdict(config), "size": list(_SIZE), **reports})
     return 0
 
 

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovseg_ros.core.build import LoadedClip, build_classifier, load_clip
+from ovseg_ros.core.build import LoadedClip, build_classifier, build_fisa, load_clip
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
+from ovseg_ros.core.config import choices
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.presets import FisaSection, PresetFolder, load_preset, own_checkpoints, preset_folder
+from ovseg_ros.core.presets import FisaSection, PresetFolder, fisa_section, load_preset, own_checkpoints, preset_folder
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.files import digest_of, read_json, sha256_of, write_bytes, write_json
 from ovseg_ros.offline.data.tabletop_views import load_or_render
@@ -29,13 +30,12 @@ from ovseg_ros.offline.tools.lora import add_low_rank
 from ovseg_ros.offline.tools.named_quality import ProposedImage, panoptic_quality, propose_images, true_names
 from ovseg_ros.offline.train.data import RenderedData, RenderedViews, open_data
 from ovseg_ros.offline.train.engine import Engine, Run
-from ovseg_ros.offline.train.fisa import FisaTraining, build_untrained, fisa_section, learn
+from ovseg_ros.offline.train.fisa import FisaTraining, build_untrained, learn
 from ovseg_ros.offline.train.fisa_data import CollectedMasks, collect_masks, some_crops, with_key_values
 from ovseg_ros.offline.train.loop_config import Multiplier
 from ovseg_ros.offline.train.run import load_recipe
 from ovseg_ros.offline.train.words import SeenWords
 from ovseg_ros.sim.categories import SEEN, TABLETOP_SPECS, UNSEEN
-from ovseg_ros.sim.scene import SPLITS
 
 SYSTEMS = {
     "baseline": "baseline: frozen CLIP, mask attention",
@@ -80,8 +80,7 @@ class Variant:
         torch.manual_seed(seed)
         tower = copy.deepcopy(clip.tower)
         updates = add_low_rank(tower.visual, self.rank) if self.rank else []
-        classifier = build_classifier(FisaSection(architecture), replace(clip, tower=tower), files, ())
-        assert isinstance(classifier, FisaClassifier)  # as the section says
+        classifier = build_fisa(FisaSection(architecture), replace(clip, tower=tower), files)
         classifier.visual.requires_grad_(self.system == "seve_full")
         for update in updates:
             update.requires_grad_(True)
@@ -115,9 +114,7 @@ def ablate_tabletop(options: AblateOptions) -> int:
     """
     unknown = sorted(set(options.systems or ()) - set(SYSTEMS))
     if unknown:
-        raise ConfigError(f"unknown systems {', '.join(unknown)}; choose of {', '.join(SYSTEMS)}")
-    if options.split not in SPLITS:
-        raise ConfigError(f"unknown split {options.split!r}; expected one of {', '.join(SPLITS)}")
+        raise ConfigError(f"unknown system {unknown[0]!r}{choices(unknown[0], SYSTEMS)}")
     out = options.out
     training = _stage(options)
     facts = _facts(options, training)
@@ -168,7 +165,8 @@ class _Bench:
 
     def _masked_crops(self, *, mirrored: bool) -> dict[str, Any]:
         section = load_preset("tabletop").model.classifier
-        assert isinstance(section, MaskedCropConfig)  # as the package has it
+        if not isinstance(section, MaskedCropConfig):
+            raise ConfigError(f"the preset tabletop has a classifier of kind {section.kind}, not masked_crops")
         section = replace(section, mirrored=mirrored and section.mirrored)
         classifier = build_classifier(section, self._clip, self._files, ()).eval()
         words = classifier.prepare(self._text)

@@ -79,8 +79,8 @@ def _bench_times(options: BenchOptions) -> int:
         report["stamp_to_subscriber"] = stamp_to_subscriber(
             _node_parameters(options), images[0], model_seconds=seconds, frames=frames, cameras=cameras
         )
-    print_report(report)
     write_figures(options.json, report)
+    print_report(report)
     return 0
 
 
@@ -97,9 +97,9 @@ def _bench_delivered(options: BenchOptions) -> int:
             for profile in (False, True)  # the default first: this process's middleware reads its profile once
         ],
     }
+    write_figures(options.json, report)
     for entry in report["delivered"]:
         _print_delivery(f"{entry['model']}, profile {entry['profile']}", entry)
-    write_figures(options.json, report)
     return 0
 
 
@@ -112,11 +112,11 @@ def _bench_soak(options: BenchOptions, minutes: float) -> int:
     image = scene_images(options.size, count=1)[0]
     seconds = float(np.median([_timed_call(segmenter, prompt, image)[0] for _ in range(5)]))
     figures = soak(_node_parameters(options), image, model_seconds=seconds, minutes=minutes)
-    for name, value in figures.items():
-        print(f"{name:42}{value}")
     machine = describe_machine(segmenter.device, load_average)
     report = {"preset": options.preset, "size": list(options.size), "machine": machine, "soak": figures}
     write_figures(options.json, report)
+    for name, value in figures.items():
+        print(f"{name:42}{value}")
     return int(figures["growth_percent"] > 2 or figures["published_twice"] > 0)
 
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ovseg_ros.core.backbones.open_clip_model import OpenClipConfig
-from ovseg_ros.core.build import build_classifier, load_clip
+from ovseg_ros.core.build import build_fisa, load_clip
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier, FisaWords
 from ovseg_ros.core.classification.fisa.clip_tower import image_tokens
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.presets import EoMTSection, FisaSection, load_preset, preset_folder
+from ovseg_ros.core.presets import EoMTSection, fisa_section, load_preset, preset_folder
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
@@ -48,8 +48,8 @@ def count(options: CountOptions) -> int:
         report["mask_generator"] = proposer
     if options.timing:
         report["timing"] = time_vocabularies(preset, masks=masks)
-    print_report(report)
     write_figures(options.json, report)
+    print_report(report)
     return 0
 
 
@@ -59,16 +59,9 @@ def fisa_shapes(preset: str) -> FisaClassifier:
     Raises:
         ConfigError: if the preset has none.
     """
+    untrained = replace(fisa_section(preset), checkpoint=None)
     model, files = load_preset(preset).model, preset_folder(preset)
-    if not isinstance(model.classifier, FisaSection):
-        raise ConfigError(
-            "only presets whose classifier is a fisa can be counted, such as fisa_l, fisa_b or tabletop_fisa"
-        )
-    clip = load_clip(model.clip, model.templates, files, _META)
-    untrained = replace(model.classifier, checkpoint=None)
-    classifier = build_classifier(untrained, clip, files, ())
-    assert isinstance(classifier, FisaClassifier)  # as the section says
-    return classifier.eval()
+    return build_fisa(untrained, load_clip(model.clip, model.templates, files, _META), files).eval()
 
 
 def count_fisa(preset: str, *, masks: int, words: int) -> dict[str, Any]:

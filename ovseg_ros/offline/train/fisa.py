@@ -16,7 +16,7 @@ from ovseg_ros.core.classification.mask_views import crop_masks
 from ovseg_ros.core.config import STRICT, Share
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.model import TwoStage
-from ovseg_ros.core.presets import FisaSection, load_preset, preset_folder, require_weights
+from ovseg_ros.core.presets import fisa_section, load_preset, preset_folder, require_weights
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
 from ovseg_ros.offline.train.data import DataConfig, PanopticData, open_data
 from ovseg_ros.offline.train.engine import Engine, Run
@@ -153,16 +153,6 @@ def build_untrained(preset: str, device: torch.device, seed: int) -> tuple[TwoSt
     require_weights(preset, config)
     section = replace(config.model, classifier=untrained)
     model = build_two_stage(section, preset_folder(preset), device, seed=seed).to(device).eval()
-    assert isinstance(model.classifier, FisaClassifier)  # as the section says
+    if not isinstance(model.classifier, FisaClassifier):
+        raise ConfigError(f"the preset {preset} made a {type(model.classifier).__name__} of its section of kind fisa")
     return model, model.classifier
-
-
-def fisa_section(preset: str) -> FisaSection:
-    """What a preset says of its FISA; ConfigError if it has none."""
-    section = load_preset(preset).model.classifier
-    if not isinstance(section, FisaSection):
-        raise ConfigError(
-            f"the classifier of the preset {preset} is of kind {section.kind}, not fisa; "
-            "name another, such as fisa_l or tabletop_fisa"
-        )
-    return section

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ovseg_ros.core.config import STRICT, from_mapping, load_yaml
-from ovseg_ros.core.errors import CheckpointError, ConfigError
+from ovseg_ros.core.config import STRICT, find_config, from_mapping, load_yaml
+from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.offline.train.clip import ClipTraining, train_clip
@@ -50,13 +50,7 @@ def load_recipe(recipe: str) -> Recipe:
     Raises:
         ConfigError: if there is no such file, with the names that exist, or if it is malformed.
     """
-    folder = config_dir() / "training"
-    path = Path(recipe).expanduser() if recipe.endswith((".yaml", ".yml")) else folder / f"{recipe}.yaml"
-    if not path.is_file():
-        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise ConfigError(
-            f"there is no recipe {recipe!r} (looked for {path}); choose one of {names} or give a .yaml file"
-        )
+    path = find_config("recipe", recipe, config_dir() / "training")
     return from_mapping(Recipe, load_yaml(path), path.name)
 
 

@@ -112,7 +112,8 @@ class BenchProcesses:
         cameras: int = 1,
         profile: bool = False,
     ) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="ovseg_bench_"))
+        self._temporary = tempfile.TemporaryDirectory(prefix="ovseg_bench_", ignore_cleanup_errors=True)
+        self._folder = Path(self._temporary.name)
         self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         if profile:
             self._environment |= shared_memory_profile()
@@ -134,10 +135,11 @@ class BenchProcesses:
             self._node.create_subscription(Image, topic, received.add, QoSProfile(depth=10))
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._read_diagnostics, QoSProfile(depth=10))
         own = {"cameras": names, "image_transport": "raw"} if cameras > 1 else {"image_transport": "raw"}
-        self._start("node", "node" if "preset" in parameters else "stand_in", {**parameters, **own})
+        self._parameters = {**parameters, **own}
 
     def __enter__(self) -> "BenchProcesses":
         try:
+            self._start("node", "node" if "preset" in self._parameters else "stand_in", self._parameters)
             self.wait(lambda: self.diagnostics.get("state") == "active", _START_TIME, "the node to be active")
             for name in self.received:
                 own_names = ["-r", f"image:={name}/image", "-r", f"__node:={name}"] if name else []
@@ -185,17 +187,21 @@ class BenchProcesses:
         return {name: (len(arrived), max(arrived) - min(arrived) + 1) for name, arrived in numbers.items() if arrived}
 
     def close(self) -> None:
-        """Ends all processes and the middleware's context."""
-        for process in self._processes.values():
-            process.send_signal(signal.SIGINT)
-        for process in self._processes.values():
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        self._executor.shutdown()
-        self._node.destroy_node()
-        rclpy.shutdown(context=self._context)
+        """Ends all processes and the middleware's context, and removes what they wrote; also when interrupted again."""
+        try:
+            for process in self._processes.values():
+                process.send_signal(signal.SIGINT)
+            for process in self._processes.values():
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=20)
+        finally:
+            for process in self._processes.values():
+                process.kill()  # nothing to one that has ended
+                process.wait()
+            self._temporary.cleanup()
+            self._executor.shutdown()
+            self._node.destroy_node()
+            rclpy.shutdown(context=self._context)
 
     def _start(self, name: str, role: str, parameters: Mapping[str, Any], remappings: Sequence[str] = ()) -> None:
         command = [sys.executable, "-m", __name__, role, "--ros-args", "-r", f"__ns:={self._namespace}", *remappings]

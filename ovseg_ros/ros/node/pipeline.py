@@ -1,7 +1,7 @@
 """What a configured node runs: every frame from decoding to publishing, on the worker thread."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
 from ovseg_ros.core.image_messages import ImageFieldError
+from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.outputs import SegmentedFrame
 from ovseg_ros.core.tracking.appearance import segment_appearance
@@ -38,7 +39,7 @@ _WARM_UP_SHAPE = (480, 640, 3)
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
+class PreparedFrame:
     """A frame that somebody wants: decoded, and cut to the region of interest."""
 
     frame: Frame
@@ -46,6 +47,14 @@ class _Prepared:
     settings: Settings
     image: np.ndarray
     pixels: np.ndarray
+
+
+def alike(frames: Iterable[PreparedFrame]) -> list[list[PreparedFrame]]:
+    """Groups that the model may take at once: of one size and one set of thresholds, which may change between two."""
+    groups: dict[tuple[tuple[int, ...], MergeConfig], list[PreparedFrame]] = {}
+    for frame in frames:
+        groups.setdefault((frame.pixels.shape, frame.settings.merge), []).append(frame)
+    return list(groups.values())
 
 
 class Pipeline:
@@ -123,40 +132,36 @@ class Pipeline:
     def _process(self, frames: Sequence[Frame]) -> None:
         # Taken once, so that everything about these frames belongs to one version.
         prompt = self.vocabulary.current
-        by_size: dict[tuple[int, ...], list[_Prepared]] = {}
+        prepared: list[PreparedFrame] = []
         for frame in frames:
             with self._losing_only(frame):
-                prepared = self._prepare(frame)
-                if prepared is not None:
-                    by_size.setdefault(prepared.pixels.shape, []).append(prepared)
-        for group in by_size.values():
+                prepared += self._prepare(frame)
+        for group in alike(prepared):
             results = self._segment_together(group, prompt) if len(group) > 1 else None
-            for index, prepared in enumerate(group):
-                with self._losing_only(prepared.frame):
+            for index, one in enumerate(group):
+                with self._losing_only(one.frame):
                     result = (
-                        results[index]
-                        if results
-                        else self._segmenter.segment(prepared.pixels, prompt, prepared.settings.merge)
+                        results[index] if results else self._segmenter.segment(one.pixels, prompt, one.settings.merge)
                     )
-                    self._publish(prepared, result, prompt)
+                    self._publish(one, result, prompt)
 
     def _relabel(self, frame: Frame) -> None:
         version = self.vocabulary.current.vocabulary.version
         if not frame.camera.frames.full and frame.camera.published != (frame, version):
             self._process([frame])
 
-    def _prepare(self, frame: Frame) -> _Prepared | None:
-        """What the frame needs before the model; None where nobody wants it."""
+    def _prepare(self, frame: Frame) -> list[PreparedFrame]:
+        """What the frame needs before the model; nothing where nobody wants it."""
         wanted = frame.camera.outputs.wanted()
         if not wanted:
-            return None
+            return []
         settings = Settings.read(self._node, frame.camera.name)
         if wanted & NEEDS_DEPTH:
             frame.camera.depth.expect(frame.header)
         image = frame.decode()
-        return _Prepared(frame, wanted, settings, image, settings.region.crop(image))
+        return [PreparedFrame(frame, wanted, settings, image, settings.region.crop(image))]
 
-    def _publish(self, prepared: _Prepared, result: PanopticResult, prompt: Prompt) -> None:
+    def _publish(self, prepared: PreparedFrame, result: PanopticResult, prompt: Prompt) -> None:
         frame, wanted, settings, image = prepared.frame, prepared.wanted, prepared.settings, prepared.image
         camera, header = frame.camera, frame.header
         whole = settings.region.place(result, image.shape[:2])
@@ -179,11 +184,11 @@ class Pipeline:
             self._faults.report(("depth", frame.camera.name), f"3D outputs: {problem}")
         return depth
 
-    def _segment_together(self, group: Sequence[_Prepared], prompt: Prompt) -> list[PanopticResult] | None:
-        """All of a size in one pass; None where that fails, because one of them, or the memory for all, is to blame."""
+    def _segment_together(self, group: Sequence[PreparedFrame], prompt: Prompt) -> list[PanopticResult] | None:
+        """All of a group in one pass; None where that fails, because one of them or the memory for all is to blame."""
         try:
-            merge = group[0].settings.merge
-            return self._segmenter.segment_batch([prepared.pixels for prepared in group], prompt, merge)
+            pixels = [prepared.pixels for prepared in group]
+            return self._segmenter.segment_batch(pixels, prompt, group[0].settings.merge)
         except Exception as error:
             self._faults.report("batch", f"{len(group)} frames at once met {describe(error)}; trying one by one")
             return None

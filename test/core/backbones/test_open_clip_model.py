@@ -118,7 +118,8 @@ def test_architectures_of_the_presets_are_known(architecture: str) -> None:
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        ("ViT-B-61", "no architecture 'ViT-B-61'; it has .*ViT-B-16"),
+        ("vit-b-61", r"no architecture 'vit-b-61' \(did you mean 'ViT-B-16'\?\); there are"),
+        ("hf-hub:laion/clip", "no architecture 'hf-hub:laion/clip'; there are"),
         ("roberta-ViT-B-32", "not supported: its text tower"),
         ("ViT-B-16-SigLIP", "not supported: its text tower"),
         ("coca_ViT-B-32", "not supported: its text tower"),
@@ -128,3 +129,24 @@ def test_architectures_of_the_presets_are_known(architecture: str) -> None:
 def test_unsuitable_architectures_are_named(architecture: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_open_clip(OpenClipConfig(architecture, ""), device="meta")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"vision_cfg": {"timm_model_name": "convnext_bas", "image_size": 64}},
+            r"cannot make .*Unknown model \(convnext_bas",
+        ),
+        ({"vision_cfg": {"nosuch": 3}}, "cannot make .*unexpected keyword argument 'nosuch'"),
+        ({"vision_cfg": 3}, "lacks vision_cfg, text_cfg or embed_dim; expected the format of open_clip's"),
+        ({"embed_dim": "x"}, "lacks vision_cfg, text_cfg or embed_dim"),
+        (None, "lacks vision_cfg, text_cfg or embed_dim"),
+    ],
+)
+def test_a_description_that_open_clip_cannot_use_is_named(tmp_path: Path, change: dict | None, message: str) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps([] if change is None else {**open_clip.get_model_config("ViT-B-16"), **change}))
+    with pytest.raises(ConfigError, match=message) as caught:
+        build_open_clip(OpenClipConfig(str(file), "a/b"), device="meta")
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)

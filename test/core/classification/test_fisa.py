@@ -238,13 +238,16 @@ def test_trained_states_travel_strictly() -> None:
     source, images, found, text = stir(make()), photos(1), proposals(1, 3), words(3)
     state = source.trained_state_dict()
     target = make()
-    target.load_trained_state_dict(state)
+    target.load_trained_state_dict(state, "fisa.safetensors")
     assert torch.equal(classify(target, images, found, text), classify(source, images, found, text))
     torn = {"nonsense": torch.zeros(1), **state}
     del torn["adapter.layers.0.bias"]
     torn["stream.queries.0.weight"] = torch.zeros(2, 2)
-    with pytest.raises(CheckpointError, match=r"missing: adapter.layers.0.bias.*unexpected: nonsense.*\(2, 2\)"):
-        target.load_trained_state_dict(torn)
+    with pytest.raises(
+        CheckpointError,
+        match=r"^fisa.safetensors does not fit.*missing: adapter.layers.0.bias.*unexpected: nonsense.*\(2, 2\)",
+    ):
+        target.load_trained_state_dict(torn, "fisa.safetensors")
 
 
 @pytest.mark.parametrize("convolutions", [0, 1, 2, 3])
@@ -292,7 +295,7 @@ def test_layers_that_are_not_there(changes: dict[str, object], message: str) -> 
         ({"view": "fish"}, "fisa.view: unknown view 'fish'; expected one of image, crops"),
         ({"seve_width": 30}, "multiple of seve_heads"),
         ({"adapter_convolutions": 4}, "adapter_convolutions: it should be less than or equal to 3, got 4"),
-        ({"temperature": 0}, "temperature: it should be greater than 0, got 0"),
+        ({"temperature": 0}, "temperature: it should be greater than or equal to 0.0001, got 0"),
         ({"adapter_convolution": 1}, "did you mean 'adapter_convolutions'"),
         ({"min_objectness": 2}, "min_objectness: it should be less than or equal to 1, got 2"),
     ],

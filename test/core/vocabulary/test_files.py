@@ -213,9 +213,13 @@ def test_yaml_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
 def test_yaml_bombs_are_refused_at_once(tmp_path: Path) -> None:
     levels = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 30))
     started = time.perf_counter()
-    with pytest.raises(VocabularyError, match="unknown key 'l0'"):
+    with pytest.raises(
+        VocabularyError, match=r"words.yaml'?, line 7, column \d+ is not valid YAML: there are more than 1000000 values"
+    ):
         load_vocabulary_file(write(tmp_path, f"l0: &l0 [lol]\n{levels}categories: [*l29]"))
-    with pytest.raises(VocabularyError, match=r"categories\[0\] is \["):
+    with pytest.raises(
+        VocabularyError, match="words.yaml'?, line 1, column 13 is not valid YAML: an alias stands inside"
+    ):
         load_vocabulary_file(write(tmp_path, "categories: &c [*c]"))
     assert time.perf_counter() - started < 3.0
 

@@ -1,10 +1,16 @@
-"""The command line itself: quick help, lazy imports, exit codes."""
+"""The command line itself: quick help, lazy imports, exit codes, odd values, options without effect."""
 
+import os
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
+from ovseg_ros.offline import options
+from ovseg_ros.offline.cli import main as cli
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.tools import doctor
 
@@ -46,6 +52,9 @@ def test_each_command_explains_itself(command, capsys):
         ["bench", "--size", "0x480"],
         ["evaluate", "--images", "many"],
         ["evaluate", "--min-objectness", "25"],
+        ["evaluate-space", "--split", "nosuch"],
+        ["ablate", "tabletop", "--out", "x", "--split", "tset"],
+        ["dataset", "tabletop", "--split", "test", "--count", "1", "--out", "x", "--size", "4000x3000"],
     ],
 )
 def test_a_wrong_command_line_exits_with_2(arguments, capsys):
@@ -59,6 +68,7 @@ def test_a_wrong_command_line_exits_with_2(arguments, capsys):
     ("raised", "code", "message"),
     [
         (KeyboardInterrupt(), 130, "stopped"),
+        (ModuleNotFoundError("No module named 'ovseg_ros.msg'", name="ovseg_ros.msg"), 2, "build it with colcon"),
         (ModuleNotFoundError("No module named 'mujoco'", name="mujoco.rollout"), 2, "'mujoco'"),
     ],
 )
@@ -89,7 +99,155 @@ def test_a_checkout_that_is_not_built_says_how_to_build_it(monkeypatch, capsys):
     assert "build the package with colcon, source install/setup.bash" in error
 
 
-def test_an_empty_vocabulary_is_not_the_data_sets_own(capsys):
-    for words in ("", "  "):
-        assert main(["evaluate", "--vocabulary", words, "--images", "1"]) == 2
-        assert "--vocabulary is empty; give words, or leave it out" in capsys.readouterr().err
+def _options():
+    """Command, name as the command line has it, and description of every option."""
+    for command, cls in cli._COMMANDS.items():
+        hints = get_type_hints(cls, include_extras=True)
+        for field in fields(cls):
+            [option] = hints[field.name].__metadata__
+            if not option.by_place:
+                yield command, f"--{field.name.replace('_', '-')}", option
+
+
+def _refused(command, capsys, *arguments):
+    """What argparse says of a wrong value, in its last line."""
+    with pytest.raises(SystemExit) as end:
+        main([command, *arguments])
+    assert end.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+NUMBERS = [(c, n, o) for c, n, o in _options() if o.type not in (None, options.some_text, options.path)]
+
+
+@pytest.mark.parametrize(("command", "name", "option"), NUMBERS, ids=[f"{c}{n}" for c, n, _ in NUMBERS])
+def test_numbers_out_of_their_range_are_answered_with_it(command, name, option, capsys):
+    for value in ("-1", "nan", "inf", "1e30", "9" * 5000, "many", ""):
+        told = _refused(command, capsys, f"{name}={value}")
+        assert f"argument {name}: {value[:40]!r} is not a" in told
+        assert any(expected in told for expected in (" from ", " such as ", " above 0 and at most "))
+    if name not in ("--seed", "--noise", "--min-objectness", "--convolutions"):
+        assert "'0' is not a" in _refused(command, capsys, f"{name}=0")
+
+
+def test_the_command_s_time_out_has_a_range(capsys):
+    for value in ("0", "-1", "nan", "abc", "1e9"):
+        told = _refused("vocabulary", capsys, "show", f"--timeout={value}")
+        assert f"{value!r} is not a number above 0 and at most 86400" in told
+
+
+def test_no_option_takes_an_empty_text(capsys):
+    for command, name, option in _options():
+        if option.type is not None:
+            told = _refused(command, capsys, f"{name}=")
+            assert f"argument {name}: " in told and ("it is empty" in told or "is not a" in told)
+
+
+def test_the_splits_are_the_simulator_s():
+    scene = pytest.importorskip("ovseg_ros.sim.scene")
+    assert tuple(scene.SPLITS) == options.SPLITS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["segment", "{picture}", "--vocabulary", "cup", "--out", "x", "--topic", "/a"],
+            "--topic would change nothing",
+        ),
+        (["segment", "{picture}", "--vocabulary", "cup", "--out", "x", "--no-overlay", "--mask-rle"], "leave them out"),
+        (["evaluate-tracking", "--device", "cpu"], "--device would change nothing: without --preset nothing is"),
+        (["bench", "--rate", "20"], "--rate would change nothing: it is of --delivered; leave it out"),
+        (["bench", "--delivered", "--preset", "tabletop", "--soak", "1"], "--preset and --soak would change nothing"),
+        (["bench", "--soak", "1", "--frames", "9"], "--frames would change nothing: --soak watches one camera"),
+        (["ablate", "tabletop", "--out", "x", "--systems", "seve", "--ranks", "4"], "--ranks would change nothing"),
+        (["ablate", "tabletop", "--out", "x", "--systems", "seve_lora", "--convolutions", "2"], "--convolutions would"),
+    ],
+)
+def test_options_without_effect_are_refused(arguments, message, tmp_path, capsys):
+    picture = tmp_path / "photo.png"
+    picture.touch()
+    assert main([argument.format(picture=picture) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("device", ["gpu", "mps", "meta", "cpu:x", "cuda:-1", "cuda:1000", "CUDA", "0", "cuda:"])
+def test_unknown_devices_are_named(device, capsys):
+    arguments = ["evaluate-tracking", "--preset", "tabletop", "--device", device, "--sequences", "1"]
+    assert main(arguments) == 2
+    assert f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_named(capsys):
+    assert main(["evaluate-tracking", "--preset", "tabletop", "--device", "cuda:99"]) == 2
+    assert "device 'cuda:99' is not there" in capsys.readouterr().err
+
+
+def test_what_the_system_refuses_is_one_line(monkeypatch, capsys):
+    def fail(options):
+        Path("/no/such/folder/file").read_bytes()
+
+    monkeypatch.setattr(doctor, "doctor", fail)
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().err == (
+        "ovseg: error: /no/such/folder/file: No such file or directory; correct the path, or make room, and try again\n"
+    )
+
+
+PRINTING = """
+import sys, time
+from ovseg_ros.offline.cli.main import main
+from ovseg_ros.offline.tools import doctor
+def speak(options):
+    print("ready", flush=True)
+    sys.stdin.read(1)
+    try:
+        for _ in range(5000):
+            print("\\u6905\\u5b50 \\xe9" * 10)
+        if sys.argv[1] == "wait":
+            time.sleep(60)
+    finally:
+        print("cleaned", file=sys.stderr)
+    return 0
+doctor.doctor = speak
+sys.exit(main(["doctor"]))
+"""
+
+
+def start_printing(how):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    run = subprocess.Popen(
+        [sys.executable, "-c", PRINTING, how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+    assert run.stdout.readline() == "ready\n"
+    return run
+
+
+def test_words_of_any_script_are_printed_in_any_encoding():
+    output, error = start_printing("end").communicate("x", timeout=60)
+    assert output.startswith(r"\u6905\u5b50 \xe9") and error == "cleaned\n"
+
+
+def test_a_reader_that_has_gone_is_no_fault():
+    run = start_printing("end")
+    run.stdout.close()
+    run.stdin.write("x")
+    run.stdin.close()
+    assert run.stderr.read() == "cleaned\n"
+    assert run.wait(timeout=60) == 141
+
+
+def test_sigterm_lets_a_command_clean_up():
+    run = start_printing("wait")
+    run.stdin.write("x")
+    run.stdin.flush()
+    run.stdout.readline()
+    run.terminate()
+    _, error = run.communicate(timeout=60)
+    assert error == "cleaned\n" and run.returncode == 143

@@ -116,6 +116,7 @@ def test_rendered_scenes_are_evaluated_in_parts_with_a_report(tmp_path, tiny):
         (["--split", "valley"], "unknown split 'valley'"),
         (["--seed", "3", "--dataset", "{folder}"], "seed 3 is asked for, but the data has none"),
         (["--split", "val", "--dataset", "{folder}"], "holds the split 'test'; expected 'val'"),
+        (["--min-objectness", "0", "--data", "ade20k_semantic", "--root", "{ade}"], "has no instances and so no mask"),
         (["--synonyms", "--data", "ade20k_semantic", "--root", "{ade}"], "ade20k_semantic has no held-out names"),
     ],
 )

@@ -127,8 +127,21 @@ def test_vocabularies_of_another_length_or_order_are_refused(painted, tmp_path, 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--dataset", "x", "--data", "tabletop"], "--data cannot be given"),
-        (["--merge", "x", "--data", "tabletop"], "--data cannot be given"),
+        (["--dataset", "x", "--data", "tabletop"], "--data would change nothing: --dataset says both; leave it out"),
+        (["--merge", "x", "--data", "tabletop"], "--data would change nothing: the files of --merge say what"),
+        (
+            ["--merge", "x", "--preset", "tabletop", "--on-error", "stop"],
+            "--preset and --on-error would change nothing",
+        ),
+        (
+            ["--merge", "x", "--device", "cpu", "--root", "y"],
+            "--root and --device would change nothing: --merge segments",
+        ),
+        (["--merge", "x", "./y", "--json", "y"], "--json y is a file of --merge too, which it would replace"),
+        (["--partial", "./y", "--json", "y"], "--json y is a file of --partial too"),
+        (["--shard", "0/0", "--partial", "p"], "shard 0/0 does not exist; expected I/N with I from 1 to N"),
+        (["--shard", "3/2", "--partial", "p"], "shard 3/2 does not exist; expected I/N with I from 1 to N"),
+        (["--shard", "a/b", "--partial", "p"], "shard 'a/b' is not I/N"),
         (["--data", "no_such_data", "--root", "x"], "no_such_data"),
         (["--data", "tabletop", "--root", "no/such/folder", "--split", "test"], "no/such/folder"),
         (["--data", "tabletop", "--root", "x", "--shard", "1/2"], "--partial"),

@@ -27,3 +27,11 @@ def test_noise_as_of_a_depth_camera_changes_little() -> None:
 
     errors = measure_errors("test", 3, 100, noise=0.002)
     assert np.median(errors.surface_centroid) <= 0.005 and np.median(errors.box_centre) <= 0.012
+
+
+def test_noise_that_hides_all_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from ovseg_ros.offline.evaluate import space
+
+    monkeypatch.setattr(space, "measure_errors", lambda *_, **__: space.SpaceErrors(missed=7))
+    assert main(["evaluate-space", "--noise", "1"]) == 2
+    assert "none of 7 things was measured at a noise of 1 m; give less --noise" in capsys.readouterr().err

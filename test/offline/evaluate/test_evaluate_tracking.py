@@ -22,3 +22,8 @@ def test_objects_keep_their_identity(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert figures["idf1"] >= 90 and figures["recall"] == 100
     assert figures["identity_switches"] <= 2
     assert "IDF1" in capsys.readouterr().out
+
+
+def test_takes_without_a_frame_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate-tracking", "--seconds", "0.5", "--rate", "1"]) == 2
+    assert "0.5 s at 1 frames/s hold no frame; give more of either" in capsys.readouterr().err

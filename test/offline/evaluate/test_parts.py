@@ -1,11 +1,13 @@
 """Shards, merging and resuming: any way of dividing the work gives the same figures to the last digit."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from ovseg_ros.core.errors import DatasetError
+from ovseg_ros.core.presets import preset_path
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.evaluate import plan
 from ovseg_ros.offline.evaluate.figures import figures_of
@@ -117,6 +119,33 @@ def test_parts_that_do_not_fit_together_are_refused(folder, tmp_path, capsys):
     assert "another evaluation" in capsys.readouterr().err
     assert evaluate(folder, "--shard", "1/2", "--partial", second) == 2
     assert "shard is 2/2 and 1/2" in capsys.readouterr().err
+
+
+def test_another_preset_and_other_words_are_told_by_their_names(folder, tmp_path, capsys, monkeypatch):
+    mine = tmp_path / "mine.yaml"
+    mine.write_bytes(preset_path("tabletop").read_bytes())
+    monkeypatch.setattr(plan, "checkpoint_paths", lambda preset: ())
+    part = ["--partial", tmp_path / "part.jsonl"]
+    assert evaluate(folder, "--preset", mine, *part) == 0
+    mine.write_text(mine.read_text().replace("object_threshold: 0.5", "object_threshold: 0.4"))
+    assert evaluate(folder, "--preset", mine, *part) == 2
+    told = capsys.readouterr().err
+    assert re.search(
+        r"preset is '\S+mine.yaml' with the SHA-256 \w{12} and '\S+mine.yaml' with the SHA-256 \w{12};", told
+    )
+    words = ", ".join(f"odd thing {i}" for i in range(100))
+    assert evaluate(folder, "--vocabulary", words, *part) == 2
+    assert "vocabulary is '' with the SHA-256" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_part_is_not_replaced(folder, tmp_path, capsys):
+    path = tmp_path / "notes.txt"
+    path.write_text("a line without an end")
+    assert evaluate(folder, "--partial", path) == 2
+    assert "notes.txt is no part of an evaluation, and would be lost; choose another" in capsys.readouterr().err
+    assert path.read_text() == "a line without an end"
+    path.write_text('{"plan": {"pre')  # killed while the first line was written
+    assert evaluate(folder, "--partial", path) == 0
 
 
 @pytest.mark.parametrize("content", ["", "{}\n", "no JSON\n", '{"format": "ovseg evaluation 1"}\n', "[1]\n"])

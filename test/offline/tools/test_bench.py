@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -50,12 +51,32 @@ def test_four_cameras_share_the_node(tiny_segmenter):
 
 
 @pytest.mark.skipif(not HAS_NODE, reason="needs rclpy and the package built by colcon")
-def test_frames_are_counted_through_processes():
+def test_frames_are_counted_through_processes(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     image = np.full((48, 64, 3), 200, dtype=np.uint8)
     figures = bench_delivery.delivered(image, rate=20.0, frames=20, cameras=2, profile=False)
     assert figures["model"].startswith("stand-in")
     assert 0 < figures["arrived"] <= figures["sent"] and figures["arrived_twice"] == 0
     assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p95"]
+    assert not list(tmp_path.glob("ovseg_bench_*"))
+
+
+@pytest.mark.skipif(not HAS_NODE, reason="needs rclpy and the package built by colcon")
+def test_nothing_stays_behind_after_ctrl_c(monkeypatch, tmp_path):
+    from ovseg_ros.ros.bench.processes import BenchProcesses
+
+    def stopped(self, *_):
+        assert list(tmp_path.glob("ovseg_bench_*"))
+        started.extend(self._processes.values())
+        raise KeyboardInterrupt
+
+    started = []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(BenchProcesses, "wait", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        bench_delivery.delivered(IMAGES[0], rate=20.0, frames=20, cameras=1, profile=False)
+    assert started and all(process.poll() is not None for process in started)
+    assert not list(tmp_path.glob("ovseg_bench_*"))
 
 
 def test_processes_need_ros_and_say_so(monkeypatch):

@@ -13,13 +13,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.presets import preset_path
+from ovseg_ros.core.presets import fisa_section, preset_path
 from ovseg_ros.offline.data.tabletop_views import SCENES_PER_SHARD
 from ovseg_ros.offline.tools.lora import add_low_rank
 from ovseg_ros.offline.train.augmentation import JitterConfig
 from ovseg_ros.offline.train.data import PanopticData, RenderedData, RenderedViews
 from ovseg_ros.offline.train.engine import Engine
-from ovseg_ros.offline.train.fisa import FisaTraining, build_untrained, fisa_section, learn
+from ovseg_ros.offline.train.fisa import FisaTraining, build_untrained, learn
 from ovseg_ros.offline.train.fisa_data import CollectedMasks, MaskBatch, collect_masks, some_crops, with_key_values
 from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, best_segments, fisa_losses
 from ovseg_ros.offline.train.loop_config import LoopConfig

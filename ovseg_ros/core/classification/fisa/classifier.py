@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -209,14 +210,14 @@ class FisaClassifier(Classifier):
         """Everything that trains, and nothing else: what a FISA checkpoint holds."""
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
-    def load_trained_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Fill what trains from a state with exactly its names and shapes.
+    def load_trained_state_dict(self, state: Mapping[str, Tensor], where: Path | str) -> None:
+        """Fill what trains from a state with exactly its names and shapes; `where` it is from, for errors.
 
         Raises:
             CheckpointError: naming what is missing, unexpected or of another shape.
         """
         wanted = {name: value for name, value in self.named_parameters() if value.requires_grad}
-        check_fit(wanted, state, "the FISA checkpoint")
+        check_fit(wanted, state, where)
         with torch.no_grad():
             for name, value in wanted.items():
                 value.copy_(state[name])

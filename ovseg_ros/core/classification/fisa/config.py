@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from ovseg_ros.core.config import STRICT, Share
+from ovseg_ros.core.config import STRICT, Logit, Multiple, Share
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -28,7 +28,7 @@ class FisaConfig:
         query_layers: layers where mask tokens have their own trained query projection; null = all, [] = none.
         adapter_convolutions: 3x3 convolutions of the distribution adapter, 0 to 3; 0 = no adapter.
         adapter_width: its hidden channels.
-        temperature: of the softmax over words; null = CLIP's own learned one.
+        temperature: of the softmax over words, 1e-4 to 1e4; null = CLIP's own learned one.
         none: what speaks for "none of these words": "generator", nothing but the mask generator's own "no object";
             "bias", a constant logit beside words shifted by CLIP's learned bias (sigmoid-trained CLIPs);
             "embedding", a trained vector beside the words'. The generator's verdict counts in all three.
@@ -39,7 +39,7 @@ class FisaConfig:
 
     view: Literal["image", "crops"] = "image"
     input_size: PositiveInt = 896
-    crop_context: PositiveFloat = 1.25
+    crop_context: Multiple = 1.25
     mirrored: bool = False
     seve_layers: tuple[int, ...] | None = None
     seve_width: PositiveInt = 256
@@ -47,9 +47,9 @@ class FisaConfig:
     query_layers: tuple[int, ...] | None = None
     adapter_convolutions: Annotated[int, Field(ge=0, le=3)] = 2
     adapter_width: PositiveInt = 32
-    temperature: PositiveFloat | None = None
+    temperature: Annotated[float, Field(ge=1e-4, le=1e4)] | None = None
     none: Literal["generator", "bias", "embedding"] = "generator"
-    none_logit: float = 0.0
+    none_logit: Logit = 0.0
     max_masks: PositiveInt = 100
     min_objectness: Share = 0.0
 

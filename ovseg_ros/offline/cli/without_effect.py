@@ -1,0 +1,57 @@
+"""One rule for all commands: an option that cannot do what it says, beside the others or this input, is refused."""
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.offline import options
+
+_OF_EVALUATION = (
+    *("preset", "data", "dataset", "split", "images", "seed", "on_error"),
+    *("vocabulary", "synonyms", "oracle", "min_objectness", "partial", "shard"),
+)
+
+
+def refuse_without_effect(told: Any, given: Collection[str]) -> None:
+    """ConfigError, naming them, if options would change nothing.
+
+    Args:
+        told: what the command was told, of a class in `offline/options.py`.
+        given: names of the fields that the command line gave.
+    """
+    for names, reason in _idle(told):
+        idle = [f"--{name.replace('_', '-')}" for name in names if name in given]
+        if idle:
+            raise ConfigError(
+                f"{' and '.join(idle)} would change nothing: {reason}; leave {'it' if len(idle) == 1 else 'them'} out"
+            )
+
+
+def _idle(told: Any) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Fields without effect, and why."""
+    match told:
+        case options.SegmentOptions(input=source) if source.exists():
+            from ovseg_ros.offline.data.bag_images import is_bag
+
+            if not is_bag(source):
+                yield ("topic", "no_overlay", "mask_rle"), f"it is about bags, and {source} is none"
+        case options.EvaluateOptions(merge=None, dataset=dataset) if dataset is not None:
+            yield ("data", "root"), "--dataset says both"
+        case options.EvaluateOptions(merge=parts, report=report) if parts is not None:
+            yield _OF_EVALUATION, "the files of --merge say what was evaluated"
+            if report is None:
+                yield ("root", "device"), "--merge segments nothing but the pictures of a --report"
+        case options.EvaluateTrackingOptions(preset=None):
+            yield ("device",), "without --preset nothing is segmented"
+        case options.BenchOptions(delivered=True):
+            names = ("preset", "device", "warmup", "vocabulary", "threads", "soak")
+            yield names, "--delivered has a stand-in for the model"
+        case options.BenchOptions(soak=float()):
+            yield ("frames", "warmup", "cameras", "rate", "threads"), "--soak watches one camera for its minutes"
+        case options.BenchOptions():
+            yield ("rate",), "it is of --delivered"
+        case options.AblateOptions(systems=systems) if systems is not None:
+            if "seve_lora" not in systems:
+                yield ("ranks",), "--systems leaves seve_lora out, which alone has ranks"
+            if set(systems) == {"seve_lora"}:
+                yield ("convolutions",), "--systems leaves all out but seve_lora, which has the preset's"
