@@ -61,8 +61,8 @@ class Engine:
         self.world: int = self._accelerator.num_processes
         self.is_main: bool = self._accelerator.is_main_process
 
-    def samples(self, batch_size: int, part: int, parts: int) -> range:
-        """Which samples of a batch this process computes in one of its accumulation parts.
+    def shares(self, batch_size: int, parts: int) -> list[range]:
+        """Which samples of a batch this process computes, one range for each of its accumulation parts.
 
         Raises:
             ConfigError: the batch does not divide evenly.
@@ -73,8 +73,8 @@ class Engine:
                 f"a batch of {batch_size} does not divide over {self.world} processes x {parts} accumulation parts; "
                 f"make batch_size a multiple of {shares}"
             )
-        size, share = batch_size // shares, part * self.world + self.rank
-        return range(share * size, (share + 1) * size)
+        size, first = batch_size // shares, self.rank * parts
+        return [range(share * size, (share + 1) * size) for share in range(first, first + parts)]
 
     def main_first(self) -> AbstractContextManager[None]:
         """The main process does the block before the others, for files that all read and one has to make."""
@@ -84,9 +84,9 @@ class Engine:
         """Until every process is here."""
         self._accelerator.wait_for_everyone()
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Element-wise mean over the processes; the same shape."""
-        return values if self.world == 1 else self._accelerator.reduce(values, reduction="mean")
+    def sum(self, values: Tensor) -> Tensor:
+        """Element-wise sum over the processes; the same shape."""
+        return values if self.world == 1 else self._accelerator.reduce(values, reduction="sum")
 
     def close(self) -> None:
         """Leave the process group, if there is one."""

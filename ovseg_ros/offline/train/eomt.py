@@ -22,7 +22,6 @@ from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
 from ovseg_ros.offline.train.data import (
     DataConfig,
     PanopticStream,
-    RenderedData,
     SegmentedView,
     open_data,
     segmented_view,
@@ -31,7 +30,7 @@ from ovseg_ros.offline.train.data import (
 from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.loop import Task, run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.losses import MaskLossConfig, MaskTargets, mask_set_loss, soft_masks
+from ovseg_ros.offline.train.losses import MaskLossConfig, MaskTargets, Share, mask_set_loss, soft_masks
 from ovseg_ros.offline.train.pictures import compare_segments, label_map
 
 THING, STUFF = 0, 1
@@ -193,29 +192,40 @@ class EoMTTask(Task):
         self._config, self._engine, self._class_of = config, run.engine, class_of.to(run.engine.device)
         self.stream = PanopticStream(dataset, config.data, config.augmentation, config.loop, segmented_view)
 
-    def losses(self, step: int, samples: range) -> dict[str, Tensor]:
-        # Rendered views are drawn as a whole batch; of a data set, a process reads what it computes.
-        counted = range(self._config.loop.batch_size) if isinstance(self._config.data, RenderedData) else samples
-        views = self.stream.batch(step, counted)
-        shown = slice(counted.index(samples[0]), counted.index(samples[-1]) + 1)
-        predictions = self._predict(views[shown], self._config.mask_probabilities(step, self.model.config.joint_blocks))
-        size = None if self._config.loss.points else predictions[-1].mask_logits.shape[-2:]
-        targets = [to_targets(view, self._class_of, size) for view in views]
-        masks = torch.tensor(float(sum(len(target.classes) for target in targets)), device=self._engine.device)
-        count = max(1.0, float(self._engine.mean(masks)) * len(samples) / len(counted))
-        return mask_set_loss(predictions, targets[shown], self._config.loss, count=count)
+    def counts(self, step: int, samples: range) -> Tensor:
+        return torch.tensor([[float(len(target.classes))] for target in self._targets(step, samples)])
+
+    def losses(self, step: int, samples: range, counts: Tensor) -> dict[str, Tensor]:
+        probabilities = self._config.mask_probabilities(step, self.model.config.joint_blocks)
+        draws = torch.zeros(len(probabilities), len(counts), self.model.config.num_queries, device=self._engine.device)
+        for block in torch.nonzero(probabilities)[:, 0].tolist():
+            draws[block] = torch.rand(draws.shape[1:], device=draws.device)
+        shown = draws[:, samples.start : samples.stop]
+        predictions = self._predict(self.stream.batch(step, samples), probabilities, shown)
+        share = Share(samples, [int(count) for count in counts[:, 0].tolist()])
+        return mask_set_loss(predictions, self._targets(step, samples), self._config.loss, share)
+
+    def _targets(self, step: int, samples: range) -> list[MaskTargets]:
+        """At the resolution of the mask logits, or in full where points are compared."""
+        views, network = self.stream.batch(step, samples), self.model.config
+        size = None
+        if not self._config.loss.points:
+            size = [side // network.patch_size * 2**network.upscale_blocks for side in views[0].segment_ids.shape]
+        return [to_targets(view, self._class_of, size) for view in views]
 
     def pictures(self, step: int) -> dict[str, np.ndarray]:
         view = self.stream.batch(step, range(1))[0]
-        prediction = self._predict([view], torch.zeros(self.model.config.joint_blocks))[-1]
+        prediction = self._predict([view], torch.zeros(self.model.config.joint_blocks), None)[-1]
         found = label_map(prediction.mask_logits[0], prediction.class_logits[0], view.segment_ids.shape)
         return {"segments": compare_segments(view.image, view.segment_ids, found)}
 
-    def _predict(self, views: Sequence[SegmentedView], mask_probabilities: Tensor) -> list[QueryPrediction]:
+    def _predict(
+        self, views: Sequence[SegmentedView], mask_probabilities: Tensor, draws: Tensor | None
+    ) -> list[QueryPrediction]:
         pixels = to_pixels([view.image for view in views], self._engine.device)
         if self.model.config.convolutional_stem:  # many small convolutions, which read colours side by side faster
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return self.model.forward_masked(normalize(pixels, IMAGENET_MEAN, IMAGENET_STD), mask_probabilities)
+        return self.model.forward_masked(normalize(pixels, IMAGENET_MEAN, IMAGENET_STD), mask_probabilities, draws)
 
 
 def train_eomt(config: EoMTTraining, run: Run) -> EoMT:

@@ -83,10 +83,14 @@ class FisaTask(Task):
         self.name, self.model = name, classifier
         self._source, self._loss = source, loss
 
-    def losses(self, step: int, samples: range) -> dict[str, Tensor]:
+    def counts(self, step: int, samples: range) -> Tensor:
+        return self._source.counts(step, samples)
+
+    def losses(self, step: int, samples: range, counts: Tensor) -> dict[str, Tensor]:
         batch = self._source.batch(step, samples)
         logits, adapted = self._classify(batch)
-        return fisa_losses(logits, batch.categories, adapted, batch.truth, self._loss)
+        masks, others = (counts.sum(dim=0) * (len(samples) / len(counts))).tolist()
+        return fisa_losses(logits, batch.categories, adapted, batch.truth, self._loss, masks=masks, others=others)
 
     def pictures(self, step: int) -> dict[str, np.ndarray]:
         batch = self._source.batch(step, range(self._source.samples_shown))

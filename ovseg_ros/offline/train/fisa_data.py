@@ -98,7 +98,7 @@ class JitteredViews:
                 quiet=not engine.is_main,
             )
             # Each of these is replaced by the image whose turn is next.
-            replaced = engine.mean(torch.tensor(float(unusable), device=self._device)) * engine.world
+            replaced = engine.sum(torch.tensor(float(unusable), device=self._device))
             begin, end = end, min(end + round(float(replaced)), len(order))
 
     def batch(self, step: int, samples: range) -> MaskBatch:
@@ -109,6 +109,12 @@ class JitteredViews:
         truth = torch.cat([view.truth for view in views]).to(self._device)
         categories = torch.cat([view.categories for view in views]).to(self._device)
         return MaskBatch(self._classifier.look(pixels, masks), masks, is_mask, truth, categories, self._text)
+
+    def counts(self, step: int, samples: range) -> Tensor:
+        """(len(samples), 2): masks of each sample that fit a segment, and others."""
+        none = len(self._text.vocabulary.categories)
+        fits = [view.categories < none for view in self._stream.batch(step, samples)]
+        return torch.tensor([[float(mine.sum()), float((~mine).sum())] for mine in fits])
 
     def close(self) -> None:
         """End the threads that read."""
@@ -171,9 +177,8 @@ class CollectedMasks:
 
     def batch(self, step: int, samples: range) -> MaskBatch:
         """These samples, which are masks, of a step's batch; in single precision."""
-        rng = np.random.default_rng([self._loop.seed, step])
-        drawn = rng.integers(len(self._all.categories), size=self._loop.batch_size)
-        chosen = torch.from_numpy(drawn[samples.start : samples.stop])
+        rng, drawn = self._draw(step)
+        chosen = drawn[samples.start : samples.stop]
         return MaskBatch(
             views=some_crops(self._all.views, chosen),
             masks=self._all.masks[:, chosen].float(),
@@ -182,6 +187,17 @@ class CollectedMasks:
             categories=self._all.categories[chosen],
             text=self._words.draw(rng),
         )
+
+    def counts(self, step: int, samples: range) -> Tensor:
+        """As of `JitteredViews`."""
+        chosen = self._draw(step)[1][samples.start : samples.stop]
+        fits = self._all.categories[chosen] < len(self._all.text.vocabulary.categories)
+        return torch.stack([fits, ~fits], dim=1).float()
+
+    def _draw(self, step: int) -> tuple[np.random.Generator, Tensor]:
+        """What draws a step's words, after its masks were drawn, and these: (batch size,) int64."""
+        rng = np.random.default_rng([self._loop.seed, step])
+        return rng, torch.from_numpy(rng.integers(len(self._all.categories), size=self._loop.batch_size))
 
     def close(self) -> None:
         """Nothing reads."""

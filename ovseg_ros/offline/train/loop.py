@@ -1,7 +1,7 @@
 """The loop that every training of this project runs in: seeded, resumable, distributed, with checkpoints and a log.
 
-What step n does depends on (seed, n) and on the shares into which its batch is split, so a run that was killed and
-resumed sees what an unbroken one would.
+What step n does depends on (seed, n) alone, so a run that was killed and resumed sees what an unbroken one would; into
+how many shares its batch is split, over processes and accumulation parts, changes rounding only.
 """
 
 import json
@@ -42,11 +42,20 @@ class Task(ABC):
     model: nn.Module
 
     @abstractmethod
-    def losses(self, step: int, samples: range) -> Mapping[str, Tensor]:
-        """Named scalars on the model's device, whose sum is minimised: means over the samples that this call computes.
+    def losses(self, step: int, samples: range, counts: Tensor) -> Mapping[str, Tensor]:
+        """Named scalars on the model's device, whose sum is minimised, of these samples of a batch of B.
 
-        The loop divides a batch over processes and accumulation parts, and seeds random draws before every call.
+        The loop takes the mean over the equal shares of a batch, so what a loss divides by is not the share's own, but
+        len(samples) / B of the batch's. Every share begins with the same random state: who draws at random draws for
+        the batch, and takes what is the share's.
+
+        Args:
+            counts: (B, K), what `counts` says of all samples of the batch.
         """
+
+    def counts(self, step: int, samples: range) -> Tensor:
+        """(len(samples), K): how much each sample has of what the losses divide by; K may be 0."""
+        return torch.zeros(len(samples), 0)
 
     def pictures(self, step: int) -> Mapping[str, np.ndarray]:
         """uint8 RGB pictures (H, W, 3) by name, called in evaluation mode and without gradients; may be none."""
@@ -70,8 +79,7 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
         TrainingStopped: after SIGTERM, when the state is saved.
         ConfigError: the batch does not divide over the processes.
     """
-    parts = config.gradient_accumulation
-    shares = [engine.samples(config.batch_size, part, parts) for part in range(parts)]
+    shares = engine.shares(config.batch_size, config.gradient_accumulation)
     folder.mkdir(parents=True, exist_ok=True)
     model = task.model.to(engine.device)
     optimizer = ScheduledAdamW(model, config)
@@ -90,7 +98,8 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
             for step in range(begun_at, config.steps):
                 rates = optimizer.set_rates(step)
                 prepared.zero_grad(set_to_none=True)
-                computed = _backward(accelerator, losses_of, shares, config.seed, step)
+                counts = _counts(engine, task, shares, step, config.batch_size)
+                computed = _backward(accelerator, losses_of, shares, counts, config.seed, step)
                 losses, stop = _over_processes(engine, computed, asked_to_stop.is_set())
                 _require_finite(losses, "loss", step, folder, saved_at)
                 norm = float(accelerator.clip_grad_norm_(parameters, config.gradient_clip))
@@ -122,12 +131,20 @@ class _Losses(nn.Module):
         self.model = task.model  # registers its parameters
         self._task = task
 
-    def forward(self, step: int, samples: range) -> dict[str, Tensor]:
-        return dict(self._task.losses(step, samples))
+    def forward(self, step: int, samples: range, counts: Tensor) -> dict[str, Tensor]:
+        return dict(self._task.losses(step, samples, counts))
+
+
+def _counts(engine: Engine, task: Task, shares: Sequence[range], step: int, batch_size: int) -> Tensor:
+    """The task's counts of a whole batch: (batch size, K) on the engine's device."""
+    mine = torch.cat([task.counts(step, samples) for samples in shares]).to(engine.device)
+    counts = mine.new_zeros(batch_size, mine.shape[1])
+    counts[shares[0].start : shares[-1].stop] = mine
+    return engine.sum(counts) if counts.numel() else counts
 
 
 def _backward(
-    accelerator: Accelerator, losses_of: nn.Module, shares: Sequence[range], seed: int, step: int
+    accelerator: Accelerator, losses_of: nn.Module, shares: Sequence[range], counts: Tensor, seed: int, step: int
 ) -> dict[str, Tensor]:
     """Gradients of the shares of a batch that this process computes, one after the other; returns its losses."""
     parts = len(shares)
@@ -135,9 +152,8 @@ def _backward(
     for part, samples in enumerate(shares, start=1):
         # Processes exchange gradients with the last part alone.
         with accelerator.no_sync(losses_of) if part < parts else nullcontext():
-            # Every share draws apart.
-            torch.manual_seed(seed * 1_000_003 + step + samples.start // len(samples) * 2**40)
-            losses = losses_of(step, samples)
+            torch.manual_seed(seed * 1_000_003 + step)
+            losses = losses_of(step, samples, counts)
             total = torch.stack(list(losses.values())).sum()
             accelerator.backward(total / parts if parts > 1 else total)
         for key, value in {**losses, "total": total}.items():
@@ -148,8 +164,8 @@ def _backward(
 def _over_processes(engine: Engine, losses: Mapping[str, Tensor], stop: bool) -> tuple[dict[str, float], bool]:
     """The losses of a whole batch, and whether any process was asked to stop."""
     flag = torch.tensor(float(stop), device=engine.device)
-    values = engine.mean(torch.stack([*(value.float() for value in losses.values()), flag])).tolist()
-    return dict(zip(losses, values[:-1], strict=True)), values[-1] > 0
+    values = engine.sum(torch.stack([*(value.float() for value in losses.values()), flag])).tolist()
+    return {key: value / engine.world for key, value in zip(losses, values, strict=False)}, values[-1] > 0
 
 
 def _require_finite(values: Mapping[str, float], what: str, step: int, folder: Path, saved_at: int) -> None:

@@ -181,7 +181,9 @@ class EoMT(nn.Module):
             class_logits=predictions[-1].class_logits,
         )
 
-    def forward_masked(self, images: Tensor, mask_probabilities: Tensor) -> list[QueryPrediction]:
+    def forward_masked(
+        self, images: Tensor, mask_probabilities: Tensor, draws: Tensor | None = None
+    ) -> list[QueryPrediction]:
         """Training pass: a prediction before each joint block and after the last, each masking the block that follows.
 
         In joint block i, a query attends only to patches inside its predicted mask, with probability
@@ -190,13 +192,16 @@ class EoMT(nn.Module):
         Args:
             images: as in `forward`.
             mask_probabilities: (L2,) in [0, 1].
+            draws: (L2, B, Q) in [0, 1), of which those below its block's probability mask; None draws them here.
 
         Returns:
             L2 + 1 predictions, the final one last.
         """
-        return self._run(images, mask_probabilities)[1]
+        return self._run(images, mask_probabilities, draws)[1]
 
-    def _run(self, images: Tensor, mask_probabilities: Tensor | None) -> tuple[Tensor, list[QueryPrediction]]:
+    def _run(
+        self, images: Tensor, mask_probabilities: Tensor | None, draws: Tensor | None = None
+    ) -> tuple[Tensor, list[QueryPrediction]]:
         """Normalised tokens after the last block; predictions before each joint block, if masked, and after the end."""
         tokens, grid = self._embed(images)
         rotation = self._rotation(grid, tokens.device)
@@ -209,8 +214,9 @@ class EoMT(nn.Module):
             if index >= 0 and mask_probabilities is not None:
                 prediction = self._predict(self.encoder.norm(tokens), grid)
                 predictions.append(prediction)
+                drawn = None if draws is None else draws[index]
                 attention_mask = self._attention_mask(
-                    prediction.mask_logits, grid, tokens.shape[1], mask_probabilities[index]
+                    prediction.mask_logits, grid, tokens.shape[1], mask_probabilities[index], drawn
                 )
             # The table begins with the queries, which may not have joined.
             rotary = {} if rotation is None else {"rope": rotation[-tokens.shape[1] :]}
@@ -252,7 +258,12 @@ class EoMT(nn.Module):
         )
 
     def _attention_mask(
-        self, mask_logits: Tensor, grid: tuple[int, int], num_tokens: int, probability: Tensor
+        self,
+        mask_logits: Tensor,
+        grid: tuple[int, int],
+        num_tokens: int,
+        probability: Tensor,
+        drawn: Tensor | None,
     ) -> Tensor | None:
         """Boolean (B, 1, N, N), True = may attend; None when nothing is masked."""
         if float(probability) <= 0:
@@ -260,7 +271,8 @@ class EoMT(nn.Module):
         batch, queries = mask_logits.shape[:2]
         inside = F.interpolate(mask_logits.detach(), size=grid, mode="bilinear", align_corners=False) > 0
         inside = inside.flatten(2)  # (B, Q, patches)
-        unmasked = torch.rand(batch, queries, 1, device=inside.device) >= probability
+        drawn = torch.rand(batch, queries, device=inside.device) if drawn is None else drawn
+        unmasked = (drawn >= probability)[..., None]
         allowed = inside.new_ones(batch, 1, num_tokens, num_tokens)
         allowed[:, 0, :queries, num_tokens - inside.shape[2] :] = inside | unmasked
         return allowed
