@@ -30,7 +30,7 @@ from ovseg_ros.offline.train.data import (
 from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.loop import Task, run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.losses import MaskLossConfig, MaskTargets, Share, mask_set_loss, soft_masks
+from ovseg_ros.offline.train.losses import BatchShare, MaskLossConfig, MaskTargets, mask_set_loss, soft_masks
 from ovseg_ros.offline.train.pictures import compare_segments, label_map
 
 THING, STUFF = 0, 1
@@ -202,7 +202,7 @@ class EoMTTask(Task):
             draws[block] = torch.rand(draws.shape[1:], device=draws.device)
         shown = draws[:, samples.start : samples.stop]
         predictions = self._predict(self.stream.batch(step, samples), probabilities, shown)
-        share = Share(samples, [int(count) for count in counts[:, 0].tolist()])
+        share = BatchShare(samples, [int(count) for count in counts[:, 0].tolist()])
         return mask_set_loss(predictions, self._targets(step, samples), self._config.loss, share)
 
     def _targets(self, step: int, samples: range) -> list[MaskTargets]:

@@ -24,10 +24,7 @@ from ovseg_ros.offline.train.engine import Engine
 from ovseg_ros.offline.train.log import TrainingLog
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.optimization import ScheduledAdamW
-from ovseg_ros.offline.train.state import TrainingState
-
-_FREE_TO_CHANGE = frozenset({"steps", "gradient_accumulation", "checkpoint_every", "log_every", "pictures_every"})
-"""What a resumed run may set otherwise. More steps stretch the schedule from there on."""
+from ovseg_ros.offline.train.state import FREE_TO_CHANGE, TrainingState
 
 
 class Task(ABC):
@@ -85,7 +82,7 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
     optimizer = ScheduledAdamW(model, config)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     plain = json.loads(json.dumps(asdict(config)))  # tuples as lists, as they come back from a checkpoint
-    fixed = {key: value for key, value in plain.items() if key not in _FREE_TO_CHANGE}
+    fixed = {key: value for key, value in plain.items() if key not in FREE_TO_CHANGE}
     accelerator = engine.accelerator()
     with _sigterm() as asked_to_stop:
         losses_of, prepared = accelerator.prepare_model(_Losses(task)), accelerator.prepare_optimizer(optimizer)

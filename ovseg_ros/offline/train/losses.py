@@ -40,7 +40,7 @@ class MaskLossConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class BatchShare:
     """The images that a loss is given, of a batch that is computed in several shares.
 
     Attributes:
@@ -73,7 +73,7 @@ def mask_set_loss(
     predictions: list[QueryPrediction],
     targets: list[MaskTargets],
     config: MaskLossConfig,
-    share: Share | None = None,
+    share: BatchShare | None = None,
 ) -> dict[str, Tensor]:
     """Sum over predictions (deep supervision) of the matched losses, normalised by the masks in the batch.
 
@@ -88,7 +88,7 @@ def mask_set_loss(
     Returns:
         Weighted scalars "class", "bce" and "dice"; the loss is their sum.
     """
-    share = share or Share(range(len(targets)), [len(target.classes) for target in targets])
+    share = share or BatchShare(range(len(targets)), [len(target.classes) for target in targets])
     device = predictions[0].mask_logits.device
     totals = {name: torch.zeros((), device=device) for name in ("class", "bce", "dice")}
     for prediction in predictions:
@@ -100,7 +100,7 @@ def mask_set_loss(
 
 
 def _prediction_loss(
-    prediction: QueryPrediction, targets: list[MaskTargets], config: MaskLossConfig, share: Share
+    prediction: QueryPrediction, targets: list[MaskTargets], config: MaskLossConfig, share: BatchShare
 ) -> dict[str, Tensor]:
     batch, queries, classes = prediction.class_logits.shape
     no_object = classes - 1

@@ -20,6 +20,8 @@ from ovseg_ros.core.errors import CheckpointError, TrainingError
 from ovseg_ros.core.weights.strict import check_fit
 
 LAST, PREVIOUS = "last.pt", "previous.pt"
+FREE_TO_CHANGE = frozenset({"steps", "gradient_accumulation", "checkpoint_every", "log_every", "pictures_every"})
+"""Of a loop, what a resumed run may set otherwise. More steps stretch the schedule from there on."""
 _KEYS = {"model", "optimizer", "scaler", "step", "sums", "config"}
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ import torch
 
 from ovseg_ros.core.proposals.eomt.network import QueryPrediction
 from ovseg_ros.offline.train.losses import (
+    BatchShare,
     MaskLossConfig,
     MaskTargets,
-    Share,
     draw_points,
     mask_set_loss,
     match,
@@ -140,14 +140,14 @@ def test_the_mean_over_shares_is_the_whole_batchs_loss(no_object_weight: float, 
     ]
     logits, classes = torch.randn(3, 3, 2, 2), torch.randn(3, 3, 3)
 
-    def loss_of(share: Share) -> dict[str, torch.Tensor]:
+    def loss_of(share: BatchShare) -> dict[str, torch.Tensor]:
         part = slice(share.samples.start, share.samples.stop)
         torch.manual_seed(1)
         both = [QueryPrediction(logits[part], classes[part])] * 2
         return mask_set_loss(both, targets[part], config, share)
 
-    whole = loss_of(Share(range(3), [1, 2, 0]))
-    shares = [loss_of(Share(range(i, i + 1), [1, 2, 0])) for i in range(3)]
+    whole = loss_of(BatchShare(range(3), [1, 2, 0]))
+    shares = [loss_of(BatchShare(range(i, i + 1), [1, 2, 0])) for i in range(3)]
     for name, value in whole.items():
         assert float(sum(share[name] for share in shares)) / 3 == pytest.approx(float(value), rel=1e-5)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,13 +13,16 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ovseg_ros import __version__
 from ovseg_ros.core.backbones.open_clip_model import model_description
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, write_dataset
+from ovseg_ros.offline.train.run import load_recipe
 
 EOMT = "{image_size: [64, 96], width: 16, depth: 2, heads: 2, num_queries: 6, num_classes: 100, joint_blocks: 1}"
 
@@ -224,8 +228,90 @@ def test_missing_data_and_states_are_named(
     assert "there is no training in" in capsys.readouterr().err
     assert run(eomt, EOMT_RECIPE, data, "--resume", "never") == 2
     assert "holds a training already (eomt)" in capsys.readouterr().err
-    assert run(eomt, EOMT_RECIPE.replace("width: 16", "width: 32"), data) == 2
-    assert "last.pt does not fit this configuration" in capsys.readouterr().err
+
+
+def test_a_run_keeps_the_recipe_that_it_was_begun_with(eomt: Path, data: Path, tmp_path: Path) -> None:
+    """All of it, readable, and a recipe in itself."""
+    kept = load_recipe(str(eomt / "run.yaml"))
+    (tmp_path / "recipe.yaml").write_text(EOMT_RECIPE)
+    assert kept.stages == load_recipe(str(tmp_path / "recipe.yaml")).stages
+    assert kept.record is not None and kept.record.version == __version__ and kept.record.command
+    assert re.fullmatch(r"panoptic.json, SHA-256 [0-9a-f]{16}", kept.record.data["eomt"])
+    content = yaml.safe_load((eomt / "run.yaml").read_text())
+    assert content["stages"][0]["loop"]["betas"] == [0.9, 0.98]  # a default
+    assert train_again(eomt, tmp_path, data, (eomt / "run.yaml").read_text()) == 0
+
+
+def train_again(eomt: Path, folder: Path, data: Path, recipe: str, *arguments: str) -> int:
+    """Go on in a copy of a finished training."""
+    shutil.copytree(eomt, folder / "copy")
+    return run(folder / "copy", recipe, data, "--resume", "require", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (("split: train", "split: val"), r"stages\[0\].data.split was 'train', is 'val'\."),
+        (("points: 64", "points: 64, class_weight: 20.0"), r"stages\[0\].loss.class_weight was 2.0, is 20.0\."),
+        (("scale: [0.5, 2.0]", "scale: [0.5, 1.0]"), r"stages\[0\].augmentation.scale\[1\] was 2.0, is 1.0\."),
+        (("annealing_ends: [3]", "annealing_ends: [4]"), r"stages\[0\].annealing_ends\[0\] was 3, is 4\."),
+        (("width: 16", "width: 32"), r"stages\[0\].network.architecture.width was 16, is 32\."),
+        (("1.0e-3", "2.0e-3"), r"stages\[0\].loop.learning_rate was 0.001, is 0.002\."),
+    ],
+)
+def test_another_recipe_is_refused_with_the_values_that_differ(
+    eomt: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changed: tuple[str, str],
+    message: str,
+) -> None:
+    assert train_again(eomt, tmp_path, data, EOMT_RECIPE.replace(*changed)) == 2
+    assert re.search(f"was begun with another recipe or data: {message} Choose another --out", capsys.readouterr().err)
+
+
+def test_other_images_are_refused(eomt: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    index = json.loads((other / "panoptic.json").read_text())
+    (other / "panoptic.json").write_text(
+        json.dumps({**index, "images": index["images"][:2], "annotations": index["annotations"][:2]})
+    )
+    assert train_again(eomt, tmp_path, other, EOMT_RECIPE) == 2
+    assert re.search(
+        r"record.data.eomt was 'panoptic.json, SHA-256 \w+', is 'panoptic.json, SHA-256", capsys.readouterr().err
+    )
+
+
+def test_what_does_not_matter_may_change(
+    eomt: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also --out, which the copy moves."""
+    recipe = EOMT_RECIPE.replace("workers: 2", "workers: 1, on_error: stop").replace("log_every: 1", "log_every: 2")
+    recorded = (eomt / "run.yaml").read_text()
+    assert train_again(eomt, tmp_path, data, recipe, "--accumulate", "2") == 0
+    assert not caplog.text and (tmp_path / "copy" / "run.yaml").read_text() == recorded  # written once
+
+
+def test_another_version_and_an_older_folder_are_said(
+    eomt: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_again(eomt, tmp_path, data, EOMT_RECIPE) == 0
+    copy = tmp_path / "copy"
+    path = copy / "run.yaml"
+    path.write_text(path.read_text().replace(f"version: {__version__}", "version: 0.0.7"))
+    assert run(copy, EOMT_RECIPE, data) == 0
+    assert f"was begun by version 0.0.7 of ovseg_ros, this is {__version__}" in caplog.text
+    path.unlink()
+    assert run(copy, EOMT_RECIPE.replace("1.0e-3", "2.0e-3"), data) == 2
+    assert "has no run.yaml" in caplog.text and "learning_rate was 0.001, now 0.002" in capsys.readouterr().err
+
+
+def test_the_version_is_the_packages() -> None:
+    root = Path(__file__).parents[3]
+    assert f'version="{__version__}"' in (root / "setup.py").read_text()
+    assert f"<version>{__version__}</version>" in (root / "package.xml").read_text()
 
 
 @pytest.mark.parametrize(
