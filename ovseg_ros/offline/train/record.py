@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass
 
-from ovseg_ros import __version__
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.presets import load_preset
+from ovseg_ros.core.version import VERSION
 from ovseg_ros.offline.data.files import sha256_of
 from ovseg_ros.offline.data.open import dataset_info, dataset_root
 from ovseg_ros.offline.train.clip import ClipTraining
@@ -65,7 +65,7 @@ def record_of(stages: tuple[Stage, ...], run: Run) -> Record:
             models[stage.kind] = plain(load_preset(stage.preset).model)
         if not isinstance(stage, ClipTraining) and isinstance(stage.data, PanopticData):
             data[stage.kind] = _index_digest(stage.data, run)
-    return Record(__version__, shlex.join(sys.argv), data, models)
+    return Record(VERSION, shlex.join(sys.argv), data, models)
 
 
 def _index_digest(data: PanopticData, run: Run) -> str:

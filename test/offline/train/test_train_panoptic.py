@@ -17,9 +17,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ovseg_ros import __version__
 from ovseg_ros.core.backbones.open_clip_model import model_description
 from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.core.version import VERSION
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, write_dataset
 from ovseg_ros.offline.train.run import load_recipe
@@ -235,7 +235,7 @@ def test_a_run_keeps_the_recipe_that_it_was_begun_with(eomt: Path, data: Path, t
     kept = load_recipe(str(eomt / "run.yaml"))
     (tmp_path / "recipe.yaml").write_text(EOMT_RECIPE)
     assert kept.stages == load_recipe(str(tmp_path / "recipe.yaml")).stages
-    assert kept.record is not None and kept.record.version == __version__ and kept.record.command
+    assert kept.record is not None and kept.record.version == VERSION and kept.record.command
     assert re.fullmatch(r"panoptic.json, SHA-256 [0-9a-f]{16}", kept.record.data["eomt"])
     content = yaml.safe_load((eomt / "run.yaml").read_text())
     assert content["stages"][0]["loop"]["betas"] == [0.9, 0.98]  # a default
@@ -300,9 +300,9 @@ def test_another_version_and_an_older_folder_are_said(
     assert train_again(eomt, tmp_path, data, EOMT_RECIPE) == 0
     copy = tmp_path / "copy"
     path = copy / "run.yaml"
-    path.write_text(path.read_text().replace(f"version: {__version__}", "version: 0.0.7"))
+    path.write_text(path.read_text().replace(f"version: {VERSION}", "version: 0.0.7"))
     assert run(copy, EOMT_RECIPE, data) == 0
-    assert f"was begun by version 0.0.7 of ovseg_ros, this is {__version__}" in caplog.text
+    assert f"was begun by version 0.0.7 of ovseg_ros, this is {VERSION}" in caplog.text
     path.unlink()
     assert run(copy, EOMT_RECIPE.replace("1.0e-3", "2.0e-3"), data) == 2
     assert "has no run.yaml" in caplog.text and "learning_rate was 0.001, now 0.002" in capsys.readouterr().err
@@ -310,8 +310,8 @@ def test_another_version_and_an_older_folder_are_said(
 
 def test_the_version_is_the_packages() -> None:
     root = Path(__file__).parents[3]
-    assert f'version="{__version__}"' in (root / "setup.py").read_text()
-    assert f"<version>{__version__}</version>" in (root / "package.xml").read_text()
+    assert f'version="{VERSION}"' in (root / "setup.py").read_text()
+    assert f"<version>{VERSION}</version>" in (root / "package.xml").read_text()
 
 
 @pytest.mark.parametrize(
