@@ -31,7 +31,6 @@ _COMMANDS = {
     "ablate": options.AblateOptions,
     "count": options.CountOptions,
 }
-_SIGTERM_EXIT_CODE = 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -158,7 +157,7 @@ def _train(told: options.TrainOptions) -> int:
         )
     except TrainingStopped as stopped:
         print(f"ovseg: {stopped}; the same command goes on from there", file=sys.stderr)
-        return _SIGTERM_EXIT_CODE
+        return stopped.exit_code
     return 0
 
 

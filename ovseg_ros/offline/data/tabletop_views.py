@@ -50,7 +50,7 @@ def load_or_render(folder: Path, split: str, *, scenes: int, views: int) -> Tabl
     """The first `scenes` scenes of a split, `views` poses each; shards that exist already are read, not rendered.
 
     Args:
-        folder: where the shards live; one folder serves all splits.
+        folder: where the shards live, of 20 scenes each; one folder serves all splits.
 
     Raises:
         DatasetError: if a shard on disk cannot be read (it is named; delete it to render it again).
@@ -63,11 +63,12 @@ def load_or_render(folder: Path, split: str, *, scenes: int, views: int) -> Tabl
         with tqdm(total=len(missing), desc=f"render {split}", unit="shard") as bar:
             render_all(_render_shard, missing, 0, bar)
     shards = [_read_shard(_shard_path(shard_folder, start)) for start in starts]
+    count = scenes * views  # the last shard may hold more
     return TabletopViews(
-        images=np.concatenate([shard.images for shard in shards]),
-        segment_ids=np.concatenate([shard.segment_ids for shard in shards]),
-        labels=[labels for shard in shards for labels in shard.labels],
-        textures=[textures for shard in shards for textures in shard.textures],
+        images=np.concatenate([shard.images for shard in shards])[:count],
+        segment_ids=np.concatenate([shard.segment_ids for shard in shards])[:count],
+        labels=[labels for shard in shards for labels in shard.labels][:count],
+        textures=[textures for shard in shards for textures in shard.textures][:count],
     )
 
 

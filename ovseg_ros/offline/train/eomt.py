@@ -29,7 +29,7 @@ from ovseg_ros.offline.train.data import (
 )
 from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.loop import Task, run_loop
-from ovseg_ros.offline.train.loop_config import LoopConfig
+from ovseg_ros.offline.train.loop_config import LoopConfig, StepCount
 from ovseg_ros.offline.train.losses import BatchShare, MaskLossConfig, MaskTargets, mask_set_loss, soft_masks
 from ovseg_ros.offline.train.pictures import compare_segments, label_map
 
@@ -68,8 +68,8 @@ class EoMTTraining:
     loss: MaskLossConfig = Field(default_factory=MaskLossConfig)
     classes: Literal["categories", "thing_or_stuff"] = "categories"
     encoder_weights: str | None = None
-    annealing_starts: tuple[int, ...] = ()
-    annealing_ends: tuple[int, ...] = ()
+    annealing_starts: tuple[StepCount, ...] = ()
+    annealing_ends: tuple[StepCount, ...] = ()
     kind: Literal["eomt"] = "eomt"
 
     def __post_init__(self) -> None:
@@ -213,11 +213,13 @@ class EoMTTask(Task):
             size = [side // network.patch_size * 2**network.upscale_blocks for side in views[0].segment_ids.shape]
         return [to_targets(view, self._class_of, size) for view in views]
 
-    def pictures(self, step: int) -> dict[str, np.ndarray]:
-        view = self.stream.batch(step, range(1))[0]
-        prediction = self._predict([view], torch.zeros(self.model.config.joint_blocks), None)[-1]
-        found = label_map(prediction.mask_logits[0], prediction.class_logits[0], view.segment_ids.shape)
-        return {"segments": compare_segments(view.image, view.segment_ids, found)}
+    def pictures(self) -> dict[str, np.ndarray]:
+        rows = []
+        for view in self.stream.shown():
+            prediction = self._predict([view], torch.zeros(self.model.config.joint_blocks), None)[-1]
+            found = label_map(prediction.mask_logits[0], prediction.class_logits[0], view.segment_ids.shape)
+            rows.append(compare_segments(view.image, view.segment_ids, found))
+        return {"segments": np.concatenate(rows)}
 
     def _predict(
         self, views: Sequence[SegmentedView], mask_probabilities: Tensor, draws: Tensor | None

@@ -1,6 +1,6 @@
 """What FISA learns from: batches of masks to name, in jittered views of a data set, or in crops collected before."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,8 @@ from ovseg_ros.offline.train.words import SeenWords
 
 MASK_STRIDE = 4
 """Pixels of a jittered view to one of its masks."""
+CROPS_SHOWN = 6
+"""Of an image, in pictures."""
 _CROPS_AT_ONCE = 64
 
 
@@ -53,8 +55,6 @@ class MaskBatch:
 
 class JitteredViews:
     """Views of a data set, on proposals that are computed beforehand; SEVE attends all of its words."""
-
-    samples_shown = 1  # of a batch, in a picture
 
     def __init__(
         self,
@@ -103,7 +103,14 @@ class JitteredViews:
 
     def batch(self, step: int, samples: range) -> MaskBatch:
         """These samples, which are views, of a step's batch."""
-        views = self._stream.batch(step, samples)
+        return self._join(self._stream.batch(step, samples))
+
+    def shown(self) -> Iterator[MaskBatch]:
+        """For pictures: one whole image at a time, always the same."""
+        for view in self._stream.shown():
+            yield self._join([view])
+
+    def _join(self, views: Sequence["ProposedView"]) -> MaskBatch:
         masks, is_mask = (part.to(self._device) for part in pad_masks([view.masks for view in views]))
         pixels = to_pixels([view.image for view in views], self._device)
         truth = torch.cat([view.truth for view in views]).to(self._device)
@@ -170,8 +177,6 @@ def pad_masks(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 class CollectedMasks:
     """Masks drawn from all that were collected before, and the seen words under changing names."""
 
-    samples_shown = 6  # of a batch, in a picture
-
     def __init__(self, masks: MaskBatch, words: SeenWords, loop: LoopConfig) -> None:
         self._all, self._words, self._loop = masks, words, loop
 
@@ -187,6 +192,10 @@ class CollectedMasks:
             categories=self._all.categories[chosen],
             text=self._words.draw(rng),
         )
+
+    def shown(self) -> Iterator[MaskBatch]:
+        """For pictures: some masks, always the same."""
+        yield self.batch(0, range(min(CROPS_SHOWN, self._loop.batch_size)))
 
     def counts(self, step: int, samples: range) -> Tensor:
         """As of `JitteredViews`."""

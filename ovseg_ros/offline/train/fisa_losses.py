@@ -4,11 +4,12 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ovseg_ros.core.config import STRICT
+from ovseg_ros.offline.train.loop_config import Weight
 from ovseg_ros.offline.train.losses import bce_and_dice
 
 
@@ -24,10 +25,10 @@ class FisaLossConfig:
             frozen proposals are many to one segment (MasQCLIP).
     """
 
-    class_weight: NonNegativeFloat = 2.0
-    bce_weight: NonNegativeFloat = 5.0
-    dice_weight: NonNegativeFloat = 5.0
-    none_weight: NonNegativeFloat = 0.0
+    class_weight: Weight = 2.0
+    bce_weight: Weight = 5.0
+    dice_weight: Weight = 5.0
+    none_weight: Weight = 0.0
     min_iou: Annotated[float, Field(ge=0, lt=1)] = 0.6
 
 

@@ -5,7 +5,9 @@ how many shares its batch is split, over processes and accumulation parts, chang
 """
 
 import json
+import logging
 import math
+import os
 import signal
 import threading
 from abc import ABC, abstractmethod
@@ -25,6 +27,8 @@ from ovseg_ros.offline.train.log import TrainingLog
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.optimization import ScheduledAdamW
 from ovseg_ros.offline.train.state import FREE_TO_CHANGE, TrainingState
+
+logger = logging.getLogger(__name__)
 
 
 class Task(ABC):
@@ -54,13 +58,22 @@ class Task(ABC):
         """(len(samples), K): how much each sample has of what the losses divide by; K may be 0."""
         return torch.zeros(len(samples), 0)
 
-    def pictures(self, step: int) -> Mapping[str, np.ndarray]:
-        """uint8 RGB pictures (H, W, 3) by name, called in evaluation mode and without gradients; may be none."""
+    def pictures(self) -> Mapping[str, np.ndarray]:
+        """uint8 RGB pictures (H, W, 3) by name, of the same images through a run; called in evaluation mode and without
+        gradients; may be none."""
         return {}
 
 
 class TrainingStopped(OvsegError):
-    """SIGTERM arrived; the state was saved and the same command goes on from it."""
+    """SIGTERM or Ctrl-C arrived; the state was saved and the same command goes on from it.
+
+    Attributes:
+        exit_code: what a process that the signal ended would have: 143 or 130.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) -> None:
@@ -71,9 +84,9 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
 
     Raises:
         CheckpointError: the checkpoint belongs to another model or configuration, or cannot be read.
-        TrainingError: the loss or the gradient is not finite, or a file cannot be written; the checkpoint before is
-            kept.
-        TrainingStopped: after SIGTERM, when the state is saved.
+        TrainingError: the loss or the gradient is not finite, memory does not suffice, or a file cannot be written;
+            the checkpoint before is kept.
+        TrainingStopped: after SIGTERM or Ctrl-C, when the state is saved.
         ConfigError: the batch does not divide over the processes.
     """
     shares = engine.shares(config.batch_size, config.gradient_accumulation)
@@ -84,20 +97,22 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
     plain = json.loads(json.dumps(asdict(config)))  # tuples as lists, as they come back from a checkpoint
     fixed = {key: value for key, value in plain.items() if key not in FREE_TO_CHANGE}
     accelerator = engine.accelerator()
-    with _sigterm() as asked_to_stop:
+    with _stop_signals(engine.is_main) as asked_to_stop:
         losses_of, prepared = accelerator.prepare_model(_Losses(task)), accelerator.prepare_optimizer(optimizer)
         state = TrainingState(folder, model, prepared, accelerator.scaler, fixed)
         begun_at, sums = state.resume()
         engine.wait()  # all have read the state before the main process replaces it
         saved_at = begun_at
+        _announce(engine, task, config, begun_at, shares)
         model.train()
         with TrainingLog(folder, config, task.name, begun_at, sums, quiet=not engine.is_main) as log:
             for step in range(begun_at, config.steps):
                 rates = optimizer.set_rates(step)
                 prepared.zero_grad(set_to_none=True)
                 counts = _counts(engine, task, shares, step, config.batch_size)
-                computed = _backward(accelerator, losses_of, shares, counts, config.seed, step)
-                losses, stop = _over_processes(engine, computed, asked_to_stop.is_set())
+                with _memory(step, folder, saved_at, shares):
+                    computed = _backward(accelerator, losses_of, shares, counts, config.seed, step)
+                losses, stop = _over_processes(engine, computed, bool(asked_to_stop))
                 _require_finite(losses, "loss", step, folder, saved_at)
                 norm = float(accelerator.clip_grad_norm_(parameters, config.gradient_clip))
                 if accelerator.scaler is None:  # under fp16 an overflow is the scaler's business: it skips the step
@@ -108,15 +123,17 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
                 if engine.is_main and done % config.pictures_every == 0:
                     model.eval()
                     with torch.no_grad():
-                        log.show(done, task.pictures(step))
+                        log.show(done, task.pictures())
                     model.train()
                 if done % config.checkpoint_every == 0 or done == config.steps or stop:
                     if engine.is_main:
                         state.save(done, log.sums)
                     saved_at = done
-                if stop and done < config.steps:
+                if stop:
                     engine.wait()
-                    raise TrainingStopped(f"{task.name} stopped at step {done} of {config.steps}; its state is saved")
+                    number = asked_to_stop[0] if asked_to_stop else signal.SIGTERM  # another process was asked
+                    message = f"{task.name} stopped at step {done} of {config.steps}; its state is saved"
+                    raise TrainingStopped(message, 128 + number)
     model.eval()
 
 
@@ -169,22 +186,70 @@ def _require_finite(values: Mapping[str, float], what: str, step: int, folder: P
     if all(math.isfinite(value) for value in values.values()):
         return
     told = ", ".join(f"{key} {value:.4g}" for key, value in values.items())
-    kept = f"the checkpoint of step {saved_at} in {folder} is kept" if saved_at else "there is no checkpoint yet"
     raise TrainingError(
-        f"the {what} of step {step + 1} is not finite ({told}); {kept}. Lower the learning rate or the gradient clip, "
-        "train in bf16 instead of fp16, or check the data"
+        f"the {what} of step {step + 1} is not finite ({told}); {_kept(folder, saved_at)}. Go on in bf16 instead of "
+        "fp16, check the data, or begin anew with a lower learning rate or gradient clip"
     )
 
 
 @contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, instead of ending the process; outside the main thread nobody can set it."""
-    asked = threading.Event()
+def _memory(step: int, folder: Path, saved_at: int, shares: Sequence[range]) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        advice = f"--accumulate {2 * len(shares)} or more computes the same batch in smaller parts"
+        if len(shares[0]) == 1:
+            advice = "every part is one sample already: take smaller views, or a larger device"
+        raise TrainingError(
+            f"memory does not suffice for {len(shares[0])} samples at a time, at step {step + 1}; "
+            f"{_kept(folder, saved_at)}; {advice}. Cause: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _kept(folder: Path, saved_at: int) -> str:
+    return f"the checkpoint of step {saved_at} in {folder} is kept" if saved_at else "there is no checkpoint yet"
+
+
+def _announce(engine: Engine, task: Task, config: LoopConfig, begun_at: int, shares: Sequence[range]) -> None:
+    """Say what is about to run, and what the result depends on that it should not."""
+    if not engine.is_main:
+        return
+    parts, size = len(shares), len(shares[0])
+    told = f"{engine.world} processes x {parts} parts x {size}"
+    print(
+        f"{task.name}: steps {begun_at} to {config.steps} on {engine.words}, batch {config.batch_size} = {told}",
+        flush=True,
+    )
+    norms = any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in task.model.modules())
+    if norms and engine.world * parts > 1:
+        logger.warning(
+            "%s has batch norm, which normalises each share of %d by itself: losses depend on it", task.name, size
+        )
+
+
+@contextmanager
+def _stop_signals(speaks: bool) -> Iterator[Sequence[int]]:
+    """The signals that asked to stop: SIGTERM or Ctrl-C, which do not end the process, unless Ctrl-C comes later again.
+
+    Outside the main thread nobody can ask.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+        if speaks and number == signal.SIGINT:  # not by print, which may be what is interrupted
+            os.write(2, b"\novseg: stopping after this step, to save the state; Ctrl-C again ends at once\n")
+
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    former = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    former = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)

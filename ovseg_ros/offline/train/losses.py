@@ -9,13 +9,14 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ovseg_ros.core.config import STRICT, Share
 from ovseg_ros.core.proposals.eomt.network import QueryPrediction
+from ovseg_ros.offline.train.loop_config import Weight
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
@@ -30,12 +31,12 @@ class MaskLossConfig:
         importance: share of the points that are such; the rest are drawn evenly.
     """
 
-    class_weight: float = 2.0
-    bce_weight: float = 5.0
-    dice_weight: float = 5.0
-    no_object_weight: float = 0.1
-    points: NonNegativeInt = 0
-    oversample: Annotated[float, Field(ge=1)] = 3.0
+    class_weight: Weight = 2.0
+    bce_weight: Weight = 5.0
+    dice_weight: Weight = 5.0
+    no_object_weight: Weight = 0.1
+    points: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    oversample: Annotated[float, Field(ge=1, le=100)] = 3.0
     importance: Share = 0.75
 
 

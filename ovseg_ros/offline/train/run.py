@@ -16,6 +16,7 @@ from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.offline.data.files import write_bytes
 from ovseg_ros.offline.train.clip import ClipTraining, train_clip
+from ovseg_ros.offline.train.data import RenderedData
 from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.eomt import EoMTTraining, train_eomt
 from ovseg_ros.offline.train.fisa import FisaTraining, train_fisa
@@ -98,7 +99,8 @@ def train(
     changes = {key: value for key, value in changes.items() if value is not None}
     stages = tuple(_with_loops(stage, changes) for stage in config.stages)
     begun = _check_resume(out, resume)
-    run = Run(data, out, Engine(device, mixed_precision or config.mixed_precision))
+    rendered = all(isinstance(stage, ClipTraining) or isinstance(stage.data, RenderedData) for stage in stages)
+    run = Run(data, out, Engine(device, mixed_precision or config.mixed_precision), only_rendered=rendered)
     generator: EoMT | None = None
     try:
         _keep_record(replace(config, stages=stages, record=record_of(stages, run)), run, begun)

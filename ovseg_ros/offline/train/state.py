@@ -72,12 +72,13 @@ class TrainingState:
                 last.replace(self.folder / PREVIOUS)
             unfinished.replace(last)
         except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
-            unfinished.unlink(missing_ok=True)
             kept = "the last good one is kept" if has_state(self.folder) else "there is none before it"
             raise TrainingError(
                 f"cannot write the checkpoint of step {step} to {last}: {error}; {kept}. Free some space and run the "
                 "same command again"
             ) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def resume(self) -> tuple[int, dict[str, float]]:
         """Fill model, optimiser and scaler from the newest readable checkpoint.

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -102,10 +104,13 @@ def test_eomt_trains_and_shows_pictures(eomt: Path) -> None:
     assert [line["step"] for line in told(eomt / "eomt")] == [1, 2, 3, 4]
     assert all(line["total"] > 0 for line in told(eomt / "eomt"))
     board = EventAccumulator(str(eomt / "eomt" / "tensorboard")).Reload()
-    assert [(image.step, image.width, image.height) for image in board.Images("segments")] == [
-        (2, 288, 64),
-        (4, 288, 64),
-    ]
+    shown = board.Images("segments")
+    assert [(image.step, image.width, image.height) for image in shown] == [(2, 288, 128), (4, 288, 128)]
+    first, last = (
+        cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR) for image in shown
+    )
+    assert (first[:, :192] == last[:, :192]).all()  # the same images and truth, whole
+    assert (first[:, :96].max(axis=2) > 0).mean() > 0.9
     assert load_file(eomt / "tiny_eomt.safetensors")["class_head.bias"].shape == (101,)
 
 
@@ -128,7 +133,7 @@ def test_fisa_trains_on_the_proposals_of_that_eomt(eomt: Path, data: Path, tmp_p
     assert {name.split(".")[0] for name in kept} == {"stream", "adapter"}  # neither CLIP nor the generator
     assert build_segmenter(str(preset), "cpu")  # reads what was written
     events = EventAccumulator(str(tmp_path / "fisa" / "tensorboard")).Reload()
-    assert [(image.step, image.width, image.height) for image in events.Images("names")] == [(2, 128, 64)]
+    assert [(image.step, image.width, image.height) for image in events.Images("names")] == [(2, 128, 128)]
 
     # The same again from the cache alone gives the same, and other steps go on from there.
     for name in ("last.pt", "log.jsonl"):
@@ -186,7 +191,10 @@ def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path
         (("learning_rate", "learning_rte"), "unknown key 'learning_rte'; did you mean 'learning_rate'"),
         (("num_classes: 100", "num_classes: 133"), "the architecture has 133 classes, but tabletop has 100; set"),
         (("size: [64, 96]", "size: [60, 96]"), r"views of size \(60, 96\) must be multiples of the patch size 16"),
-        (("batch_size: 2", "batch_size: 0"), r"stages\[0\].loop.batch_size: it should be greater than 0, got 0"),
+        (
+            ("batch_size: 2", "batch_size: 0"),
+            r"loop.batch_size: it should be greater than or equal to 1, got 0",
+        ),
         (
             ("annealing_starts: [1]", "annealing_starts: [1, 2]"),
             "annealing_ends need 1 steps each, .* got 2 and 1",

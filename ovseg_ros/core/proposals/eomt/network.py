@@ -7,11 +7,11 @@ dot product of a query, through a small MLP, with the patch features upscaled to
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from timm.layers import LayerNorm, LayerNorm2d, SwiGLUPacked, resample_abs_pos_embed
 from timm.models.eva import EvaBlock
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.proposals.eomt.rotary import rotary_table
 from ovseg_ros.core.types import MaskProposals
+
+Size = Annotated[int, Field(ge=1, le=8192)]
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
@@ -45,20 +47,20 @@ class EoMTConfig:
         upscale_blocks: each doubles the mask resolution; 2 with 16-pixel patches gives stride 4.
     """
 
-    image_size: tuple[PositiveInt, PositiveInt]
-    patch_size: PositiveInt = 16
-    width: PositiveInt = 384
-    depth: PositiveInt = 12
+    image_size: tuple[Size, Size]
+    patch_size: Size = 16
+    width: Size = 384
+    depth: Annotated[int, Field(ge=1, le=256)] = 12
     heads: PositiveInt = 6
-    register_tokens: NonNegativeInt = 4
-    layer_scale: float | None = 1.0
+    register_tokens: Annotated[int, Field(ge=0, le=1024)] = 4
+    layer_scale: Annotated[float, Field(ge=0, le=1000)] | None = 1.0
     convolutional_stem: bool = False
     swiglu: bool = False
     dinov3: bool = False
-    num_queries: PositiveInt = 200
-    num_classes: PositiveInt = 133
+    num_queries: Size = 200
+    num_classes: Annotated[int, Field(ge=1, le=65_535)] = 133
     joint_blocks: PositiveInt = 3
-    upscale_blocks: NonNegativeInt = 2
+    upscale_blocks: Annotated[int, Field(ge=0, le=6)] = 2
 
     def __post_init__(self) -> None:
         if self.joint_blocks > self.depth:
@@ -72,8 +74,18 @@ class EoMTConfig:
                 f"rotary positions turn 4 channels of a head together; {self.heads} heads do not share a width of "
                 f"{self.width} in multiples of 4"
             )
-        if self.convolutional_stem and self.patch_size & (self.patch_size - 1):
+        if self.patch_size > min(self.image_size):
+            raise ValueError(
+                f"patch_size must be {min(self.image_size)} at most, got {self.patch_size}: no patch fits "
+                f"into image_size {self.image_size}"
+            )
+        if self.convolutional_stem and (self.patch_size == 1 or self.patch_size & (self.patch_size - 1)):
             raise ValueError(f"a convolutional stem needs a patch size that is a power of two, got {self.patch_size}")
+        if self.convolutional_stem and 2 * self.width < self.patch_size:
+            raise ValueError(
+                f"a convolutional stem halves the channels {self.patch_size.bit_length() - 2} times for patches of "
+                f"{self.patch_size}; width must be {self.patch_size // 2} or more, got {self.width}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
