@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ovseg_ros.core.config import STRICT, from_mapping, load_yaml
@@ -117,9 +117,14 @@ def train(
 
 
 def _with_loops(stage: Stage, changes: Mapping[str, Any]) -> Stage:
-    """A stage in which every loop has these values."""
+    """A stage in which every loop has these values, of the command line."""
     loops = {field.name: getattr(stage, field.name) for field in fields(stage)}
-    loops = {name: replace(loop, **changes) for name, loop in loops.items() if isinstance(loop, LoopConfig)}
+    try:
+        loops = {name: replace(loop, **changes) for name, loop in loops.items() if isinstance(loop, LoopConfig)}
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        option = "--steps" if fault["loc"][-1] == "steps" else "--accumulate"
+        raise ConfigError(f"{option}: {fault['msg'].replace('Input', 'it')}, got {fault['input']}") from error
     return replace(stage, **loops)
 
 

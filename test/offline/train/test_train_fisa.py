@@ -260,6 +260,8 @@ def test_presets_and_data_that_cannot_train_fisa_are_refused(tmp_path: Path, mon
     recipe.write_text(RECIPE.format(preset=preset))
     with pytest.raises(ConfigError, match="names no classifier.checkpoint; name there what to write"):
         train(str(recipe), out=tmp_path, data=tmp_path)
+    with pytest.raises(ValueError, match="must be of split train, got captions, which shows unseen categories"):
+        replace(CONFIG, data=RenderedData(scenes=1, views=1, split="captions"))
     jitter = JitterConfig((64, 96))
     for wrong in ({"data": PanopticData()}, {"augmentation": jitter}, {"data": PanopticData(), "augmentation": jitter}):
         with pytest.raises(

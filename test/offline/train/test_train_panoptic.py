@@ -21,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ovseg_ros.core.backbones.open_clip_model import model_description
 from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.core.version import VERSION
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, write_dataset
@@ -144,6 +145,31 @@ def test_fisa_trains_on_the_proposals_of_that_eomt(eomt: Path, data: Path, tmp_p
     assert [line["step"] for line in told(tmp_path / "fisa")] == [1, 2, 3, 4]
 
 
+def test_masks_are_compared_everywhere_by_default(data: Path, tmp_path: Path) -> None:
+    assert run(tmp_path, EOMT_RECIPE.replace("points: 64", "points: 0").replace("1.0e-3", "1e-3"), data) == 0
+    assert told(tmp_path / "eomt")[-1]["dice"] > 0
+
+
+def test_views_are_not_rendered_into_a_data_sets_folder(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a recipe with stages on both."""
+    places = []
+
+    def rendered(folder: Path, split: str, *, scenes: int, views: int) -> None:
+        places.append(folder)
+        raise DatasetError("asked for")
+
+    monkeypatch.setattr("ovseg_ros.offline.train.data.load_or_render", rendered)
+    clip = "  - kind: clip\n    preset: tabletop\n    captions: {split: captions, scenes: 1, views: 1}\n"
+    clip += "    masks: {scenes: 1, views: 1}\n" + "".join(
+        f"    {name}: {{steps: 1, batch_size: 4, learning_rate: 1.0e-3}}\n" for name in ("loop", "adaptation")
+    )
+    assert run(tmp_path, EOMT_RECIPE + clip, data) == 2
+    assert run(tmp_path / "eomt", "stages:\n" + clip, data) == 2
+    assert places == [tmp_path / "data", data]
+
+
 def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path) -> None:
     """SIGKILL of a real `ovseg train` at a step that is no checkpoint's; the loss curve and the weights are exact."""
     threads = torch.get_num_threads()
@@ -208,6 +234,17 @@ def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path
         (("dataset: tabletop", "dataset: ade20k_full"), "folder .* is missing"),
         (("workers: 2", "workers: 2, on_error: ignore"), "unknown on_error 'ignore'; expected one of skip, stop"),
         (("  - kind: eomt", "  - kind: eomtt"), "unknown kind 'eomtt'; did you mean 'eomt'"),
+        (("batch_size: 2", "batch_size: 2, betas: [0.9, 1.0]"), r"betas\[1\]: it should be less than 1, got 1.0"),
+        (
+            ("batch_size: 2", "batch_size: 2, weight_decay: -1.0"),
+            "weight_decay: it should be greater than or equal to 0",
+        ),
+        (("batch_size: 2", f"batch_size: 2, seed: {10**20}"), "seed: it should be less than 4294967296, got 10000"),
+        (("learning_rate: 1.0e-3", "learning_rate: .nan"), "learning_rate: expected a finite number, got nan"),
+        (("joint_blocks: 1", "joint_blocks: 9"), "joint_blocks must be 1 to depth = 2, got 9"),
+        (("heads: 2", "heads: 3"), "width must be a multiple of heads = 3, got 16"),
+        (("image_size: [64, 96]", "image_size: [8, 96]"), "patch_size must be 8 at most, got 16"),
+        (("dataset: tabletop", "dataset: ade20k_semantic"), "folder .* is missing"),
         (("stages:", "stage:"), "unknown key 'stage'; did you mean 'stages'"),
         (("    loss:", "    encoder_weights: /nowhere\n    loss:"), "the checkpoint '/nowhere' is not there"),
     ],
@@ -220,6 +257,26 @@ def test_a_recipe_that_cannot_be_is_refused_in_one_line(
     error = capsys.readouterr().err
     assert re.search(message, error) and error.startswith("ovseg: error: ") and error.count("\n") == 1
     assert not (tmp_path / "eomt").exists()
+
+
+def test_options_and_data_that_cannot_be_are_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(tmp_path, EOMT_RECIPE, data, "--steps", str(10**12)) == 2
+    assert "--steps: it should be less than or equal to 1000000000, got 1000000000000" in capsys.readouterr().err
+    assert run(tmp_path, EOMT_RECIPE, data, "--mixed-precision", "fp16") == 2
+    assert "fp16 needs a GPU, and this run is on a CPU; add --mixed-precision no" in capsys.readouterr().err
+    for name in ("images/training", "annotations/training"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "images/training/a.jpg").touch()
+    assert run(tmp_path, EOMT_RECIPE.replace("dataset: tabletop", "dataset: ade20k_semantic"), tmp_path) == 2
+    assert "choose one of coco_panoptic, ade20k_panoptic, mapillary_vistas, " in capsys.readouterr().err
+    monkeypatch.delenv("OVSEG_DATASETS", raising=False)
+    assert main(["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        "where is ade20k_semantic? Give its folder (--root DIR of evaluate" in error and "--data DIR of train" in error
+    )
 
 
 def test_masks_of_fisa_need_whole_cells(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
