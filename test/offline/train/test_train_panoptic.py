@@ -1,9 +1,7 @@
 """`ovseg train` on a data set in COCO panoptic layout: EoMT, then FISA on its proposals; kills, bad input."""
 
-import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,33 +13,14 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_training import EOMT, EOMT_RECIPE, run, told
 
 from ovseg_ros.core.backbones.open_clip_model import model_description
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.errors import DatasetError
-from ovseg_ros.core.version import VERSION
 from ovseg_ros.offline.cli.main import main
-from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, write_dataset
-from ovseg_ros.offline.train.run import load_recipe
-
-EOMT = "{image_size: [64, 96], width: 16, depth: 2, heads: 2, num_queries: 6, num_classes: 100, joint_blocks: 1}"
-
-EOMT_RECIPE = f"""
-stages:
-  - kind: eomt
-    network: {{kind: eomt, checkpoint: tiny_eomt.safetensors, architecture: {EOMT}}}
-    data: {{kind: panoptic, dataset: tabletop, split: train, workers: 2}}
-    augmentation: {{kind: jitter, size: [64, 96], scale: [0.5, 2.0]}}
-    loop:
-      {{steps: 4, batch_size: 2, learning_rate: 1.0e-3, warmup_steps: 1, encoder: {{warmup_steps: 1}},
-        gradient_clip: 0.01, checkpoint_every: 5, log_every: 1, pictures_every: 2}}
-    loss: {{points: 64}}
-    annealing_starts: [1]
-    annealing_ends: [3]
-"""
 
 CLIP = """
 {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
@@ -75,32 +54,6 @@ stages:
 """
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tabletop")
-    write_dataset(DatasetConfig("train", count=3, width=96, height=64), folder, workers=1)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def eomt(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of a whole training in miniature."""
-    folder = tmp_path_factory.mktemp("eomt")
-    assert run(folder, EOMT_RECIPE, data) == 0
-    return folder
-
-
-def run(folder: Path, recipe: str, data: Path, *arguments: str) -> int:
-    path = folder / "recipe.yaml"
-    path.write_text(recipe)
-    return main(["train", str(path), "--out", str(folder), "--data", str(data), "--device", "cpu", *arguments])
-
-
-def told(folder: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-
-
 def test_eomt_trains_and_shows_pictures(eomt: Path) -> None:
     assert [line["step"] for line in told(eomt / "eomt")] == [1, 2, 3, 4]
     assert all(line["total"] > 0 for line in told(eomt / "eomt"))
@@ -115,7 +68,9 @@ def test_eomt_trains_and_shows_pictures(eomt: Path) -> None:
     assert load_file(eomt / "tiny_eomt.safetensors")["class_head.bias"].shape == (101,)
 
 
-def test_fisa_trains_on_the_proposals_of_that_eomt(eomt: Path, data: Path, tmp_path: Path) -> None:
+def test_fisa_trains_on_the_proposals_of_that_eomt(
+    eomt: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "clip.json").write_text(CLIP)
     torch.manual_seed(0)
     clip = open_clip.CustomTextCLIP(**model_description(str(tmp_path / "clip.json")))
@@ -143,6 +98,13 @@ def test_fisa_trains_on_the_proposals_of_that_eomt(eomt: Path, data: Path, tmp_p
     assert told(tmp_path / "fisa") == lines
     assert run(tmp_path, recipe, data, "--resume", "require", "--steps", "4") == 0
     assert [line["step"] for line in told(tmp_path / "fisa")] == [1, 2, 3, 4]
+
+    # A preset may be called otherwise, but not say something else.
+    (tmp_path / "other.yaml").write_text(preset.read_text())
+    assert run(tmp_path, recipe.replace("tiny.yaml", "other.yaml"), data, "--steps", "4") == 0
+    preset.write_text(preset.read_text().replace("max_masks: 4", "max_masks: 3"))
+    assert run(tmp_path, recipe, data) == 2
+    assert "record.models.fisa.classifier.architecture.max_masks was 4, is 3." in capsys.readouterr().err
 
 
 def test_masks_are_compared_everywhere_by_default(data: Path, tmp_path: Path) -> None:
@@ -293,90 +255,6 @@ def test_missing_data_and_states_are_named(
     assert "there is no training in" in capsys.readouterr().err
     assert run(eomt, EOMT_RECIPE, data, "--resume", "never") == 2
     assert "holds a training already (eomt)" in capsys.readouterr().err
-
-
-def test_a_run_keeps_the_recipe_that_it_was_begun_with(eomt: Path, data: Path, tmp_path: Path) -> None:
-    """All of it, readable, and a recipe in itself."""
-    kept = load_recipe(str(eomt / "run.yaml"))
-    (tmp_path / "recipe.yaml").write_text(EOMT_RECIPE)
-    assert kept.stages == load_recipe(str(tmp_path / "recipe.yaml")).stages
-    assert kept.record is not None and kept.record.version == VERSION and kept.record.command
-    assert re.fullmatch(r"panoptic.json, SHA-256 [0-9a-f]{16}", kept.record.data["eomt"])
-    content = yaml.safe_load((eomt / "run.yaml").read_text())
-    assert content["stages"][0]["loop"]["betas"] == [0.9, 0.98]  # a default
-    assert train_again(eomt, tmp_path, data, (eomt / "run.yaml").read_text()) == 0
-
-
-def train_again(eomt: Path, folder: Path, data: Path, recipe: str, *arguments: str) -> int:
-    """Go on in a copy of a finished training."""
-    shutil.copytree(eomt, folder / "copy")
-    return run(folder / "copy", recipe, data, "--resume", "require", *arguments)
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        (("split: train", "split: val"), r"stages\[0\].data.split was 'train', is 'val'\."),
-        (("points: 64", "points: 64, class_weight: 20.0"), r"stages\[0\].loss.class_weight was 2.0, is 20.0\."),
-        (("scale: [0.5, 2.0]", "scale: [0.5, 1.0]"), r"stages\[0\].augmentation.scale\[1\] was 2.0, is 1.0\."),
-        (("annealing_ends: [3]", "annealing_ends: [4]"), r"stages\[0\].annealing_ends\[0\] was 3, is 4\."),
-        (("width: 16", "width: 32"), r"stages\[0\].network.architecture.width was 16, is 32\."),
-        (("1.0e-3", "2.0e-3"), r"stages\[0\].loop.learning_rate was 0.001, is 0.002\."),
-    ],
-)
-def test_another_recipe_is_refused_with_the_values_that_differ(
-    eomt: Path,
-    data: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    changed: tuple[str, str],
-    message: str,
-) -> None:
-    assert train_again(eomt, tmp_path, data, EOMT_RECIPE.replace(*changed)) == 2
-    assert re.search(f"was begun with another recipe or data: {message} Choose another --out", capsys.readouterr().err)
-
-
-def test_other_images_are_refused(eomt: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(data, other)
-    index = json.loads((other / "panoptic.json").read_text())
-    (other / "panoptic.json").write_text(
-        json.dumps({**index, "images": index["images"][:2], "annotations": index["annotations"][:2]})
-    )
-    assert train_again(eomt, tmp_path, other, EOMT_RECIPE) == 2
-    assert re.search(
-        r"record.data.eomt was 'panoptic.json, SHA-256 \w+', is 'panoptic.json, SHA-256", capsys.readouterr().err
-    )
-
-
-def test_what_does_not_matter_may_change(
-    eomt: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Also --out, which the copy moves."""
-    recipe = EOMT_RECIPE.replace("workers: 2", "workers: 1, on_error: stop").replace("log_every: 1", "log_every: 2")
-    recorded = (eomt / "run.yaml").read_text()
-    assert train_again(eomt, tmp_path, data, recipe, "--accumulate", "2") == 0
-    assert not caplog.text and (tmp_path / "copy" / "run.yaml").read_text() == recorded  # written once
-
-
-def test_another_version_and_an_older_folder_are_said(
-    eomt: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert train_again(eomt, tmp_path, data, EOMT_RECIPE) == 0
-    copy = tmp_path / "copy"
-    path = copy / "run.yaml"
-    path.write_text(path.read_text().replace(f"version: {VERSION}", "version: 0.0.7"))
-    assert run(copy, EOMT_RECIPE, data) == 0
-    assert f"was begun by version 0.0.7 of ovseg_ros, this is {VERSION}" in caplog.text
-    path.unlink()
-    assert run(copy, EOMT_RECIPE.replace("1.0e-3", "2.0e-3"), data) == 2
-    assert "has no run.yaml" in caplog.text and "learning_rate was 0.001, now 0.002" in capsys.readouterr().err
-
-
-def test_the_version_is_the_packages() -> None:
-    root = Path(__file__).parents[3]
-    assert f'version="{VERSION}"' in (root / "setup.py").read_text()
-    assert f"<version>{VERSION}</version>" in (root / "package.xml").read_text()
 
 
 @pytest.mark.parametrize(
