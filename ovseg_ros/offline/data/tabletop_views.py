@@ -6,6 +6,7 @@ Views show one settled scene from several random poses, because settling costs m
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ def render_all(render: Callable[[Job], None], jobs: Sequence[Job], workers: int,
             render(job)
             bar.update()
         return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:  # a GL context does not survive a fork
+    quiet = (signal.signal, (signal.SIGINT, signal.SIG_IGN))  # Ctrl-C ends them from here, without their tracebacks
+    with multiprocessing.get_context("spawn").Pool(workers, *quiet) as pool:  # a GL context does not survive a fork
         for _ in pool.imap_unordered(render, jobs):
             bar.update()
 

@@ -73,7 +73,8 @@ class JitteredViews:
         """
         engine, self._classifier, self._device = run.engine, classifier, run.engine.device
         self._text = model.text_encoder.encode(dataset.vocabulary())
-        images = f"{dataset.name}/{dataset.split}"
+        made = (f"{key}{value}" for key, value in dataset.scenes.items())  # other seeds have the same names
+        images = "/".join([dataset.name, dataset.split, *made])
         cache = ProposalCache(run.out / "proposals", weights_hash(model.proposer), images, model.input_size)
 
         prompt = model.prepare(dataset.vocabulary())

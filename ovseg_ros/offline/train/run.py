@@ -144,7 +144,13 @@ def _keep_record(recipe: Recipe, run: Run, begun: list[str]) -> None:
     """Write what a run is begun with; or refuse to go on with anything else that matters."""
     path, version = run.out / RECORD_NAME, recipe.record.version if recipe.record else ""
     if begun and path.exists():
-        was = load_recipe(str(path))
+        try:
+            was = load_recipe(str(path))
+        except ConfigError as error:
+            raise CheckpointError(
+                f"{path} does not say what the run was begun with: {error}; restore it, or delete it if the recipe and "
+                "the data are the same"
+            ) from error
         if changed := list(differences(plain(was), plain(recipe))):
             raise CheckpointError(
                 f"{run.out} was begun with another recipe or data: {'; '.join(changed)}. Choose another --out, or take "

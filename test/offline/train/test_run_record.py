@@ -87,6 +87,9 @@ def test_another_version_and_an_older_folder_are_said(
     path.write_text(path.read_text().replace(f"version: {VERSION}", "version: 0.0.7"))
     assert run(copy, EOMT_RECIPE, data) == 0
     assert f"was begun by version 0.0.7 of ovseg_ros, this is {VERSION}" in caplog.text
+    path.write_text("stages: {}")
+    assert run(copy, EOMT_RECIPE, data) == 2
+    assert "run.yaml does not say what the run was begun with" in capsys.readouterr().err
     path.unlink()
     assert run(copy, EOMT_RECIPE.replace("1.0e-3", "2.0e-3"), data) == 2
     assert "has no run.yaml" in caplog.text and "learning_rate was 0.001, now 0.002" in capsys.readouterr().err
