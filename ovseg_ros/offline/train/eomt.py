@@ -190,10 +190,19 @@ class EoMTTask(Task):
         if config.encoder_weights is not None:
             load_pretrained_vit(self.model.encoder, config.encoder_weights)
         self._config, self._engine, self._class_of = config, run.engine, class_of.to(run.engine.device)
+        self._soft: dict[tuple[int, range], list[MaskTargets]] = {}
         self.stream = PanopticStream(dataset, config.data, config.augmentation, config.loop, segmented_view)
 
     def counts(self, step: int, samples: range) -> Tensor:
-        return torch.tensor([[float(len(target.classes))] for target in self._targets(step, samples)])
+        views, network = self.stream.batch(step, samples), self.model.config
+        if self._config.loss.points:
+            return torch.tensor([[float(len(view.ids))] for view in views])
+        size = [side // network.patch_size * 2**network.upscale_blocks for side in views[0].segment_ids.shape]
+        targets = [to_targets(view, self._class_of, size) for view in views]
+        # Kept until the share's losses: they took time, and are small.
+        self._soft = {place: kept for place, kept in self._soft.items() if place[0] == step}
+        self._soft[step, samples] = targets
+        return torch.tensor([[float(len(target.classes))] for target in targets])
 
     def losses(self, step: int, samples: range, counts: Tensor) -> dict[str, Tensor]:
         probabilities = self._config.mask_probabilities(step, self.model.config.joint_blocks)
@@ -201,17 +210,11 @@ class EoMTTask(Task):
         for block in torch.nonzero(probabilities)[:, 0].tolist():
             draws[block] = torch.rand(draws.shape[1:], device=draws.device)
         shown = draws[:, samples.start : samples.stop]
-        predictions = self._predict(self.stream.batch(step, samples), probabilities, shown)
+        views = self.stream.batch(step, samples)
+        predictions = self._predict(views, probabilities, shown)
+        targets = self._soft.get((step, samples)) or [to_targets(view, self._class_of, None) for view in views]
         share = BatchShare(samples, [int(count) for count in counts[:, 0].tolist()])
-        return mask_set_loss(predictions, self._targets(step, samples), self._config.loss, share)
-
-    def _targets(self, step: int, samples: range) -> list[MaskTargets]:
-        """At the resolution of the mask logits, or in full where points are compared."""
-        views, network = self.stream.batch(step, samples), self.model.config
-        size = None
-        if not self._config.loss.points:
-            size = [side // network.patch_size * 2**network.upscale_blocks for side in views[0].segment_ids.shape]
-        return [to_targets(view, self._class_of, size) for view in views]
+        return mask_set_loss(predictions, targets, self._config.loss, share)
 
     def pictures(self) -> dict[str, np.ndarray]:
         rows = []
