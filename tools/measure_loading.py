@@ -38,6 +38,8 @@ def main() -> int:
         code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import measure_loading as m; "
         code += f"m.write_random_weights({options.preset!r}, {str(options.random_weights.absolute())!r})"
         subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+        beside = options.random_weights / f"{Path(options.preset).stem}.yaml"
+        options.preset = str(beside) if beside.exists() else options.preset
     arguments = [options.preset, "--child", "--threads", str(options.threads), "--words", options.words]
     environment["OVSEG_STARTED"] = repr(time.time())
     return subprocess.run([sys.executable, __file__, *arguments], env=environment, check=False).returncode
@@ -120,6 +122,22 @@ def write_random_weights(preset: str, cache: str) -> None:
             is_eomt = repository == proposer.checkpoint
             model = EomtForUniversalSegmentation(settings) if is_eomt else CLIP(**model_description(clip.architecture))
         save_random(model, path)
+    if config.model.classifier.kind == "fisa":
+        write_untrained_fisa(preset, Path(cache))
+
+
+def write_untrained_fisa(preset: str, folder: Path) -> None:
+    """A FISA preset's own checkpoint, and a copy of the preset beside it, which finds it there."""
+    import torch
+    from safetensors.torch import save_file
+
+    from ovseg_ros.core.presets import preset_path
+    from ovseg_ros.offline.train.fisa import build_untrained, fisa_section
+
+    _, classifier = build_untrained(preset, torch.device("cpu"), 0)
+    state = {key: value.contiguous() for key, value in classifier.trained_state_dict().items()}
+    save_file(state, folder / (fisa_section(preset).checkpoint or "fisa.safetensors"))
+    (folder / f"{Path(preset).stem}.yaml").write_bytes(preset_path(preset).read_bytes())
 
 
 def save_random(model: "torch.nn.Module", path: Path) -> None:  # noqa: F821

@@ -8,6 +8,7 @@ discriminator.
 import dataclasses
 import difflib
 import json
+import re
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from ovseg_ros.core.strict_yaml import YamlFault, parse_yaml
 T = TypeVar("T")
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-"""Of every configuration: no unknown keys, no text for numbers or numbers for text, and numbers that are numbers."""
+"""Of every configuration: no unknown keys, no text for numbers or numbers for text, and numbers are finite."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A number in [0, 1]."""
@@ -45,6 +46,9 @@ _EXPECTED = {
     "dict_type": "a mapping",
 }
 """By pydantic's name of a fault: what should stand there, in YAML's words."""
+
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+"""A number that YAML 1.1 takes for text, such as 3e-4."""
 
 _FAULTS_TOLD = 2
 """More of them, as of a file of another form, would hide the first."""
@@ -118,11 +122,17 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises:
         ConfigError: unknown keys and kinds, each with the nearest valid one; missing keys, wrong types, refused values.
     """
+    # By way of JSON, whose lists are tuples and whose 1 is a 1.0, even where everything else is strict.
+    content = json.dumps(values, default=str)
     try:
-        # By way of JSON, whose lists are tuples and whose 1 is a 1.0, even where everything else is strict.
-        return TypeAdapter(cls).validate_json(json.dumps(values, default=str))
+        return TypeAdapter(cls).validate_json(content)
     except ValidationError as error:
         faults = error.errors(include_url=False)
+        if numbers := [fault for fault in faults if fault["type"] == "float_type" and _is_exponent(fault["input"])]:
+            meant = json.loads(content)
+            for fault in numbers:
+                _put_number(meant, fault["loc"], float(fault["input"]))
+            return from_mapping(cls, meant, where)
         # A list whose entries are refused is told to be too short as well.
         faults = [fault for fault in faults if fault["type"] != "too_short"] or faults
         unknown = [fault for fault in faults if fault["type"] == "unexpected_keyword_argument"]
@@ -130,6 +140,17 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         told = list(dict.fromkeys(_explain(cls, fault, where) for fault in unknown or faults))
         more = f"; and {len(told) - _FAULTS_TOLD} more" if len(told) > _FAULTS_TOLD else ""
         raise ConfigError("; ".join(told[:_FAULTS_TOLD]) + more) from error
+
+
+def _is_exponent(value: object) -> bool:
+    return isinstance(value, str) and _EXPONENT.fullmatch(value) is not None
+
+
+def _put_number(values: Any, path: Sequence[str | int], number: float) -> None:
+    for step in path[:-1]:
+        if not isinstance(values, dict) or step in values:  # else pydantic names which option of a union it tried
+            values = values[step]
+    values[path[-1]] = number
 
 
 def _explain(cls: type, fault: Any, where: str) -> str:

@@ -80,8 +80,10 @@ def test_a_nested_mapping_becomes_dataclasses() -> None:
         ({**GOOD, "enabled": 1}, "file.enabled: expected true or false, got 1"),
         ({**GOOD, "inner": 4}, "file.inner: expected a mapping, got 4"),
         ({**GOOD, "inner": {"rate": -1}}, "file.inner: rate must be 0 or more, got -1"),
-        ({**GOOD, "inner": {"rate": "3e-4"}}, "file.inner.rate: expected a number, got '3e-4'"),
+        ({**GOOD, "inner": {"rate": "3e-4x"}}, "file.inner.rate: expected a number, got '3e-4x'"),
+        ({**GOOD, "size": [1, "3e4"]}, "file.size[1]: expected a whole number, got '3e4'"),
         ({**GOOD, "inner": {"rate": float("nan")}}, "file.inner.rate: expected a finite number, got nan"),
+        ({**GOOD, "inner": {"rate": float("inf")}}, "file.inner.rate: expected a finite number, got inf"),
         ({**GOOD, "inner": {"share": 2}}, "file.inner.share: it should be less than or equal to 1, got 2"),
         ({**GOOD, "several": [{}, {"rat": 1}]}, "file.several[1]: unknown key 'rat'; did you mean 'rate'?"),
         ({**GOOD, "shape": {"kind": "disk", "radius": 1}}, "file.shape: unknown kind 'disk'; did you mean 'disc'?"),
@@ -195,3 +197,16 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     for path, reason in ((tmp_path / "absent.yaml", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(ConfigError, match=f"cannot read {path}: {reason}.*; expected a YAML file"):
             load_yaml(path)
+
+
+def test_a_number_with_an_exponent_is_one() -> None:
+    """YAML 1.1 takes 3e-4, without a point, for text."""
+    values = {
+        **GOOD,
+        "inner": {"rate": "3e-4"},
+        "several": [{}, {"rate": "+2E3"}],
+        "shape": {"kind": "disc", "radius": "1.e2"},
+    }
+    config = from_mapping(Outer, values, "file")
+    assert (config.inner.rate, config.several[1].rate, config.shape.radius) == (3e-4, 2000.0, 100.0)
+    assert from_mapping(Outer, {**GOOD, "name": "3e-4"}, "file").name == "3e-4"

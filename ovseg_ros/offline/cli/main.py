@@ -226,7 +226,7 @@ def _train(told: options.TrainOptions) -> int:
         )
     except TrainingStopped as stopped:
         print(f"ovseg: {stopped}; the same command goes on from there", file=sys.stderr)
-        return _SIGTERM_EXIT_CODE
+        return stopped.exit_code
     return 0
 
 

@@ -221,7 +221,7 @@ def dataset_root(name: str, root: Path | None) -> Path:
     parent = os.environ.get(ROOT_VARIABLE)
     if not parent:
         raise ConfigError(
-            f"where is {name}? Give --root DIR, or set {ROOT_VARIABLE} to the folder that holds "
-            f"{dataset_info(name).folder}/"
+            f"where is {name}? Give its folder (--root DIR of evaluate and check-dataset, --data DIR of train), or set "
+            f"{ROOT_VARIABLE} to the folder that holds {dataset_info(name).folder}/"
         )
     return Path(parent) / dataset_info(name).folder

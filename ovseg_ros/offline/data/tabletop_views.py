@@ -6,6 +6,7 @@ Views show one settled scene from several random poses, because settling costs m
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def load_or_render(folder: Path, split: str, *, scenes: int, views: int) -> Tabl
     """The first `scenes` scenes of a split, `views` poses each; shards that exist already are read, not rendered.
 
     Args:
-        folder: where the shards live; one folder serves all splits.
+        folder: where the shards live, of 20 scenes each; one folder serves all splits.
 
     Raises:
         DatasetError: if a shard on disk cannot be read (it is named; delete it to render it again).
@@ -63,11 +64,12 @@ def load_or_render(folder: Path, split: str, *, scenes: int, views: int) -> Tabl
         with tqdm(total=len(missing), desc=f"render {split}", unit="shard") as bar:
             render_all(_render_shard, missing, 0, bar)
     shards = [_read_shard(_shard_path(shard_folder, start)) for start in starts]
+    count = scenes * views  # the last shard may hold more
     return TabletopViews(
-        images=np.concatenate([shard.images for shard in shards]),
-        segment_ids=np.concatenate([shard.segment_ids for shard in shards]),
-        labels=[labels for shard in shards for labels in shard.labels],
-        textures=[textures for shard in shards for textures in shard.textures],
+        images=np.concatenate([shard.images for shard in shards])[:count],
+        segment_ids=np.concatenate([shard.segment_ids for shard in shards])[:count],
+        labels=[labels for shard in shards for labels in shard.labels][:count],
+        textures=[textures for shard in shards for textures in shard.textures][:count],
     )
 
 
@@ -79,7 +81,8 @@ def render_all(render: Callable[[Job], None], jobs: Sequence[Job], workers: int,
             render(job)
             bar.update()
         return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:  # a GL context does not survive a fork
+    quiet = (signal.signal, (signal.SIGINT, signal.SIG_IGN))  # Ctrl-C ends them from here, without their tracebacks
+    with multiprocessing.get_context("spawn").Pool(workers, *quiet) as pool:  # a GL context does not survive a fork
         for _ in pool.imap_unordered(render, jobs):
             bar.update()
 

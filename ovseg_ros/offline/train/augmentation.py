@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 
@@ -19,8 +19,10 @@ OUTSIDE_LOGIT = -20.0
 _ATTEMPTS = 10
 """Views drawn until one shows a segment; the last is taken in any case."""
 
-Size = tuple[PositiveInt, PositiveInt]
-Range = tuple[PositiveFloat, PositiveFloat]
+Side = Annotated[int, Field(ge=1, le=8192)]
+Size = tuple[Side, Side]
+Factor = Annotated[float, Field(gt=0, le=16)]
+Range = tuple[Factor, Factor]
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
@@ -160,6 +162,14 @@ def draw_view(sample: PanopticSample, config: AugmentationConfig, rng: np.random
             exposure = rng.uniform(*config.gain) * rng.uniform(*config.tint, size=3)
             left = max(0, width - columns - left) if flipped else left  # the cut comes after the flip
             return View((height, width), top, left, (rows, columns), flipped, tuple(exposure.tolist()))
+
+
+def whole_view(image_size: tuple[int, int], config: AugmentationConfig) -> View:
+    """All of an image of `image_size` (height, width), as it is, as large as fits into the last views of a training."""
+    size = view_sizes(config)[-1]
+    scale = min(want / have for want, have in zip(size, image_size, strict=True))
+    rows, columns = (max(1, round(side * scale)) for side in image_size)
+    return View((rows, columns), 0, 0, size, flipped=False)
 
 
 def draw_jitter(image_size: tuple[int, int], config: JitterConfig, rng: np.random.Generator) -> View:

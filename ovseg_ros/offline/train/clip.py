@@ -93,7 +93,7 @@ class ClipTask(Task):
     null_share: float
     device: torch.device
 
-    def losses(self, step: int, samples: range) -> dict[str, Tensor]:
+    def losses(self, step: int, samples: range, counts: Tensor) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.loop.seed, step])
         images, masks, concepts = self._draw(rng)
         texts = list(dict.fromkeys(caption(concept, rng) for concept in concepts))

@@ -5,7 +5,7 @@ A batch is a function of (seed, step), so every process of a run, and every resu
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +13,25 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 
 from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import ConfigError, DatasetError
-from ovseg_ros.offline.data.open import dataset_info, open_dataset
+from ovseg_ros.offline.data.layouts import PanopticLayout
+from ovseg_ros.offline.data.open import DATASETS, dataset_info, open_dataset
 from ovseg_ros.offline.data.tabletop_views import TabletopViews, load_or_render
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample, SegmentLabel
-from ovseg_ros.offline.train.augmentation import AugmentationConfig, View, draw_view
+from ovseg_ros.offline.train.augmentation import AugmentationConfig, View, draw_view, whole_view
 from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.loop_config import LoopConfig
 
 T = TypeVar("T")
+Workers = Annotated[int, Field(ge=1, le=256)]
+
+_IMAGES_SHOWN = 3
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +49,13 @@ class PanopticData:
     dataset: str = "coco_panoptic"
     split: str = "train"
     on_error: Literal["skip", "stop"] = "skip"
-    workers: PositiveInt = 8
+    workers: Workers = 8
     kind: Literal["panoptic"] = "panoptic"
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
 class RenderedData:
-    """Views of the tabletop, rendered once into the folder --data and held in memory. Each is drawn anew from all.
+    """Views of the tabletop, rendered once, kept on disk and held in memory. Each is drawn anew from all.
 
     Attributes:
         scenes, views: `views` poses of each of the first `scenes` scenes of the split.
@@ -59,10 +63,10 @@ class RenderedData:
         workers: threads that read ahead, in each process.
     """
 
-    scenes: PositiveInt
-    views: PositiveInt
+    scenes: Annotated[int, Field(ge=1, le=1_000_000)]
+    views: Annotated[int, Field(ge=1, le=1000)]
     split: Literal["train", "captions"] = "train"
-    workers: PositiveInt = 1
+    workers: Workers = 1
     kind: Literal["rendered"] = "rendered"
 
 
@@ -76,9 +80,8 @@ def open_data(config: DataConfig, run: Run) -> PanopticDataset:
             dataset = open_dataset(config.dataset, run.data, config.split)
             if isinstance(dataset, PanopticDataset):
                 return dataset
-            raise ConfigError(
-                f"{config.dataset} has no panoptic ground truth; choose a data set whose name ends in _panoptic"
-            )
+            fit = ", ".join(name for name, info in DATASETS.items() if isinstance(info.layout, PanopticLayout))
+            raise ConfigError(f"{config.dataset} has no panoptic ground truth; choose one of {fit}")
         case RenderedData():
             return RenderedViews(open_rendered(config, run), run.views, config.split)
 
@@ -149,6 +152,12 @@ class PanopticStream(Generic[T]):
             if place not in self._futures:
                 self._futures[place] = self._pool.submit(self._make, *place)
         return [self._futures[step, sample].result() for sample in samples]
+
+    def shown(self) -> Iterator[T]:
+        """For pictures: the run's first images, three at most, each whole and as it is, always the same."""
+        for turn in range(min(_IMAGES_SHOWN, self._loop.batch_size, len(self.dataset))):
+            sample = self._read(turn, skip=True)
+            yield self._prepare(sample, whole_view(sample.segment_ids.shape, self._augmentation))
 
     def close(self) -> None:
         """End the threads, and say what was skipped."""

@@ -4,6 +4,8 @@ Started by `torchrun` or `accelerate launch`, every process finds its rank in th
 alone. Nothing else in the package asks how many processes there are.
 """
 
+import logging
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,8 +22,12 @@ from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.weights.strict import save_state_half
 
 PRECISIONS = ("no", "bf16", "fp16")
+_STARTED = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+"""Where launchers say how many processes they start."""
 _TIMEOUT = timedelta(hours=2)
 """One process may render data or fill a cache while the others wait."""
+
+logger = logging.getLogger(__name__)
 
 
 class Engine:
@@ -51,7 +57,9 @@ class Engine:
         if mixed_precision is not None and mixed_precision not in PRECISIONS:
             raise ConfigError(f"unknown mixed precision {mixed_precision!r}; expected one of {', '.join(PRECISIONS)}")
         if mixed_precision == "fp16" and self._use_cpu:
-            raise ConfigError("mixed precision fp16 needs a GPU; use bf16 or no on a CPU")
+            raise ConfigError(
+                "mixed precision fp16 needs a GPU, and this run is on a CPU; add --mixed-precision no (or bf16)"
+            )
         try:
             self._accelerator = self.accelerator()
         except ValueError as error:
@@ -60,9 +68,31 @@ class Engine:
         self.rank: int = self._accelerator.process_index
         self.world: int = self._accelerator.num_processes
         self.is_main: bool = self._accelerator.is_main_process
+        self._warn_if_alone()
 
-    def samples(self, batch_size: int, part: int, parts: int) -> range:
-        """Which samples of a batch this process computes in one of its accumulation parts.
+    @property
+    def words(self) -> str:
+        """Device and precision, for people."""
+        name = f" ({torch.cuda.get_device_name(self.device)})" if self.device.type == "cuda" else ""
+        precision = self._accelerator.mixed_precision
+        return f"{self.device}{name}, {'single precision' if precision == 'no' else f'mixed precision {precision}'}"
+
+    def _warn_if_alone(self) -> None:
+        """Say so where a launcher was to start several processes, and none of them knows of another."""
+        if self.world > 1:
+            return
+        told = [name for name in _STARTED if os.environ.get(name, "1") not in ("", "0", "1")]
+        if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ:
+            told.append("accelerate launch")  # which sets an address for several processes, but starts one on a CPU
+        if told:
+            logger.warning(
+                "%s says that there are several processes, but this one trains alone, on the whole batch; start it "
+                "by torchrun --nproc-per-node=N -m ovseg_ros.offline.cli train ...",
+                told[0],
+            )
+
+    def shares(self, batch_size: int, parts: int) -> list[range]:
+        """Which samples of a batch this process computes, one range for each of its accumulation parts.
 
         Raises:
             ConfigError: the batch does not divide evenly.
@@ -73,8 +103,8 @@ class Engine:
                 f"a batch of {batch_size} does not divide over {self.world} processes x {parts} accumulation parts; "
                 f"make batch_size a multiple of {shares}"
             )
-        size, share = batch_size // shares, part * self.world + self.rank
-        return range(share * size, (share + 1) * size)
+        size, first = batch_size // shares, self.rank * parts
+        return [range(share * size, (share + 1) * size) for share in range(first, first + parts)]
 
     def main_first(self) -> AbstractContextManager[None]:
         """The main process does the block before the others, for files that all read and one has to make."""
@@ -84,9 +114,9 @@ class Engine:
         """Until every process is here."""
         self._accelerator.wait_for_everyone()
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Element-wise mean over the processes; the same shape."""
-        return values if self.world == 1 else self._accelerator.reduce(values, reduction="mean")
+    def sum(self, values: Tensor) -> Tensor:
+        """Element-wise sum over the processes; the same shape."""
+        return values if self.world == 1 else self._accelerator.reduce(values, reduction="sum")
 
     def close(self) -> None:
         """Leave the process group, if there is one."""
@@ -110,19 +140,21 @@ class Run:
     """Where the stages of a training read, write and compute.
 
     Attributes:
-        data: of rendered views, the folder that keeps them for a second run (None = `out`/data); else the data set's
-            folder (None = below `$OVSEG_DATASETS`).
+        data: the data set's folder (None = below `$OVSEG_DATASETS`); if all data are rendered, where they are kept for
+            a second run (None = `out`/data).
         out: gets a folder of training state for each loop, and the checkpoints in half precision.
+        only_rendered: whether no stage reads a data set.
     """
 
     data: Path | None
     out: Path
     engine: Engine
+    only_rendered: bool = True
 
     @property
     def views(self) -> Path:
-        """Folder of rendered views."""
-        return self.data or self.out / "data"
+        """Folder of rendered views: never a data set's."""
+        return (self.data if self.only_rendered else None) or self.out / "data"
 
     def save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write what was trained as the checkpoint `name`, and say so."""

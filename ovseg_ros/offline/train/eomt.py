@@ -22,7 +22,6 @@ from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
 from ovseg_ros.offline.train.data import (
     DataConfig,
     PanopticStream,
-    RenderedData,
     SegmentedView,
     open_data,
     segmented_view,
@@ -30,8 +29,8 @@ from ovseg_ros.offline.train.data import (
 )
 from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.loop import Task, run_loop
-from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.losses import MaskLossConfig, MaskTargets, mask_set_loss, soft_masks
+from ovseg_ros.offline.train.loop_config import LoopConfig, StepCount
+from ovseg_ros.offline.train.losses import BatchShare, MaskLossConfig, MaskTargets, mask_set_loss, soft_masks
 from ovseg_ros.offline.train.pictures import compare_segments, label_map
 
 THING, STUFF = 0, 1
@@ -69,8 +68,8 @@ class EoMTTraining:
     loss: MaskLossConfig = Field(default_factory=MaskLossConfig)
     classes: Literal["categories", "thing_or_stuff"] = "categories"
     encoder_weights: str | None = None
-    annealing_starts: tuple[int, ...] = ()
-    annealing_ends: tuple[int, ...] = ()
+    annealing_starts: tuple[StepCount, ...] = ()
+    annealing_ends: tuple[StepCount, ...] = ()
     kind: Literal["eomt"] = "eomt"
 
     def __post_init__(self) -> None:
@@ -191,31 +190,47 @@ class EoMTTask(Task):
         if config.encoder_weights is not None:
             load_pretrained_vit(self.model.encoder, config.encoder_weights)
         self._config, self._engine, self._class_of = config, run.engine, class_of.to(run.engine.device)
+        self._soft: dict[tuple[int, range], list[MaskTargets]] = {}
         self.stream = PanopticStream(dataset, config.data, config.augmentation, config.loop, segmented_view)
 
-    def losses(self, step: int, samples: range) -> dict[str, Tensor]:
-        # Rendered views are drawn as a whole batch; of a data set, a process reads what it computes.
-        counted = range(self._config.loop.batch_size) if isinstance(self._config.data, RenderedData) else samples
-        views = self.stream.batch(step, counted)
-        shown = slice(counted.index(samples[0]), counted.index(samples[-1]) + 1)
-        predictions = self._predict(views[shown], self._config.mask_probabilities(step, self.model.config.joint_blocks))
-        size = None if self._config.loss.points else predictions[-1].mask_logits.shape[-2:]
+    def counts(self, step: int, samples: range) -> Tensor:
+        views, network = self.stream.batch(step, samples), self.model.config
+        if self._config.loss.points:
+            return torch.tensor([[float(len(view.ids))] for view in views])
+        size = [side // network.patch_size * 2**network.upscale_blocks for side in views[0].segment_ids.shape]
         targets = [to_targets(view, self._class_of, size) for view in views]
-        masks = torch.tensor(float(sum(len(target.classes) for target in targets)), device=self._engine.device)
-        count = max(1.0, float(self._engine.mean(masks)) * len(samples) / len(counted))
-        return mask_set_loss(predictions, targets[shown], self._config.loss, count=count)
+        # Kept until the share's losses: they took time, and are small.
+        self._soft = {place: kept for place, kept in self._soft.items() if place[0] == step}
+        self._soft[step, samples] = targets
+        return torch.tensor([[float(len(target.classes))] for target in targets])
 
-    def pictures(self, step: int) -> dict[str, np.ndarray]:
-        view = self.stream.batch(step, range(1))[0]
-        prediction = self._predict([view], torch.zeros(self.model.config.joint_blocks))[-1]
-        found = label_map(prediction.mask_logits[0], prediction.class_logits[0], view.segment_ids.shape)
-        return {"segments": compare_segments(view.image, view.segment_ids, found)}
+    def losses(self, step: int, samples: range, counts: Tensor) -> dict[str, Tensor]:
+        probabilities = self._config.mask_probabilities(step, self.model.config.joint_blocks)
+        draws = torch.zeros(len(probabilities), len(counts), self.model.config.num_queries, device=self._engine.device)
+        for block in torch.nonzero(probabilities)[:, 0].tolist():
+            draws[block] = torch.rand(draws.shape[1:], device=draws.device)
+        shown = draws[:, samples.start : samples.stop]
+        views = self.stream.batch(step, samples)
+        predictions = self._predict(views, probabilities, shown)
+        targets = self._soft.get((step, samples)) or [to_targets(view, self._class_of, None) for view in views]
+        share = BatchShare(samples, [int(count) for count in counts[:, 0].tolist()])
+        return mask_set_loss(predictions, targets, self._config.loss, share)
 
-    def _predict(self, views: Sequence[SegmentedView], mask_probabilities: Tensor) -> list[QueryPrediction]:
+    def pictures(self) -> dict[str, np.ndarray]:
+        rows = []
+        for view in self.stream.shown():
+            prediction = self._predict([view], torch.zeros(self.model.config.joint_blocks), None)[-1]
+            found = label_map(prediction.mask_logits[0], prediction.class_logits[0], view.segment_ids.shape)
+            rows.append(compare_segments(view.image, view.segment_ids, found))
+        return {"segments": np.concatenate(rows)}
+
+    def _predict(
+        self, views: Sequence[SegmentedView], mask_probabilities: Tensor, draws: Tensor | None
+    ) -> list[QueryPrediction]:
         pixels = to_pixels([view.image for view in views], self._engine.device)
         if self.model.config.convolutional_stem:  # many small convolutions, which read colours side by side faster
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return self.model.forward_masked(normalize(pixels, IMAGENET_MEAN, IMAGENET_STD), mask_probabilities)
+        return self.model.forward_masked(normalize(pixels, IMAGENET_MEAN, IMAGENET_STD), mask_probabilities, draws)
 
 
 def train_eomt(config: EoMTTraining, run: Run) -> EoMT:

@@ -18,9 +18,10 @@ from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.model import TwoStage
 from ovseg_ros.core.presets import fisa_section, load_preset, preset_folder, require_weights
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
-from ovseg_ros.offline.train.data import DataConfig, PanopticData, open_data
+from ovseg_ros.offline.train.data import DataConfig, PanopticData, RenderedData, open_data
 from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.fisa_data import (
+    CROPS_SHOWN,
     MASK_STRIDE,
     CollectedMasks,
     JitteredViews,
@@ -39,7 +40,6 @@ MaskSource = JitteredViews | CollectedMasks
 _NONE = "none of these"
 _CROP_SCALE = 3
 """How much pictures enlarge crops, so that names are legible."""
-_CROPS_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -65,6 +65,11 @@ class FisaTraining:
 
     def __post_init__(self) -> None:
         is_panoptic = isinstance(self.data, PanopticData)
+        if isinstance(self.data, RenderedData) and self.data.split != "train":
+            raise ValueError(
+                f"data of kind rendered must be of split train, got {self.data.split}, which shows unseen categories "
+                "that no mask may teach"
+            )
         if is_panoptic != (self.augmentation is not None) or (is_panoptic and self.synonyms):
             raise ValueError(
                 "data of kind panoptic needs augmentation and takes no synonyms; of kind rendered, no augmentation"
@@ -83,26 +88,32 @@ class FisaTask(Task):
         self.name, self.model = name, classifier
         self._source, self._loss = source, loss
 
-    def losses(self, step: int, samples: range) -> dict[str, Tensor]:
+    def counts(self, step: int, samples: range) -> Tensor:
+        return self._source.counts(step, samples)
+
+    def losses(self, step: int, samples: range, counts: Tensor) -> dict[str, Tensor]:
         batch = self._source.batch(step, samples)
         logits, adapted = self._classify(batch)
-        return fisa_losses(logits, batch.categories, adapted, batch.truth, self._loss)
+        masks, others = (counts.sum(dim=0) * (len(samples) / len(counts))).tolist()
+        return fisa_losses(logits, batch.categories, adapted, batch.truth, self._loss, masks=masks, others=others)
 
-    def pictures(self, step: int) -> dict[str, np.ndarray]:
-        batch = self._source.batch(step, range(self._source.samples_shown))
-        logits, adapted = self._classify(batch)
-        names = [*(category.name for category in batch.text.vocabulary.categories), _NONE]
-        wanted, found = ([names[index] for index in chosen] for chosen in (batch.categories, logits.argmax(dim=-1)))
-        views, pixels = batch.views, (batch.views.pixels * 255).round().byte()
-        if views.windows is None:
-            return {"names": compare_names(pixels[0], adapted, wanted, found)}
-        shown = batch.is_mask.flatten()
-        masks = crop_masks(adapted, views.windows[shown], views.image_size, self.model.crop_size)  # (N, 1, s, s)
-        rows = [
-            compare_names(crop, mask, [right], [given], scale=_CROP_SCALE)
-            for crop, mask, right, given in zip(pixels[shown], masks, wanted, found, strict=True)
-        ]
-        return {"names": np.concatenate(rows[:_CROPS_SHOWN])} if rows else {}
+    def pictures(self) -> dict[str, np.ndarray]:
+        rows: list[np.ndarray] = []
+        for batch in self._source.shown():
+            logits, adapted = self._classify(batch)
+            names = [*(category.name for category in batch.text.vocabulary.categories), _NONE]
+            wanted, found = ([names[index] for index in chosen] for chosen in (batch.categories, logits.argmax(dim=-1)))
+            views, pixels = batch.views, (batch.views.pixels * 255).round().byte()
+            if views.windows is None:
+                rows.append(compare_names(pixels[0], adapted, wanted, found))
+                continue
+            shown = batch.is_mask.flatten()
+            masks = crop_masks(adapted, views.windows[shown], views.image_size, self.model.crop_size)  # (N, 1, s, s)
+            rows += [
+                compare_names(crop, mask, [right], [given], scale=_CROP_SCALE)
+                for crop, mask, right, given in zip(pixels[shown], masks, wanted, found, strict=True)
+            ][:CROPS_SHOWN]
+        return {"names": np.concatenate(rows)} if rows else {}
 
     def _classify(self, batch: MaskBatch) -> tuple[Tensor, Tensor]:
         """Word logits (N, K + 1) and adapted masks (N, h, w)."""

@@ -1,6 +1,6 @@
 """What FISA learns from: batches of masks to name, in jittered views of a data set, or in crops collected before."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,8 @@ from ovseg_ros.offline.train.words import SeenWords
 
 MASK_STRIDE = 4
 """Pixels of a jittered view to one of its masks."""
+CROPS_SHOWN = 6
+"""Of an image, in pictures."""
 _CROPS_AT_ONCE = 64
 
 
@@ -54,8 +56,6 @@ class MaskBatch:
 class JitteredViews:
     """Views of a data set, on proposals that are computed beforehand; SEVE attends all of its words."""
 
-    samples_shown = 1  # of a batch, in a picture
-
     def __init__(
         self,
         model: TwoStage,
@@ -73,7 +73,8 @@ class JitteredViews:
         """
         engine, self._classifier, self._device = run.engine, classifier, run.engine.device
         self._text = model.text_encoder.encode(dataset.vocabulary())
-        images = f"{dataset.name}/{dataset.split}"
+        made = (f"{key}{value}" for key, value in dataset.scenes.items())  # other seeds have the same names
+        images = "/".join([dataset.name, dataset.split, *made])
         cache = ProposalCache(run.out / "proposals", weights_hash(model.proposer), images, model.input_size)
 
         prompt = model.prepare(dataset.vocabulary())
@@ -98,17 +99,30 @@ class JitteredViews:
                 quiet=not engine.is_main,
             )
             # Each of these is replaced by the image whose turn is next.
-            replaced = engine.mean(torch.tensor(float(unusable), device=self._device)) * engine.world
+            replaced = engine.sum(torch.tensor(float(unusable), device=self._device))
             begin, end = end, min(end + round(float(replaced)), len(order))
 
     def batch(self, step: int, samples: range) -> MaskBatch:
         """These samples, which are views, of a step's batch."""
-        views = self._stream.batch(step, samples)
+        return self._join(self._stream.batch(step, samples))
+
+    def shown(self) -> Iterator[MaskBatch]:
+        """For pictures: one whole image at a time, always the same."""
+        for view in self._stream.shown():
+            yield self._join([view])
+
+    def _join(self, views: Sequence["ProposedView"]) -> MaskBatch:
         masks, is_mask = (part.to(self._device) for part in pad_masks([view.masks for view in views]))
         pixels = to_pixels([view.image for view in views], self._device)
         truth = torch.cat([view.truth for view in views]).to(self._device)
         categories = torch.cat([view.categories for view in views]).to(self._device)
         return MaskBatch(self._classifier.look(pixels, masks), masks, is_mask, truth, categories, self._text)
+
+    def counts(self, step: int, samples: range) -> Tensor:
+        """(len(samples), 2): masks of each sample that fit a segment, and others."""
+        none = len(self._text.vocabulary.categories)
+        fits = [view.categories < none for view in self._stream.batch(step, samples)]
+        return torch.tensor([[float(mine.sum()), float((~mine).sum())] for mine in fits])
 
     def close(self) -> None:
         """End the threads that read."""
@@ -164,16 +178,13 @@ def pad_masks(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 class CollectedMasks:
     """Masks drawn from all that were collected before, and the seen words under changing names."""
 
-    samples_shown = 6  # of a batch, in a picture
-
     def __init__(self, masks: MaskBatch, words: SeenWords, loop: LoopConfig) -> None:
         self._all, self._words, self._loop = masks, words, loop
 
     def batch(self, step: int, samples: range) -> MaskBatch:
         """These samples, which are masks, of a step's batch; in single precision."""
-        rng = np.random.default_rng([self._loop.seed, step])
-        drawn = rng.integers(len(self._all.categories), size=self._loop.batch_size)
-        chosen = torch.from_numpy(drawn[samples.start : samples.stop])
+        rng, drawn = self._draw(step)
+        chosen = drawn[samples.start : samples.stop]
         return MaskBatch(
             views=some_crops(self._all.views, chosen),
             masks=self._all.masks[:, chosen].float(),
@@ -182,6 +193,21 @@ class CollectedMasks:
             categories=self._all.categories[chosen],
             text=self._words.draw(rng),
         )
+
+    def shown(self) -> Iterator[MaskBatch]:
+        """For pictures: some masks, always the same."""
+        yield self.batch(0, range(min(CROPS_SHOWN, self._loop.batch_size)))
+
+    def counts(self, step: int, samples: range) -> Tensor:
+        """As of `JitteredViews`."""
+        chosen = self._draw(step)[1][samples.start : samples.stop]
+        fits = self._all.categories[chosen] < len(self._all.text.vocabulary.categories)
+        return torch.stack([fits, ~fits], dim=1).float()
+
+    def _draw(self, step: int) -> tuple[np.random.Generator, Tensor]:
+        """What draws a step's words, after its masks were drawn, and these: (batch size,) int64."""
+        rng = np.random.default_rng([self._loop.seed, step])
+        return rng, torch.from_numpy(rng.integers(len(self._all.categories), size=self._loop.batch_size))
 
     def close(self) -> None:
         """Nothing reads."""

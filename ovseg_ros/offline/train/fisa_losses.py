@@ -4,11 +4,12 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ovseg_ros.core.config import STRICT
+from ovseg_ros.offline.train.loop_config import Weight
 from ovseg_ros.offline.train.losses import bce_and_dice
 
 
@@ -24,10 +25,10 @@ class FisaLossConfig:
             frozen proposals are many to one segment (MasQCLIP).
     """
 
-    class_weight: NonNegativeFloat = 2.0
-    bce_weight: NonNegativeFloat = 5.0
-    dice_weight: NonNegativeFloat = 5.0
-    none_weight: NonNegativeFloat = 0.0
+    class_weight: Weight = 2.0
+    bce_weight: Weight = 5.0
+    dice_weight: Weight = 5.0
+    none_weight: Weight = 0.0
     min_iou: Annotated[float, Field(ge=0, lt=1)] = 0.6
 
 
@@ -70,27 +71,36 @@ def assign(
 
 
 def fisa_losses(
-    word_logits: Tensor, categories: Tensor, adapted: Tensor, truth: Tensor, config: FisaLossConfig
+    word_logits: Tensor,
+    categories: Tensor,
+    adapted: Tensor,
+    truth: Tensor,
+    config: FisaLossConfig,
+    *,
+    masks: float,
+    others: float,
 ) -> dict[str, Tensor]:
-    """The weighted terms of FISA Eq. 6 over a batch of N masks; their sum is the loss.
+    """The weighted terms of FISA Eq. 6 over N masks; their sum is the loss.
 
     Args:
         word_logits: (N, K + 1), the last is "none of these".
         categories: (N,) int64 in [0, K]; K = fits no segment.
         adapted: (N, h, w) logits of the distribution adapter's masks.
         truth: (N, h, w) in [0, 1], the segment that each fits; unused where it fits none.
+        masks, others: what to divide by, as numbers of masks that fit and of others: those of the N, or of one of
+            equal shares of a batch on average.
 
     Returns:
-        "class" (a weighted mean over the masks), "bce" and "dice" (means over the masks that fit).
+        "class" (a weighted mean over all), "bce" and "dice" (means over the masks that fit).
     """
     count = word_logits.shape[1] - 1
     weights = torch.ones(count + 1, device=word_logits.device)
     weights[count] = config.none_weight
-    total = weights[categories].sum().clamp(min=1e-6)
+    total = max(1e-6, masks + config.none_weight * others)
     cross_entropy = F.cross_entropy(word_logits.float(), categories, weights, reduction="sum") / total
     fits = categories < count
-    logits, masks = adapted[fits].flatten(1).float(), truth[fits].flatten(1).float()  # (M, h * w)
-    bce, dice = bce_and_dice(logits, masks, max(1, len(logits)))
+    logits, wanted = adapted[fits].flatten(1).float(), truth[fits].flatten(1).float()  # (M, h * w)
+    bce, dice = bce_and_dice(logits, wanted, masks or 1.0)
     return {
         "class": config.class_weight * cross_entropy,
         "bce": config.bce_weight * bce,

@@ -42,7 +42,7 @@ class TrainingLog:
             # It takes a second to import, which nothing but a training should wait for.
             from torch.utils.tensorboard import SummaryWriter
 
-            _take_back(folder / "log.jsonl", first_step)
+            self._began -= _take_back(folder / "log.jsonl", first_step)
             self._lines = (folder / "log.jsonl").open("a", encoding="utf-8")
             self._board = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1, flush_secs=30)
 
@@ -98,11 +98,11 @@ class TrainingLog:
         self._bar.set_postfix({key: f"{value:.3f}" for key, value in self.sums.items()})
 
 
-def _take_back(path: Path, steps_done: int) -> None:
-    """Drop the lines of later steps, and a line that a kill cut short."""
+def _take_back(path: Path, steps_done: int) -> float:
+    """Drop the lines of later steps, and a line that a kill cut short; returns the seconds that the last one tells."""
     if not path.exists():
-        return
-    kept = []
+        return 0.0
+    kept, seconds = [], 0.0
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
@@ -110,4 +110,6 @@ def _take_back(path: Path, steps_done: int) -> None:
             continue
         if record["step"] <= steps_done:
             kept.append(line + "\n")
+            seconds = record["seconds"]
     write_bytes(path, "".join(kept).encode())
+    return seconds

@@ -1,9 +1,16 @@
 """How long, how fast and on what share of a batch at once a training loop learns."""
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from ovseg_ros.core.config import STRICT
+
+StepCount = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, le=1e30)]
+Weight = Annotated[float, Field(ge=0, le=1e30)]
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -11,7 +18,7 @@ class Multiplier:
     """Parameters whose names begin with `prefix` learn at `factor` times the rate."""
 
     prefix: str
-    factor: float
+    factor: Weight
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -27,9 +34,9 @@ class EncoderSchedule:
     """
 
     prefix: str = "encoder."
-    layer_decay: PositiveFloat = 0.8
-    full_rate_blocks: NonNegativeInt = 0
-    warmup_steps: NonNegativeInt = 1000
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.8
+    full_rate_blocks: StepCount = 0
+    warmup_steps: StepCount = 1000
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -50,18 +57,18 @@ class LoopConfig:
         checkpoint_every, log_every, pictures_every: steps between checkpoints, log lines and pictures.
     """
 
-    steps: PositiveInt
-    batch_size: PositiveInt
-    learning_rate: PositiveFloat
-    weight_decay: float = 0.05
+    steps: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    batch_size: Annotated[int, Field(ge=1, le=65_536)]
+    learning_rate: Positive
+    weight_decay: Weight = 0.05
     decay_vectors: bool = False
-    betas: tuple[float, float] = (0.9, 0.98)
-    warmup_steps: NonNegativeInt = 200
-    gradient_clip: PositiveFloat = 1.0
+    betas: tuple[Momentum, Momentum] = (0.9, 0.98)
+    warmup_steps: StepCount = 200
+    gradient_clip: Positive = 1.0
     gradient_accumulation: PositiveInt = 1
     multipliers: tuple[Multiplier, ...] = ()
     encoder: EncoderSchedule | None = None
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     checkpoint_every: PositiveInt = 100
     log_every: PositiveInt = 20
     pictures_every: PositiveInt = 500

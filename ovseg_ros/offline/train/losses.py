@@ -9,13 +9,14 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ovseg_ros.core.config import STRICT, Share
 from ovseg_ros.core.proposals.eomt.network import QueryPrediction
+from ovseg_ros.offline.train.loop_config import Weight
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
@@ -30,13 +31,26 @@ class MaskLossConfig:
         importance: share of the points that are such; the rest are drawn evenly.
     """
 
-    class_weight: float = 2.0
-    bce_weight: float = 5.0
-    dice_weight: float = 5.0
-    no_object_weight: float = 0.1
-    points: NonNegativeInt = 0
-    oversample: Annotated[float, Field(ge=1)] = 3.0
+    class_weight: Weight = 2.0
+    bce_weight: Weight = 5.0
+    dice_weight: Weight = 5.0
+    no_object_weight: Weight = 0.1
+    points: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    oversample: Annotated[float, Field(ge=1, le=100)] = 3.0
     importance: Share = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class BatchShare:
+    """The images that a loss is given, of a batch that is computed in several shares.
+
+    Attributes:
+        samples: which they are.
+        masks: how many masks each image of the batch has.
+    """
+
+    samples: range
+    masks: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,48 +74,53 @@ def mask_set_loss(
     predictions: list[QueryPrediction],
     targets: list[MaskTargets],
     config: MaskLossConfig,
-    *,
-    count: float | None = None,
+    share: BatchShare | None = None,
 ) -> dict[str, Tensor]:
     """Sum over predictions (deep supervision) of the matched losses, normalised by the masks in the batch.
 
-    Computed in float32, whatever the precision of the predictions.
+    Computed in float32, whatever the precision of the predictions. The mean over equal shares of a batch, each begun
+    with the same random state, is what the whole batch has.
 
     Args:
         predictions: each (B, Q, h, w) and (B, Q, C + 1).
         targets: B of them, on the predictions' device; an image may have none.
-        count: masks to normalise by; the targets' own number if None. Processes that share a batch pass their mean.
+        share: which part of what batch they are; None = all of one.
 
     Returns:
         Weighted scalars "class", "bce" and "dice"; the loss is their sum.
     """
-    count = max(1.0, float(sum(len(target.classes) for target in targets)) if count is None else count)
+    share = share or BatchShare(range(len(targets)), [len(target.classes) for target in targets])
     device = predictions[0].mask_logits.device
     totals = {name: torch.zeros((), device=device) for name in ("class", "bce", "dice")}
     for prediction in predictions:
         exact = QueryPrediction(prediction.mask_logits.float(), prediction.class_logits.float())
         with torch.autocast(device.type, enabled=False):
-            losses = _prediction_loss(exact, targets, config, count)
+            losses = _prediction_loss(exact, targets, config, share)
         totals = {name: totals[name] + value for name, value in losses.items()}
     return totals
 
 
 def _prediction_loss(
-    prediction: QueryPrediction, targets: list[MaskTargets], config: MaskLossConfig, count: float
+    prediction: QueryPrediction, targets: list[MaskTargets], config: MaskLossConfig, share: BatchShare
 ) -> dict[str, Tensor]:
     batch, queries, classes = prediction.class_logits.shape
     no_object = classes - 1
     wanted_classes = torch.full((batch, queries), no_object, device=prediction.class_logits.device)
     matched_logits, matched_masks = [], []
-    for index, target in enumerate(targets):
+    for sample, count in enumerate(share.masks):
+        if sample not in share.samples:
+            draw_points(min(queries, count), config, prediction.mask_logits.device)
+            continue
+        index = sample - share.samples.start
+        target = targets[index]
         mask_logits, masks = prediction.mask_logits[index], target.masks.float()  # (Q, h, w), (N, H, W)
         class_logits = prediction.class_logits[index].detach()  # (Q, C + 1)
         if config.points:
-            everywhere = torch.rand(1, config.points, 2, device=masks.device)
+            everywhere, candidates, evenly = draw_points(min(queries, count), config, masks.device)
             logits = sample_points(mask_logits.detach()[None], everywhere)[0]  # (Q, points)
             flat = sample_points(masks[None], everywhere)[0]  # (N, points)
             rows, columns = match(logits, class_logits, flat, target.classes, config)
-            chosen = uncertain_points(mask_logits[rows].detach(), config)  # (M, points, 2)
+            chosen = uncertain_points(mask_logits[rows].detach(), candidates, evenly, config.points)
             matched_logits.append(sample_points(mask_logits[rows][:, None], chosen)[:, 0])
             matched_masks.append(sample_points(masks[columns][:, None], chosen)[:, 0])
         else:
@@ -111,12 +130,19 @@ def _prediction_loss(
             matched_masks.append(flat[columns])
         wanted_classes[index, rows] = target.classes[columns]
     logits, masks = torch.cat(matched_logits), torch.cat(matched_masks)  # (M, pixels or points)
+    part = len(share.samples) / len(share.masks)
+    bce, dice = bce_and_dice(logits, masks, part * max(1.0, float(sum(share.masks))))
     weights = torch.ones(classes, device=logits.device)
     weights[no_object] = config.no_object_weight
-    cross_entropy = F.cross_entropy(prediction.class_logits.flatten(0, 1), wanted_classes.flatten(), weights)
-    bce, dice = bce_and_dice(logits, masks, count)
+    own, whole = (
+        sum(min(count, queries) + config.no_object_weight * max(0, queries - count) for count in counts)
+        for counts in (share.masks[share.samples.start : share.samples.stop], share.masks)
+    )  # sums of class weights, whatever is matched with what
+    cross_entropy = F.cross_entropy(
+        prediction.class_logits.flatten(0, 1), wanted_classes.flatten(), weights, reduction="mean" if own else "sum"
+    )
     return {
-        "class": config.class_weight * cross_entropy,
+        "class": config.class_weight * cross_entropy * (own / (part * whole) if own else 0.0),
         "bce": config.bce_weight * bce,
         "dice": config.dice_weight * dice,
     }
@@ -140,15 +166,20 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps, 2 * points[:, :, None] - 1, align_corners=False)[..., 0]
 
 
-def uncertain_points(mask_logits: Tensor, config: MaskLossConfig) -> Tensor:
-    """Random points (M, points, 2) of masks (M, h, w): most where a mask's logit is near 0, the rest anywhere."""
-    count, device = len(mask_logits), mask_logits.device
-    drawn = torch.rand(count, int(config.points * config.oversample), 2, device=device)
-    unsure = int(config.points * config.importance)
-    certainty = sample_points(mask_logits[:, None], drawn)[:, 0].abs()  # (M, drawn)
-    chosen = certainty.topk(unsure, dim=1, largest=False).indices
-    near = drawn.gather(1, chosen[..., None].expand(-1, -1, 2))
-    return torch.cat([near, torch.rand(count, config.points - unsure, 2, device=device)], dim=1)
+def draw_points(masks: int, config: MaskLossConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Random points of an image: (1, points, 2) to match by, and for each of M masks what `uncertain_points` takes."""
+    evenly = config.points - int(config.points * config.importance)
+    counts = ((1, config.points), (masks, int(config.points * config.oversample)), (masks, evenly))
+    everywhere, candidates, rest = (torch.rand(*count, 2, device=device) for count in counts)
+    return everywhere, candidates, rest
+
+
+def uncertain_points(mask_logits: Tensor, candidates: Tensor, evenly: Tensor, points: int) -> Tensor:
+    """Points (M, points, 2) of masks (M, h, w): `evenly` (M, E, 2), and of the candidates (M, C, 2) those whose logit
+    is nearest to 0."""
+    certainty = sample_points(mask_logits[:, None], candidates)[:, 0].abs()  # (M, C)
+    chosen = certainty.topk(points - evenly.shape[1], dim=1, largest=False).indices
+    return torch.cat([candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), evenly], dim=1)
 
 
 def match(

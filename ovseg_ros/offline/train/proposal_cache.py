@@ -101,6 +101,9 @@ class ProposalCache:
 
         missing = [index for index in indices if dataset.name_of(index) not in self]
         unusable, ahead = 0, _IMAGES_AHEAD * threads
+        if missing and not quiet:
+            todo = f"{len(missing)} of {len(indices)} images go through the mask generator first"
+            print(f"proposals: {todo}; kept in {self.folder}, up to 3 MB each", flush=True)
         with (
             ThreadPoolExecutor(threads) as pool,
             tqdm(total=len(missing), desc="proposals", unit="image", mininterval=5, disable=quiet) as bar,

@@ -1,25 +1,32 @@
 """`ovseg train`: a recipe file -> checkpoints, in one seeded and resumable run, on one process or many."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+import yaml
+from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ovseg_ros.core.config import STRICT, find_config, from_mapping, load_yaml
-from ovseg_ros.core.errors import CheckpointError
+from ovseg_ros.core.errors import CheckpointError, ConfigError, TrainingError
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.resources import config_dir
+from ovseg_ros.offline.data.files import write_bytes
 from ovseg_ros.offline.train.clip import ClipTraining, train_clip
+from ovseg_ros.offline.train.data import RenderedData
 from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.eomt import EoMTTraining, train_eomt
 from ovseg_ros.offline.train.fisa import FisaTraining, train_fisa
 from ovseg_ros.offline.train.loop_config import LoopConfig
+from ovseg_ros.offline.train.record import RECORD_NAME, Record, differences, plain, record_of
 from ovseg_ros.offline.train.state import has_state
 
 Stage = Annotated[EoMTTraining | ClipTraining | FisaTraining, Field(discriminator="kind")]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -29,10 +36,12 @@ class Recipe:
     Attributes:
         stages: what to train, one after the other.
         mixed_precision: arithmetic of the networks, unless the command line says; null = `accelerate launch`'s.
+        record: what a run adds in OUT/run.yaml; nothing that a new run would read.
     """
 
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    record: Record | None = None
 
     def __post_init__(self) -> None:
         kinds = [stage.kind for stage in self.stages]
@@ -82,11 +91,14 @@ def train(
     config = load_recipe(recipe)
     changes = {"steps": steps, "gradient_accumulation": accumulate}
     changes = {key: value for key, value in changes.items() if value is not None}
-    _check_resume(out, resume)
-    run = Run(data, out, Engine(device, mixed_precision or config.mixed_precision))
+    stages = tuple(_with_loops(stage, changes) for stage in config.stages)
+    begun = _check_resume(out, resume)
+    rendered = all(isinstance(stage, ClipTraining) or isinstance(stage.data, RenderedData) for stage in stages)
+    run = Run(data, out, Engine(device, mixed_precision or config.mixed_precision), only_rendered=rendered)
     generator: EoMT | None = None
     try:
-        for stage in (_with_loops(stage, changes) for stage in config.stages):
+        _keep_record(replace(config, stages=stages, record=record_of(stages, run)), run, begun)
+        for stage in stages:
             match stage:
                 case EoMTTraining():
                     generator = train_eomt(stage, run)
@@ -99,13 +111,19 @@ def train(
 
 
 def _with_loops(stage: Stage, changes: Mapping[str, Any]) -> Stage:
-    """A stage in which every loop has these values."""
+    """A stage in which every loop has these values, of the command line."""
     loops = {field.name: getattr(stage, field.name) for field in fields(stage)}
-    loops = {name: replace(loop, **changes) for name, loop in loops.items() if isinstance(loop, LoopConfig)}
+    try:
+        loops = {name: replace(loop, **changes) for name, loop in loops.items() if isinstance(loop, LoopConfig)}
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        option = "--steps" if fault["loc"][-1] == "steps" else "--accumulate"
+        raise ConfigError(f"{option}: {fault['msg'].replace('Input', 'it')}, got {fault['input']}") from error
     return replace(stage, **loops)
 
 
-def _check_resume(out: Path, mode: str) -> None:
+def _check_resume(out: Path, mode: str) -> list[str]:
+    """The loops that were begun in `out`."""
     begun = sorted(folder.name for folder in out.glob("*") if has_state(folder))
     if mode == "require" and not begun:
         raise CheckpointError(f"there is no training in {out} to go on with; check --out, or use --resume auto")
@@ -113,3 +131,40 @@ def _check_resume(out: Path, mode: str) -> None:
         raise CheckpointError(
             f"{out} holds a training already ({', '.join(begun)}); choose another --out, or go on with --resume auto"
         )
+    return begun
+
+
+def _keep_record(recipe: Recipe, run: Run, begun: list[str]) -> None:
+    """Write what a run is begun with; or refuse to go on with anything else that matters."""
+    path, version = run.out / RECORD_NAME, recipe.record.version if recipe.record else ""
+    if begun and path.exists():
+        try:
+            was = load_recipe(str(path))
+        except ConfigError as error:
+            raise CheckpointError(
+                f"{path} does not say what the run was begun with: {error}; restore it, or delete it if the recipe and "
+                "the data are the same"
+            ) from error
+        if changed := list(differences(plain(was), plain(recipe))):
+            raise CheckpointError(
+                f"{run.out} was begun with another recipe or data: {'; '.join(changed)}. Choose another --out, or take "
+                f"back what changed ({path} is the recipe as it was)"
+            )
+        if run.engine.is_main and was.record and was.record.version != version:
+            logger.warning("%s was begun by version %s of ovseg_ros, this is %s", run.out, was.record.version, version)
+        return
+    if begun and run.engine.is_main:
+        logger.warning(
+            "%s has no %s, as an older version leaves it: of its recipe, only the values of `loop` can be "
+            "compared; from now on, this one counts",
+            run.out,
+            RECORD_NAME,
+        )
+    if run.engine.is_main:
+        text = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120)
+        try:
+            write_bytes(path, text.encode())
+        except OSError as error:
+            raise TrainingError(
+                f"cannot write {path}: {error.strerror}; choose another --out, or free some space"
+            ) from error

@@ -20,6 +20,8 @@ from ovseg_ros.core.errors import CheckpointError, TrainingError
 from ovseg_ros.core.weights.strict import check_fit
 
 LAST, PREVIOUS = "last.pt", "previous.pt"
+FREE_TO_CHANGE = frozenset({"steps", "gradient_accumulation", "checkpoint_every", "log_every", "pictures_every"})
+"""Of a loop, what a resumed run may set otherwise. More steps stretch the schedule from there on."""
 _KEYS = {"model", "optimizer", "scaler", "step", "sums", "config"}
 
 logger = logging.getLogger(__name__)
@@ -70,12 +72,13 @@ class TrainingState:
                 last.replace(self.folder / PREVIOUS)
             unfinished.replace(last)
         except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
-            unfinished.unlink(missing_ok=True)
             kept = "the last good one is kept" if has_state(self.folder) else "there is none before it"
             raise TrainingError(
                 f"cannot write the checkpoint of step {step} to {last}: {error}; {kept}. Free some space and run the "
                 "same command again"
             ) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def resume(self) -> tuple[int, dict[str, float]]:
         """Fill model, optimiser and scaler from the newest readable checkpoint.

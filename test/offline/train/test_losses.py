@@ -5,8 +5,10 @@ import torch
 
 from ovseg_ros.core.proposals.eomt.network import QueryPrediction
 from ovseg_ros.offline.train.losses import (
+    BatchShare,
     MaskLossConfig,
     MaskTargets,
+    draw_points,
     mask_set_loss,
     match,
     sample_points,
@@ -92,10 +94,12 @@ def test_most_points_lie_where_a_mask_is_unsure() -> None:
     logits = torch.full((2, 8, 8), 9.0)
     logits[:, :, 4:] = 0.1
     config = MaskLossConfig(points=2000)
-    points = uncertain_points(logits, config)
+    _, *drawn = draw_points(2, config, logits.device)
+    points = uncertain_points(logits, *drawn, config.points)
     assert points.shape == (2, 2000, 2) and points.min() >= 0 and points.max() <= 1
     assert (points[..., 0] > 0.5).float().mean(dim=1).tolist() == pytest.approx([0.875, 0.875], abs=0.03)
-    assert uncertain_points(logits[:0], config).shape == (0, 2000, 2)
+    _, *drawn = draw_points(0, config, logits.device)
+    assert uncertain_points(logits[:0], *drawn, config.points).shape == (0, 2000, 2)
 
 
 def test_losses_on_points_come_near_those_on_all_pixels() -> None:
@@ -123,22 +127,29 @@ def test_points_of_an_image_without_segments_teach_no_object_only() -> None:
     assert logits.grad is not None and not logits.grad.any()  # part of the graph, as DDP wants it
 
 
-def test_processes_that_share_a_batch_normalise_by_its_masks() -> None:
-    """Two shares, each normalised by the mean count, average to the whole batch's loss."""
+@pytest.mark.parametrize("no_object_weight", [1.0, 0.1, 0.0])
+@pytest.mark.parametrize("points", [0, 30])
+def test_the_mean_over_shares_is_the_whole_batchs_loss(no_object_weight: float, points: int) -> None:
+    """Whatever each has of the masks; with the same random points."""
     torch.manual_seed(0)
-    config = MaskLossConfig(no_object_weight=1.0)
+    config = MaskLossConfig(no_object_weight=no_object_weight, points=points)
     targets = [
         MaskTargets(masks([1, 1, 0, 0]), torch.tensor([1])),
         MaskTargets(masks([1, 0, 0, 0], [0, 0, 1, 1]), torch.tensor([0, 1])),
+        MaskTargets(masks(), torch.tensor([], dtype=torch.int64)),
     ]
-    logits, classes = torch.randn(2, 3, 2, 2), torch.randn(2, 3, 3)
-    whole = mask_set_loss([QueryPrediction(logits, classes)], targets, config)
-    shares = [
-        mask_set_loss([QueryPrediction(logits[i : i + 1], classes[i : i + 1])], targets[i : i + 1], config, count=1.5)
-        for i in (0, 1)
-    ]
+    logits, classes = torch.randn(3, 3, 2, 2), torch.randn(3, 3, 3)
+
+    def loss_of(share: BatchShare) -> dict[str, torch.Tensor]:
+        part = slice(share.samples.start, share.samples.stop)
+        torch.manual_seed(1)
+        both = [QueryPrediction(logits[part], classes[part])] * 2
+        return mask_set_loss(both, targets[part], config, share)
+
+    whole = loss_of(BatchShare(range(3), [1, 2, 0]))
+    shares = [loss_of(BatchShare(range(i, i + 1), [1, 2, 0])) for i in range(3)]
     for name, value in whole.items():
-        assert float(sum(share[name] for share in shares)) / 2 == pytest.approx(float(value), rel=1e-5)
+        assert float(sum(share[name] for share in shares)) / 3 == pytest.approx(float(value), rel=1e-5)
 
 
 def test_half_precision_predictions_are_compared_in_single() -> None:

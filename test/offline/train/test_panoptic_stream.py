@@ -1,45 +1,15 @@
 """Training samples: a function of seed, step and number; every image once an epoch; damaged images named."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
+from numbered_images import Numbered
 
 from ovseg_ros.core.errors import DatasetError
-from ovseg_ros.offline.data.categories import load_categories
-from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample, SegmentLabel
+from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample
 from ovseg_ros.offline.train.augmentation import JitterConfig, View
 from ovseg_ros.offline.train.data import PanopticData, PanopticStream, segmented_view
 from ovseg_ros.offline.train.eomt import to_targets
 from ovseg_ros.offline.train.loop_config import LoopConfig
-
-
-class Numbered(PanopticDataset):
-    """Image n is grey n, with a stuff segment, a crowd and void. Some images are damaged or all void."""
-
-    def __init__(self, count: int, damaged: tuple[int, ...] = (), void: tuple[int, ...] = ()) -> None:
-        super().__init__("numbered", Path("nowhere"), "train", load_categories("cityscapes", range(19)))
-        self.count, self.damaged, self.void = count, damaged, void
-
-    def __len__(self) -> int:
-        return self.count
-
-    def name_of(self, index: int) -> str:
-        return f"image{index}"
-
-    def __getitem__(self, index: int) -> PanopticSample:
-        if index in self.damaged:
-            raise DatasetError(f"image{index} is torn")
-        ids = np.zeros((12, 16), dtype=np.int32)
-        ids[:, :8], ids[:3, 8:] = 70_000, 5
-        segments = (
-            SegmentLabel(70_000, 3, is_thing=False, is_crowd=False, area=96, declared_area=96),
-            SegmentLabel(5, 11, is_thing=True, is_crowd=True, area=24, declared_area=24),
-        )
-        if index in self.void:
-            ids[:], segments = 0, ()
-        return PanopticSample(np.full((12, 16, 3), index, dtype=np.uint8), ids, segments, self.name_of(index))
 
 
 def stream_of(dataset: PanopticDataset, *, steps: int = 40, seed: int = 0, on_error: str = "skip"):  # type: ignore[no-untyped-def]
@@ -67,7 +37,7 @@ def test_an_epoch_shows_every_image_once_in_another_order() -> None:
     stream = stream_of(Numbered(8))
     epochs = [[name for step in (2 * e, 2 * e + 1) for name, _ in stream.batch(step, range(4))] for e in range(3)]
     stream.close()
-    assert all(sorted(epoch) == [f"image{n}" for n in range(8)] for epoch in epochs)
+    assert all(sorted(epoch) == [f"folder/image{n}.jpg" for n in range(8)] for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
 
@@ -75,9 +45,10 @@ def test_damaged_images_are_named_counted_and_replaced(caplog: pytest.LogCapture
     stream = stream_of(Numbered(6, damaged=(2, 4), void=(1,)))
     names = {name for step in range(12) for name, _ in stream.batch(step, range(4))}
     stream.close()
-    assert names == {"image0", "image3", "image5"}
-    assert stream.skipped == {"image2": "image2 is torn", "image4": "image4 is torn"}
-    assert "skipped the image image2" in caplog.text and "2 images were skipped: image2, image4" in caplog.text
+    assert names == {f"folder/image{n}.jpg" for n in (0, 3, 5)}
+    assert stream.skipped == {f"folder/image{n}.jpg": f"image{n} is torn" for n in (2, 4)}
+    assert "skipped the image folder/image2.jpg" in caplog.text
+    assert "2 images were skipped: folder/image2.jpg, folder/image4.jpg" in caplog.text
 
 
 def test_damaged_images_stop_the_run_when_asked() -> None:

@@ -7,36 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numbered_images import Numbered
 from torch import nn
 
 from ovseg_ros.core.errors import DatasetError, TrainingError
 from ovseg_ros.core.types import MaskProposals
-from ovseg_ros.offline.data.categories import load_categories
-from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample, SegmentLabel
 from ovseg_ros.offline.train.proposal_cache import ProposalCache, weights_hash
 
 KEY = ("abc", "coco_panoptic/train", (32, 48))
-
-
-class Numbered(PanopticDataset):
-    """Images of grey 0, 1, ...; some damaged, some all void."""
-
-    def __init__(self, count: int, damaged: tuple[int, ...] = (), void: tuple[int, ...] = ()) -> None:
-        super().__init__("numbered", Path("nowhere"), "train", load_categories("cityscapes", range(19)))
-        self.count, self.damaged, self.void = count, damaged, void
-
-    def __len__(self) -> int:
-        return self.count
-
-    def name_of(self, index: int) -> str:
-        return f"folder/image{index}.jpg"
-
-    def __getitem__(self, index: int) -> PanopticSample:
-        if index in self.damaged:
-            raise DatasetError(f"image{index} is torn")
-        labels = (SegmentLabel(1, 3, is_thing=False, is_crowd=False, area=4, declared_area=4),)
-        image, ids = np.full((2, 2, 3), index, np.uint8), np.full((2, 2), int(index not in self.void), np.int32)
-        return PanopticSample(image, ids, () if index in self.void else labels, self.name_of(index))
 
 
 class Generator:

@@ -99,6 +99,12 @@ def test_training_views_show_seen_categories_only(views: TabletopViews) -> None:
     assert all(ids.max() == len(labels) for ids, labels in zip(views.segment_ids, views.labels, strict=True))
 
 
+def test_there_are_as_many_scenes_as_asked(data: Path, views: TabletopViews) -> None:
+    few = load_or_render(data, "train", scenes=3, views=1)
+    assert len(few) == len(few.segment_ids) == len(few.labels) == len(few.textures) == 3
+    assert few.labels == views.labels[:3]
+
+
 def test_a_broken_shard_is_named(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "train-320x240-1views"
     folder.mkdir()

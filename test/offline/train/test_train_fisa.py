@@ -63,18 +63,19 @@ def test_losses_by_hand() -> None:
     adapted, truth = torch.zeros(2, 2, 2), torch.zeros(2, 2, 2)
     truth[0, 0] = 1.0
     config = FisaLossConfig(none_weight=0.5)
-    losses = fisa_losses(words, torch.tensor([0, 2]), adapted, truth, config)
+    losses = fisa_losses(words, torch.tensor([0, 2]), adapted, truth, config, masks=1, others=1)
     fitting = -math.log(math.exp(2) / (math.exp(2) + 1 + math.e))
     assert float(losses["class"]) == pytest.approx(2 * (fitting + 0.5 * math.log(3)) / 1.5, rel=1e-5)
     assert float(losses["bce"]) == pytest.approx(5 * math.log(2), rel=1e-5)  # of the mask that fits alone
     assert float(losses["dice"]) == pytest.approx(5 * (1 - (2 * 1 + 1) / (2 + 2 + 1)), rel=1e-5)
-    without = fisa_losses(words, torch.tensor([0, 2]), adapted, truth, FisaLossConfig())
+    without = fisa_losses(words, torch.tensor([0, 2]), adapted, truth, FisaLossConfig(), masks=1, others=1)
     assert float(without["class"]) == pytest.approx(2 * fitting, rel=1e-5)
 
 
 def test_losses_without_anything_that_fits_are_zero() -> None:
     words = torch.zeros(2, 3, requires_grad=True)
-    losses = fisa_losses(words, torch.tensor([2, 2]), torch.zeros(2, 2, 2), torch.zeros(2, 2, 2), FisaLossConfig())
+    masks = torch.zeros(2, 2, 2)
+    losses = fisa_losses(words, torch.tensor([2, 2]), masks, masks, FisaLossConfig(), masks=0, others=2)
     assert [value.item() for value in losses.values()] == [0.0, 0.0, 0.0]
     torch.stack(list(losses.values())).sum().backward()
     assert words.grad is not None and not words.grad.any()
@@ -259,6 +260,8 @@ def test_presets_and_data_that_cannot_train_fisa_are_refused(tmp_path: Path, mon
     recipe.write_text(RECIPE.format(preset=preset))
     with pytest.raises(ConfigError, match="names no classifier.checkpoint; name there what to write"):
         train(str(recipe), out=tmp_path, data=tmp_path)
+    with pytest.raises(ValueError, match="must be of split train, got captions, which shows unseen categories"):
+        replace(CONFIG, data=RenderedData(scenes=1, views=1, split="captions"))
     jitter = JitterConfig((64, 96))
     for wrong in ({"data": PanopticData()}, {"augmentation": jitter}, {"data": PanopticData(), "augmentation": jitter}):
         with pytest.raises(

@@ -1,6 +1,5 @@
 """`ovseg train` on a data set in COCO panoptic layout: EoMT, then FISA on its proposals; kills, bad input."""
 
-import json
 import os
 import re
 import signal
@@ -9,32 +8,19 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_training import EOMT, EOMT_RECIPE, run, told
 
 from ovseg_ros.core.backbones.open_clip_model import model_description
 from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.offline.cli.main import main
-from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, write_dataset
-
-EOMT = "{image_size: [64, 96], width: 16, depth: 2, heads: 2, num_queries: 6, num_classes: 100, joint_blocks: 1}"
-
-EOMT_RECIPE = f"""
-stages:
-  - kind: eomt
-    network: {{kind: eomt, checkpoint: tiny_eomt.safetensors, architecture: {EOMT}}}
-    data: {{kind: panoptic, dataset: tabletop, split: train, workers: 2}}
-    augmentation: {{kind: jitter, size: [64, 96], scale: [0.5, 2.0]}}
-    loop:
-      {{steps: 4, batch_size: 2, learning_rate: 1.0e-3, warmup_steps: 1, encoder: {{warmup_steps: 1}},
-        gradient_clip: 0.01, checkpoint_every: 5, log_every: 1, pictures_every: 2}}
-    loss: {{points: 64}}
-    annealing_starts: [1]
-    annealing_ends: [3]
-"""
 
 CLIP = """
 {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
@@ -68,44 +54,23 @@ stages:
 """
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tabletop")
-    write_dataset(DatasetConfig("train", count=3, width=96, height=64), folder, workers=1)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def eomt(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of a whole training in miniature."""
-    folder = tmp_path_factory.mktemp("eomt")
-    assert run(folder, EOMT_RECIPE, data) == 0
-    return folder
-
-
-def run(folder: Path, recipe: str, data: Path, *arguments: str) -> int:
-    path = folder / "recipe.yaml"
-    path.write_text(recipe)
-    return main(["train", str(path), "--out", str(folder), "--data", str(data), "--device", "cpu", *arguments])
-
-
-def told(folder: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-
-
 def test_eomt_trains_and_shows_pictures(eomt: Path) -> None:
     assert [line["step"] for line in told(eomt / "eomt")] == [1, 2, 3, 4]
     assert all(line["total"] > 0 for line in told(eomt / "eomt"))
     board = EventAccumulator(str(eomt / "eomt" / "tensorboard")).Reload()
-    assert [(image.step, image.width, image.height) for image in board.Images("segments")] == [
-        (2, 288, 64),
-        (4, 288, 64),
-    ]
+    shown = board.Images("segments")
+    assert [(image.step, image.width, image.height) for image in shown] == [(2, 288, 128), (4, 288, 128)]
+    first, last = (
+        cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR) for image in shown
+    )
+    assert (first[:, :192] == last[:, :192]).all()  # the same images and truth, whole
+    assert (first[:, :96].max(axis=2) > 0).mean() > 0.9
     assert load_file(eomt / "tiny_eomt.safetensors")["class_head.bias"].shape == (101,)
 
 
-def test_fisa_trains_on_the_proposals_of_that_eomt(eomt: Path, data: Path, tmp_path: Path) -> None:
+def test_fisa_trains_on_the_proposals_of_that_eomt(
+    eomt: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "clip.json").write_text(CLIP)
     torch.manual_seed(0)
     clip = open_clip.CustomTextCLIP(**model_description(str(tmp_path / "clip.json")))
@@ -124,7 +89,7 @@ def test_fisa_trains_on_the_proposals_of_that_eomt(eomt: Path, data: Path, tmp_p
     assert {name.split(".")[0] for name in kept} == {"stream", "adapter"}  # neither CLIP nor the generator
     assert build_segmenter(str(preset), "cpu")  # reads what was written
     events = EventAccumulator(str(tmp_path / "fisa" / "tensorboard")).Reload()
-    assert [(image.step, image.width, image.height) for image in events.Images("names")] == [(2, 128, 64)]
+    assert [(image.step, image.width, image.height) for image in events.Images("names")] == [(2, 128, 128)]
 
     # The same again from the cache alone gives the same, and other steps go on from there.
     for name in ("last.pt", "log.jsonl"):
@@ -133,6 +98,38 @@ def test_fisa_trains_on_the_proposals_of_that_eomt(eomt: Path, data: Path, tmp_p
     assert told(tmp_path / "fisa") == lines
     assert run(tmp_path, recipe, data, "--resume", "require", "--steps", "4") == 0
     assert [line["step"] for line in told(tmp_path / "fisa")] == [1, 2, 3, 4]
+
+    # A preset may be called otherwise, but not say something else.
+    (tmp_path / "other.yaml").write_text(preset.read_text())
+    assert run(tmp_path, recipe.replace("tiny.yaml", "other.yaml"), data, "--steps", "4") == 0
+    preset.write_text(preset.read_text().replace("max_masks: 4", "max_masks: 3"))
+    assert run(tmp_path, recipe, data) == 2
+    assert "record.models.fisa.classifier.architecture.max_masks was 4, is 3." in capsys.readouterr().err
+
+
+def test_masks_are_compared_everywhere_by_default(data: Path, tmp_path: Path) -> None:
+    assert run(tmp_path, EOMT_RECIPE.replace("points: 64", "points: 0").replace("1.0e-3", "1e-3"), data) == 0
+    assert told(tmp_path / "eomt")[-1]["dice"] > 0
+
+
+def test_views_are_not_rendered_into_a_data_sets_folder(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a recipe with stages on both."""
+    places = []
+
+    def rendered(folder: Path, split: str, *, scenes: int, views: int) -> None:
+        places.append(folder)
+        raise DatasetError("asked for")
+
+    monkeypatch.setattr("ovseg_ros.offline.train.data.load_or_render", rendered)
+    clip = "  - kind: clip\n    preset: tabletop\n    captions: {split: captions, scenes: 1, views: 1}\n"
+    clip += "    masks: {scenes: 1, views: 1}\n" + "".join(
+        f"    {name}: {{steps: 1, batch_size: 4, learning_rate: 1.0e-3}}\n" for name in ("loop", "adaptation")
+    )
+    assert run(tmp_path, EOMT_RECIPE + clip, data) == 2
+    assert run(tmp_path / "eomt", "stages:\n" + clip, data) == 2
+    assert places == [tmp_path / "data", data]
 
 
 def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path) -> None:
@@ -182,7 +179,10 @@ def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path
         (("learning_rate", "learning_rte"), "unknown key 'learning_rte'; did you mean 'learning_rate'"),
         (("num_classes: 100", "num_classes: 133"), "the architecture has 133 classes, but tabletop has 100; set"),
         (("size: [64, 96]", "size: [60, 96]"), r"views of size \(60, 96\) must be multiples of the patch size 16"),
-        (("batch_size: 2", "batch_size: 0"), r"stages\[0\].loop.batch_size: it should be greater than 0, got 0"),
+        (
+            ("batch_size: 2", "batch_size: 0"),
+            r"loop.batch_size: it should be greater than or equal to 1, got 0",
+        ),
         (
             ("annealing_starts: [1]", "annealing_starts: [1, 2]"),
             "annealing_ends need 1 steps each, .* got 2 and 1",
@@ -196,6 +196,17 @@ def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path
         (("dataset: tabletop", "dataset: ade20k_full"), "folder .* is missing"),
         (("workers: 2", "workers: 2, on_error: ignore"), "unknown on_error 'ignore'; expected one of skip, stop"),
         (("  - kind: eomt", "  - kind: eomtt"), "unknown kind 'eomtt'; did you mean 'eomt'"),
+        (("batch_size: 2", "batch_size: 2, betas: [0.9, 1.0]"), r"betas\[1\]: it should be less than 1, got 1.0"),
+        (
+            ("batch_size: 2", "batch_size: 2, weight_decay: -1.0"),
+            "weight_decay: it should be greater than or equal to 0",
+        ),
+        (("batch_size: 2", f"batch_size: 2, seed: {10**20}"), "seed: it should be less than 4294967296, got 10000"),
+        (("learning_rate: 1.0e-3", "learning_rate: .nan"), "learning_rate: expected a finite number, got nan"),
+        (("joint_blocks: 1", "joint_blocks: 9"), "joint_blocks must be 1 to depth = 2, got 9"),
+        (("heads: 2", "heads: 3"), "width must be a multiple of heads = 3, got 16"),
+        (("image_size: [64, 96]", "image_size: [8, 96]"), "patch_size must be 8 at most, got 16"),
+        (("dataset: tabletop", "dataset: ade20k_semantic"), "folder .* is missing"),
         (("stages:", "stage:"), "unknown key 'stage'; did you mean 'stages'"),
         (("    loss:", "    encoder_weights: /nowhere\n    loss:"), "the checkpoint '/nowhere' is not there"),
     ],
@@ -208,6 +219,26 @@ def test_a_recipe_that_cannot_be_is_refused_in_one_line(
     error = capsys.readouterr().err
     assert re.search(message, error) and error.startswith("ovseg: error: ") and error.count("\n") == 1
     assert not (tmp_path / "eomt").exists()
+
+
+def test_options_and_data_that_cannot_be_are_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(tmp_path, EOMT_RECIPE, data, "--steps", str(10**12)) == 2
+    assert "--steps: it should be less than or equal to 1000000000, got 1000000000000" in capsys.readouterr().err
+    assert run(tmp_path, EOMT_RECIPE, data, "--mixed-precision", "fp16") == 2
+    assert "fp16 needs a GPU, and this run is on a CPU; add --mixed-precision no" in capsys.readouterr().err
+    for name in ("images/training", "annotations/training"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "images/training/a.jpg").touch()
+    assert run(tmp_path, EOMT_RECIPE.replace("dataset: tabletop", "dataset: ade20k_semantic"), tmp_path) == 2
+    assert "choose one of coco_panoptic, ade20k_panoptic, mapillary_vistas, " in capsys.readouterr().err
+    monkeypatch.delenv("OVSEG_DATASETS", raising=False)
+    assert main(["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        "where is ade20k_semantic? Give its folder (--root DIR of evaluate" in error and "--data DIR of train" in error
+    )
 
 
 def test_masks_of_fisa_need_whole_cells(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,8 +255,6 @@ def test_missing_data_and_states_are_named(
     assert "there is no training in" in capsys.readouterr().err
     assert run(eomt, EOMT_RECIPE, data, "--resume", "never") == 2
     assert "holds a training already (eomt)" in capsys.readouterr().err
-    assert run(eomt, EOMT_RECIPE.replace("width: 16", "width: 32"), data) == 2
-    assert "last.pt does not fit this configuration" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

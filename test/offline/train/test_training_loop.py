@@ -36,7 +36,7 @@ class Sums(Task):
         self.name, self.model = "test", model if model is not None else make_model()
         self._hook = hook
 
-    def losses(self, step: int, samples: range) -> dict[str, Tensor]:
+    def losses(self, step: int, samples: range, counts: Tensor) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(step)
         inputs = torch.randn(CONFIG.batch_size, 3, generator=generator)[list(samples)]
         losses = {"square": (self.model(inputs) - inputs.sum(dim=1, keepdim=True)).square().mean()}
@@ -86,12 +86,12 @@ def test_the_log_has_scalars_and_pictures_for_tensorboard(tmp_path: Path) -> Non
     seen = []
 
     class Shown(Sums):
-        def pictures(self, step: int) -> dict[str, np.ndarray]:
-            seen.append((step, self.model.training, torch.is_grad_enabled()))
+        def pictures(self) -> dict[str, np.ndarray]:
+            seen.append((self.model.training, torch.is_grad_enabled()))
             return {"masks": picture}
 
     run(Shown(), tmp_path, replace(CONFIG, pictures_every=30))
-    assert seen == [(29, False, False), (59, False, False)]
+    assert seen == [(False, False), (False, False)]
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     names = {"loss/square", "loss/total", "learning_rate", "gradient_norm", "images_per_second"}
     assert set(events.Tags()["scalars"]) == names
@@ -120,20 +120,86 @@ def test_an_interrupted_run_resumes_to_the_same_weights_and_log(tmp_path: Path, 
     assert losses_told(folder) == losses_told(tmp_path / "unbroken")
 
 
-def test_sigterm_saves_and_stops(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_sigterm_and_ctrl_c_save_and_stop(tmp_path: Path, number: int, exit_code: int) -> None:
     unbroken = train(tmp_path / "unbroken")
 
     def terminate(step: int, losses: dict[str, Tensor]) -> None:
         if step == 12:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
-    handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(TrainingStopped, match="stopped at step 1[34] of 60"):
+    handler = signal.getsignal(number)
+    with pytest.raises(TrainingStopped, match="stopped at step 1[34] of 60; its state is saved") as stopped:
         run(Sums(hook=terminate), tmp_path / "stopped")
-    assert signal.getsignal(signal.SIGTERM) is handler
+    assert stopped.value.exit_code == exit_code and signal.getsignal(number) is handler
     state = torch.load(tmp_path / "stopped" / "last.pt", weights_only=True)
     assert state["step"] in (13, 14)
     assert_equal_weights(train(tmp_path / "stopped"), unbroken)
+
+
+def test_a_second_ctrl_c_ends_at_once_without_damage(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    unbroken = train(tmp_path / "unbroken")
+
+    def interrupt(step: int, losses: dict[str, Tensor]) -> None:
+        if step == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Sums(hook=interrupt), tmp_path / "stopped")
+    assert "Ctrl-C again ends at once" in capfd.readouterr().err
+    assert torch.load(tmp_path / "stopped" / "last.pt", weights_only=True)["step"] == 10
+    assert_equal_weights(train(tmp_path / "stopped"), unbroken)
+
+
+def test_a_signal_in_the_last_step_stops_what_would_follow(tmp_path: Path) -> None:
+    def terminate(step: int, losses: dict[str, Tensor]) -> None:
+        if step == CONFIG.steps - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(TrainingStopped, match="stopped at step 60 of 60"):
+        run(Sums(hook=terminate), tmp_path)
+
+
+def test_too_little_memory_is_said_with_what_helps(tmp_path: Path) -> None:
+    def fill(step: int, losses: dict[str, Tensor]) -> None:
+        if step == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(TrainingError, match=r"memory .* 4 samples at a time, at step 4; .*--accumulate 2 or more"):
+        run(Sums(hook=fill), tmp_path / "whole")
+    with pytest.raises(TrainingError, match="every part is one sample already"):
+        run(Sums(hook=fill), tmp_path / "parts", replace(CONFIG, gradient_accumulation=4))
+
+
+def test_the_seconds_of_a_resumed_run_go_on(tmp_path: Path) -> None:
+    run(Sums(), tmp_path, replace(CONFIG, steps=40))
+    log = tmp_path / "log.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    log.write_text("".join(json.dumps({**line, "seconds": 1000.0 + line["step"]}) + "\n" for line in lines))
+    train(tmp_path)
+    assert json.loads(log.read_text().splitlines()[-1])["seconds"] >= 1040
+
+
+def test_a_run_says_where_and_how_it_computes(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run(Sums(), tmp_path, replace(CONFIG, gradient_accumulation=2))
+    told = "test: steps 0 to 60 on cpu, single precision, batch 4 = 1 processes x 2 parts x 2"
+    assert told in capsys.readouterr().out and not caplog.text
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    run(Sums(model), tmp_path / "norm", replace(CONFIG, gradient_accumulation=2, steps=1))
+    assert "batch norm, which normalises each share of 2 by itself" in caplog.text
+    for name, value in {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)  # as `accelerate launch --cpu --num_processes 2` does
+    Engine("cpu")
+    assert "accelerate launch says that there are several processes, but this one trains alone" in caplog.text
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    Engine("cpu")
+    assert "SLURM_STEP_NUM_TASKS says that there are several" in caplog.text
 
 
 def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
@@ -227,18 +293,6 @@ def test_frozen_parameters_are_neither_trained_nor_kept(tmp_path: Path) -> None:
     run(Sums(model), tmp_path)
     assert torch.equal(model[0].weight, before)
     assert set(torch.load(tmp_path / "last.pt", weights_only=True)["model"]) == {"3.weight", "3.bias"}
-
-
-def test_accumulation_changes_memory_and_not_the_result(tmp_path: Path) -> None:
-    """Without random draws in the model, that is: the parts of a batch draw apart."""
-    results = []
-    for parts in (1, 2, 4):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(3, 8), nn.GELU(), nn.Linear(8, 1))
-        config = replace(CONFIG, gradient_accumulation=parts, steps=20)
-        run(Sums(model), tmp_path / str(parts), config)
-        results.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
-    assert torch.allclose(results[0], results[1], atol=1e-5) and torch.allclose(results[0], results[2], atol=1e-5)
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:

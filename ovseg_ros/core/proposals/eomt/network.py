@@ -7,11 +7,11 @@ dot product of a query, through a small MLP, with the patch features upscaled to
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from timm.layers import LayerNorm, LayerNorm2d, SwiGLUPacked, resample_abs_pos_embed
 from timm.models.eva import EvaBlock
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.proposals.eomt.rotary import rotary_table
 from ovseg_ros.core.types import MaskProposals
+
+Size = Annotated[int, Field(ge=1, le=8192)]
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
@@ -45,20 +47,20 @@ class EoMTConfig:
         upscale_blocks: each doubles the mask resolution; 2 with 16-pixel patches gives stride 4.
     """
 
-    image_size: tuple[PositiveInt, PositiveInt]
-    patch_size: PositiveInt = 16
-    width: PositiveInt = 384
-    depth: PositiveInt = 12
+    image_size: tuple[Size, Size]
+    patch_size: Size = 16
+    width: Size = 384
+    depth: Annotated[int, Field(ge=1, le=256)] = 12
     heads: PositiveInt = 6
-    register_tokens: NonNegativeInt = 4
-    layer_scale: float | None = 1.0
+    register_tokens: Annotated[int, Field(ge=0, le=1024)] = 4
+    layer_scale: Annotated[float, Field(ge=0, le=1000)] | None = 1.0
     convolutional_stem: bool = False
     swiglu: bool = False
     dinov3: bool = False
-    num_queries: PositiveInt = 200
-    num_classes: PositiveInt = 133
+    num_queries: Size = 200
+    num_classes: Annotated[int, Field(ge=1, le=65_535)] = 133
     joint_blocks: PositiveInt = 3
-    upscale_blocks: NonNegativeInt = 2
+    upscale_blocks: Annotated[int, Field(ge=0, le=6)] = 2
 
     def __post_init__(self) -> None:
         if self.joint_blocks > self.depth:
@@ -72,8 +74,18 @@ class EoMTConfig:
                 f"rotary positions turn 4 channels of a head together; {self.heads} heads do not share a width of "
                 f"{self.width} in multiples of 4"
             )
-        if self.convolutional_stem and self.patch_size & (self.patch_size - 1):
+        if self.patch_size > min(self.image_size):
+            raise ValueError(
+                f"patch_size must be {min(self.image_size)} at most, got {self.patch_size}: no patch fits "
+                f"into image_size {self.image_size}"
+            )
+        if self.convolutional_stem and (self.patch_size == 1 or self.patch_size & (self.patch_size - 1)):
             raise ValueError(f"a convolutional stem needs a patch size that is a power of two, got {self.patch_size}")
+        if self.convolutional_stem and 2 * self.width < self.patch_size:
+            raise ValueError(
+                f"a convolutional stem halves the channels {self.patch_size.bit_length() - 2} times for patches of "
+                f"{self.patch_size}; width must be {self.patch_size // 2} or more, got {self.width}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +193,9 @@ class EoMT(nn.Module):
             class_logits=predictions[-1].class_logits,
         )
 
-    def forward_masked(self, images: Tensor, mask_probabilities: Tensor) -> list[QueryPrediction]:
+    def forward_masked(
+        self, images: Tensor, mask_probabilities: Tensor, draws: Tensor | None = None
+    ) -> list[QueryPrediction]:
         """Training pass: a prediction before each joint block and after the last, each masking the block that follows.
 
         In joint block i, a query attends only to patches inside its predicted mask, with probability
@@ -190,13 +204,16 @@ class EoMT(nn.Module):
         Args:
             images: as in `forward`.
             mask_probabilities: (L2,) in [0, 1].
+            draws: (L2, B, Q) in [0, 1), of which those below its block's probability mask; None draws them here.
 
         Returns:
             L2 + 1 predictions, the final one last.
         """
-        return self._run(images, mask_probabilities)[1]
+        return self._run(images, mask_probabilities, draws)[1]
 
-    def _run(self, images: Tensor, mask_probabilities: Tensor | None) -> tuple[Tensor, list[QueryPrediction]]:
+    def _run(
+        self, images: Tensor, mask_probabilities: Tensor | None, draws: Tensor | None = None
+    ) -> tuple[Tensor, list[QueryPrediction]]:
         """Normalised tokens after the last block; predictions before each joint block, if masked, and after the end."""
         tokens, grid = self._embed(images)
         rotation = self._rotation(grid, tokens.device)
@@ -209,8 +226,9 @@ class EoMT(nn.Module):
             if index >= 0 and mask_probabilities is not None:
                 prediction = self._predict(self.encoder.norm(tokens), grid)
                 predictions.append(prediction)
+                drawn = None if draws is None else draws[index]
                 attention_mask = self._attention_mask(
-                    prediction.mask_logits, grid, tokens.shape[1], mask_probabilities[index]
+                    prediction.mask_logits, grid, tokens.shape[1], mask_probabilities[index], drawn
                 )
             # The table begins with the queries, which may not have joined.
             rotary = {} if rotation is None else {"rope": rotation[-tokens.shape[1] :]}
@@ -252,7 +270,12 @@ class EoMT(nn.Module):
         )
 
     def _attention_mask(
-        self, mask_logits: Tensor, grid: tuple[int, int], num_tokens: int, probability: Tensor
+        self,
+        mask_logits: Tensor,
+        grid: tuple[int, int],
+        num_tokens: int,
+        probability: Tensor,
+        drawn: Tensor | None,
     ) -> Tensor | None:
         """Boolean (B, 1, N, N), True = may attend; None when nothing is masked."""
         if float(probability) <= 0:
@@ -260,7 +283,8 @@ class EoMT(nn.Module):
         batch, queries = mask_logits.shape[:2]
         inside = F.interpolate(mask_logits.detach(), size=grid, mode="bilinear", align_corners=False) > 0
         inside = inside.flatten(2)  # (B, Q, patches)
-        unmasked = torch.rand(batch, queries, 1, device=inside.device) >= probability
+        drawn = torch.rand(batch, queries, device=inside.device) if drawn is None else drawn
+        unmasked = (drawn >= probability)[..., None]
         allowed = inside.new_ones(batch, 1, num_tokens, num_tokens)
         allowed[:, 0, :queries, num_tokens - inside.shape[2] :] = inside | unmasked
         return allowed

@@ -1,0 +1,115 @@
+"""One step of every training on a batch of 4, by as many processes as there are; `test_shares.py` starts it.
+
+In double precision, so that nothing can pass for rounding; but for CLIP, whose crops are made in single.
+
+python distributed_run.py FOLDER PARTS
+"""
+
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from fisa_scenes import coloured_views, scene_model
+from numbered_images import Striped
+from torch import Tensor
+
+from ovseg_ros.core.backbones.sentence_clip import ClipConfig, ImageTower
+from ovseg_ros.core.presets import EoMTSection
+from ovseg_ros.core.proposals.eomt.network import EoMTConfig
+from ovseg_ros.offline.train import eomt
+from ovseg_ros.offline.train.augmentation import JitterConfig
+from ovseg_ros.offline.train.clip import ClipTask, Stream
+from ovseg_ros.offline.train.crops import CropSource
+from ovseg_ros.offline.train.data import PanopticData, RenderedViews
+from ovseg_ros.offline.train.engine import Engine, Run
+from ovseg_ros.offline.train.fisa import FisaTask
+from ovseg_ros.offline.train.fisa_data import CollectedMasks, JitteredViews, collect_masks
+from ovseg_ros.offline.train.fisa_losses import FisaLossConfig
+from ovseg_ros.offline.train.loop import LoopConfig, Task, run_loop
+from ovseg_ros.offline.train.losses import MaskLossConfig
+from ovseg_ros.offline.train.words import SeenWords
+
+EOMT = EoMTConfig((32, 48), width=16, depth=2, heads=2, num_queries=4, num_classes=19, joint_blocks=2)
+CLIP = ClipConfig(image_size=32, patch_size=8, width=32, layers=1, head_width=16, embed_dim=16)
+LOOP = LoopConfig(steps=4, batch_size=4, learning_rate=1e-3, warmup_steps=1, gradient_clip=1e9)
+FISA_LOSS = FisaLossConfig(min_iou=0.3, none_weight=0.3)
+DATA = PanopticData(workers=2)
+NAMES = ("eomt", "eomt_points", "fisa", "fisa_collected", "clip")
+
+
+def make(name: str, run: Run) -> tuple[Task, object]:
+    """A training's real task and model, small and on a handful of images; and what to close."""
+    jitter = JitterConfig((32, 48), scale=(0.8, 1.5))
+    if name.startswith("eomt"):
+        loss = MaskLossConfig(points=40 if name == "eomt_points" else 0)
+        section = EoMTSection(EOMT, "eomt.safetensors")
+        with patch.object(eomt, "open_data", lambda *_: Striped(4)):
+            task = eomt.EoMTTask(eomt.EoMTTraining(section, DATA, jitter, LOOP, loss), run)
+        return task, task.stream
+    if name == "clip":
+        torch.manual_seed(0)
+        text = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
+        vision = {key: getattr(CLIP, key) for key in ("image_size", "patch_size", "width", "layers", "head_width")}
+        clip = open_clip.CustomTextCLIP(CLIP.embed_dim, vision, text, init_logit_bias=-8.0)
+        views = replace(coloured_views(1), textures=[{"table": "wooden"}])
+        streams = [Stream(CropSource(views, CLIP), share=1.0, stuff_share=0.3, masked=True)]
+        return ClipTask(name, ImageTower(clip), encode, {}, streams, LOOP, 0.25, run.engine.device), None
+    scene_model()  # loads CLIP, which draws at random, once in a process
+    torch.manual_seed(0)
+    model, classifier = scene_model(mirrored=False, **({"view": "image", "input_size": 64} if name == "fisa" else {}))
+    if name == "fisa":
+        source = JitteredViews(model, classifier, Striped(4), DATA, jitter, LOOP, FISA_LOSS, run)
+    else:
+        words = SeenWords(model.text_encoder, 0.5)
+        views = RenderedViews(coloured_views(2), Path("nowhere"), "train")
+        source = CollectedMasks(collect_masks(model, classifier, views, words, FISA_LOSS), words, LOOP)
+    return FisaTask(classifier, source, FISA_LOSS, name), source
+
+
+def encode(sentences: list[str]) -> Tensor:
+    """A random vector for each sentence."""
+    rows = [np.random.default_rng(zlib.crc32(sentence.encode())).normal(size=CLIP.embed_dim) for sentence in sentences]
+    return F.normalize(torch.tensor(np.array(rows), dtype=torch.float32), dim=-1)
+
+
+def one_step(name: str, parts: int, folder: Path, engine: Engine) -> dict[str, dict[str, Tensor]]:
+    """The gradients of a step by the real loop, by parameter, and the losses that its log would tell."""
+    task, source = make(name, Run(None, folder, engine))
+    config = replace(LOOP, steps=1, gradient_accumulation=parts)
+    try:
+        with nullcontext() if name == "clip" else double_precision(task):
+            run_loop(task, config, folder / name, engine=engine)
+    finally:
+        if source is not None:
+            source.close()
+    gradients = {key: value.grad for key, value in task.model.named_parameters() if value.grad is not None}
+    sums = torch.load(folder / name / "last.pt", weights_only=True)["sums"] if engine.is_main else {}
+    return {"gradients": gradients, "losses": {key: torch.tensor(value) for key, value in sums.items()}}
+
+
+@contextmanager
+def double_precision(task: Task) -> Iterator[None]:
+    """All that asks for single precision gets double."""
+    task.model.double()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with patch.object(Tensor, "float", Tensor.double):
+            yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+if __name__ == "__main__":
+    folder, engine = Path(sys.argv[1]), Engine("cpu")
+    found = {name: one_step(name, int(sys.argv[2]), folder, engine) for name in NAMES}
+    torch.save({"world": engine.world, **found}, folder / f"rank{engine.rank}.pt")
+    engine.wait()
+    engine.close()
