@@ -41,7 +41,8 @@ def width_by_height(text: str) -> tuple[int, int]:
 class Option:
     """How the command line gives a field: as --its-name or, `by_place`, as a word without a name.
 
-    `heading` stands above it and those that follow in the command's help; the rest is as argparse takes it.
+    `heading` stands above it and those that follow in the command's help; `output` says that the command writes there,
+    which is tried before anything else; the rest is as argparse takes it.
     """
 
     help: str | None
@@ -52,6 +53,7 @@ class Option:
     action: str | None = None
     heading: str | None = None
     by_place: bool = False
+    output: Literal["file", "folder"] | None = None
 
 
 def _switch(text: str) -> Option:
@@ -66,9 +68,13 @@ def _folder(text: str | None) -> Option:
     return Option(text, type=Path, metavar="DIR")
 
 
+def _new_folder(text: str | None) -> Option:
+    return Option(text, type=Path, metavar="DIR", output="folder")
+
+
 Preset = Annotated[str, Option(_PRESET)]
 Device = Annotated[str, Option("auto (the first GPU, else the CPU), cpu, cuda or cuda:N")]
-Json = Annotated[Path | None, Option("write the figures here", type=Path, metavar="FILE")]
+Json = Annotated[Path | None, Option("write the figures here", type=Path, metavar="FILE", output="file")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +83,7 @@ class SegmentOptions:
 
     input: Annotated[Path, Option(None, Path, "IMAGE|FOLDER|VIDEO|BAG", by_place=True)]
     vocabulary: Annotated[str, Option("words to look for", metavar=_WORDS)]
-    out: Annotated[Path, _folder("folder for the results")]
+    out: Annotated[Path, _new_folder("folder for the results")]
     preset: Preset = "tabletop"
     device: Device = "auto"
     overwrite: Annotated[bool, _switch("replace the results that DIR already holds")] = False
@@ -95,7 +101,7 @@ class EvaluateOptions:
     preset: Preset = "tabletop"
     device: Device = "auto"
     json: Json = None
-    report: Annotated[Path | None, _folder("write a page with tables and pictures here")] = None
+    report: Annotated[Path | None, _new_folder("write a page with tables and pictures here")] = None
 
     data: Annotated[
         str | None,
@@ -128,7 +134,8 @@ class EvaluateOptions:
     ] = None
 
     partial: Annotated[
-        str | None, Option("keep each image's counts here; a stopped run goes on", metavar="FILE", heading="in parts")
+        str | None,
+        Option("keep each image's counts here; a stopped run goes on", None, "FILE", heading="in parts", output="file"),
     ] = None
     shard: Annotated[str | None, Option("evaluate only part I of N, into --partial", metavar="I/N|rank")] = None
     merge: Annotated[
@@ -191,7 +198,7 @@ class DatasetOptions:
     name: Annotated[str, Option(None, choices=["tabletop"], by_place=True)]
     split: Annotated[str, Option("train, val, test or captions")]
     count: Annotated[int, _number("number of images")]
-    out: Annotated[Path, _folder(None)]
+    out: Annotated[Path, _new_folder(None)]
     seed: Annotated[int, Option("seed of the first scene (default: 0)", int)] = 0
     size: Annotated[tuple[int, int], Option("image size (default: 320x240)", width_by_height, "WxH")] = (320, 240)
     workers: Annotated[int | None, _number("rendering processes (default: one for each core)")] = None
@@ -207,7 +214,7 @@ class CheckDatasetOptions:
     root: Annotated[Path | None, _folder("the data set's folder (default: in $OVSEG_DATASETS)")] = None
     split: Annotated[str | None, Option("train or val (default: all of them)")] = None
     workers: Annotated[int | None, _number("reading processes (default: one for each core)")] = None
-    json: Annotated[Path | None, Option("write all that was found here", Path, "FILE")] = None
+    json: Annotated[Path | None, Option("write all that was found here", Path, "FILE", output="file")] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,7 +228,7 @@ class TrainOptions:
     recipe: Annotated[
         str, Option("name of a recipe in config/training, or the path of a recipe's YAML file", by_place=True)
     ]
-    out: Annotated[Path, _folder("folder for checkpoints and logs")]
+    out: Annotated[Path, _new_folder("folder for checkpoints and logs")]
     data: Annotated[
         Path | None,
         _folder(
@@ -269,8 +276,8 @@ class AblateOptions:
     """Train and compare FISA's parts; a run that was stopped goes on."""
 
     dataset: Annotated[str, Option("what to train and evaluate on", choices=["tabletop"], by_place=True)]
-    out: Annotated[Path, _folder("folder for results and training states")]
-    data: Annotated[Path | None, _folder("folder for rendered data (default: OUT/data)")] = None
+    out: Annotated[Path, _new_folder("folder for results and training states")]
+    data: Annotated[Path | None, _new_folder("folder for rendered data (default: OUT/data)")] = None
     recipe: Annotated[str, Option("training recipe with a stage of kind fisa")] = "tabletop_fisa"
     seeds: Annotated[int, _number("trainings of each system (default: 3)")] = 3
     systems: Annotated[

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields
 from functools import partial
 from inspect import getdoc
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from ovseg_ros.core.errors import OvsegError
@@ -48,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"ovseg: error: this command needs the Python package {package!r}; install it first", file=sys.stderr)
         return 2
+    except OSError as error:  # of a place that cannot be read or written; no fault of the program's
+        what = " ".join(str(part) for part in (error.filename, error.strerror or error) if part is not None)
+        print(f"ovseg: error: {what}; make it readable or writable, free some space, or give another", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("ovseg: stopped", file=sys.stderr)
         return 130
@@ -73,7 +78,7 @@ def _add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
     for field in fields(cls):
         [option] = hints[field.name].__metadata__
         keywords = {name: value for name, value in asdict(option).items() if value is not None}
-        by_place, heading = keywords.pop("by_place"), keywords.pop("heading", None)
+        by_place, heading, _ = keywords.pop("by_place"), keywords.pop("heading", None), keywords.pop("output", None)
         if heading:
             target = parser.add_argument_group(heading)
         if by_place:
@@ -86,9 +91,10 @@ def _add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
 def _run(cls: type[Any], given: argparse.Namespace) -> int:
     """Do what the command line says, and return the exit code."""
     values = {field.name: getattr(given, field.name) for field in fields(cls)}
+    _check_outputs(cls, values)
     match cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}):
         case options.SegmentOptions() as told:
-            from ovseg_ros.offline.data.bag_images import is_bag
+            from ovseg_ros.offline.data.bag_files import is_bag
             from ovseg_ros.offline.tools.segment import segment_path
             from ovseg_ros.offline.tools.segment_bag import segment_bag
 
@@ -139,6 +145,20 @@ def _run(cls: type[Any], given: argparse.Namespace) -> int:
 
             return count(told)
     raise AssertionError(cls)
+
+
+def _check_outputs(cls: type[Any], values: dict[str, Any]) -> None:
+    """Before minutes are spent on what cannot be written."""
+    hints = get_type_hints(cls, include_extras=True)
+    outputs: dict[str, dict[str, Path | None]] = {"file": {}, "folder": {}}
+    for name, value in values.items():
+        [option] = hints[name].__metadata__
+        if option.output and value is not None:
+            outputs[option.output][f"--{name}"] = Path(value)
+    if outputs["file"] or outputs["folder"]:
+        from ovseg_ros.offline.data.files import check_outputs
+
+        check_outputs(files=outputs["file"], folders=outputs["folder"])
 
 
 def _train(told: options.TrainOptions) -> int:

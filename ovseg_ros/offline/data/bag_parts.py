@@ -94,9 +94,9 @@ class BagParts:
         self._write_metadata()
         write_json(self._journal_path, self._journal)
 
-    def finish(self) -> None:
-        """Marks the bag as complete."""
-        self._journal["done"] = True
+    def finish(self, state: dict[str, Any]) -> None:
+        """Marks the bag as complete, with the last `state`."""
+        self._journal["done"], self._journal["state"] = True, state
         write_json(self._journal_path, self._journal)
 
     def _write(self, folder: Path, messages: Sequence[BagMessage]) -> dict[str, Any]:

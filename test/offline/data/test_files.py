@@ -5,7 +5,7 @@ import pytest
 
 from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb, rgb_to_ids, tight_box
-from ovseg_ros.offline.data.files import read_json, sha256_of, write_bytes, write_image, write_json
+from ovseg_ros.offline.data.files import OutputError, read_json, sha256_of, write_bytes, write_image, write_json
 from ovseg_ros.offline.data.images import load_image
 
 
@@ -39,7 +39,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
         raise OSError("disk full")
 
     monkeypatch.setattr(type(path), "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OutputError, match="disk full"):
         write_bytes(path, b"new")
     assert path.read_text() == '{\n "a": 1\n}\n'
     assert list(tmp_path.iterdir()) == [path]

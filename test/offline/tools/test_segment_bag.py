@@ -21,7 +21,8 @@ from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Segment
 from ovseg_ros.offline.cli.main import main
-from ovseg_ros.offline.data.bag_images import is_bag, open_bag_images
+from ovseg_ros.offline.data.bag_files import is_bag
+from ovseg_ros.offline.data.bag_images import open_bag_images
 from ovseg_ros.offline.options import SegmentOptions
 from ovseg_ros.offline.tools import segment_bag as module
 from ovseg_ros.offline.tools.segment_bag import segment_bag
