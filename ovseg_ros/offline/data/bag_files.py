@@ -10,12 +10,13 @@ from typing import Any
 import yaml
 
 from ovseg_ros.core.errors import DatasetError
+from ovseg_ros.offline.data.bag_storage import MCAP_MAGIC
 from ovseg_ros.offline.data.kinds import Kind, bag_suffix, files_below, kind_of
 
 METADATA_NAME = "metadata.yaml"
 _KEY = "rosbag2_bagfile_information"
 _SUFFIX_OF_STORAGE = {"mcap": ".mcap", "sqlite3": ".db3"}
-_MCAP_MAGIC, _SQLITE_MAGIC, _BAG_MAGIC = b"\x89MCAP0\r\n", b"SQLite format 3\0", b"#ROSBAG V"
+_SQLITE_MAGIC, _BAG_MAGIC = b"SQLite format 3\0", b"#ROSBAG V"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def remedy(path: Path, suffix: str) -> str:
     with path.open("rb") as file:
         start = file.read(16)
     match suffix:
-        case ".mcap" if start.startswith(_MCAP_MAGIC):
+        case ".mcap" if start.startswith(MCAP_MAGIC):
             return f"; `mcap recover {path} -o recovered.mcap` (MCAP's command line tool) saves what can be read"
         case ".db3" if start == _SQLITE_MAGIC:
             return f"; `sqlite3 {path} .recover | sqlite3 recovered.db3` saves what can be read"
@@ -118,12 +119,12 @@ def shortcoming(path: Path, suffix: str) -> str:
         return "it is empty"
     with path.open("rb") as file:
         start = file.read(16)
-        file.seek(max(0, size - len(_MCAP_MAGIC)))
+        file.seek(max(0, size - len(MCAP_MAGIC)))
         end = file.read()
-    magic = {".mcap": _MCAP_MAGIC, ".db3": _SQLITE_MAGIC, ".bag": _BAG_MAGIC}[suffix]
+    magic = {".mcap": MCAP_MAGIC, ".db3": _SQLITE_MAGIC, ".bag": _BAG_MAGIC}[suffix]
     if not start.startswith(magic):
         return f"it does not begin as a {suffix} file ({start[: len(magic)]!r}, expected {magic!r})"
-    if suffix == ".mcap" and end != _MCAP_MAGIC:
+    if suffix == ".mcap" and end != MCAP_MAGIC:
         return "it has no end: the recording was killed, or the copy cut short"
     return ""
 

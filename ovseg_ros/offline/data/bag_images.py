@@ -21,7 +21,7 @@ from rosbags.typesys import Stores, get_typestore
 from ovseg_ros.core.errors import DatasetError, ImageError
 from ovseg_ros.core.image_messages import image_from_compressed_message, image_from_message
 from ovseg_ros.offline.data.bag_files import Recording, find_recording, remedy, shortcoming
-from ovseg_ros.offline.data.bag_storage import Channel, Storage, open_storage
+from ovseg_ros.offline.data.bag_storage import Channel, Storage, open_storage, told
 from ovseg_ros.offline.data.files import OutputError
 
 if sys.version_info >= (3, 14):
@@ -68,6 +68,11 @@ class _File:
     path: Path
     suffix: str
     storage: Storage
+
+    @property
+    def damage(self) -> str:
+        """What opening it has shown, as well as it can be said."""
+        return _reason(self.path, self.suffix, self.storage.damage)
 
 
 class BagImages:
@@ -116,25 +121,28 @@ class BagImages:
             return
         announced = sum(channel.count for channel in channels)
         messages = file.storage.messages(channels)
-        count, last = 0, ""
-        while True:
+        count, last, stopped = 0, "", ""
+        while not stopped:
             try:
                 channel, received, content = next(messages)
             except StopIteration:
                 break
             except Exception as error:  # see above; errors of those who use the images do not come by here
-                place = f"is damaged after {count} of {announced} images{last}"
-                self.faults.append(f"{file.path} {place}: {_told(error)}{remedy(file.path, file.suffix)}")
-                return
+                stopped = told(error)
+                continue
             count += 1
             read[channel.topic] += 1
             last = f" (the last: {channel.topic} at {received / 1e9:.3f} s)"
             yield self._image(channel, received, content, ros1=file.suffix == ".bag")
-        if count < announced:
-            self.faults.append(
-                f"{file.path} announces {announced} images of {', '.join(self.topics)}, and only {count} are found by "
-                f"its index, which is damaged{remedy(file.path, file.suffix)}"
-            )
+        if file.storage.damage:
+            problem = f"is damaged: {file.damage}. Read from its beginning it gave {count} images{last}"
+        elif stopped:
+            problem = f"is damaged after {count} of {announced} images{last}: {stopped}"
+        elif count < announced:
+            problem = f"announces {announced} images, and its index, which is damaged, leads to {count} of them{last}"
+        else:
+            return
+        self.faults.append(f"{file.path} {problem}{remedy(file.path, file.suffix)}")
 
     def _image(self, channel: Channel, received: int, content: bytes, *, ros1: bool) -> BagImage:
         try:
@@ -144,7 +152,7 @@ class BagImages:
                 content = zstd.decompress(content)
             return BagImage(channel.topic, received, self._stores[ros1](content, channel.type_name))
         except Exception as error:  # a torn message makes the parser stumble in any of a dozen ways
-            return BagImage(channel.topic, received, None, _told(error))
+            return BagImage(channel.topic, received, None, told(error))
 
 
 @contextmanager
@@ -169,7 +177,7 @@ def open_bag_images(path: Path, topics: Sequence[str]) -> Iterator[BagImages]:
             except OutputError:
                 raise
             except Exception as error:  # see above
-                reason = _told(error) if file.suffix.lower() == ".zstd" else shortcoming(file, suffix) or _told(error)
+                reason = _reason(file, suffix, told(error))
                 faults.append(f"{file} cannot be read as a bag: {reason}{remedy(file, suffix)}")
                 continue
             stack.callback(storage.close)
@@ -184,6 +192,10 @@ def open_bag_images(path: Path, topics: Sequence[str]) -> Iterator[BagImages]:
             raise DatasetError(f"{faults[0]}{more}" if faults else f"{path} holds no file of a recording")
         channels = [channel for file in files for channel in file.storage.channels]
         yield BagImages(recording, files, _choose(channels, path, topics), faults)
+
+
+def _reason(path: Path, suffix: str, parser: str) -> str:
+    return parser if path.suffix.lower() == ".zstd" else shortcoming(path, suffix) or parser
 
 
 def _size(path: Path) -> int:
@@ -205,13 +217,6 @@ def _unpacked(path: Path, stack: ExitStack) -> Path:
             ) from error
         raise
     return target
-
-
-def _told(error: BaseException) -> str:
-    """What a parser raised, in one line."""
-    if isinstance(error, MemoryError):
-        return "a length in it is more than there is memory"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")
 
 
 def _choose(channels: Sequence[Channel], path: Path, topics: Sequence[str]) -> list[str]:

@@ -5,15 +5,19 @@ what a file says of its topics: a schema that cannot be parsed is no fault of th
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from rosbags.interfaces import Connection
 from rosbags.rosbag1 import Reader as Bag1Reader
 from rosbags.rosbag2.storage_mcap import McapReader, Schema
 
+MCAP_MAGIC = b"\x89MCAP0\r\n"
 _KNOWN_SCHEMAS = frozenset({"", "ros2msg", "ros2idl", "omgidl"})
 
 
@@ -35,9 +39,15 @@ class Channel:
 
 
 class Storage(Protocol):
-    """An open file. Whatever it raises, and when, depends on where its parser meets a damage."""
+    """An open file. Whatever it raises, and when, depends on where its parser meets a damage.
+
+    Attributes:
+        channels: what it holds.
+        damage: why it cannot be whole, which opening it has shown; "" for nothing.
+    """
 
     channels: list[Channel]
+    damage: str
 
     def messages(self, channels: Collection[Channel]) -> Iterator[tuple[Channel, int, bytes]]:
         """The messages of some of its channels by time: channel, time of recording in nanoseconds, content."""
@@ -49,7 +59,10 @@ class Storage(Protocol):
 def open_storage(path: Path, suffix: str) -> Storage:
     """Open a file as what `suffix` says: .mcap, .db3 or .bag."""
     if suffix == ".mcap":
-        return _Mcap(path)
+        try:
+            return _Mcap(path)
+        except Exception as error:  # whatever its index makes the parser stumble over
+            return _McapFromItsBeginning(path, told(error))
     if suffix == ".db3":
         return _Sqlite(path)
     return _Bag1(path)
@@ -63,51 +76,92 @@ class _Schemas(dict[int, Schema]):
         super().__setitem__(key, schema if known else schema._replace(encoding=""))
 
 
-class _Mcap:
-    def __init__(self, path: Path) -> None:
-        self._reader = McapReader(path)
-        self._reader.schemas = _Schemas()
-        self._reader.open()
-        self.channels = [Channel(c.topic, c.msgtype, c.msgcount, c) for c in self._reader.connections]
+def told(error: BaseException) -> str:
+    """What a parser raised, in one line."""
+    if isinstance(error, MemoryError):
+        return "a length in it is more than there is memory"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")
+
+
+class _Library:
+    """A file that the bag library reads."""
+
+    damage = ""
+
+    def __init__(self, reader: McapReader | Bag1Reader, channels: list[Channel]) -> None:
+        self._reader, self.channels = reader, channels
 
     def messages(self, channels: Collection[Channel]) -> Iterator[tuple[Channel, int, bytes]]:
         of = {channel.handle.id: channel for channel in channels}
-        for connection, received, content in self._reader.messages([channel.handle for channel in channels]):
+        for connection, received, content in self._read([channel.handle for channel in channels]):
             yield of[connection.id], received, content
+
+    def _read(self, connections: list[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
+        return self._reader.messages(connections)
 
     def close(self) -> None:
         self._reader.close()
 
 
-class _Bag1:
+class _Mcap(_Library):
     def __init__(self, path: Path) -> None:
-        self._reader = Bag1Reader(path)
-        self._reader.open()
-        chunks = self._reader.chunk_infos
-        self.channels = [
-            Channel(c.topic, c.msgtype, sum(chunk.connection_counts.get(c.id, 0) for chunk in chunks), c)
-            for c in self._reader.connections
-        ]
+        reader = McapReader(path)
+        reader.schemas = _Schemas()
+        reader.open()
+        super().__init__(reader, [Channel(c.topic, c.msgtype, c.msgcount, c) for c in reader.connections])
 
-    def messages(self, channels: Collection[Channel]) -> Iterator[tuple[Channel, int, bytes]]:
-        of = {channel.handle.id: channel for channel in channels}
-        for connection, received, content in self._reader.messages([channel.handle for channel in channels]):
-            yield of[connection.id], received, content
 
-    def close(self) -> None:
-        self._reader.close()
+class _McapFromItsBeginning(_Library):
+    """A file whose index is damaged or was never written, record by record as far as it goes.
+
+    Raises:
+        ValueError: no channel is found.
+    """
+
+    def __init__(self, path: Path, damage: str) -> None:
+        self.damage = damage
+        self._scan = McapReader(path)
+        self._scan.schemas = _Schemas()
+        self._scan.bio = path.open("rb")
+        self._scan.data_start, self._scan.data_end = len(MCAP_MAGIC), path.stat().st_size
+        with suppress(Exception):  # it ends somewhere; what is before that is known
+            self._scan.meta_scan()
+        channels = [Channel(c.topic, c.msgtype, 0, c) for c in self._scan.connections]
+        super().__init__(self._scan, channels)
+        if not channels:
+            self.close()
+            raise ValueError(damage)
+
+    def _read(self, connections: list[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
+        return self._scan.messages_scan(connections)
+
+
+class _Bag1(_Library):
+    def __init__(self, path: Path) -> None:
+        reader = Bag1Reader(path)
+        reader.open()
+        counts = Counter[int]()
+        for chunk in reader.chunk_infos:
+            counts.update(chunk.connection_counts)
+        super().__init__(reader, [Channel(c.topic, c.msgtype, counts[c.id], c) for c in reader.connections])
 
 
 class _Sqlite:
     """rosbag2's tables, of which all versions have the columns that are read here."""
 
+    damage = ""
+
     def __init__(self, path: Path) -> None:
         # Immutable: SQLite makes no files beside it, so that folders need not be writable.
         self._database = sqlite3.connect(f"file:{quote(str(path))}?immutable=1", uri=True)
+        counts: dict[Any, int] = {}
         try:
-            counts = dict(self._database.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
             rows = self._database.execute("SELECT id, name, type FROM topics ORDER BY id").fetchall()
-        except sqlite3.Error:
+            try:
+                counts = dict(self._database.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
+            except sqlite3.DatabaseError as error:
+                self.damage = told(error)
+        except BaseException:
             self._database.close()
             raise
         self.channels = [Channel(str(name), str(kind), counts.get(key, 0), key) for key, name, kind in rows]
