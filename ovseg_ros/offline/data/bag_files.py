@@ -98,8 +98,12 @@ def find_recording(path: Path) -> Recording:
     return Recording(path, files, announced, mode == "message", tuple(faults))
 
 
-def remedy(path: Path, suffix: str) -> str:
-    """What may help against a damaged file, as the end of a sentence; "" where nothing is known to."""
+def remedy(path: Path, suffix: str, *, opened: bool) -> str:
+    """What may help against a damaged file, as the end of a sentence; "" where nothing is known to.
+
+    Args:
+        opened: whether its index was good enough to open it.
+    """
     with path.open("rb") as file:
         start = file.read(16)
     match suffix:
@@ -107,7 +111,7 @@ def remedy(path: Path, suffix: str) -> str:
             return f"; `mcap recover {path} -o recovered.mcap` (MCAP's command line tool) saves what can be read"
         case ".db3" if start == _SQLITE_MAGIC:
             return f"; `sqlite3 {path} .recover | sqlite3 recovered.db3` saves what can be read"
-        case ".bag" if start.startswith(_BAG_MAGIC):
+        case ".bag" if start.startswith(_BAG_MAGIC) and not opened:
             return f"; `rosbag reindex {path}` (of ROS 1) repairs an index that is missing or damaged"
     return ""
 

@@ -119,30 +119,35 @@ class BagImages:
         channels = self._channels_of(file)
         if not channels:
             return
-        announced = sum(channel.count for channel in channels)
-        messages = file.storage.messages(channels)
-        count, last, stopped = 0, "", ""
-        while not stopped:
-            try:
-                channel, received, content = next(messages)
-            except StopIteration:
-                break
-            except Exception as error:  # see above; errors of those who use the images do not come by here
-                stopped = told(error)
-                continue
-            count += 1
+        announced, seen, stopped = sum(channel.count for channel in channels), Counter[tuple[str, int]](), list[str]()
+        last = ""
+        for channel, received, content in _steps(file.storage, channels, stopped):
+            seen[channel.topic, received] += 1
             read[channel.topic] += 1
             last = f" (the last: {channel.topic} at {received / 1e9:.3f} s)"
             yield self._image(channel, received, content, ros1=file.suffix == ".bag")
+        count = seen.total()
         if file.storage.damage:
             problem = f"is damaged: {file.damage}. Read from its beginning it gave {count} images{last}"
         elif stopped:
-            problem = f"is damaged after {count} of {announced} images{last}: {stopped}"
+            problem = f"is damaged after {count} of {announced} images{last}: {stopped[0]}"
         elif count < announced:
-            problem = f"announces {announced} images, and its index, which is damaged, leads to {count} of them{last}"
+            problem = f"announces {announced} images, and its damaged index leads to {count} of them{last}"
         else:
             return
-        self.faults.append(f"{file.path} {problem}{remedy(file.path, file.suffix)}")
+        found = 0
+        if other := file.storage.without_index():
+            channels = [channel for channel in other.channels if channel.topic in self.topics]
+            for channel, received, content in _steps(other, channels, []):
+                if seen[channel.topic, received] > 0:
+                    seen[channel.topic, received] -= 1
+                    continue
+                found += 1
+                read[channel.topic] += 1
+                yield self._image(channel, received, content, ros1=False)
+            other.close()
+        more = f". Without its index, {found} more were found" if found else ""
+        self.faults.append(f"{file.path} {problem}{more}{remedy(file.path, file.suffix, opened=True)}")
 
     def _image(self, channel: Channel, received: int, content: bytes, *, ros1: bool) -> BagImage:
         try:
@@ -153,6 +158,21 @@ class BagImages:
             return BagImage(channel.topic, received, self._stores[ros1](content, channel.type_name))
         except Exception as error:  # a torn message makes the parser stumble in any of a dozen ways
             return BagImage(channel.topic, received, None, told(error))
+
+
+def _steps(storage: Storage, channels: list[Channel], stopped: list[str]) -> Iterator[tuple[Channel, int, bytes]]:
+    """The messages until the parser stumbles; `stopped` gets what it raised. Errors of those who use the messages do
+    not come by here."""
+    messages = storage.messages(channels)
+    while True:
+        try:
+            step = next(messages)
+        except StopIteration:
+            return
+        except Exception as error:  # see above
+            stopped.append(told(error))
+            return
+        yield step
 
 
 @contextmanager
@@ -178,7 +198,7 @@ def open_bag_images(path: Path, topics: Sequence[str]) -> Iterator[BagImages]:
                 raise
             except Exception as error:  # see above
                 reason = _reason(file, suffix, told(error))
-                faults.append(f"{file} cannot be read as a bag: {reason}{remedy(file, suffix)}")
+                faults.append(f"{file} cannot be read as a bag: {reason}{remedy(file, suffix, opened=False)}")
                 continue
             stack.callback(storage.close)
             files.append(_File(file, suffix, storage))

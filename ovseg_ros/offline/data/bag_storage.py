@@ -52,6 +52,9 @@ class Storage(Protocol):
     def messages(self, channels: Collection[Channel]) -> Iterator[tuple[Channel, int, bytes]]:
         """The messages of some of its channels by time: channel, time of recording in nanoseconds, content."""
 
+    def without_index(self) -> "Storage | None":
+        """The same file opened to be read without its index, if there is such a way."""
+
     def close(self) -> None:
         """Close the file."""
 
@@ -99,16 +102,25 @@ class _Library:
     def _read(self, connections: list[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
         return self._reader.messages(connections)
 
+    def without_index(self) -> Storage | None:
+        return None
+
     def close(self) -> None:
         self._reader.close()
 
 
 class _Mcap(_Library):
     def __init__(self, path: Path) -> None:
+        self._path = path
         reader = McapReader(path)
         reader.schemas = _Schemas()
         reader.open()
         super().__init__(reader, [Channel(c.topic, c.msgtype, c.msgcount, c) for c in reader.connections])
+
+    def without_index(self) -> Storage | None:
+        with suppress(Exception):  # the file is known to be damaged
+            return _McapFromItsBeginning(self._path, "")
+        return None
 
 
 class _McapFromItsBeginning(_Library):
@@ -172,6 +184,9 @@ class _Sqlite:
         query = f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({places}) ORDER BY timestamp"
         for key, received, content in self._database.execute(query, tuple(of)):
             yield of[key], received, content
+
+    def without_index(self) -> Storage | None:
+        return None
 
     def close(self) -> None:
         self._database.close()
