@@ -132,7 +132,7 @@ class BagImages:
         elif stopped:
             problem = f"is damaged after {count} of {announced} images{last}: {stopped[0]}"
         elif count < announced:
-            problem = f"announces {announced} images, and its damaged index leads to {count} of them{last}"
+            problem = f"announces {announced} images, and {count} are found{last}: its index or a chunk is damaged"
         else:
             return
         found = 0
@@ -211,7 +211,12 @@ def open_bag_images(path: Path, topics: Sequence[str]) -> Iterator[BagImages]:
             more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
             raise DatasetError(f"{faults[0]}{more}" if faults else f"{path} holds no file of a recording")
         channels = [channel for file in files for channel in file.storage.channels]
-        yield BagImages(recording, files, _choose(channels, path, topics), faults)
+        try:
+            chosen = _choose(channels, path, topics)
+        except DatasetError as error:  # what is not found may have been in what is damaged
+            damages = [f"{file.path} is damaged: {file.damage}" for file in files if file.storage.damage]
+            raise DatasetError("; ".join([str(error), *faults, *damages])) from error
+        yield BagImages(recording, files, chosen, faults)
 
 
 def _reason(path: Path, suffix: str, parser: str) -> str:

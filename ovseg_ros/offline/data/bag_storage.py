@@ -176,7 +176,10 @@ class _Sqlite:
         except BaseException:
             self._database.close()
             raise
-        self.channels = [Channel(str(name), str(kind), counts.get(key, 0), key) for key, name, kind in rows]
+        whole = [row for row in rows if isinstance(row[1], str) and isinstance(row[2], str)]
+        if len(whole) < len(rows):
+            self.damage = f"{len(rows) - len(whole)} of the {len(rows)} rows in its table of topics are torn"
+        self.channels = [Channel(name, kind, counts.get(key, 0), key) for key, name, kind in whole]
 
     def messages(self, channels: Collection[Channel]) -> Iterator[tuple[Channel, int, bytes]]:
         of = {channel.handle: channel for channel in channels}

@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from bag_scenes import HEIGHT, STORE, WIDTH, image, jpeg, write_bag
 from pycocotools import mask
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag1 import Writer as Writer1
@@ -26,9 +26,6 @@ from ovseg_ros.offline.data.bag_images import open_bag_images
 from ovseg_ros.offline.options import SegmentOptions
 from ovseg_ros.offline.tools import segment_bag as module
 from ovseg_ros.offline.tools.segment_bag import segment_bag
-
-STORE = get_typestore(Stores.ROS2_HUMBLE)
-HEIGHT, WIDTH = 6, 8
 
 
 class LeftHalf(PanopticSegmenter):
@@ -58,42 +55,6 @@ class LeftHalf(PanopticSegmenter):
 @pytest.fixture(autouse=True)
 def segmenter(monkeypatch):
     monkeypatch.setattr(module, "build_segmenter", lambda preset, device: LeftHalf())
-
-
-def header(index: int, store=STORE):
-    stamp = store.types["builtin_interfaces/msg/Time"](sec=100 + index, nanosec=index)
-    kind = store.types["std_msgs/msg/Header"]
-    fields = {"stamp": stamp, "frame_id": f"camera_{index}"}
-    return kind(seq=0, **fields) if "seq" in kind.__dataclass_fields__ else kind(**fields)
-
-
-def image(index: int, store=STORE, *, height: int = HEIGHT, data_bytes: int | None = None):
-    pixels = np.full(height * WIDTH * 3 if data_bytes is None else data_bytes, index % 256, dtype=np.uint8)
-    return store.types["sensor_msgs/msg/Image"](
-        header=header(index, store),
-        height=height,
-        width=WIDTH,
-        encoding="rgb8",
-        is_bigendian=0,
-        step=WIDTH * 3,
-        data=pixels,
-    )
-
-
-def jpeg(index: int):
-    _, data = cv2.imencode(".jpg", np.full((HEIGHT, WIDTH, 3), index, np.uint8))
-    return STORE.types["sensor_msgs/msg/CompressedImage"](header=header(index), format="jpeg", data=data.reshape(-1))
-
-
-def write_bag(path: Path, topics: dict, *, plugin=StoragePlugin.MCAP) -> Path:
-    """`topics`: name -> messages; message i of each is received at second i."""
-    with Writer(path, version=8, storage_plugin=plugin) as writer:
-        for topic, messages in topics.items():
-            kind = messages[0].__msgtype__
-            connection = writer.add_connection(topic, kind, typestore=STORE)
-            for index, message in enumerate(messages):
-                writer.write(connection, (index + 1) * 10**9, STORE.serialize_cdr(message, kind))
-    return path
 
 
 def segmented(bag: Path, words: str, out: Path, **options) -> int:
@@ -254,7 +215,7 @@ def test_other_peoples_bags_are_never_touched(tmp_path):
 SLOW_RUN = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[3])
+sys.path[:0] = [sys.argv[3], str(Path(sys.argv[3]).parent)]
 import test_segment_bag as helpers
 from ovseg_ros.offline.tools import segment_bag as module
 class Slow(helpers.LeftHalf):
