@@ -148,9 +148,9 @@ def _open_folder(folder: Path, exclude: Path | None) -> ImageSource:
         files = [p for p in files_below(folder) if excluded is None or not p.resolve().is_relative_to(excluded)]
     except OSError as error:
         raise ImageError(f"{error.filename} cannot be read: {error.strerror}; make it readable") from error
-    kinds = {path: Kind.OTHER if path.is_dir() else kind_of(path) for path in files}
+    kinds = {path: Kind.FOLDER if path.is_dir() else kind_of(path) for path in files}
     paths = [path for path, kind in kinds.items() if kind is Kind.PICTURE]
-    others = left_out(path for path, kind in kinds.items() if kind is not Kind.PICTURE)
+    others = left_out({path: kind for path, kind in kinds.items() if kind is not Kind.PICTURE})
     if not paths:
         holds = f"; it holds {others}" if others else ""
         raise ImageError(f"{folder} has no image that can be read{holds}. Expected pictures such as .jpg, .png or .tif")

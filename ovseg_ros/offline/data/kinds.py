@@ -7,7 +7,7 @@ matter of ours, among them what macOS (`._NAME`, `.DS_Store`) and Windows (`Thum
 import mimetypes
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import suppress
 from enum import Enum
 from functools import cache
@@ -36,6 +36,7 @@ class Kind(Enum):
     UNREADABLE = "Pillow cannot read them; convert them to PNG or JPEG"
     VIDEO = "a video: give it by itself"
     BAG = "a bag: give it by itself"
+    FOLDER = "give it by itself"
     OTHER = "no picture"
 
 
@@ -99,15 +100,17 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def left_out(paths: Iterable[Path]) -> str:
+def left_out(kinds: Mapping[Path, Kind]) -> str:
     """Files that are not read, counted by suffix, with what to do: "2 .heic (...), 1 .txt"; "" for none."""
-    counts = Counter((path.suffix.lower(), kind_of(path)) for path in paths)
-    return ", ".join(
-        f"{count} {suffix or 'without a suffix'}{_advice(suffix, kind)}" for (suffix, kind), count in counts.items()
-    )
+    counts = Counter((_called(path, kind), kind) for path, kind in kinds.items())
+    return ", ".join(f"{count} {name}{_advice(name, kind)}" for (name, kind), count in counts.items())
 
 
-def _advice(suffix: str, kind: Kind) -> str:
+def _called(path: Path, kind: Kind) -> str:
+    return "linked folder" if kind is Kind.FOLDER else path.suffix.lower() or "without a suffix"
+
+
+def _advice(name: str, kind: Kind) -> str:
     if kind is Kind.OTHER:
         return ""
-    return f" ({kind.value}{', or install pillow-heif' if suffix in _HEIF else ''})"
+    return f" ({kind.value}{', or install pillow-heif' if name in _HEIF else ''})"

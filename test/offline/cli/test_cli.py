@@ -79,3 +79,42 @@ def test_an_error_of_this_package_itself_is_not_hidden(monkeypatch):
     monkeypatch.setattr(doctor, "doctor", fail)
     with pytest.raises(ModuleNotFoundError):
         main(["doctor"])
+
+
+WRITING = [
+    ["segment", "a.png", "--vocabulary", "cup", "--out", "OUT"],
+    ["evaluate", "--json", "OUT"],
+    ["evaluate", "--report", "OUT"],
+    ["evaluate", "--shard", "1/2", "--partial", "OUT"],
+    ["evaluate", "--merge", "part.jsonl", "--json", "OUT"],
+    ["evaluate-space", "--json", "OUT"],
+    ["evaluate-tracking", "--json", "OUT"],
+    ["bench", "--json", "OUT"],
+    ["dataset", "tabletop", "--split", "test", "--count", "2", "--out", "OUT"],
+    ["check-dataset", "tabletop", "--json", "OUT"],
+    ["train", "tabletop", "--out", "OUT"],
+    ["ablate", "tabletop", "--out", "OUT"],
+    ["count", "fisa_b", "--json", "OUT"],
+    ["download", "fisa_b", "--cache", "OUT"],
+]
+
+
+@pytest.mark.parametrize("arguments", WRITING, ids=lambda arguments: " ".join(arguments[:3]))
+def test_outputs_that_cannot_be_written_are_refused_at_once(arguments, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    option = arguments[arguments.index("OUT") - 1]
+    for place, reason in (("file/out", "expected a folder"), ("a" * 300, "300 bytes"), ("/proc/out", "or choose")):
+        out = str(tmp_path / place)
+        assert main([out if argument == "OUT" else argument for argument in arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"ovseg: error: {option} ") and reason in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_place_that_fails_later_is_one_line_too(monkeypatch, tmp_path, capsys):
+    def fail(options):
+        raise PermissionError(13, "Permission denied", "/some/where")
+
+    monkeypatch.setattr("ovseg_ros.offline.tools.count.count", fail)
+    assert main(["count", "fisa_b"]) == 2
+    assert capsys.readouterr().err.startswith("ovseg: error: /some/where Permission denied; ")
