@@ -53,6 +53,8 @@ def picture_suffixes() -> frozenset[str]:
 
 def _is_read(name: str) -> bool:
     """Whether Pillow decodes a format: some it can only write, of some it knows no more than the beginning."""
+    if name == "MPO":  # several JPEGs in one, which the reader of JPEG opens
+        name = "JPEG"
     factory, _ = Image.OPEN.get(name, (ImageFile.StubImageFile, None))
     return not (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile))
 

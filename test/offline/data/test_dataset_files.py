@@ -1,4 +1,4 @@
-"""Which files belong to a data set: one rule for opening and for checking it, and other formats called what they are."""
+"""Which files belong to a data set: one rule for opening and checking it, and other formats called what they are."""
 
 import json
 from pathlib import Path
