@@ -147,7 +147,9 @@ class BagImages:
                 yield self._image(channel, received, content, ros1=False)
             other.close()
         more = f". Without its index, {found} more were found" if found else ""
-        self.faults.append(f"{file.path} {problem}{more}{remedy(file.path, file.suffix, opened=True)}")
+        self.faults.append(
+            f"{file.path} {problem}{more}{remedy(file.path, file.suffix, opened=not file.storage.damage)}"
+        )
 
     def _image(self, channel: Channel, received: int, content: bytes, *, ros1: bool) -> BagImage:
         try:

@@ -17,6 +17,8 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag1 import Reader as Bag1Reader
 from rosbags.rosbag2.storage_mcap import McapReader, Schema
 
+from ovseg_ros.offline.data.bag1_scan import connections, messages
+
 MCAP_MAGIC = b"\x89MCAP0\r\n"
 _KNOWN_SCHEMAS = frozenset({"", "ros2msg", "ros2idl", "omgidl"})
 
@@ -61,14 +63,16 @@ class Storage(Protocol):
 
 def open_storage(path: Path, suffix: str) -> Storage:
     """Open a file as what `suffix` says: .mcap, .db3 or .bag."""
-    if suffix == ".mcap":
-        try:
-            return _Mcap(path)
-        except Exception as error:  # whatever its index makes the parser stumble over
-            return _McapFromItsBeginning(path, told(error))
     if suffix == ".db3":
         return _Sqlite(path)
-    return _Bag1(path)
+    try:
+        return _Mcap(path) if suffix == ".mcap" else _Bag1(path)
+    except Exception as error:  # whatever its index makes the parser stumble over
+        without_index = _McapFromItsBeginning if suffix == ".mcap" else _Bag1FromItsBeginning
+        if (found := without_index(path, told(error))).channels:
+            return found
+        found.close()
+        raise
 
 
 class _Schemas(dict[int, Schema]):
@@ -124,11 +128,7 @@ class _Mcap(_Library):
 
 
 class _McapFromItsBeginning(_Library):
-    """A file whose index is damaged or was never written, record by record as far as it goes.
-
-    Raises:
-        ValueError: no channel is found.
-    """
+    """A file whose index is damaged or was never written, record by record as far as it goes."""
 
     def __init__(self, path: Path, damage: str) -> None:
         self.damage = damage
@@ -138,11 +138,7 @@ class _McapFromItsBeginning(_Library):
         self._scan.data_start, self._scan.data_end = len(MCAP_MAGIC), path.stat().st_size
         with suppress(Exception):  # it ends somewhere; what is before that is known
             self._scan.meta_scan()
-        channels = [Channel(c.topic, c.msgtype, 0, c) for c in self._scan.connections]
-        super().__init__(self._scan, channels)
-        if not channels:
-            self.close()
-            raise ValueError(damage)
+        super().__init__(self._scan, [Channel(c.topic, c.msgtype, 0, c) for c in self._scan.connections])
 
     def _read(self, connections: list[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
         return self._scan.messages_scan(connections)
@@ -150,12 +146,37 @@ class _McapFromItsBeginning(_Library):
 
 class _Bag1(_Library):
     def __init__(self, path: Path) -> None:
+        self._path = path
         reader = Bag1Reader(path)
         reader.open()
         counts = Counter[int]()
         for chunk in reader.chunk_infos:
             counts.update(chunk.connection_counts)
         super().__init__(reader, [Channel(c.topic, c.msgtype, counts[c.id], c) for c in reader.connections])
+
+    def without_index(self) -> Storage | None:
+        with suppress(Exception):
+            return _Bag1FromItsBeginning(self._path, "")
+        return None
+
+
+class _Bag1FromItsBeginning:
+    """A ROS 1 bag whose index is damaged or was never written (.bag.active), record by record as far as it goes."""
+
+    def __init__(self, path: Path, damage: str) -> None:
+        self.damage, self._path = damage, path
+        self.channels = [Channel(topic, kind, 0, key) for key, (topic, kind) in connections(path).items()]
+
+    def messages(self, channels: Collection[Channel]) -> Iterator[tuple[Channel, int, bytes]]:
+        of = {channel.handle: channel for channel in channels}
+        for key, received, content in messages(self._path, of):
+            yield of[key], received, content
+
+    def without_index(self) -> Storage | None:
+        return None
+
+    def close(self) -> None:
+        """Nothing is kept open."""
 
 
 class _Sqlite:

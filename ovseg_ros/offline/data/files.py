@@ -74,8 +74,8 @@ def check_outputs(*, folders: Mapping[str, Path | None] | None = None, files: Ma
 
 def _check_place(option: str, path: Path, folder: Path) -> None:
     """Tries to write where `path` is to be: in the nearest of `folder` and the folders above it that exists."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if _exists(place))
     try:
-        existing = next(place for place in (folder, *folder.absolute().parents) if _exists(place))
         if not existing.is_dir():
             what = "is a file" if existing.exists() else "is a link to nothing"
             where = "" if existing == path else f" cannot be made: {existing}"
@@ -97,7 +97,7 @@ def _check_place(option: str, path: Path, folder: Path) -> None:
             probe.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{option} {path} cannot be written: {error.strerror or error} ({error.filename or folder}); "
+            f"{option} {path} cannot be written: {error.strerror or error} in {existing}; "
             f"{_remedy(error)} or choose another {option}"
         ) from error
 

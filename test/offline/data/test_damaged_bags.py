@@ -111,6 +111,22 @@ def test_an_mcap_without_its_end_is_read_from_its_beginning(tmp_path):
     assert "it has no end" in fault and "mcap recover" in fault and "reindex" not in fault
 
 
+def test_a_killed_ros_1_recording_is_read_from_its_beginning(tmp_path):
+    whole = write_bag_1(tmp_path / "a.bag", [image(index, STORE_1) for index in range(COUNT)])
+    content = whole.read_bytes()
+    place = content.index(b"index_pos=") + len(b"index_pos=")
+    file = tmp_path / "a.bag.active"
+    file.write_bytes(content[:place] + bytes(8) + content[place + 8 : content.index(b"camera_6")])
+    assert is_bag(file)
+    found, (fault,) = read(file)
+    assert [item.received for item in found if not item.fault] == [(index + 1) * 10**9 for index in range(6)]
+    assert "rosbag reindex" in fault
+    file.write_bytes(content[:place] + bytes(8) + content[place + 8 :])
+    found, (fault,) = read(file)
+    assert [item.received for item in found] == [(index + 1) * 10**9 for index in range(COUNT)]
+    assert "not indexed" in fault and "it gave 8 images" in fault and "rosbag reindex" in fault
+
+
 @pytest.mark.parametrize("plugin", [SQLITE, MCAP])
 def test_a_folder_without_metadata_is_read_by_its_files(tmp_path, plugin):
     path = write_bag(tmp_path / "rec", images(), plugin=plugin)
