@@ -60,7 +60,8 @@ class BagImage:
             raise ImageError(f"{self.topic} at {self.received}: the message cannot be parsed: {self.fault}")
         if self.message.__msgtype__ == _COMPRESSED:
             return image_from_compressed_message(self.message, self.topic)
-        return image_from_message(self.message, self.topic)
+        image = image_from_message(self.message, self.topic)
+        return np.require(image, requirements="W")  # a view on the file's bytes would make PyTorch warn
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class BagImages:
 
     def _images_of(self, file: _File, read: Counter[str]) -> Iterator[BagImage]:
         channels = self._channels_of(file)
-        if not channels:
+        if not channels and not file.storage.damage:
             return
         announced, seen, stopped = sum(channel.count for channel in channels), Counter[tuple[str, int]](), list[str]()
         last = ""
@@ -144,7 +145,7 @@ class BagImages:
                     continue
                 found += 1
                 read[channel.topic] += 1
-                yield self._image(channel, received, content, ros1=False)
+                yield self._image(channel, received, content, ros1=file.suffix == ".bag")
             other.close()
         more = f". Without its index, {found} more were found" if found else ""
         self.faults.append(

@@ -207,7 +207,7 @@ class _Sqlite:
         places = ", ".join("?" * len(of))
         query = f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({places}) ORDER BY timestamp"
         for key, received, content in self._database.execute(query, tuple(of)):
-            yield of[key], received, content
+            yield of[key], int(received), content
 
     def without_index(self) -> Storage | None:
         return None

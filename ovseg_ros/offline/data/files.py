@@ -19,8 +19,8 @@ _LONGEST_NAME = 255  # bytes, where the file system does not say
 _PROBE = bytes(1 << 16)
 
 
-class OutputError(OvsegError):
-    """A file cannot be written.
+class OutputError(OvsegError, OSError):
+    """A file cannot be written, told for people.
 
     Attributes:
         by_name: whether its own name is at fault, so that others can be written.

@@ -102,6 +102,37 @@ def test_the_consumers_own_errors_are_not_taken_for_damages(tmp_path):
     assert not bag.faults
 
 
+def test_what_an_index_no_longer_leads_to_is_found_without_it(tmp_path):
+    file = write_bag_1(tmp_path / "a.bag", [image(index, STORE_1) for index in range(COUNT)])
+    content = bytearray(file.read_bytes())
+    for index in range(4, COUNT):  # the offsets of these messages, in the index behind the chunk
+        place = content.rindex((index + 1).to_bytes(4, "little") + bytes(4), 0, content.rindex(b"chunk_pos="))
+        content[place + 8 : place + 12] = b"\xff\xff\xff\x7f"
+    file.write_bytes(content)
+    found, (fault,) = read(file)
+    assert sorted(item.message.header.stamp.sec for item in found) == list(range(100, 108))
+    assert "after 4 of 8 images" in fault and "Without its index, 4 more were found" in fault
+
+
+def test_a_torn_time_or_topic_of_a_database_is_a_damage(tmp_path):
+    path = write_bag(tmp_path / "a", images(), plugin=SQLITE)
+    database = sqlite3.connect(the_file(path))
+    database.execute("UPDATE messages SET timestamp = 'x' WHERE id = 5")
+    database.commit()
+    found, (fault,) = read(the_file(path))
+    assert len(found) == 7 and "after 7 of 8 images" in fault
+    database.execute("PRAGMA writable_schema = 1")
+    database.execute("UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '') WHERE name = 'topics'")
+    database.commit()
+    database.close()
+    database = sqlite3.connect(the_file(path))
+    database.execute("UPDATE topics SET name = NULL")
+    database.commit()
+    database.close()
+    with pytest.raises(DatasetError, match="its topics: none; .*1 of the 1 rows in its table of topics are torn"):
+        read(the_file(path))
+
+
 def test_an_mcap_without_its_end_is_read_from_its_beginning(tmp_path):
     file = the_file(write_bag(tmp_path / "a", images()))
     content = file.read_bytes()
