@@ -17,6 +17,7 @@ from ovseg_ros.core.vocabulary import Vocabulary, parse_vocabulary
 from ovseg_ros.offline.data.bag_images import BagImage, BagImages, open_bag_images
 from ovseg_ros.offline.data.bag_messages import BagMessages
 from ovseg_ros.offline.data.bag_parts import BagMessage, BagParts, fingerprint
+from ovseg_ros.offline.data.files import check_outputs
 from ovseg_ros.offline.options import SegmentOptions
 
 _IMAGES_IN_PART = 100
@@ -44,6 +45,7 @@ def segment_bag(options: SegmentOptions) -> int:
     if not options.no_overlay:
         outputs[_OVERLAY] = OVERLAY_OUTPUTS[_OVERLAY]
     messages = BagMessages()
+    check_outputs(files={"--out, for its parts,": out / f"{out.name}_0000.mcap"})
     with open_bag_images(path, options.topic or ()) as images:
         for note in images.notes:
             print(f"note: {note}", file=sys.stderr)

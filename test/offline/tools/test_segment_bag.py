@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bag_scenes import HEIGHT, STORE, WIDTH, image, jpeg, write_bag
+from bag_scenes import HEIGHT, STORE, STORE_1, WIDTH, image, jpeg, write_bag, write_bag_1
 from pycocotools import mask
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag1 import Writer as Writer1
@@ -23,6 +23,7 @@ from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Segment
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.data.bag_files import is_bag
 from ovseg_ros.offline.data.bag_images import open_bag_images
+from ovseg_ros.offline.data.files import OutputError
 from ovseg_ros.offline.options import SegmentOptions
 from ovseg_ros.offline.tools import segment_bag as module
 from ovseg_ros.offline.tools.segment_bag import segment_bag
@@ -172,6 +173,26 @@ def test_an_image_that_cannot_be_used_is_named_counted_and_passed_over(tmp_path,
     assert segmented(bag, "mug", tmp_path / "out") == 1
     assert "/image: data has 5 bytes" in capsys.readouterr().err
     assert [message.header.stamp.sec for _, message in read(tmp_path / "out")["/ovseg/segments"]] == [100, 102]
+
+
+def test_a_damaged_bag_gives_what_was_read_and_says_so_each_time(tmp_path, capsys):
+    file = write_bag_1(tmp_path / "in.bag", [image(index, STORE_1) for index in range(4)])
+    content = file.read_bytes()
+    file.write_bytes(content[: content.index(b"camera_2")])  # in the middle of the third message
+    for _ in range(2):  # also when the run is complete
+        assert segmented(file, "mug", tmp_path / "out") == 1
+        error = capsys.readouterr().err
+        assert "2 images segmented" in error
+        (line,) = [line for line in error.splitlines() if line.startswith("not all was read: ")]
+        assert line.startswith(f"not all was read: {file} is damaged: ")
+    assert [message.header.stamp.sec for _, message in read(tmp_path / "out")["/ovseg/segments"]] == [100, 101]
+
+
+def test_a_name_too_long_for_the_parts_is_refused_first(tmp_path):
+    bag = write_bag(tmp_path / "in", {"/image": [image(0)]})
+    with pytest.raises(OutputError, match="--out, for its parts, has a name of 260 bytes"):
+        segmented(bag, "mug", tmp_path / ("o" * 250))
+    assert segmented(bag, "mug", tmp_path / ("o" * 245)) == 0
 
 
 def test_a_run_goes_on_after_its_last_part(tmp_path, monkeypatch):
