@@ -20,7 +20,7 @@ _PRESET = "name of a preset in config/models, or the path of a preset's YAML fil
 def some_text(value: str) -> str:
     """A text that says something."""
     if not value.strip():
-        raise argparse.ArgumentTypeError("it is empty; give a value, or leave the option out")
+        raise argparse.ArgumentTypeError("it is empty; give a value")
     return value
 
 
@@ -82,7 +82,8 @@ def width_by_height(least: int, most: int) -> Callable[[str], tuple[int, int]]:
 class Option:
     """How the command line gives a field: as --its-name or, `by_place`, as a word without a name.
 
-    `heading` stands above it and those that follow in the command's help; the rest is as argparse takes it.
+    `heading` stands above it and those that follow in the command's help; `output` says that the command writes there,
+    which is tried before anything else; the rest is as argparse takes it.
     """
 
     help: str | None
@@ -93,6 +94,7 @@ class Option:
     action: str | None = None
     heading: str | None = None
     by_place: bool = False
+    output: Literal["file", "folder"] | None = None
 
 
 def _switch(text: str) -> Option:
@@ -111,9 +113,13 @@ def _folder(text: str | None) -> Option:
     return Option(text, path, "DIR")
 
 
+def _new_folder(text: str | None) -> Option:
+    return Option(text, path, "DIR", output="folder")
+
+
 Preset = Annotated[str, Option(_PRESET)]
 Device = Annotated[str, Option("auto (the first GPU, else the CPU), cpu, cuda or cuda:N")]
-Json = Annotated[Path | None, Option("write the figures here", type=path, metavar="FILE")]
+Json = Annotated[Path | None, Option("write the figures here", path, "FILE", output="file")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,7 +128,7 @@ class SegmentOptions:
 
     input: Annotated[Path, Option(None, path, "IMAGE|FOLDER|VIDEO|BAG", by_place=True)]
     vocabulary: Annotated[str, Option("words to look for", metavar=_WORDS)]
-    out: Annotated[Path, _folder("folder for the results")]
+    out: Annotated[Path, _new_folder("folder for the results")]
     preset: Preset = "tabletop"
     device: Device = "auto"
     overwrite: Annotated[bool, _switch("replace the results that DIR already holds")] = False
@@ -140,7 +146,7 @@ class EvaluateOptions:
     preset: Preset = "tabletop"
     device: Device = "auto"
     json: Json = None
-    report: Annotated[Path | None, _folder("write a page with tables and pictures here")] = None
+    report: Annotated[Path | None, _new_folder("write a page with tables and pictures here")] = None
 
     data: Annotated[
         str | None,
@@ -173,7 +179,10 @@ class EvaluateOptions:
     ] = None
 
     partial: Annotated[
-        str | None, Option("keep each image's counts here; a stopped run goes on", metavar="FILE", heading="in parts")
+        str | None,
+        Option(
+            "keep each image's counts here; a stopped run goes on", metavar="FILE", heading="in parts", output="file"
+        ),
     ] = None
     shard: Annotated[str | None, Option("evaluate only part I of N, into --partial", metavar="I/N|rank")] = None
     merge: Annotated[
@@ -245,7 +254,7 @@ class DatasetOptions:
     name: Annotated[str, Option(None, choices=["tabletop"], by_place=True)]
     split: Annotated[str, Option(None, choices=SPLITS)]
     count: Annotated[int, _number("number of images")]
-    out: Annotated[Path, _folder(None)]
+    out: Annotated[Path, _new_folder(None)]
     seed: Annotated[int, _seed("the first scene")] = 0
     size: Annotated[tuple[int, int], Option("image size (default: 320x240)", width_by_height(16, 1920), "WxH")] = (
         320,
@@ -264,7 +273,7 @@ class CheckDatasetOptions:
     root: Annotated[Path | None, _folder("the data set's folder (default: in $OVSEG_DATASETS)")] = None
     split: Annotated[str | None, Option("train or val, of the tabletop also test or captions (default: all)")] = None
     workers: Annotated[int | None, _number("reading processes (default: one for each core)", 256)] = None
-    json: Annotated[Path | None, Option("write all that was found here", path, "FILE")] = None
+    json: Annotated[Path | None, Option("write all that was found here", path, "FILE", output="file")] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -278,7 +287,7 @@ class TrainOptions:
     recipe: Annotated[
         str, Option("name of a recipe in config/training, or the path of a recipe's YAML file", by_place=True)
     ]
-    out: Annotated[Path, _folder("folder for checkpoints and logs")]
+    out: Annotated[Path, _new_folder("folder for checkpoints and logs")]
     data: Annotated[
         Path | None,
         _folder(
@@ -326,8 +335,8 @@ class AblateOptions:
     """Train and compare FISA's parts; a run that was stopped goes on."""
 
     dataset: Annotated[str, Option("what to train and evaluate on", choices=["tabletop"], by_place=True)]
-    out: Annotated[Path, _folder("folder for results and training states")]
-    data: Annotated[Path | None, _folder("folder for rendered data (default: OUT/data)")] = None
+    out: Annotated[Path, _new_folder("folder for results and training states")]
+    data: Annotated[Path | None, _new_folder("folder for rendered data (default: OUT/data)")] = None
     recipe: Annotated[str, Option("training recipe with a stage of kind fisa")] = "tabletop_fisa"
     seeds: Annotated[int, _number("trainings of each system (default: 3)")] = 3
     systems: Annotated[

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields
 from functools import partial
 from inspect import getdoc
+from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 from ovseg_ros.core.errors import OvsegError
@@ -138,7 +139,7 @@ def _add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
     for field in fields(cls):
         [option] = hints[field.name].__metadata__
         keywords = {name: value for name, value in asdict(option).items() if value is not None}
-        by_place, heading = keywords.pop("by_place"), keywords.pop("heading", None)
+        by_place, heading, _ = keywords.pop("by_place"), keywords.pop("heading", None), keywords.pop("output", None)
         if heading:
             target = parser.add_argument_group(heading)
         if by_place:
@@ -154,9 +155,10 @@ def _run(cls: type[Any], given: argparse.Namespace) -> int:
     values = {name: value for name, value in vars(given).items() if name in {field.name for field in fields(cls)}}
     told = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
     refuse_without_effect(told, values)
+    _check_outputs(told, values)
     match told:
         case options.SegmentOptions():
-            from ovseg_ros.offline.data.bag_images import is_bag
+            from ovseg_ros.offline.data.bag_files import is_bag
             from ovseg_ros.offline.tools.segment import segment_path
             from ovseg_ros.offline.tools.segment_bag import segment_bag
 
@@ -207,6 +209,20 @@ def _run(cls: type[Any], given: argparse.Namespace) -> int:
 
             return count(told)
     raise AssertionError(cls)
+
+
+def _check_outputs(told: Any, values: dict[str, Any]) -> None:
+    """Before minutes are spent on what cannot be written."""
+    hints = get_type_hints(type(told), include_extras=True)
+    outputs: dict[str, dict[str, Path | None]] = {"file": {}, "folder": {}}
+    for name, value in values.items():
+        [option] = hints[name].__metadata__
+        if option.output and value is not None:
+            outputs[option.output][f"--{name.replace('_', '-')}"] = Path(value)
+    if outputs["file"] or outputs["folder"]:
+        from ovseg_ros.offline.data.files import check_outputs
+
+        check_outputs(files=outputs["file"], folders=outputs["folder"])
 
 
 def _train(told: options.TrainOptions) -> int:

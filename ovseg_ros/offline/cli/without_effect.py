@@ -31,7 +31,7 @@ def _idle(told: Any) -> Iterator[tuple[tuple[str, ...], str]]:
     """Fields without effect, and why."""
     match told:
         case options.SegmentOptions(input=source) if source.exists():
-            from ovseg_ros.offline.data.bag_images import is_bag
+            from ovseg_ros.offline.data.bag_files import is_bag
 
             if not is_bag(source):
                 yield ("topic", "no_overlay", "mask_rle"), f"it is about bags, and {source} is none"

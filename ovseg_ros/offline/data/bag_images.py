@@ -1,25 +1,37 @@
-"""Images of a bag: rosbag2 folders, .mcap and .db3 files and ROS 1 .bag files, read without ROS."""
+"""Images of a bag: rosbag2 folders, .mcap and .db3 files and ROS 1 .bag files, read without ROS.
 
+Recordings are damaged in many ways, and what a parser raises depends on where it meets the damage. So there is one
+boundary, around opening a file and around each step through it: what was read until then counts, and the place is told.
+"""
+
+import errno
+import shutil
+import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.interfaces import Connection
-from rosbags.rosbag1 import ReaderError as Bag1Error
-from rosbags.rosbag2 import ReaderError as Bag2Error
 from rosbags.typesys import Stores, get_typestore
 
 from ovseg_ros.core.errors import DatasetError, ImageError
 from ovseg_ros.core.image_messages import image_from_compressed_message, image_from_message
+from ovseg_ros.offline.data.bag_files import Recording, find_recording, remedy, shortcoming
+from ovseg_ros.offline.data.bag_storage import Channel, Storage, open_storage, told
+from ovseg_ros.offline.data.files import OutputError
 
-BAG_SUFFIXES = frozenset({".bag", ".db3", ".mcap"})
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 _RAW, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-# What a reader raises on bytes that are no bag depends on where its parser stumbles.
-_DAMAGE = (AnyReaderError, Bag1Error, Bag2Error, OSError, ValueError, KeyError, TypeError, AssertionError)
+_TIMES = range(1 << 31)
+"""Seconds that a message's time can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +60,122 @@ class BagImage:
             raise ImageError(f"{self.topic} at {self.received}: the message cannot be parsed: {self.fault}")
         if self.message.__msgtype__ == _COMPRESSED:
             return image_from_compressed_message(self.message, self.topic)
-        return image_from_message(self.message, self.topic)
+        image = image_from_message(self.message, self.topic)
+        return np.require(image, requirements="W")  # a view on the file's bytes would make PyTorch warn
 
 
-def is_bag(path: Path) -> bool:
-    """Whether a path is a bag: a folder with metadata.yaml, or a file with a bag's suffix."""
-    return (path / "metadata.yaml").is_file() or (path.is_file() and path.suffix.lower() in BAG_SUFFIXES)
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    suffix: str
+    storage: Storage
+
+    @property
+    def damage(self) -> str:
+        """What opening it has shown, as well as it can be said."""
+        return _reason(self.path, self.suffix, self.storage.damage)
 
 
 class BagImages:
-    """The chosen image topics of an open bag, in the order of recording. Made by `open_bag_images`."""
+    """The chosen image topics of an open bag, in the order of recording. Made by `open_bag_images`.
 
-    def __init__(self, reader: AnyReader, connections: list[Connection]) -> None:
-        self._reader = reader
-        self._connections = connections
-        self.topics = sorted({connection.topic for connection in connections})
+    Attributes:
+        topics: the chosen ones, sorted.
+        notes: what is unusual about the recording, and lost nothing.
+        faults: what could not be read, a line for each, with the place; complete when all images were taken.
+    """
+
+    def __init__(self, recording: Recording, files: Sequence[_File], topics: Sequence[str], faults: list[str]) -> None:
+        self._recording, self._files = recording, files
+        self.topics = sorted(topics)
+        self.notes = recording.notes
+        self.faults = faults
+        self._stores = {
+            True: get_typestore(Stores.ROS1_NOETIC).deserialize_ros1,
+            False: get_typestore(Stores.ROS2_HUMBLE).deserialize_cdr,
+        }
 
     def __len__(self) -> int:
-        return sum(connection.msgcount for connection in self._connections)
+        """How many are announced."""
+        count = sum(channel.count for file in self._files for channel in self._channels_of(file))
+        return min(count, sys.maxsize)  # a damaged file may announce any number
 
     def __iter__(self) -> Iterator[BagImage]:
-        for connection, received, raw in self._reader.messages(connections=self._connections):
-            try:
-                message = self._reader.deserialize(raw, connection.msgtype)
-            except Exception as error:  # a torn message makes the parser stumble in any of a dozen ways
-                yield BagImage(connection.topic, received, None, f"{type(error).__name__}: {error}")
-            else:
-                yield BagImage(connection.topic, received, message)
+        read = Counter[str]()
+        for file in self._files:
+            yield from self._images_of(file, read)
+        announced = self._recording.announced
+        if not self.faults:
+            self.faults += [
+                f"{self._recording.path}: metadata.yaml announces {announced[topic]} images of {topic}, and its files "
+                f"hold {read[topic]}; a part of the recording is missing"
+                for topic in self.topics
+                if read[topic] < announced.get(topic, 0)
+            ]
+
+    def _channels_of(self, file: _File) -> list[Channel]:
+        return [c for c in file.storage.channels if c.topic in self.topics and c.type_name in (_RAW, _COMPRESSED)]
+
+    def _images_of(self, file: _File, read: Counter[str]) -> Iterator[BagImage]:
+        channels = self._channels_of(file)
+        if not channels and not file.storage.damage:
+            return
+        announced, seen, stopped = sum(channel.count for channel in channels), Counter[tuple[str, int]](), list[str]()
+        last = ""
+        for channel, received, content in _steps(file.storage, channels, stopped):
+            seen[channel.topic, received] += 1
+            read[channel.topic] += 1
+            last = f" (the last: {channel.topic} at {received / 1e9:.3f} s)"
+            yield self._image(channel, received, content, ros1=file.suffix == ".bag")
+        count = seen.total()
+        if file.storage.damage:
+            problem = f"is damaged: {file.damage}. Read from its beginning it gave {count} images{last}"
+        elif stopped:
+            problem = f"is damaged after {count} of {announced} images{last}: {stopped[0]}"
+        elif count < announced:
+            problem = f"announces {announced} images, and {count} are found{last}: its index or a chunk is damaged"
+        else:
+            return
+        found = 0
+        if other := file.storage.without_index():
+            channels = [channel for channel in other.channels if channel.topic in self.topics]
+            for channel, received, content in _steps(other, channels, []):
+                if seen[channel.topic, received] > 0:
+                    seen[channel.topic, received] -= 1
+                    continue
+                found += 1
+                read[channel.topic] += 1
+                yield self._image(channel, received, content, ros1=file.suffix == ".bag")
+            other.close()
+        more = f". Without its index, {found} more were found" if found else ""
+        self.faults.append(
+            f"{file.path} {problem}{more}{remedy(file.path, file.suffix, opened=not file.storage.damage)}"
+        )
+
+    def _image(self, channel: Channel, received: int, content: bytes, *, ros1: bool) -> BagImage:
+        try:
+            if received // 10**9 not in _TIMES:
+                raise ValueError(f"it has the time {received} ns")
+            if self._recording.packed_messages:
+                content = zstd.decompress(content)
+            return BagImage(channel.topic, received, self._stores[ros1](content, channel.type_name))
+        except Exception as error:  # a torn message makes the parser stumble in any of a dozen ways
+            return BagImage(channel.topic, received, None, told(error))
+
+
+def _steps(storage: Storage, channels: list[Channel], stopped: list[str]) -> Iterator[tuple[Channel, int, bytes]]:
+    """The messages until the parser stumbles; `stopped` gets what it raised. Errors of those who use the messages do
+    not come by here."""
+    messages = storage.messages(channels)
+    while True:
+        try:
+            step = next(messages)
+        except StopIteration:
+            return
+        except Exception as error:  # see above
+            stopped.append(told(error))
+            return
+        yield step
 
 
 @contextmanager
@@ -86,33 +187,86 @@ def open_bag_images(path: Path, topics: Sequence[str]) -> Iterator[BagImages]:
         topics: which to read; empty takes the bag's only colour image topic.
 
     Raises:
-        DatasetError: the bag cannot be read, a topic is not in it or holds no images, or the choice is not clear.
+        DatasetError: no file of the bag can be read, a topic is not in it or holds no images, or the choice is not
+            clear. Where only some files cannot be read, `BagImages.faults` says so.
     """
-    try:
-        reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
-        reader.open()
-    except _DAMAGE as error:
-        raise DatasetError(
-            f"{path} cannot be read as a bag: {error}; expected a rosbag2 folder, .mcap, .db3 or .bag; "
-            "a recording that was killed is repaired by `ros2 bag reindex`"
-        ) from error
-    try:
-        yield BagImages(reader, _choose(reader, path, topics))
-    finally:
-        reader.close()
+    recording = find_recording(path)
+    files, faults = [], list(recording.faults)
+    with ExitStack() as stack:
+        for file, suffix in recording.files:
+            try:
+                unpacked = _unpacked(file, stack) if file.suffix.lower() == ".zstd" else file
+                storage = open_storage(unpacked, suffix)
+            except OutputError:
+                raise
+            except Exception as error:  # see above
+                reason = _reason(file, suffix, told(error))
+                faults.append(f"{file} cannot be read as a bag: {reason}{remedy(file, suffix, opened=False)}")
+                continue
+            stack.callback(storage.close)
+            files.append(_File(file, suffix, storage))
+            if suffix == ".db3" and _size(log := file.with_name(f"{file.name}-wal")):
+                faults.append(
+                    f"{log} holds messages that the recorder had not yet moved into {file.name} when it was killed; "
+                    f'they are not read; `sqlite3 {file} "PRAGMA wal_checkpoint(TRUNCATE)"` moves them'
+                )
+        if not files:
+            more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
+            raise DatasetError(f"{faults[0]}{more}" if faults else f"{path} holds no file of a recording")
+        channels = [channel for file in files for channel in file.storage.channels]
+        try:
+            chosen = _choose(channels, path, topics)
+        except DatasetError as error:  # what is not found may have been in what is damaged
+            damages = [f"{file.path} is damaged: {file.damage}" for file in files if file.storage.damage]
+            raise DatasetError("; ".join([str(error), *faults, *damages])) from error
+        yield BagImages(recording, files, chosen, faults)
 
 
-def _choose(reader: AnyReader, path: Path, topics: Sequence[str]) -> list[Connection]:
-    images = [connection for connection in reader.connections if connection.msgtype in (_RAW, _COMPRESSED)]
-    found = sorted({connection.topic for connection in images})
-    if not found:
-        others = ", ".join(sorted({connection.topic for connection in reader.connections})[:20]) or "none"
-        raise DatasetError(f"{path} holds no image topic (Image or CompressedImage); its topics: {others}")
+def _reason(path: Path, suffix: str, parser: str) -> str:
+    return parser if path.suffix.lower() == ".zstd" else shortcoming(path, suffix) or parser
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _unpacked(path: Path, stack: ExitStack) -> Path:
+    """A compressed file's content, in a temporary folder."""
+    folder = Path(mkdtemp(prefix="ovseg_bag_"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    target = folder / path.stem
+    try:
+        with zstd.open(path, "rb") as packed, target.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(
+                f"{path} cannot be decompressed into {folder}: {error.strerror}; free some space or set TMPDIR"
+            ) from error
+        raise
+    return target
+
+
+def _choose(channels: Sequence[Channel], path: Path, topics: Sequence[str]) -> list[str]:
+    types = {channel.topic: channel.type_name for channel in channels}
+    found = sorted({channel.topic for channel in channels if channel.type_name in (_RAW, _COMPRESSED)})
     for topic in topics:
+        if topic in types and topic not in found:
+            raise DatasetError(f"{path}: {topic} holds {types[topic]}, no images; {_listed(found, types)}")
         if topic not in found:
-            raise DatasetError(f"{path} holds no images on {topic!r}; image topics: {', '.join(found)}")
-    wanted = topics or _only_colour(found, path)
-    return [connection for connection in images if connection.topic in wanted]
+            raise DatasetError(f"{path} holds no images on {topic!r}; {_listed(found, types)}")
+    if not found:
+        raise DatasetError(f"{path} holds no image topic (Image or CompressedImage); {_listed(found, types)}")
+    return list(topics) or _only_colour(found, path)
+
+
+def _listed(images: Sequence[str], types: dict[str, str]) -> str:
+    """The image topics, or where there are none, the others with their types."""
+    if images:
+        return f"image topics: {', '.join(images)}"
+    others = [f"{topic} ({types[topic]})" for topic in sorted(types)]
+    more = f" and {len(others) - 20} more" if len(others) > 20 else ""
+    return f"its topics: {', '.join(others[:20]) or 'none'}{more}"
 
 
 def _only_colour(found: list[str], path: Path) -> list[str]:
@@ -120,6 +274,12 @@ def _only_colour(found: list[str], path: Path) -> list[str]:
     colour = [topic for topic in found if "depth" not in topic.lower()]
     twins = {f"{topic}/compressed" for topic in colour}
     cameras = [topic for topic in colour if topic not in twins]
-    if len(cameras) != 1:
+    if not cameras:
+        what = "only a depth topic" if len(found) == 1 else "only depth topics"
+        raise DatasetError(
+            f"{path} holds {what} ({', '.join(found)}); pictures of a colour camera are segmented. If it is one all "
+            f"the same, name it: --topic {found[0]}"
+        )
+    if len(cameras) > 1:
         raise DatasetError(f"{path} holds several image topics; choose with --topic: {', '.join(found)}")
     return cameras

@@ -83,7 +83,7 @@ class BagParts:
     def append(self, messages: Sequence[BagMessage], state: dict[str, Any]) -> None:
         """Writes one more part, and `state` with it; both or none."""
         name = f"{self._folder.name}_{self.count}"
-        unfinished = self._folder / f".{name}.unfinished"
+        unfinished = self._folder / ".unfinished"  # a short name, since the folder's may be long
         shutil.rmtree(unfinished, ignore_errors=True)
         self._folder.mkdir(parents=True, exist_ok=True)
         information = self._write(unfinished, messages)
@@ -94,9 +94,9 @@ class BagParts:
         self._write_metadata()
         write_json(self._journal_path, self._journal)
 
-    def finish(self) -> None:
-        """Marks the bag as complete."""
-        self._journal["done"] = True
+    def finish(self, state: dict[str, Any]) -> None:
+        """Marks the bag as complete, with the last `state`."""
+        self._journal["done"], self._journal["state"] = True, state
         write_json(self._journal_path, self._journal)
 
     def _write(self, folder: Path, messages: Sequence[BagMessage]) -> dict[str, Any]:

@@ -1,27 +1,134 @@
 """Files in and out: written whole or not at all, so that a kill never leaves half an image or half a JSON."""
 
+import errno
 import hashlib
 import json
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from ovseg_ros.core.errors import DatasetError, ImageError
+from ovseg_ros.core.errors import DatasetError, ImageError, OvsegError
+
+_NAME_FAULTS = frozenset({errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ})
+_LONGEST_NAME = 255  # bytes, where the file system does not say
+_PROBE = bytes(1 << 16)
+
+
+class OutputError(OvsegError, OSError):
+    """A file cannot be written, told for people.
+
+    Attributes:
+        by_name: whether its own name is at fault, so that others can be written.
+    """
+
+    def __init__(self, message: str, *, by_name: bool = False) -> None:
+        super().__init__(message)
+        self.by_name = by_name
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically; its folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a file atomically; its folder is made if need be. What is no regular file (/dev/stdout) is written to.
+
+    Raises:
+        OutputError: it cannot be written; what was there before is as it was.
+    """
+    # A short name: the file's own may be as long as the file system takes.
+    unfinished = path.with_name(f".{digest_of(path.name, 12)}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(content)
+            return
         unfinished.write_bytes(content)
         unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # where even the folder is no folder, there is nothing to remove
+            unfinished.unlink()
+        if isinstance(error, OSError):
+            raise _output_error(path, error) from error
         raise
+
+
+def check_outputs(*, folders: Mapping[str, Path | None] | None = None, files: Mapping[str, Path | None]) -> None:
+    """Refuse outputs that cannot be written, before any work is done for them. Leaves nothing behind.
+
+    Args:
+        folders, files: by the name of the option that gives them; None for those not asked for.
+
+    Raises:
+        OutputError: a file is where a folder should be or the reverse, a name is too long for the file system, or the
+            place is read-only, missing or full.
+    """
+    for option, path in (folders or {}).items():
+        if path is not None:
+            _check_place(option, path, path)
+    for option, path in files.items():
+        if path is not None:
+            _check_place(option, path, path.parent)
+
+
+def _check_place(option: str, path: Path, folder: Path) -> None:
+    """Tries to write where `path` is to be: in the nearest of `folder` and the folders above it that exists."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if _exists(place))
+    try:
+        if not existing.is_dir():
+            what = "is a file" if existing.exists() else "is a link to nothing"
+            where = "" if existing == path else f" cannot be made: {existing}"
+            raise OutputError(f"{option} {path}{where} {what}; expected a folder")
+        name = max(path.parts, key=lambda part: len(os.fsencode(part)), default="")
+        if (length := len(os.fsencode(name))) > (allowed := _longest_name(existing)):
+            raise OutputError(
+                f"{option} has a name of {length} bytes ({name[:40]}...); {existing} takes names of at most {allowed}; "
+                "choose a shorter one"
+            )
+        if path is not folder and _exists(path) and not path.is_file():
+            if path.is_dir():
+                raise OutputError(f"{option} {path} is a folder; expected a file")
+            return  # /dev/stdout and the like
+        probe = existing / f".ovseg-{os.getpid()}.tmp"
+        try:
+            probe.write_bytes(_PROBE)
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{option} {path} cannot be written: {error.strerror or error} in {existing}; "
+            f"{_remedy(error)} or choose another {option}"
+        ) from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists() or path.is_symlink()
+    except OSError:  # a name too long, a folder that may not be read
+        return False
+
+
+def _longest_name(folder: Path) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (OSError, ValueError):
+        return _LONGEST_NAME
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    by_name = error.errno in _NAME_FAULTS
+    remedy = "rename what it is made of" if by_name else f"{_remedy(error)} and run the same command again"
+    return OutputError(f"{path} cannot be written: {error.strerror or error}; {remedy}", by_name=by_name)
+
+
+def _remedy(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "free some space"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return "make the folder writable"
+    return "see whether the folder is there"
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,17 +22,14 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ovseg_ros.core.errors import ImageError
-
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
-)
-"""Files of a folder that are taken for images; a file named by itself may have any suffix."""
-
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+from ovseg_ros.offline.data.kinds import Kind, files_below, kind_of, left_out, picture_suffixes
 
 DAMAGE = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError, struct.error, zlib.error)
 """What Pillow's decoders raise for a damaged file, whichever of their parsers meets the damage first."""
 
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+_FEW_FRAMES = 2
+"""By so many, counts of complete videos differ: packed frames, edit lists."""
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 
@@ -55,11 +53,16 @@ class ImageSource:
 
     Attributes:
         length: how many images it yields; None where a video does not say. For a video this is an estimate.
-        images: yields the images once, in the order of their names; those of a video must be used in turn.
+        images: yields the images once, in the order of their names; those of a video must be used in turn. Of a video
+            that ends before its announced end, the last one cannot be loaded and says so.
+        left_out: what else a folder holds, counted, in words; "" for nothing.
+        unread: of that, the pictures that cannot be read, the videos and the bags: name and reason.
     """
 
     length: int | None
     images: Iterator[SourceImage]
+    left_out: str = ""
+    unread: tuple[tuple[str, str], ...] = ()
 
 
 def load_image(path: Path) -> np.ndarray:
@@ -73,14 +76,12 @@ def load_image(path: Path) -> np.ndarray:
     """
     if not path.is_file():
         raise ImageError(f"{path} is not a file; give an image, a folder of images or a video")
+    picture_suffixes()  # makes Pillow's plug-ins known
     try:
         with Image.open(path) as file:
             return _to_rgb(ImageOps.exif_transpose(file), path)
     except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{path} ({path.stat().st_size} bytes) is not an image in a known format; "
-            "expected PNG, JPEG, TIFF, WebP, BMP, GIF or PNM"
-        ) from error
+        raise ImageError(f"{path} ({path.stat().st_size} bytes) {_unknown(path)}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large to decode: {error}; scale it down first") from error
     except DAMAGE as error:
@@ -91,7 +92,7 @@ def open_source(path: Path, *, exclude: Path | None = None) -> ImageSource:
     """What `path` holds: one image, all images below a folder, or the frames of a video.
 
     Args:
-        path: a file or a folder; a file is a video when its suffix is in `VIDEO_SUFFIXES`.
+        path: a file or a folder. A file is a video by its suffix, or where it is no image and OpenCV opens it.
         exclude: a folder below `path` to leave out, such as the one that outputs go to.
 
     Raises:
@@ -101,7 +102,8 @@ def open_source(path: Path, *, exclude: Path | None = None) -> ImageSource:
         return _open_folder(path, exclude)
     if not path.exists():
         raise ImageError(f"{path} does not exist; give an image, a folder of images or a video")
-    if path.suffix.lower() in VIDEO_SUFFIXES:
+    kind = kind_of(path)
+    if kind is Kind.VIDEO or (kind is Kind.OTHER and _opens_as_video(path)):
         return _open_video(path)
     return ImageSource(1, iter([SourceImage(path.stem, partial(load_image, path))]))
 
@@ -128,18 +130,30 @@ def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
+def _unknown(path: Path) -> str:
+    """What to say of a file that Pillow does not know."""
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
+        return "holds HEIF (HEIC), which Pillow cannot read; convert it to PNG or JPEG, or install pillow-heif"
+    kind = kind_of(path)
+    if kind is Kind.UNREADABLE:
+        return f"is an image that Pillow cannot read ({path.suffix}); convert it to PNG or JPEG"
+    return "is not an image in a known format; expected PNG, JPEG, TIFF, WebP, BMP, GIF or another that Pillow reads"
+
+
 def _open_folder(folder: Path, exclude: Path | None) -> ImageSource:
-    excluded = exclude.resolve() if exclude is not None else None
-    paths = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not (excluded is not None and excluded != folder.resolve() and path.resolve().is_relative_to(excluded))
-    ]
+    excluded = exclude.resolve() if exclude is not None and exclude.resolve() != folder.resolve() else None
+    try:
+        files = [p for p in files_below(folder) if excluded is None or not p.resolve().is_relative_to(excluded)]
+    except OSError as error:
+        raise ImageError(f"{error.filename} cannot be read: {error.strerror}; make it readable") from error
+    kinds = {path: Kind.FOLDER if path.is_dir() else kind_of(path) for path in files}
+    paths = [path for path, kind in kinds.items() if kind is Kind.PICTURE]
+    others = left_out({path: kind for path, kind in kinds.items() if kind is not Kind.PICTURE})
     if not paths:
-        raise ImageError(f"{folder} has no image; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
+        holds = f"; it holds {others}" if others else ""
+        raise ImageError(f"{folder} has no image that can be read{holds}. Expected pictures such as .jpg, .png or .tif")
     # "cup.png" is named "cup", unless "cup.jpg" lies beside it (or on file systems that ignore case, "Cup.jpg").
     stems = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
     count = Counter(stem.casefold() for stem in stems)
@@ -148,7 +162,26 @@ def _open_folder(folder: Path, exclude: Path | None) -> ImageSource:
         for stem, path in zip(stems, paths, strict=True)
     ]
     images = (SourceImage(name, partial(load_image, path)) for name, path in zip(names, paths, strict=True))
-    return ImageSource(len(paths), images)
+    unread = tuple(
+        (path.relative_to(folder).as_posix(), f"{path}: {kind.value}")
+        for path, kind in kinds.items()
+        if kind not in (Kind.PICTURE, Kind.OTHER)
+    )
+    return ImageSource(len(paths), images, others, unread)
+
+
+def _opens_as_video(path: Path) -> bool:
+    """Whether a file that Pillow does not know is a video. FFmpeg would also play text as a terminal shows it."""
+    picture_suffixes()
+    with suppress(*DAMAGE, Image.DecompressionBombError), Image.open(path):
+        return False
+    with path.open("rb") as file:
+        if b"\0" not in file.read(1 << 12):
+            return False
+    capture = cv2.VideoCapture(str(path))
+    opened = bool(capture.isOpened())
+    capture.release()
+    return opened
 
 
 def _open_video(path: Path) -> ImageSource:
@@ -156,21 +189,48 @@ def _open_video(path: Path) -> ImageSource:
     if not capture.isOpened():
         capture.release()
         raise ImageError(
-            f"{path} ({path.stat().st_size} bytes) cannot be opened as a video; it may be damaged or empty"
+            f"{path} ({path.stat().st_size} bytes) cannot be opened as a video; it may be damaged, cut short or empty, "
+            "or its format unknown to OpenCV"
         )
-    frame_count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    announced, rate = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), float(capture.get(cv2.CAP_PROP_FPS))
 
     def images() -> Iterator[SourceImage]:
-        index = 0
+        index, milliseconds = 0, 0.0
         try:
             while (read := capture.read())[0]:
                 yield SourceImage(f"{path.stem}_{index:06d}", partial(cv2.cvtColor, read[1], cv2.COLOR_BGR2RGB))
-                index += 1
+                index, milliseconds = index + 1, float(capture.get(cv2.CAP_PROP_POS_MSEC))
         finally:
             capture.release()
         if index == 0:
             raise ImageError(
                 f"{path} opened as a video, but no frame of it can be decoded; its codec may be unsupported"
             )
+        if _ends_early(announced, rate, index, milliseconds / 1000):
+            yield SourceImage(f"{path.stem}_{index:06d}", partial(_refuse_end, path, announced, index))
 
-    return ImageSource(frame_count if frame_count > 0 else None, images())
+    return ImageSource(announced if announced > 0 else None, images())
+
+
+def _ends_early(announced: int, rate: float, decoded: int, last: float) -> bool:
+    """Whether a video lacks frames at its end.
+
+    Some containers count their frames; of others, OpenCV multiplies the duration, of the sound too, with a rate. So
+    both must say it: the frames' number, and the time of the last one. Some formats give no times; they say nothing.
+
+    Args:
+        announced, rate: frames, and frames a second.
+        decoded: frames.
+        last: time of the last of them in seconds.
+    """
+    if announced <= 0 or rate <= 0 or (last <= 0 and decoded > 1):
+        return False
+    missing = min(announced - decoded, announced - last * rate - 1)
+    return missing > max(_FEW_FRAMES, min(announced / 50, rate))
+
+
+def _refuse_end(path: Path, announced: int, decoded: int) -> np.ndarray:
+    raise ImageError(
+        f"{path} announces {announced} frames, and only {decoded} can be decoded; it was cut short or is damaged. Copy "
+        "it again, or repair it with a video tool"
+    )

@@ -1,10 +1,16 @@
-"""What a data set's files are called, below its own folder: what is looked for, and where a pattern leads."""
+"""What a data set's files are called, below its own folder: what is looked for, and where a pattern leads.
+
+A pattern says how a file is called as published. Copies differ: photographs and label maps may have the suffix of any
+picture that Pillow reads, in upper or lower case, and lie in subfolders; hidden files do not count. That is
+the one rule for everything that reads data sets.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ovseg_ros.core.errors import DatasetError
+from ovseg_ros.offline.data.kinds import Kind, files_below, kind_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,22 @@ class Files:
 
     def are_in(self, root: Path) -> bool:
         """Whether any is there."""
-        return any(next(root.glob(pattern), None) is not None for pattern in self.patterns)
+        return self.place(root).is_file() if "*" not in self.pattern else bool(self.pictures(root))
+
+    def pictures(self, root: Path) -> dict[str, Path]:
+        """All that are there, by name: the path below `place` without what every name ends with.
+
+        Of two files that differ in nothing but the suffix, the one as published counts, else the first.
+        """
+        folder, (tail, _, _) = self.place(root), self.suffix.rpartition(".")
+        found: dict[str, Path] = {}
+        for path in files_below(folder) if folder.is_dir() else ():
+            stem = path.relative_to(folder).with_suffix("").as_posix()
+            if kind_of(path) is Kind.PICTURE and stem.endswith(tail):
+                name = stem.removesuffix(tail)
+                if name not in found or path.name.endswith(self.suffix):
+                    found[name] = path
+        return found
 
     def place(self, root: Path) -> Path:
         """The folder that all of them are below, or the one file: the first that exists, else the usual one."""
@@ -112,15 +133,12 @@ class SemanticLayout:
         missing = [str(folder) for _, folder in folders if not folder.is_dir()]
         if missing:
             raise DatasetError(f"the folder {' and the folder '.join(missing)} is missing; see docs/datasets.md")
-        names = {
-            path.relative_to(folder).as_posix().removesuffix(files.suffix)
-            for files, folder in folders
-            for path in folder.glob(files.glob)
-        }
+        found = [files.pictures(root) for files, _ in folders]
+        names = sorted(set().union(*found))
         if not names:
             raise DatasetError(" and ".join(f"{folder} has no {files.glob}" for files, folder in folders))
-        (_, image_folder), (_, label_folder) = folders
-        return [
-            (name, image_folder / f"{name}{images.suffix}", label_folder / f"{name}{labels.suffix}")
-            for name in sorted(names)
-        ]
+        image_of, labels_of = (
+            {name: paths.get(name, folder / f"{name}{files.suffix}") for name in names}
+            for paths, (files, folder) in zip(found, folders, strict=True)
+        )
+        return [(name, image_of[name], labels_of[name]) for name in names]

@@ -49,6 +49,11 @@ class PanopticIndex:
                 raise DatasetError(
                     f"{path} has no list {key!r}; expected COCO's panoptic format with images, annotations, categories"
                 )
+        if other := _other_format(content["annotations"]):
+            raise DatasetError(
+                f"{path} {other}; expected COCO's panoptic format, in which each image has one annotation with "
+                "segments_info and a PNG (panoptic_train2017.json, panoptic_val2017.json)"
+            )
         faults = category_faults(content["categories"], categories, ignored_ids)
         if faults:
             more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
@@ -134,11 +139,26 @@ class PanopticIndex:
         return rows, str(annotation["file_name"])
 
 
+def _other_format(annotations: Sequence[Any]) -> str:
+    """Which other one of COCO's formats these annotations have; "" for none."""
+    known = [annotation for annotation in annotations if isinstance(annotation, dict)]
+    if not known or any("segments_info" in annotation for annotation in known):
+        return ""
+    if "caption" in known[0]:
+        return "is a captions file"
+    if {"segmentation", "bbox"} & known[0].keys():
+        return "is an instances file: an annotation for each object, with segmentation and bbox"
+    return f"has no annotation with segments_info; the first holds {_short(sorted(map(str, known[0])))}"
+
+
 def category_faults(
     table: Sequence[Any], categories: Sequence[DatasetCategory], ignored_ids: Sequence[int] = ()
 ) -> list[str]:
     """How a file's table of categories differs from the expected one, a sentence for each difference."""
     faults = []
+    says_things = any(isinstance(entry, dict) and "isthing" in entry for entry in table)
+    if table and not says_things:
+        faults.append("its categories have no isthing; add it to each: 1 for things, 0 for stuff")
     found: dict[Any, Mapping[str, Any]] = {}
     for entry in table:
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), int):
@@ -153,7 +173,9 @@ def category_faults(
             continue
         if not _names_agree(str(entry.get("name")), category):
             faults.append(f"{where} is called {_short(entry.get('name'))}")
-        if bool(entry.get("isthing")) != category.is_thing:
+        if says_things and "isthing" not in entry:
+            faults.append(f"{where} has no isthing; expected {int(category.is_thing)}")
+        elif says_things and bool(entry["isthing"]) != category.is_thing:
             expected, got = ("a thing", "stuff") if category.is_thing else ("stuff", "a thing")
             faults.append(f"{where} is {got}; expected {expected}")
     faults += [

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.offline.data.files import read_json, write_json
+from ovseg_ros.offline.data.kinds import is_hidden
 from ovseg_ros.offline.data.open import dataset_info, dataset_root, open_dataset, require_split
 from ovseg_ros.offline.data.panoptic import PanopticFiles
 from ovseg_ros.offline.data.pixels import read_image
@@ -195,7 +196,7 @@ def _unlisted(dataset: AnyDataset) -> list[str]:
     for folder, used in folders.items():
         suffixes = {Path(name).suffix for name in used}
         if folder.is_dir():  # else every file in it is a fault already
-            beside = (path for path in sorted(folder.iterdir()) if path.suffix in suffixes)
+            beside = (p for p in sorted(folder.iterdir()) if p.suffix in suffixes and not is_hidden(PurePath(p.name)))
             unlisted += [str(path) for path in beside if path.name not in used]
     return unlisted
 

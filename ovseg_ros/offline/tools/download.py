@@ -17,7 +17,7 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntr
 from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.presets import PresetConfig, WeightFile, load_preset
-from ovseg_ros.offline.data.files import sha256_of
+from ovseg_ros.offline.data.files import check_outputs, sha256_of
 from ovseg_ros.offline.options import DownloadOptions
 
 
@@ -40,6 +40,7 @@ def download(options: DownloadOptions, *, endpoint: str | None = None) -> int:
         print(f"{preset}: nothing to fetch; its weights come with the package")
         return 0
     if not check:
+        check_outputs(folders={"--cache": cache or Path(constants.HF_HUB_CACHE)}, files={})
         _require_space(preset, config, cache)
     faults = 0
     for weights in config.weights:

@@ -8,13 +8,13 @@ from tqdm import tqdm
 
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.draw import draw_overlay
-from ovseg_ros.core.errors import ConfigError, ImageError
+from ovseg_ros.core.errors import ConfigError, ImageError, OvsegError
 from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import Segment
 from ovseg_ros.core.vocabulary import Category
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb
-from ovseg_ros.offline.data.files import write_image, write_json
+from ovseg_ros.offline.data.files import OutputError, check_outputs, write_image, write_json
 from ovseg_ros.offline.data.images import ImageSource, open_source
 from ovseg_ros.offline.options import SegmentOptions
 from ovseg_ros.offline.words import given_vocabulary, prepared
@@ -26,7 +26,7 @@ def segment_path(options: SegmentOptions) -> int:
     """Segment an image, a folder or a video; see docs/offline.md for the files.
 
     Returns:
-        The exit code: 0, or 1 when an image was skipped.
+        The exit code: 0, or 1 when an image was skipped, or a folder holds videos, bags or pictures of other formats.
 
     Raises:
         OvsegError: nothing can be segmented at all: the input, vocabulary, preset or output folder is wrong.
@@ -34,8 +34,10 @@ def segment_path(options: SegmentOptions) -> int:
     path, out, preset = options.input, options.out, options.preset
     vocabulary = given_vocabulary(options.vocabulary)
     source = open_source(path, exclude=out)
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; expected a folder")
+    check_outputs(
+        folders={"panoptic/ of --out": out / "panoptic", "overlay/ of --out": out / "overlay"},
+        files={f"{INDEX_NAME} of --out": out / INDEX_NAME},
+    )
     if (out / INDEX_NAME).exists() and not options.overwrite:
         raise ConfigError(f"{out} already holds results ({INDEX_NAME}); choose another --out or add --overwrite")
     segmenter = build_segmenter(preset, options.device)
@@ -45,8 +47,10 @@ def segment_path(options: SegmentOptions) -> int:
         "categories": [_category_entry(category) for category in vocabulary.categories],
         "images": [],
         "annotations": [],
-        "skipped": [],
+        "skipped": [{"name": name, "reason": reason} for name, reason in source.unread],
     }
+    if source.left_out:
+        print(f"left out: {source.left_out}", file=sys.stderr)
     try:
         segment_source(segmenter, prompt, source, out, index)
     finally:  # also after Ctrl-C: what was done is indexed
@@ -62,25 +66,36 @@ def segment_source(
 ) -> None:
     """Segment every image of `source`, write its files below `out` and append its entries to `index`.
 
-    An image that cannot be decoded is named on stderr, noted in the index under "skipped" and passed over.
+    An image that cannot be decoded, or whose name the file system does not take, is named on stderr, noted in the index
+    under "skipped" and passed over.
     """
     with tqdm(source.images, total=source.length, desc="segment", unit="image", file=sys.stderr) as bar:
         for item in bar:
             try:
                 image = item.load()
             except ImageError as error:
-                bar.write(f"skipped: {error}", file=sys.stderr)
-                index["skipped"].append({"name": item.name, "reason": str(error)})
+                _skip(item.name, error, index, bar)
                 continue
             result = segmenter.segment(image, prompt)
             png = f"{item.name}.png"
-            write_image(out / "panoptic" / png, ids_to_rgb(result.segment_ids))
-            write_image(out / "overlay" / png, draw_overlay(image, result, prompt.vocabulary))
+            try:
+                write_image(out / "panoptic" / png, ids_to_rgb(result.segment_ids))
+                write_image(out / "overlay" / png, draw_overlay(image, result, prompt.vocabulary))
+            except OutputError as error:
+                if not error.by_name:  # nothing else could be written either
+                    raise
+                _skip(item.name, error, index, bar)
+                continue
             image_id = len(index["images"]) + 1
             height, width = result.segment_ids.shape
             segments = [_segment_entry(segment) for segment in result.segments]
             index["images"].append({"id": image_id, "file_name": item.name, "width": width, "height": height})
             index["annotations"].append({"image_id": image_id, "file_name": png, "segments_info": segments})
+
+
+def _skip(name: str, error: OvsegError, index: dict[str, Any], bar: tqdm) -> None:
+    bar.write(f"skipped: {error}", file=sys.stderr)
+    index["skipped"].append({"name": name, "reason": str(error)})
 
 
 def _segment_entry(segment: Segment) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.offline.data.bag_images import BagImage, BagImages, open_bag_images
 from ovseg_ros.offline.data.bag_messages import BagMessages
 from ovseg_ros.offline.data.bag_parts import BagMessage, BagParts, fingerprint
+from ovseg_ros.offline.data.files import check_outputs
 from ovseg_ros.offline.options import SegmentOptions
 from ovseg_ros.offline.words import given_vocabulary, prepared
 
@@ -33,7 +34,7 @@ def segment_bag(options: SegmentOptions) -> int:
     was stopped goes on where its last whole part (100 images, or 128 MiB before compression) ended.
 
     Returns:
-        The exit code: 0, or 1 when an image was skipped.
+        The exit code: 0, or 1 when an image was skipped or a part of the bag cannot be read.
 
     Raises:
         OvsegError: the bag, the vocabulary, the preset or the output folder is wrong.
@@ -44,7 +45,10 @@ def segment_bag(options: SegmentOptions) -> int:
     if not options.no_overlay:
         outputs[_OVERLAY] = OVERLAY_OUTPUTS[_OVERLAY]
     messages = BagMessages()
+    check_outputs(files={"--out, for its parts,": out / f"{out.name}_0000.mcap"})
     with open_bag_images(path, options.topic or ()) as images:
+        for note in images.notes:
+            print(f"note: {note}", file=sys.stderr)
         settings = {
             "bag": path.name,
             "content": fingerprint(path),
@@ -68,7 +72,9 @@ def segment_bag(options: SegmentOptions) -> int:
         print(
             f"{state['skipped']} images skipped; the reasons are above, or in an earlier run's output", file=sys.stderr
         )
-    return 1 if state.get("skipped") else 0
+    for fault in state.get("faults", ()):
+        print(f"not all was read: {fault}", file=sys.stderr)
+    return 1 if state.get("skipped") or state.get("faults") else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,7 @@ class _Run:
 
     def over(self, images: BagImages) -> None:
         """Segments the rest of `images`."""
-        state = {"read": 0, "segmented": 0, "skipped": 0, **self.parts.state}
+        state: dict[str, Any] = {"read": 0, "segmented": 0, "skipped": 0, **self.parts.state}
         pending: list[BagMessage] = []
         alone = len(images.topics) == 1
         frames = iter(images)
@@ -92,11 +98,10 @@ class _Run:
             next(frames, None)
         with tqdm(frames, total=len(images), initial=state["read"], desc="segment", unit="image") as bar:
             for image in bar:
-                if not state["segmented"] and not pending:
-                    pending.append(self._announcement(image))
                 state["read"] += 1
                 try:
-                    pending += self._segmented(image, image.decode(), "/ovseg" if alone else f"/ovseg{image.topic}")
+                    made = list(self._segmented(image, image.decode(), "/ovseg" if alone else f"/ovseg{image.topic}"))
+                    pending += made if state["segmented"] else [self._announcement(image), *made]
                     state["segmented"] += 1
                 except ImageError as error:
                     bar.write(f"skipped: {error}", file=sys.stderr)
@@ -107,7 +112,7 @@ class _Run:
                     pending = []
         if pending or not self.parts.count:
             self.parts.append(pending, dict(state))
-        self.parts.finish()
+        self.parts.finish({**state, "faults": list(images.faults)})
 
     def _announcement(self, image: BagImage) -> BagMessage:
         stamp = self.messages.time(*divmod(image.received, 1_000_000_000))

@@ -251,3 +251,33 @@ def test_sigterm_lets_a_command_clean_up():
     run.terminate()
     _, error = run.communicate(timeout=60)
     assert error == "cleaned\n" and run.returncode == 143
+
+
+WRITING = [
+    ["segment", "a.png", "--vocabulary", "cup", "--out", "OUT"],
+    ["evaluate", "--json", "OUT"],
+    ["evaluate", "--report", "OUT"],
+    ["evaluate", "--shard", "1/2", "--partial", "OUT"],
+    ["evaluate", "--merge", "part.jsonl", "--json", "OUT"],
+    ["evaluate-space", "--json", "OUT"],
+    ["evaluate-tracking", "--json", "OUT"],
+    ["bench", "--json", "OUT"],
+    ["dataset", "tabletop", "--split", "test", "--count", "2", "--out", "OUT"],
+    ["check-dataset", "tabletop", "--json", "OUT"],
+    ["train", "tabletop", "--out", "OUT"],
+    ["ablate", "tabletop", "--out", "OUT"],
+    ["count", "fisa_b", "--json", "OUT"],
+    ["download", "fisa_b", "--cache", "OUT"],
+]
+
+
+@pytest.mark.parametrize("arguments", WRITING, ids=lambda arguments: " ".join(arguments[:3]))
+def test_outputs_that_cannot_be_written_are_refused_at_once(arguments, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    option = arguments[arguments.index("OUT") - 1]
+    for place, reason in (("file/out", "expected a folder"), ("a" * 300, "300 bytes"), ("/proc/out", "or choose")):
+        out = str(tmp_path / place)
+        assert main([out if argument == "OUT" else argument for argument in arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"ovseg: error: {option} ") and reason in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

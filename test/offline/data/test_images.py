@@ -1,6 +1,8 @@
 """Image files of every kind, folders and videos, good and broken."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 from PIL import Image
 
 from ovseg_ros.core.errors import ImageError
-from ovseg_ros.offline.data.images import load_image, open_source
+from ovseg_ros.offline.data.images import _ends_early, load_image, open_source
+from ovseg_ros.offline.data.kinds import Kind, kind_of, picture_suffixes
 
 
 def save(path: Path, array: np.ndarray, **options: object) -> Path:
@@ -153,3 +156,97 @@ def test_video_yields_its_frames_in_rgb(tmp_path):
     assert list(frames) == ["clip_000000", "clip_000001", "clip_000002"]
     assert frames["clip_000002"].shape == (16, 32, 3)
     assert np.abs(frames["clip_000002"].mean(axis=(0, 1)) - (200, 0, 0)).max() < 12
+
+
+def test_folders_are_searched_for_whatever_this_pillow_reads(tmp_path):
+    pixels = np.zeros((4, 6, 3), dtype=np.uint8)
+    names = ["a.jpg", "b.MPO", "c.jp2", "d.tga", "e.webp"] + ["g.avif"] * (".avif" in picture_suffixes())
+    for name in names:
+        save(tmp_path / name, pixels)
+    assert sorted(names_and_images(tmp_path)) == sorted(name[0] for name in names)
+    kinds = {"a.heic": Kind.UNREADABLE, "a.svg": Kind.UNREADABLE, "a.DNG": Kind.UNREADABLE, "a.mpg": Kind.VIDEO}
+    kinds |= {
+        "a.MTS": Kind.VIDEO,
+        "a.bag.active": Kind.BAG,
+        "a.db3.zstd": Kind.BAG,
+        "a.h5": Kind.OTHER,
+        "a": Kind.OTHER,
+    }
+    assert {name: kind_of(Path(name)) for name in kinds} == kinds
+
+
+def test_a_plug_in_for_heif_is_used_where_it_is_installed(monkeypatch):
+    plugin = ModuleType("pillow_heif")
+    plugin.register_heif_opener = lambda: Image.register_extension("PNG", ".heic")
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    monkeypatch.setattr(Image, "EXTENSION", dict(Image.EXTENSION))
+    picture_suffixes.cache_clear()
+    assert ".heic" in picture_suffixes()
+    picture_suffixes.cache_clear()
+
+
+def test_heif_under_another_name_is_called_what_it_is(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    with pytest.raises(ImageError, match="holds HEIF .*pillow-heif"):
+        load_image(tmp_path / "a.jpg")
+    (tmp_path / "a.cr2").write_bytes(b"II" + bytes(50))
+    with pytest.raises(ImageError, match=r"an image that Pillow cannot read \(.cr2\)"):
+        load_image(tmp_path / "a.cr2")
+
+
+def test_a_folder_of_videos_or_bags_says_what_to_do(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    (tmp_path / "b.bag").write_bytes(b"x")
+    with pytest.raises(ImageError, match=r"it holds 1 .mp4 \(a video: give it by itself\), 1 .bag \(a bag: give it"):
+        open_source(tmp_path)
+
+
+def test_linked_folders_are_named(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "cam").symlink_to(tmp_path / "elsewhere")
+    save(tmp_path / "in" / "a.png", np.zeros((2, 3), dtype=np.uint8))
+    assert open_source(tmp_path / "in").left_out == "1 linked folder (give it by itself)"
+
+
+def write_video(path: Path, frames: int, codec: str = "MJPG") -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 10, (64, 48))
+    for index in range(frames):
+        writer.write(np.full((48, 64, 3), index * 8, dtype=np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.avi", "MJPG"), ("a.mkv", "mp4v"), ("a.mkv", "MJPG"), ("a.mts", "mp4v")]
+)
+def test_a_video_that_ends_early_says_so_and_a_whole_one_does_not(tmp_path, name, codec):
+    path = write_video(tmp_path / name, 30, codec)
+    assert len(names_and_images(path)) == 30
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    *frames, last = open_source(path).images
+    assert 3 <= len(frames) < 30 or name == "a.mts"
+    if name != "a.mts":  # a stream announces nothing
+        with pytest.raises(ImageError, match=f"a.* announces 30 frames, and only {len(frames)} can be decoded"):
+            last.load()
+
+
+def test_announced_lengths_that_are_only_estimates_raise_no_alarm():
+    assert _ends_early(30, 10, 15, 1.4)  # cut in half
+    assert not _ends_early(10_000, 1000, 300, 9.97)  # a variable rate: OpenCV multiplies the duration with the finest
+    assert not _ends_early(302, 30, 300, 9.97)  # the sound is a little longer
+    assert not _ends_early(300, 30, 298, 9.9)  # an edit list hides two frames
+    assert not _ends_early(300, 30, 100, 0.0)  # no times
+    assert not _ends_early(-9, 30, 100, 3.3) and not _ends_early(0, 0, 100, 3.3)
+    assert _ends_early(108_000, 30, 106_000, 106_000 / 30)  # a minute of an hour
+
+
+def test_a_file_of_another_suffix_is_tried_as_a_video(tmp_path):
+    for name in ("clip.vid", "clip"):
+        write_video(tmp_path / "a.avi", 3).rename(tmp_path / name)
+        assert len(names_and_images(tmp_path / name)) == 3
+    (tmp_path / "a.txt").write_text("text, which FFmpeg would play\n" * 100)
+    (source,) = open_source(tmp_path / "a.txt").images
+    with pytest.raises(ImageError, match="not an image in a known format"):
+        source.load()

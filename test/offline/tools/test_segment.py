@@ -1,6 +1,8 @@
 """`ovseg segment` on files of every sort, with a tiny segmenter of random weights."""
 
+import errno
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -86,7 +88,6 @@ def test_video(tmp_path):
         ("nothing.png", "cup", "out", "nothing.png does not exist"),
         ("empty", "cup", "out", "has no image"),
         ("a.png", " , ", "out", "no names"),
-        ("a.png", "", "out", "no names"),
         ("a.png", "missing.yaml", "out", "missing.yaml"),
         ("a.png", "indoor_robots", "out", "did you mean 'indoor_robot'?"),
         ("a.png", "cup; red, blue", "out", "has a comma and a semicolon"),
@@ -113,6 +114,65 @@ def test_what_may_not_be_meant_is_a_note(tmp_path, monkeypatch, capsys):
     }.items():
         assert run("a.png", "--vocabulary", words, "--out", "out", "--overwrite") == 0
         assert f"ovseg: note: {note}\n" in capsys.readouterr().err
+
+
+def test_what_a_folder_holds_besides_is_named_counted_and_listed(tmp_path, capsys):
+    folder = tmp_path / "in"
+    save(folder / "a.png", (20, 30, 3))
+    for name in ("notes.txt", "._a.png", ".DS_Store", "Thumbs.db", ".git/b.png", "__MACOSX/a.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    assert run(folder, "--vocabulary", "cup", "--out", tmp_path / "plain") == 0
+    assert "left out: 1 .txt\n" in capsys.readouterr().err
+    for name in ("b.heic", "c.HEIC", "d.mp4", "sub/e.mcap", "f.nef"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    assert run(folder, "--vocabulary", "cup", "--out", tmp_path / "out") == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: ")]
+    assert "2 .heic (Pillow cannot read them; convert them to PNG or JPEG, or install pillow-heif)" in line
+    assert "1 .mp4 (a video: give it by itself)" in line and "1 .mcap (a bag: give it by itself)" in line
+    index = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert [entry["name"] for entry in index["skipped"]] == ["b.heic", "c.HEIC", "d.mp4", "f.nef", "sub/e.mcap"]
+    assert [image["file_name"] for image in index["images"]] == ["a"]
+
+
+def test_a_name_too_long_for_the_results_costs_only_itself(tmp_path, capsys):
+    for name in ("a" * 251, "c"):
+        save(tmp_path / "in" / f"{name}.bmp", (4, 6, 3))
+    assert run(tmp_path / "in", "--vocabulary", "cup", "--out", tmp_path / "out") == 0
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.bmp")
+    (tmp_path / "a.bmp").rename(tmp_path / "in" / ("d" * 252 + ".im"))
+    assert run(tmp_path / "in", "--vocabulary", "cup", "--out", tmp_path / "again") == 1
+    assert "skipped: " in (error := capsys.readouterr().err) and "File name too long" in error
+    index = json.loads((tmp_path / "again" / "panoptic.json").read_text())
+    assert len(index["images"]) == 2 and index["skipped"][0]["name"] == "d" * 252
+
+
+def test_a_disk_that_fills_up_ends_in_one_line_and_leaves_whole_files(tmp_path, monkeypatch, capsys):
+    for name in "abc":
+        save(tmp_path / "in" / f"{name}.png", (4, 6, 3))
+    write = Path.write_bytes
+
+    def full(path, content):
+        if (tmp_path / "out" / "overlay" / "a.png").exists():
+            write(path, content[:5])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert run(tmp_path / "in", "--vocabulary", "cup", "--out", tmp_path / "out") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "No space left on device; free some space" in line
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == ["a.png", "a.png"]
+
+
+def test_places_of_results_inside_the_folder_are_tried_before_the_model_is_built(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(segment, "build_segmenter", lambda *_: pytest.fail("too late"))
+    save(tmp_path / "a.png", (4, 6, 3))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "overlay").write_text("x")
+    assert run(tmp_path / "a.png", "--vocabulary", "cup", "--out", tmp_path / "out") == 2
+    assert "overlay is a file; expected a folder" in capsys.readouterr().err
 
 
 def test_ctrl_c_keeps_the_index_of_what_is_done(tmp_path, monkeypatch, tiny_segmenter):

@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from bag_scenes import HEIGHT, STORE, STORE_1, WIDTH, image, jpeg, write_bag, write_bag_1
 from pycocotools import mask
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag1 import Writer as Writer1
@@ -21,13 +21,12 @@ from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Segment
 from ovseg_ros.offline.cli.main import main
-from ovseg_ros.offline.data.bag_images import is_bag, open_bag_images
+from ovseg_ros.offline.data.bag_files import is_bag
+from ovseg_ros.offline.data.bag_images import open_bag_images
+from ovseg_ros.offline.data.files import OutputError
 from ovseg_ros.offline.options import SegmentOptions
 from ovseg_ros.offline.tools import segment_bag as module
 from ovseg_ros.offline.tools.segment_bag import segment_bag
-
-STORE = get_typestore(Stores.ROS2_HUMBLE)
-HEIGHT, WIDTH = 6, 8
 
 
 class LeftHalf(PanopticSegmenter):
@@ -57,42 +56,6 @@ class LeftHalf(PanopticSegmenter):
 @pytest.fixture(autouse=True)
 def segmenter(monkeypatch):
     monkeypatch.setattr(module, "build_segmenter", lambda preset, device: LeftHalf())
-
-
-def header(index: int, store=STORE):
-    stamp = store.types["builtin_interfaces/msg/Time"](sec=100 + index, nanosec=index)
-    kind = store.types["std_msgs/msg/Header"]
-    fields = {"stamp": stamp, "frame_id": f"camera_{index}"}
-    return kind(seq=0, **fields) if "seq" in kind.__dataclass_fields__ else kind(**fields)
-
-
-def image(index: int, store=STORE, *, height: int = HEIGHT, data_bytes: int | None = None):
-    pixels = np.full(height * WIDTH * 3 if data_bytes is None else data_bytes, index % 256, dtype=np.uint8)
-    return store.types["sensor_msgs/msg/Image"](
-        header=header(index, store),
-        height=height,
-        width=WIDTH,
-        encoding="rgb8",
-        is_bigendian=0,
-        step=WIDTH * 3,
-        data=pixels,
-    )
-
-
-def jpeg(index: int):
-    _, data = cv2.imencode(".jpg", np.full((HEIGHT, WIDTH, 3), index, np.uint8))
-    return STORE.types["sensor_msgs/msg/CompressedImage"](header=header(index), format="jpeg", data=data.reshape(-1))
-
-
-def write_bag(path: Path, topics: dict, *, plugin=StoragePlugin.MCAP) -> Path:
-    """`topics`: name -> messages; message i of each is received at second i."""
-    with Writer(path, version=8, storage_plugin=plugin) as writer:
-        for topic, messages in topics.items():
-            kind = messages[0].__msgtype__
-            connection = writer.add_connection(topic, kind, typestore=STORE)
-            for index, message in enumerate(messages):
-                writer.write(connection, (index + 1) * 10**9, STORE.serialize_cdr(message, kind))
-    return path
 
 
 def segmented(bag: Path, words: str, out: Path, **options) -> int:
@@ -212,6 +175,26 @@ def test_an_image_that_cannot_be_used_is_named_counted_and_passed_over(tmp_path,
     assert [message.header.stamp.sec for _, message in read(tmp_path / "out")["/ovseg/segments"]] == [100, 102]
 
 
+def test_a_damaged_bag_gives_what_was_read_and_says_so_each_time(tmp_path, capsys):
+    file = write_bag_1(tmp_path / "in.bag", [image(index, STORE_1) for index in range(4)])
+    content = file.read_bytes()
+    file.write_bytes(content[: content.index(b"camera_2")])  # in the middle of the third message
+    for _ in range(2):  # also when the run is complete
+        assert segmented(file, "mug", tmp_path / "out") == 1
+        error = capsys.readouterr().err
+        assert "2 images segmented" in error
+        (line,) = [line for line in error.splitlines() if line.startswith("not all was read: ")]
+        assert line.startswith(f"not all was read: {file} is damaged: ")
+    assert [message.header.stamp.sec for _, message in read(tmp_path / "out")["/ovseg/segments"]] == [100, 101]
+
+
+def test_a_name_too_long_for_the_parts_is_refused_first(tmp_path):
+    bag = write_bag(tmp_path / "in", {"/image": [image(0)]})
+    with pytest.raises(OutputError, match="--out, for its parts, has a name of 260 bytes"):
+        segmented(bag, "mug", tmp_path / ("o" * 250))
+    assert segmented(bag, "mug", tmp_path / ("o" * 245)) == 0
+
+
 def test_a_run_goes_on_after_its_last_part(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_IMAGES_IN_PART", 2)
     bag = write_bag(tmp_path / "in", {"/image": [image(index) for index in range(7)]})
@@ -253,7 +236,7 @@ def test_other_peoples_bags_are_never_touched(tmp_path):
 SLOW_RUN = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[3])
+sys.path[:0] = [sys.argv[3], str(Path(sys.argv[3]).parent)]
 import test_segment_bag as helpers
 from ovseg_ros.offline.tools import segment_bag as module
 class Slow(helpers.LeftHalf):

@@ -1,0 +1,118 @@
+"""What a file is by its name: a picture that Pillow reads, one that it does not read, a video, a bag, or none of these.
+
+The one rule for every folder that is searched: folders of pictures, of data sets and of recordings. Hidden files are no
+matter of ours, among them what macOS (`._NAME`, `.DS_Store`) and Windows (`Thumbs.db`) leave behind.
+"""
+
+import mimetypes
+import os
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from enum import Enum
+from functools import cache
+from pathlib import Path, PurePath
+
+from PIL import Image, ImageFile
+
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".webm", ".wmv"}
+)
+"""Files of a folder that are taken for videos; a file named by itself may have any suffix."""
+
+_LEFT_BEHIND = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"})
+# Python's table of types has pictures of the web; these are of cameras and film.
+_OTHER_PICTURES = frozenset(
+    {".arw", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".heic", ".heif", ".hif", ".jxl", ".nef", ".orf", ".raf", ".rw2"}
+)
+_HEIF = frozenset({".heic", ".heif", ".hif"})
+_TYPES = mimetypes.MimeTypes()
+
+
+class Kind(Enum):
+    """What a file is taken for; the value says what to do about those that are left out."""
+
+    PICTURE = "pictures"
+    UNREADABLE = "Pillow cannot read them; convert them to PNG or JPEG"
+    VIDEO = "a video: give it by itself"
+    BAG = "a bag: give it by itself"
+    FOLDER = "give it by itself"
+    OTHER = "no picture"
+
+
+@cache
+def picture_suffixes() -> frozenset[str]:
+    """Suffixes of the pictures that this Pillow reads, in lower case; HEIF where pillow-heif is installed."""
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    Image.init()
+    return frozenset(s for s, name in Image.registered_extensions().items() if _is_read(name)) - VIDEO_SUFFIXES
+
+
+def _is_read(name: str) -> bool:
+    """Whether Pillow decodes a format: some it can only write, of some it knows no more than the beginning."""
+    if name == "MPO":  # several JPEGs in one, which the reader of JPEG opens
+        name = "JPEG"
+    factory, _ = Image.OPEN.get(name, (ImageFile.StubImageFile, None))
+    return not (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile))
+
+
+def bag_suffix(path: PurePath) -> str:
+    """What kind of bag a file is by its name: .mcap, .db3 or .bag (also .bag.active); "" for anything else."""
+    suffix = PurePath(path.name.lower().removesuffix(".zstd").removesuffix(".active")).suffix
+    return suffix if suffix in (".bag", ".db3", ".mcap") else ""
+
+
+def kind_of(path: PurePath) -> Kind:
+    """What a file is taken for by its name."""
+    suffix = path.suffix.lower()
+    if suffix in picture_suffixes():
+        return Kind.PICTURE
+    if suffix in VIDEO_SUFFIXES:
+        return Kind.VIDEO
+    if bag_suffix(path):
+        return Kind.BAG
+    guessed = _TYPES.guess_type(path.name)[0] or ""
+    return Kind.UNREADABLE if guessed.startswith("image/") or suffix in _OTHER_PICTURES else Kind.OTHER
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Whether a path below a searched folder is hidden, or what a system leaves behind."""
+    return any(part.startswith(".") or part.lower() in _LEFT_BEHIND for part in path.parts)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and its subfolders that are not hidden, sorted. Links to folders count as files.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=fail):
+        here = Path(place)
+        folders[:] = [name for name in folders if not is_hidden(PurePath(name))]
+        links = [name for name in folders if (here / name).is_symlink()]
+        found += [here / name for name in (*names, *links) if not is_hidden(PurePath(name))]
+    return sorted(found)
+
+
+def left_out(kinds: Mapping[Path, Kind]) -> str:
+    """Files that are not read, counted by suffix, with what to do: "2 .heic (...), 1 .txt"; "" for none."""
+    counts = Counter((_called(path, kind), kind) for path, kind in kinds.items())
+    return ", ".join(f"{count} {name}{_advice(name, kind)}" for (name, kind), count in counts.items())
+
+
+def _called(path: Path, kind: Kind) -> str:
+    return "linked folder" if kind is Kind.FOLDER else path.suffix.lower() or "without a suffix"
+
+
+def _advice(name: str, kind: Kind) -> str:
+    if kind is Kind.OTHER:
+        return ""
+    return f" ({kind.value}{', or install pillow-heif' if name in _HEIF else ''})"
