@@ -16,7 +16,7 @@ import pytest
 from ros_support import Processes, TestProcess
 
 SOURCE = Path(__file__).parent / "vision_msgs_package"
-BUILD = Path(__file__).parents[2] / "build" / "test_vision_msgs"
+BUILD = Path(__file__).parents[2] / "build" / f"test_vision_msgs_{os.environ.get('ROS_DISTRO', '')}"
 
 
 @pytest.fixture(scope="module")
