@@ -30,6 +30,7 @@ from ovseg_ros.ros.node.parameter_spec import declare
 from ovseg_ros.ros.node.parameters import PARAMETERS, camera_names, camera_parameters, merge_parameters, validate
 from ovseg_ros.ros.node.pipeline import Pipeline
 from ovseg_ros.ros.node.query import phrase_vocabulary, query_response, refused_query
+from ovseg_ros.ros.node.transitions import refuse_impossible_transitions
 from ovseg_ros.srv import GetVocabulary, Query, SetVocabulary
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class SegmentNode(LifecycleNode):
 
     def __init__(self, segmenter_factory: SegmenterFactory | None = None) -> None:
         super().__init__("ovseg")
+        refuse_impossible_transitions(self)
         self.add_on_set_parameters_callback(validate)
         declare(self, PARAMETERS)
         self._make_segmenter = segmenter_factory or _build_segmenter
