@@ -16,7 +16,7 @@ VENV := .venv$(OTHER:%=-%)/requirements.stamp
 BUILD := install$(OTHER:%=/%)/build.stamp
 # The other tests do not meet ROS.
 TESTS := test$(if $(OTHER),/ros)
-# Node, services, parameters, lifecycle and the demo, in a minute.
+# Node, services, parameters and lifecycle.
 SMOKE := $(addprefix test/ros/,test_distribution.py test_lifecycle.py test_parameters.py test_processes.py)
 PACKAGE_FILES := $(shell find msg srv launch config ovseg_ros scripts -type f -not -name '*.pyc' 2>/dev/null)
 
@@ -33,8 +33,8 @@ demo: $(BUILD) ## Simulated camera, node and demo client over DDS; pictures and 
 test: $(BUILD) ## Run all tests, the ROS ones included; with ROS_DISTRO=jazzy, the ROS ones
 	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) OMP_NUM_THREADS=1 pytest $(TESTS)
 
-smoke: $(BUILD) ## Run the few ROS tests that show whether a distribution works (ROS_DISTRO=jazzy)
-	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) OMP_NUM_THREADS=1 pytest $(SMOKE)
+smoke: $(BUILD) ## Run the few ROS tests, and the demo, that show whether a distribution works (ROS_DISTRO=jazzy)
+	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) export OMP_NUM_THREADS=1; pytest $(SMOKE) && python tools/run_demo.py --out out/demo
 
 test-gpu: $(BUILD) ## Run the tests that need a CUDA device; never part of make test's verdict
 	@$(IN_ENVIRONMENT) pytest -m gpu test
