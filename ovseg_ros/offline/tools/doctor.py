@@ -217,9 +217,9 @@ def _check_preset(name: str) -> Finding:
     if missing := presets.missing_weights(preset):
         size = sum(weights.bytes for weights in missing) / 1e9
         files = ", ".join(f"{weights.repo}/{weights.file}" for weights in missing)
-        return Finding(WARN, subject, f"not fetched: {files}", f"ovseg download {name} ({size:.1f} GB)")
+        return Finding(WARN, subject, f"not fetched: {files}", f"{_command()} download {name} ({size:.1f} GB)")
     if absent:
-        advice = "train it (ovseg train), see docs/fisa.md"
+        advice = f"train it ({_command()} train), see docs/fisa.md"
         return Finding(WARN, subject, f"not trained yet: {trained} is missing", advice)
     if isinstance(clip, presets.SentenceClipSection) and find_spec(clip.architecture.text_package) is None:
         package = clip.architecture.text_package.replace("_", "-")
@@ -253,6 +253,11 @@ def check_memory() -> Finding:
     if tight:
         return Finding(WARN, "memory", found, f"too little for {', '.join(tight)}: take a smaller preset")
     return Finding(OK, "memory", found)
+
+
+def _command() -> str:
+    """What to type for the command of this package: colcon does not put it on PATH."""
+    return "ovseg" if shutil.which("ovseg") else "ros2 run ovseg_ros ovseg"
 
 
 def _version(distribution: str) -> str | None:

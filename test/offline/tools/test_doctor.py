@@ -114,11 +114,16 @@ def test_the_table_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_weights_are_missing_until_they_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/ovseg")
     findings = {finding.subject: finding for finding in doctor.check_weights()}
     assert findings["preset tabletop"].status == "OK"
     large = findings["preset eomt_l_convnext"]
     assert large.status == "WARN" and large.advice == "ovseg download eomt_l_convnext (2.7 GB)"
     assert "tue-mps/coco_panoptic_eomt_large_640/model.safetensors" in large.found
+    monkeypatch.setattr("shutil.which", lambda name: None)  # built by colcon
+    findings = {finding.subject: finding for finding in doctor.check_weights()}
+    advice = findings["preset eomt_l_convnext"].advice
+    assert advice == "ros2 run ovseg_ros ovseg download eomt_l_convnext (2.7 GB)"
 
 
 def test_the_text_encoder_of_the_bundled_preset_is_asked_for(without: Any) -> None:
