@@ -1,7 +1,9 @@
 # make help lists the targets. The environment is .venv (Python and ROS 2 from wheels) and install/ (this package, built
-# by colcon); both are made when they are missing or out of date.
+# by colcon); both are made when they are missing or out of date. ROS_DISTRO=jazzy takes ROS 2 Jazzy instead of Kilted, in
+# .venv-jazzy and install/jazzy; everything else still comes from .venv.
 
 PYTHON ?= python3
+ROS_DISTRO ?= kilted
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -9,11 +11,16 @@ IN_ENVIRONMENT := source tools/environment.bash &&
 # A domain of its own, on this machine only, so that neither a robot nor another run on the network takes part.
 ON_OWN_DOMAIN := export ROS_DOMAIN_ID=$${ROS_DOMAIN_ID:-$$((RANDOM % 100 + 1))} ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST;
 
-VENV := .venv/requirements.stamp
-BUILD := install/build.stamp
+OTHER := $(filter-out kilted,$(ROS_DISTRO))
+VENV := .venv$(OTHER:%=-%)/requirements.stamp
+BUILD := install$(OTHER:%=/%)/build.stamp
+# The other tests do not meet ROS.
+TESTS := test$(if $(OTHER),/ros)
+# Node, services, parameters and lifecycle.
+SMOKE := $(addprefix test/ros/,test_distribution.py test_lifecycle.py test_parameters.py test_processes.py)
 PACKAGE_FILES := $(shell find msg srv launch config ovseg_ros scripts -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help setup demo test test-gpu lint bench clean distclean
+.PHONY: help setup demo test smoke test-gpu lint bench clean distclean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -23,8 +30,11 @@ setup: $(BUILD) ## Make .venv and build the package with colcon; quick when noth
 demo: $(BUILD) ## Simulated camera, node and demo client over DDS; pictures and summary.json in out/demo
 	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) python tools/run_demo.py --out out/demo
 
-test: $(BUILD) ## Run all tests, the ROS ones included
-	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) OMP_NUM_THREADS=1 pytest test
+test: $(BUILD) ## Run all tests, the ROS ones included; with ROS_DISTRO=jazzy, the ROS ones
+	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) OMP_NUM_THREADS=1 pytest $(TESTS)
+
+smoke: $(BUILD) ## Run the few ROS tests, and the demo, that show whether a distribution works (ROS_DISTRO=jazzy)
+	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) export OMP_NUM_THREADS=1; pytest $(SMOKE) && python tools/run_demo.py --out out/demo
 
 test-gpu: $(BUILD) ## Run the tests that need a CUDA device; never part of make test's verdict
 	@$(IN_ENVIRONMENT) pytest -m gpu test
@@ -43,12 +53,12 @@ clean: ## Remove what was built and written, but neither .venv nor data sets and
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean ## Remove .venv as well
-	rm -rf .venv
+	rm -rf .venv .venv-jazzy
 
-$(VENV): requirements.txt requirements-ros.txt requirements-no-deps.txt setup.py ovseg_ros/minimum_versions.txt tools/setup_venv.bash tools/system_packages.bash tools/fix_ros_wheels.py
-	PYTHON="$(PYTHON)" bash tools/setup_venv.bash
+$(VENV): $(wildcard requirements*.txt) setup.py ovseg_ros/version_bounds.txt $(wildcard tools/*.bash) tools/fix_ros_wheels.py
+	PYTHON="$(PYTHON)" ROS_DISTRO="$(ROS_DISTRO)" bash tools/setup_venv.bash
 	@touch $@
 
 $(BUILD): $(VENV) package.xml CMakeLists.txt $(PACKAGE_FILES)
-	@$(IN_ENVIRONMENT) colcon build --symlink-install --event-handlers console_cohesion-
+	@$(IN_ENVIRONMENT) colcon build --build-base build$(OTHER:%=/%) --install-base install$(OTHER:%=/%) --symlink-install --event-handlers console_cohesion-
 	@touch $@

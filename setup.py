@@ -12,7 +12,7 @@ CONFIG_PACKAGES = {
     f"ovseg_ros.config.{folder.name}": str(folder) for folder in sorted(Path("config").iterdir()) if folder.is_dir()
 }
 # Also what `ovseg doctor` reads.
-REQUIREMENTS = Path("ovseg_ros/minimum_versions.txt").read_text(encoding="utf-8").splitlines()
+REQUIREMENTS = Path("ovseg_ros/version_bounds.txt").read_text(encoding="utf-8").splitlines()
 
 setup(
     name="ovseg_ros",
@@ -28,11 +28,11 @@ setup(
     ],
     package_dir={"ovseg_ros.config": "config", "ovseg_ros.interfaces": "msg", **CONFIG_PACKAGES},
     package_data={
-        "ovseg_ros": ["minimum_versions.txt", "weights/*"],
+        "ovseg_ros": ["version_bounds.txt", "weights/*"],
         "ovseg_ros.config": ["*.xml"],
         "ovseg_ros.interfaces": ["*.msg"],
         **{package: ["*"] for package in CONFIG_PACKAGES},
     },
-    install_requires=[line for line in REQUIREMENTS if not line.startswith("#")],
+    install_requires=[line for line in REQUIREMENTS if line and not line.startswith("#")],
     entry_points={"console_scripts": ["ovseg=ovseg_ros.offline.cli.__main__:main"]},
 )

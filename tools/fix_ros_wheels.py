@@ -29,7 +29,9 @@ def point_at_this_interpreter(cmake: str) -> str:
 def main() -> None:
     exports = sorted(Path(sys.prefix).glob("share/*/cmake/*rosidl_generator_pyExport*.cmake"))
     if not exports:
-        raise SystemExit(f"no ROS wheels in {sys.prefix}; install them with: pip install -r requirements-ros.txt")
+        raise SystemExit(
+            f"no ROS wheels in {sys.prefix}; install them with: pip install -r requirements-ros-kilted.txt"
+        )
     changed = 0
     for path in exports:
         before = path.read_text()

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Make .venv: Python packages and ROS 2 from wheels, at the versions that requirements*.txt pin. Running it again only
-# brings .venv up to date. PYTHON chooses the interpreter (3.10 to 3.13).
+# Make .venv: Python packages and ROS 2 Kilted from wheels, at the versions that requirements*.txt pin. With
+# ROS_DISTRO=jazzy, make .venv-jazzy as well: ROS 2 Jazzy, and everything else from .venv. Running it again only brings
+# them up to date. PYTHON chooses the interpreter (3.10 to 3.13).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON="${PYTHON:-python3}"
@@ -18,6 +19,7 @@ if [[ "${AMENT_PREFIX_PATH:-}" == *"/opt/ros/"* ]]; then
   fail "a ROS 2 installation is sourced (AMENT_PREFIX_PATH=$AMENT_PREFIX_PATH), which would mix with the wheels. Use" \
     "colcon with it as README.md says, or run make in a shell that has not sourced it."
 fi
+source tools/ros_distro.bash || exit 1
 command -v "$PYTHON" >/dev/null || fail "there is no '$PYTHON'; choose an interpreter with: make setup PYTHON=/path/to/python3"
 version="$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 case "$version" in
@@ -27,19 +29,37 @@ esac
 
 bash tools/system_packages.bash "$PYTHON"
 
-if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')"; then
-  echo "make setup: creating .venv with Python $version"
-  "$PYTHON" -m venv --clear .venv
-fi
-
-install() {
-  PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install "$@" | sed '/^Requirement already satisfied/d'
+create() {
+  if [ ! -x "$1/bin/python" ] || ! "$1/bin/python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')"; then
+    echo "make setup: creating $1 with Python $version"
+    "$PYTHON" -m venv --clear "$1"
+  fi
 }
+install() {
+  PIP_DISABLE_PIP_VERSION_CHECK=1 "$1/bin/python" -m pip install "${@:2}" | sed '/^Requirement already satisfied/d'
+}
+finish() {
+  # Editable, so that the command `ovseg` runs this folder's code from anywhere.
+  install "$1" --no-deps --no-build-isolation --editable .
+  "$1/bin/python" tools/fix_ros_wheels.py
+}
+
+create .venv
 echo "make setup: installing the Python packages and ROS 2 (some 6 GB once; minutes)"
 # The pip that comes with an older Python takes very long over so many requirements.
-install "$(grep '^pip==' requirements.txt)"
-install -r requirements.txt -r requirements-ros.txt
-install --no-deps -r requirements-no-deps.txt
-# Editable, so that .venv/bin/ovseg runs this folder's code from anywhere.
-install --no-deps --no-build-isolation --editable .
-.venv/bin/python tools/fix_ros_wheels.py
+install .venv "$(grep '^pip==' requirements.txt)"
+install .venv -r requirements.txt -r requirements-ros-kilted.txt
+install .venv --no-deps -r requirements-no-deps.txt
+finish .venv
+[ "$venv" = .venv ] && exit 0
+
+# Another distribution: its wheels alone, and after them on the path what .venv holds. While pip works, that line is
+# not there, or pip would take Kilted's wheels for what the others need. Python does not carry out .venv's own .pth files
+# here, so nothing of Kilted is set up.
+create "$venv"
+echo "make setup: installing ROS 2 $ROS_DISTRO"
+packages="lib/python$version/site-packages"
+rm -f "$venv/$packages/everything_else.pth"
+install "$venv" -r "requirements-ros-$ROS_DISTRO.txt" pytest pytest-timeout setuptools wheel -c requirements.txt
+finish "$venv"
+echo "$PWD/.venv/$packages" >"$venv/$packages/everything_else.pth"

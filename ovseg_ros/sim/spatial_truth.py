@@ -8,6 +8,10 @@ import numpy as np
 
 from ovseg_ros.sim.scene import CameraPose
 
+# From MuJoCo 3.5 on, mj_multiRay takes one array more, for surface normals; without it none are computed.
+_MUJOCO = tuple(int(part) for part in mujoco.__version__.split(".")[:2])
+_NO_NORMALS: tuple[None, ...] = (None,) if _MUJOCO >= (3, 5) else ()
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectPose:
@@ -78,7 +82,6 @@ def cast_rays(
     geoms = np.full(len(rays), -1, dtype=np.int32)
     distances = np.full(len(rays), -1.0)
     world = np.ascontiguousarray(rays @ axes.T)
-    mujoco.mj_multiRay(
-        model, data, position, world.ravel(), None, True, -1, geoms, distances, len(rays), mujoco.mjMAXVAL
-    )
+    results = (geoms, distances, *_NO_NORMALS)
+    mujoco.mj_multiRay(model, data, position, world.ravel(), None, True, -1, *results, len(rays), mujoco.mjMAXVAL)
     return rays * np.where(geoms >= 0, distances, np.nan)[:, None], geoms

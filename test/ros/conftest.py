@@ -33,7 +33,8 @@ def interfaces() -> dict[str, str]:
     Where they are not installed, packages with the messages in question are built from interfaces/; once, into build/,
     as it takes a while.
     """
-    source, build = Path(__file__).parent / "interfaces", Path(__file__).parents[2] / "build" / "test_interfaces"
+    source = Path(__file__).parent / "interfaces"
+    build = Path(__file__).parents[2] / "build" / f"test_interfaces_{os.environ.get('ROS_DISTRO', '')}"
     missing = [folder for folder in sorted(source.iterdir()) if importlib.util.find_spec(folder.name) is None]
     if not missing:
         return {}

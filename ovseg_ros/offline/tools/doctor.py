@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from ovseg_ros.core import distributions
 from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.errors import OvsegError
 from ovseg_ros.core.resources import config_dir
@@ -22,7 +23,6 @@ OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
 _MODULES = {"open_clip_torch": "open_clip", "opencv-python": "cv2", "pillow": "PIL", "PyYAML": "yaml"}
 _TORCH_PACKAGES = {"torch", "torchvision"}
-_DISTROS = ("humble", "iron", "jazzy", "kilted", "rolling")
 _SHM_BYTES = 128 << 20
 _CACHE_BYTES = 5e9
 
@@ -45,9 +45,9 @@ class Finding:
 
 
 def required() -> dict[str, tuple[str, str]]:
-    """Distributions that segmenting needs: name -> the least version, and the first that does not work or ""."""
-    text = (Path(__file__).parents[2] / "minimum_versions.txt").read_text(encoding="utf-8")
-    needed = text.split("\n#")[0]  # the rest is for training, evaluation, bags and the simulator
+    """Distributions that segmenting needs: name -> the least version, and the first that was never tried or ""."""
+    text = (Path(__file__).parents[2] / "version_bounds.txt").read_text(encoding="utf-8")
+    needed = text.split("\n# What training")[0]
     found = re.findall(r"^([\w-]+)>=([\d.]+)(?:,<([\d.]+))?$", needed, re.MULTILINE)
     return {name: (least, below) for name, least, below in found}
 
@@ -87,7 +87,7 @@ def check_packages() -> Iterator[Finding]:
     """Every distribution of `required`: there, and new enough."""
     for name, (least, below) in required().items():
         version = _version(name)
-        advice = f"pip install '{name}>={least}'"
+        advice = f"pip install '{name}>={least}{f',<{below}' if below else ''}'"
         if version is None:
             other = "; for Jetson and other boards take the board maker's wheel" if name in _TORCH_PACKAGES else ""
             yield Finding(FAIL, name, "not installed", advice + other)
@@ -96,7 +96,7 @@ def check_packages() -> Iterator[Finding]:
         elif _numbers(version) < _numbers(least):
             yield Finding(FAIL, name, f"{version}, too old", advice)
         elif below and _numbers(version) >= _numbers(below):
-            yield Finding(FAIL, name, f"{version}, too new", f"pip install '{name}>={least},<{below}'")
+            yield Finding(WARN, name, f"{version}, never tried", advice)
         else:
             yield Finding(OK, name, version)
 
@@ -139,11 +139,14 @@ def check_ros() -> Iterator[Finding]:
         yield Finding(FAIL, "ROS 2", f"rclpy does not import: {error}", advice)
         return
     distro = os.environ.get("ROS_DISTRO", "")
-    if distro in _DISTROS:
+    tested = " and ".join(distributions.TESTED)
+    if distro in distributions.TESTED:
         yield Finding(OK, "ROS 2", distro)
+    elif distro:
+        yield Finding(WARN, "ROS 2", f"{distro}, where this package was not tested", f"tested with {tested}")
     else:
-        found = f"distribution {distro or 'not named in ROS_DISTRO'}"
-        yield Finding(WARN, "ROS 2", found, f"tested with {', '.join(_DISTROS)}")
+        advice = f"source /opt/ros/DISTRO/setup.bash, or export ROS_DISTRO; tested with {tested}"
+        yield Finding(WARN, "ROS 2", "ROS_DISTRO does not say which distribution", advice)
     if find_spec("ovseg_ros.msg") is None:
         advice = "colcon build --packages-select ovseg_ros && source install/setup.bash"
         yield Finding(WARN, "messages", "ovseg_ros.msg is not built", advice)
@@ -160,11 +163,17 @@ def check_transport(distro: str) -> Finding:
     rmw = os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
     if not rmw.startswith("rmw_fastrtps"):
         return Finding(OK, "transport", f"{rmw}; the shared-memory profile is for Fast DDS only")
-    variable = "FASTRTPS_DEFAULT_PROFILES_FILE" if distro in ("humble", "iron") else "FASTDDS_DEFAULT_PROFILES_FILE"
+    variable = distributions.profiles_variable(distro)
     advice = f"export {variable}={config_dir() / 'fastdds_shm.xml'} for this node and for the camera's driver"
     value = os.environ.get(variable)
     if not value:
-        return Finding(WARN, "transport", f"{rmw} with its defaults: large best-effort images get lost", advice)
+        unread = [name for name in distributions.PROFILES_VARIABLES if os.environ.get(name)]
+        why = (
+            f"{unread[0]} is set, which {distro or 'this distribution'} does not read"
+            if unread
+            else "with its defaults"
+        )
+        return Finding(WARN, "transport", f"{rmw}, {why}: large best-effort images get lost", advice)
     path = Path(value)
     if not path.is_file():
         return Finding(FAIL, "transport", f"{variable} names {path}, which is not there", advice)

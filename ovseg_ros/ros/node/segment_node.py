@@ -38,6 +38,7 @@ from ovseg_ros.ros.node.parameters import (
 )
 from ovseg_ros.ros.node.pipeline import Pipeline
 from ovseg_ros.ros.node.query import phrase_vocabulary, query_response, refused_query
+from ovseg_ros.ros.node.transitions import refuse_impossible_transitions
 from ovseg_ros.ros.node.vocabulary_service import build_vocabulary
 from ovseg_ros.srv import GetVocabulary, Query, SetVocabulary
 
@@ -80,6 +81,7 @@ class SegmentNode(LifecycleNode):
 
     def __init__(self, segmenter_factory: SegmenterFactory | None = None) -> None:
         super().__init__("ovseg")
+        refuse_impossible_transitions(self)
         self.add_on_set_parameters_callback(validate)
         declare(self, PARAMETERS)
         if unknown := unknown_parameters(self, later_parameters(self._value("cameras"))):

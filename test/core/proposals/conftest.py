@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from published_names import with_joined_gates
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import EomtConfig, EomtForUniversalSegmentation
@@ -58,7 +59,7 @@ class Reference:
         return {key: value.clone() for key, value in self.model.state_dict().items()}
 
     def tue_mps_state(self) -> dict[str, Tensor]:
-        state = self.transformers_state()
+        state = with_joined_gates(self.transformers_state())
         for index in range(self.config.num_hidden_layers):
             prefix = f"layers.{index}.attention"
             for kind in ("weight", "bias"):
@@ -100,8 +101,8 @@ def _make(structure: str, **changes: object) -> Reference:
     settings = settings | changes
     settings["num_attention_heads"] = settings["hidden_size"] // 64
     config = EomtConfig(**settings)
-    torch.manual_seed(0)
     model = EomtForUniversalSegmentation(config).eval()
+    torch.manual_seed(5)  # after what the model draws itself, which differs between versions of transformers
     with torch.no_grad():  # its own initialisation leaves many weights at constants, which would hide mistakes
         for parameter in model.parameters():
             parameter.copy_(0.1 * torch.randn_like(parameter))

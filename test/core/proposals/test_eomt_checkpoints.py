@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from huggingface_hub import constants
+from published_names import with_joined_gates, with_parted_gates
 from safetensors.torch import load_file, save_file
 
 from ovseg_ros.core.errors import CheckpointError
@@ -44,6 +45,16 @@ def test_every_size_in_both_layouts_equals_transformers(tmp_path, reference, lay
     assert loaded.class_names == ("cup", "mug", "floor", "wall", "sky")
     assert all(parameter.dtype == torch.float32 and not parameter.is_meta for parameter in loaded.model.parameters())
     assert_same(loaded.model, reference.model, torch.randn(2, 3, 64, 64))
+
+
+@pytest.mark.parametrize("names_of", [with_joined_gates, with_parted_gates])
+def test_giants_load_as_transformers_4_and_as_5_writes_them(tmp_path, make_reference, names_of):
+    reference = make_reference("giant")
+    file = reference.write(tmp_path, "transformers")
+    state = names_of(reference.transformers_state())
+    assert any("gate_proj" in key for key in state) == (names_of is with_parted_gates)
+    save_file(state, file)
+    assert_same(load_eomt(str(file)).model, reference.model, torch.randn(1, 3, 64, 64))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -9,9 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from huggingface_hub import constants
+from published_names import dinov3_state
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import DINOv3ViTConfig, DINOv3ViTModel, EomtConfig
+from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTLayer
 from transformers.models.eomt.modeling_eomt import EomtMaskHead, EomtScaleBlock
 
 from ovseg_ros.core.errors import CheckpointError
@@ -77,8 +79,9 @@ class Reference:
         """Mask logits, class logits and queries before every joint block (if masked) and after the last."""
         grid = (images.shape[2] // 16, images.shape[3] // 16)
         tokens, positions = self.vit.embeddings(images), self.vit.rope_embeddings(images)
-        first, found = len(self.vit.layer) - BLOCKS, []
-        for index, layer in enumerate(self.vit.layer):
+        layers = [module for module in self.vit.modules() if isinstance(module, DINOv3ViTLayer)]
+        first, found = len(layers) - BLOCKS, []
+        for index, layer in enumerate(layers):
             if index == first:
                 tokens = torch.cat([self.heads.query.weight.expand(len(images), -1, -1), tokens], dim=1)
             mask = None
@@ -95,7 +98,7 @@ class Reference:
 
     def state(self, layout: str) -> dict[str, Tensor]:
         """Whole weights under a layout's names, with what else is in such files."""
-        vit = {key: value.clone() for key, value in self.vit.state_dict().items() if "mask_token" not in key}
+        vit = {key: value.clone() for key, value in dinov3_state(self.vit).items()}
         heads = {key: value.clone() for key, value in self.heads.state_dict().items()}
         no_object = {"criterion.empty_weight": torch.ones(len(NAMES) + 1)}
         if layout == "transformers":
@@ -165,10 +168,9 @@ def write_differences(
     file = write_whole(folder, reference, "tue-mps")
     state = {key: value.clone() for key, value in load_file(file).items()}
     file.unlink()
-    for key, value in base.state_dict().items():
-        if "mask_token" not in key:
-            theirs = re.sub(r"^embeddings\.", "patch_embed.", re.sub(r"^layer\.", "blocks.", key))
-            state[f"network.encoder.backbone.{theirs}"] -= value
+    for key, value in dinov3_state(base).items():
+        theirs = re.sub(r"^embeddings\.", "patch_embed.", re.sub(r"^layer\.", "blocks.", key))
+        state[f"network.encoder.backbone.{theirs}"] -= value
     state |= normalisation(constants_of)
     if suffix == ".safetensors":
         save_file(state, folder / "model.safetensors")

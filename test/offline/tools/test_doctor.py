@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from packaging.requirements import Requirement
 
+from ovseg_ros.core import distributions
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.tools import doctor
@@ -27,15 +29,31 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_required_versions_are_those_of_setup_py() -> None:
-    assert doctor.required()["torch"] == ("2.6", "") and doctor.required()["transformers"] == ("4.57", "5")
+    assert doctor.required()["torch"] == ("2.6", "3") and doctor.required()["transformers"] == ("4.57", "6")
     assert {"pydantic", "scipy"} <= doctor.required().keys()
     assert not {"mujoco", "rosbags", "tensorboard"} & doctor.required().keys()
     assert "install_requires=[line for line in REQUIREMENTS" in (ROOT / "setup.py").read_text()
-    lines = (ROOT / "ovseg_ros" / "minimum_versions.txt").read_text().splitlines()
-    stated = [line for line in lines if not line.startswith("#")]
+    lines = (ROOT / "ovseg_ros" / "version_bounds.txt").read_text().splitlines()
+    stated = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w-]+>=[\d.]+(,<[\d.]+)?", line) for line in stated)
-    pinned = dict(re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
-    assert {line.split(">=")[0] for line in stated} <= pinned.keys()
+    assert doctor.required().keys() < {line.split(">=")[0] for line in stated}
+
+
+def test_what_the_readme_installs_in_a_workspace_is_bounded_and_the_pins_lie_within() -> None:
+    bounds = {need.name: need.specifier for need in map(Requirement, stated("ovseg_ros/version_bounds.txt"))}
+    pins = {need.name: str(need.specifier).removeprefix("==") for need in map(Requirement, stated("requirements.txt"))}
+    assert all(specifier.contains(pins[name]) for name, specifier in bounds.items())
+    # What was tried besides the pins.
+    assert bounds["transformers"].contains("5.24.0") and bounds["mujoco"].contains("4.0.0")
+    # apt's cv_bridge does not import beside NumPy 2.
+    assert stated("requirements-workspace.txt") == ["-r ovseg_ros/version_bounds.txt", "numpy<2"]
+    assert bounds["numpy"].contains("1.26.4")
+    assert "pip install -r src/ovseg_ros/requirements-workspace.txt" in (ROOT / "README.md").read_text()
+
+
+def stated(file: str) -> list[str]:
+    """The lines of a requirements file that name something."""
+    return [line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith("#")]
 
 
 def test_this_installation_has_no_broken_package() -> None:
@@ -45,11 +63,11 @@ def test_this_installation_has_no_broken_package() -> None:
 @pytest.mark.parametrize(
     ("version", "status", "advice"),
     [
-        ("2.5.1+cu124", "FAIL", "pip install 'torch>=2.6'"),
+        ("2.5.1+cu124", "FAIL", "pip install 'torch>=2.6,<3'"),
         ("2.6.0", "OK", ""),
         ("2.10.0a0", "OK", ""),
         ("unknown", "OK", ""),
-        (None, "FAIL", "pip install 'torch>=2.6'; for Jetson"),
+        (None, "FAIL", "pip install 'torch>=2.6,<3'; for Jetson"),
     ],
 )
 def test_versions_are_compared_as_numbers(
@@ -61,12 +79,16 @@ def test_versions_are_compared_as_numbers(
     assert torch_finding.advice.startswith(advice)
 
 
-def test_a_version_that_is_too_new_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_version", lambda name: "5.0.1" if name == "transformers" else "999")
+def least(name: str) -> str:
+    return doctor.required()[name][0]
+
+
+def test_a_version_that_was_never_tried_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda name: "6.0.1" if name == "transformers" else least(name))
     faults = [finding for finding in doctor.check_packages() if finding.status != "OK"]
-    assert [(finding.subject, finding.advice) for finding in faults] == [
-        ("transformers", "pip install 'transformers>=4.57,<5'")
-    ]
+    [fault] = faults
+    assert (fault.status, fault.subject, fault.found) == ("WARN", "transformers", "6.0.1, never tried")
+    assert fault.advice == "pip install 'transformers>=4.57,<6'"
 
 
 def test_without_ros_and_without_packages_it_still_answers(
@@ -92,11 +114,16 @@ def test_the_table_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_weights_are_missing_until_they_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/ovseg")
     findings = {finding.subject: finding for finding in doctor.check_weights()}
     assert findings["preset tabletop"].status == "OK"
     large = findings["preset eomt_l_convnext"]
     assert large.status == "WARN" and large.advice == "ovseg download eomt_l_convnext (2.7 GB)"
     assert "tue-mps/coco_panoptic_eomt_large_640/model.safetensors" in large.found
+    monkeypatch.setattr("shutil.which", lambda name: None)  # built by colcon
+    findings = {finding.subject: finding for finding in doctor.check_weights()}
+    advice = findings["preset eomt_l_convnext"].advice
+    assert advice == "ros2 run ovseg_ros ovseg download eomt_l_convnext (2.7 GB)"
 
 
 def test_the_text_encoder_of_the_bundled_preset_is_asked_for(without: Any) -> None:
@@ -109,10 +136,17 @@ def test_the_transport_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("RMW_IMPLEMENTATION", raising=False)
     for distro, variable in (
         ("humble", "FASTRTPS_DEFAULT_PROFILES_FILE"),
-        ("jazzy", "FASTDDS_DEFAULT_PROFILES_FILE"),
+        ("jazzy", "FASTRTPS_DEFAULT_PROFILES_FILE"),
+        ("kilted", "FASTDDS_DEFAULT_PROFILES_FILE"),
     ):
-        monkeypatch.delenv(variable, raising=False)
+        for name in distributions.PROFILES_VARIABLES:
+            monkeypatch.delenv(name, raising=False)
         assert doctor.check_transport(distro).status == "WARN"
+        [other] = set(distributions.PROFILES_VARIABLES) - {variable}
+        monkeypatch.setenv(other, str(config_dir() / "fastdds_shm.xml"))
+        finding = doctor.check_transport(distro)
+        assert finding.status == "WARN" and f"{other} is set, which {distro} does not read" in finding.found
+        monkeypatch.delenv(other)
         assert f"export {variable}=" in doctor.check_transport(distro).advice
         monkeypatch.setenv(variable, str(tmp_path / "absent.xml"))
         assert doctor.check_transport(distro).status == "FAIL"
@@ -124,6 +158,24 @@ def test_the_transport_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE")
     monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_cyclonedds_cpp")
     assert doctor.check_transport("jazzy").status == "OK"
+
+
+@pytest.mark.parametrize(
+    ("distro", "status", "words"),
+    [
+        ("jazzy", "OK", "jazzy"),
+        ("kilted", "OK", "kilted"),
+        ("humble", "WARN", "humble, where this package was not tested"),
+        ("", "WARN", "ROS_DISTRO does not say"),
+    ],
+)
+def test_tested_with_names_what_was(monkeypatch: pytest.MonkeyPatch, distro: str, status: str, words: str) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: True)
+    monkeypatch.setattr("importlib.import_module", lambda name: None)
+    monkeypatch.setenv("ROS_DISTRO", distro)
+    finding = next(iter(doctor.check_ros()))
+    assert finding.status == status and words in finding.found
+    assert finding.advice.endswith("" if status == "OK" else "tested with jazzy and kilted")
 
 
 def test_the_profile_that_comes_with_the_package_satisfies_it(monkeypatch: pytest.MonkeyPatch) -> None:

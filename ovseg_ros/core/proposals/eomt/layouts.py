@@ -31,8 +31,8 @@ class EoMTLayout:
     Attributes:
         name: the publisher, for people.
         marker: a key that only this layout has.
-        renames: (pattern, replacement) that make of our keys the file's, one after the other; "{qkv}" in a replacement
-            stands for a matrix each of queries, keys and values, which are one here.
+        renames: (pattern, replacement) that make of our keys the file's, one after the other; "{q,k,v}" in a
+            replacement stands for a matrix each of queries, keys and values, which are one here.
         mask_probabilities: name of the masking probability of each joint block, (L2,); 0 once annealing has ended.
         ignored: keys that may be there and are no weights of the network at inference.
         settings: what a config.json has to say where it says anything of it; another value is another network.
@@ -55,7 +55,8 @@ class EoMTLayout:
 def _renamed(key: str, renames: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     for pattern, replacement in renames:
         key = re.sub(pattern, replacement, key)
-    return tuple(key.replace("{qkv}", part) for part in "qkv") if "{qkv}" in key else (key,)
+    parts = re.search(r"\{(.+)\}", key)
+    return tuple(key.replace(parts[0], part) for part in parts[1].split(",")) if parts else (key,)
 
 
 def _dinov3_renames(embeddings: str, blocks: str, norm: str) -> tuple[tuple[str, str], ...]:
@@ -135,7 +136,7 @@ TRANSFORMERS = EoMTLayout(
         (r"^encoder\.patch_embed\.proj", "embeddings.patch_embeddings.projection"),
         (r"^encoder\.norm", "layernorm"),
         (r"^encoder\.blocks", "layers"),
-        (r"\.attn\.qkv", ".attention.{qkv}_proj"),
+        (r"\.attn\.qkv", ".attention.{q,k,v}_proj"),
         (r"\.attn\.proj", ".attention.out_proj"),
         (r"\.ls(\d)\.gamma", r".layer_scale\1.lambda1"),
         *_TRANSFORMERS_HEADS,
@@ -150,6 +151,12 @@ TRANSFORMERS_SWIGLU = replace(
     marker="layers.0.mlp.weights_in.weight",
     renames=(*TRANSFORMERS.renames, (r"\.mlp\.fc1", ".mlp.weights_in"), (r"\.mlp\.fc2", ".mlp.weights_out")),
 )
+TRANSFORMERS_5_SWIGLU = replace(
+    TRANSFORMERS,
+    marker="layers.0.mlp.gate_proj.weight",
+    renames=(*TRANSFORMERS.renames, (r"\.mlp\.fc1", ".mlp.{gate,up}_proj"), (r"\.mlp\.fc2", ".mlp.down_proj")),
+)
+"""As TRANSFORMERS_SWIGLU, which is how they are published; transformers 5 writes its two halves apart."""
 
 _BACKBONE = "network.encoder.backbone"
 TUE_MPS_DINOV3 = replace(
@@ -174,7 +181,14 @@ TRANSFORMERS_DINOV3 = replace(
 
 def detect_layout(state: Mapping[str, Tensor], where: str) -> EoMTLayout:
     """Which layout a file has, by its keys; CheckpointError if it has none of them."""
-    for layout in (TUE_MPS, TRANSFORMERS_SWIGLU, TRANSFORMERS, TUE_MPS_DINOV3, TRANSFORMERS_DINOV3):
+    for layout in (
+        TUE_MPS,
+        TRANSFORMERS_SWIGLU,
+        TRANSFORMERS_5_SWIGLU,
+        TRANSFORMERS,
+        TUE_MPS_DINOV3,
+        TRANSFORMERS_DINOV3,
+    ):
         if layout.marker in state:
             return layout
     some = ", ".join(sorted(state)[:5]) if state else "none"
@@ -225,6 +239,7 @@ def infer_config(
         image_size = _image_size(shape("encoder.pos_embed", (3, 2))[-2], patch_size, settings, where)
     has_registers = layout.dinov3 or name_of("encoder.reg_token") in state
     gate, value = "encoder.blocks.0.mlp.fc1.weight", "encoder.blocks.0.mlp.fc2.weight"
+    gates = len(_renamed(gate, layout.renames))
     may_be_gated = not layout.dinov3 and name_of(gate) in state and name_of(value) in state
     return EoMTConfig(
         image_size=image_size,
@@ -235,7 +250,7 @@ def infer_config(
         register_tokens=shape("encoder.reg_token", (3,))[1] if has_registers else 0,
         layer_scale=1.0 if layout.dinov3 or name_of("encoder.blocks.0.ls1.gamma") in state else None,
         dinov3=layout.dinov3,
-        swiglu=may_be_gated and shape(gate, (2,))[0] == 2 * shape(value, (2,))[1],
+        swiglu=may_be_gated and gates * shape(gate, (2,))[0] == 2 * shape(value, (2,))[1],
         num_queries=shape("queries.weight", (2,))[0],
         num_classes=shape("class_head.weight", (2,))[0] - 1,
         joint_blocks=_joint_blocks(layout, state, settings, where),
