@@ -10,9 +10,9 @@ _ONE_NAME = "expected one name, such as 'red cup'; give each name an entry or a 
 
 # fmt: off
 _SEPARATORS = {
-    "a comma": "[,，、،､﹐]",
+    "a comma": "[,，、،､﹐‚]",
     "a semicolon": "[;；؛]",
-    "a bar": "[|｜•]",
+    "a bar": "[|｜¦•·・]",
     "a tab": r"\t",
     "a slash between spaces": r"\s/|/\s|／",
     # Alone, or behind a word that is too long for an abbreviation ("cup. table", not "St. Bernard").
@@ -23,8 +23,10 @@ _ENDS = re.compile(rf"^(?:{'|'.join(_SEPARATORS.values())}|\s)+|(?:{'|'.join(_SE
 _LINE_BREAK = re.compile("\r\n|[\r\n\u2028\u2029]")
 _KEY = re.compile(r"^\w+\s*[:=]\s*(?=[\[{(])")
 _DATA = re.compile(r"""^[\[{]\s*(["']?\w+["']?\s*:\s*)?[\[{]""")
-_NOTE = re.compile(r"^#|(?<=[^\W\d])\s*[:：](?=\s|$)|=")
+_NOTE = re.compile(r"^#|(?<=[^\W\d])\s*:(?=\s|$)|：|=")
 """In "#cup", "kitchen: cup" and "a=b", not in "4:3 screen"."""
+_LAST = re.compile(r"(?:and|or|&)\s+", re.IGNORECASE)
+"""Before the last of several names."""
 _BULLET = re.compile(r"[-*+•·–—]\s+")
 _NUMBER = re.compile(r"""["']?(\d+)["']?(?:\s*[:：]\s*|[.)]\s+|\s*\t\s*)(?=\D)""")
 _NUMBER_INSIDE = re.compile(rf"(?:^|(?<=[\s,，;；|])){_NUMBER.pattern}")
@@ -55,6 +57,7 @@ _FAULTS = (
         "ends with a number; expected the name alone; a threshold is a key in a YAML file",
     ),
     (re.compile(r"\\"), f"has a backslash; {_ONE_NAME}"),
+    (re.compile(r"\*"), f"has an asterisk; {_ONE_NAME}, without marks"),
     (re.compile(r"(?<=[^\W\d_]{3})\.(?=[^\W\d_]{2})"), f"has a full stop between two words; {_ONE_NAME}"),
 )
 
@@ -89,7 +92,9 @@ def split_names(text: str) -> list[str]:
         raise VocabularyError(f"{show(text.strip())} is data; save it as a .json file and give its path")
     line = bare(whole)
     if len(lines) > 1 and line == whole and not _is_wrapped(lines):
-        return plain_lines(lines)
+        names = plain_lines(lines)
+        _refuse_notes(names)
+        return names
     if numbered := _numbered(line):
         return numbered
     line = _ENDS.sub("", line)
@@ -105,12 +110,18 @@ def split_names(text: str) -> list[str]:
         found = {"bullets": rf"(?:^|\s){_BULLET.pattern}"}
     entries = re.split(next(iter(found.values())), line) if found else [line]
     names = plain_lines([entry.strip() for entry in entries if entry.strip()])
-    for name in names:
-        if note := _NOTE.search(name):
-            raise VocabularyError(f"{show(name)} has a {note[0].strip()!r}; expected the name alone")
+    _refuse_notes(names)
+    if len(names) > 1:
+        names[-1] = names[-1].removeprefix(mark[0] if (mark := _LAST.match(names[-1])) else "")
     if names and re.fullmatch(r"[^.]*[^\W\d_]{3}\.", names[-1]):  # of a sentence
         names[-1] = names[-1][:-1]
     return [name for name in names if name]
+
+
+def _refuse_notes(names: list[str]) -> None:
+    for name in names:
+        if note := _NOTE.search(name):
+            raise VocabularyError(f"{show(name)} has a {note[0].strip()!r}; expected the name alone")
 
 
 def plain_lines(lines: list[str]) -> list[str]:

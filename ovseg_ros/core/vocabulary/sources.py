@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ovseg_ros.core.errors import VocabularyError
-from ovseg_ros.core.resources import config_dir
+from ovseg_ros.core.resources import bundled_vocabularies, config_dir
 from ovseg_ros.core.vocabulary.files import SUFFIXES, is_saved_file, load_vocabulary_file
 from ovseg_ros.core.vocabulary.lists import bare, looks_like_file, show, split_names
 from ovseg_ros.core.vocabulary.words import (
@@ -72,7 +72,6 @@ def file_of(text: str, tell: Tell | None = None) -> Path | None:
         return path
     names = split_names(source)
     if names != [source]:
-        _refuse_bundled_among(names)
         return None
     if looks_like_file(source) or "/" in source:
         hint = "" if looks_like_file(source) else f"; names are separated by commas; {as_word}"
@@ -82,7 +81,7 @@ def file_of(text: str, tell: Tell | None = None) -> Path | None:
         raise VocabularyError(
             f"there is no vocabulary {show(source)}; did you mean {' or '.join(map(repr, near))}? (or, {as_word})"
         )
-    near = near or difflib.get_close_matches(source[:MAX_NAME_LENGTH].lower(), _bundled_files(), n=1, cutoff=0.85)
+    near = near or difflib.get_close_matches(source[:MAX_NAME_LENGTH].lower(), bundled_vocabularies(), n=1, cutoff=0.85)
     if near and tell:
         tell(f"{source!r} is taken for a word; did you mean the bundled vocabulary {near[0]!r}?")
     return None
@@ -125,7 +124,6 @@ def initial_specs(names: Sequence[str], file: str, tell: Tell | None = None) -> 
     if given and len(names) == 1:
         return parse_vocabulary(given[0], tell=tell)
     if given:
-        _refuse_bundled_among(given)
         return tuple(CategorySpec(name, is_thing=guess_is_thing(name)) for name in given)
     if not file:
         raise VocabularyError("no vocabulary is given; set the parameter vocabulary or vocabulary_file")
@@ -159,11 +157,7 @@ def _file_at(path: str) -> Path | None:
 
 def _bundled(name: str) -> Path | None:
     """The bundled vocabulary of that name, with or without .yaml; None if there is none."""
-    return _bundled_files().get(name.removesuffix(".yaml"))
-
-
-def _bundled_files() -> dict[str, Path]:
-    return {file.stem: file for file in sorted((config_dir() / "vocabularies").glob("*.yaml"))}
+    return bundled_vocabularies().get(name.removesuffix(".yaml"))
 
 
 def _not_there(source: str) -> str:
@@ -181,7 +175,7 @@ def _not_there(source: str) -> str:
         )
     return (
         f"vocabulary file {show(source)} does not exist or is no file, nor has {folder} one of that name (it has: "
-        f"{', '.join(_bundled_files()) or 'none'}); paths start at {Path.cwd()}; correct the path or the name"
+        f"{', '.join(bundled_vocabularies()) or 'none'}); paths start at {Path.cwd()}; correct the path or the name"
     )
 
 
@@ -189,7 +183,7 @@ def _nearest(source: str) -> list[str]:
     """The bundled vocabularies that a name was meant for: written otherwise, cut short, of another number, misspelt."""
     token = re.sub(r"[\s_-]+", "_", source[:MAX_NAME_LENGTH].lower())
     token = next((token.removesuffix(suffix) for suffix in SUFFIXES if token.endswith(suffix)), token)
-    names = list(_bundled_files())
+    names = list(bundled_vocabularies())
     found = [name for name in names if name.replace("_", "") == token.replace("_", "")]
     if " " in source.strip():
         return found
@@ -199,10 +193,3 @@ def _nearest(source: str) -> list[str]:
         found = [name for name in names if family and re.match(rf"{family}[\d_].*\d$|{family}\d", name)]
         found = found or difflib.get_close_matches(token, names, n=2, cutoff=0.75)
     return found or (difflib.get_close_matches(token, names, n=1, cutoff=0.75) if looks_like_file(source) else [])
-
-
-def _refuse_bundled_among(names: Sequence[str]) -> None:
-    """A bundled vocabulary cannot be one of several names; where its name is also a word, it is the word."""
-    for name in names if len(names) > 1 else ():
-        if not _WORD.fullmatch(name) and _bundled(name) is not None:
-            raise VocabularyError(f"{show(name)} among the names is a bundled vocabulary; give it alone, without names")

@@ -1,9 +1,10 @@
 """Words as a person gives them: which are accepted, which are things, and lists of them, typed and edited.
 
-Nothing here has an id or knows of files: `ids.py` makes a `Vocabulary` of these, `files.py` reads and writes them.
+Nothing here has an id or reads files: `ids.py` makes a `Vocabulary` of these, `files.py` reads and writes them.
 """
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from numbers import Real
 
 from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.errors import VocabularyError
+from ovseg_ros.core.resources import is_bundled_vocabulary
 from ovseg_ros.core.vocabulary.lists import show, split_names, why_no_name
 
 MAX_NAME_LENGTH = 100
@@ -52,8 +54,11 @@ _STUFF_WORDS = frozenset((
 _STUFF_NAMES = frozenset(["table", "tabletop", "tablecloth", "countertop", "mat", "wallpaper"])
 
 
-_WORDS_OF_A_LIST = 3
-"""From so many words on, one name may have been meant as several."""
+_MAYBE_A_LIST = re.compile(r"\s\S+\s|\w\s*[&+]\s*\w")
+"""One name of three words or more, or with a sign for "and", may have been meant as several."""
+
+_NOT_A_WORD = re.compile(r"^\S*[_\d]\S*$")
+"""In names of bundled vocabularies that no object has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,7 @@ def parse_names(
             f"the vocabulary {show(text.strip())} has no names; expected names such as 'cup, table' or a file"
         )
     specs = tuple(named_spec(name, f"name {index}") for index, name in enumerate(names))
-    if tell and len(specs) == 1 and len(specs[0].name.split()) >= _WORDS_OF_A_LIST:
+    if tell and len(specs) == 1 and _MAYBE_A_LIST.search(specs[0].name):
         tell(f"{show(specs[0].name)} is one name of several words; several names are separated by commas")
     return specs
 
@@ -196,6 +201,8 @@ def check_name(name: str, where: str) -> str:
         raise VocabularyError(f"{where} {show(name)} has no letters; give a word or remove the entry")
     if reason := why_no_name(tidy):
         raise VocabularyError(f"{where} {show(name)} {reason}")
+    if _NOT_A_WORD.search(tidy) and is_bundled_vocabulary(tidy):
+        raise VocabularyError(f"{where} {show(name)} is a bundled vocabulary; give it alone, in place of the names")
     return tidy
 
 

@@ -58,6 +58,9 @@ def names_of(text: str) -> list[str]:
         '"cup, table"',
         "‘cup’, ‘table’",
         "«cup» «table»",
+        "cup, and table",
+        "cup·table",
+        "cup ¦ table",
     ],
 )
 def test_two_names_however_they_are_listed(text: str) -> None:
@@ -104,6 +107,9 @@ def test_one_name_with_signs_in_it(text: str) -> None:
         ("cup; red, blue", "'cup; red, blue' has a comma and a semicolon; expected one of them, as in 'cup, table'"),
         ("cup | table, chair", "a comma and a bar"),
         ("cup, mug\ntable", "name 0 'cup, mug' has a comma"),
+        ("categories:\n  - name: cup\n    is_thing: true", "'categories:' has a ':'; expected the name alone"),
+        ("cup：table", "'cup：table' has a '：'"),
+        ("**cup**, **table**", r"has an asterisk; .* without marks"),
         ("1:person,child", "'person,child' has a comma"),
         ("1. cup, table, 2. wall", "'cup, table' has a comma"),
         ('"cup, mug", table', "name 0 '\"cup' starts with a quote"),
@@ -164,7 +170,11 @@ def test_a_name_of_several_words_may_have_been_a_list() -> None:
     parse_names("cup, table, wall", tell=told.append)
     assert not told
     parse_names("cup table wall", tell=told.append)
-    assert told == ["'cup table wall' is one name of several words; several names are separated by commas"]
+    parse_names("cup & table", tell=told.append)
+    assert told == [
+        f"'{words}' is one name of several words; several names are separated by commas"
+        for words in ("cup table wall", "cup & table")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,14 @@ import pytest
 
 from ovseg_ros.core.errors import VocabularyError
 from ovseg_ros.core.resources import config_dir
-from ovseg_ros.core.vocabulary import CategorySpec, initial_specs, load_vocabulary_file, parse_vocabulary, saving_path
+from ovseg_ros.core.vocabulary import (
+    CategorySpec,
+    Vocabulary,
+    initial_specs,
+    load_vocabulary_file,
+    parse_vocabulary,
+    saving_path,
+)
 
 BUNDLED = config_dir() / "vocabularies"
 
@@ -99,7 +106,7 @@ def test_a_word_that_is_nearly_a_bundled_name_is_said(text: str, meant: str) -> 
         ("sofa/couch", "does not exist or is no file, .*; for the word alone, write 'sofa/couch,'"),
         ("https://example.org/words.yaml", "is a web address; download the file and give its path"),
         ("mug", "'mug' is a file here, but not .yaml, .yml, .json, .txt, .names; for the word alone, write 'mug,'"),
-        ("indoor_robot, cup", "'indoor_robot' among the names is a bundled vocabulary; give it alone"),
+        ("indoor_robot, cup", "'indoor_robot' is a bundled vocabulary; give it alone, in place of the names"),
         ("my_words.yaml, cup", "'my_words.yaml' looks like a file"),
         ("  ", "has no names; expected names such as 'cup, table' or a file"),
     ],
@@ -112,8 +119,8 @@ def test_what_looks_like_a_file_is_no_word(text: str, message: str) -> None:
 def test_a_nodes_parameter_holds_names_or_one_text() -> None:
     cup_and_wall = (CategorySpec("cup"), CategorySpec("wall", is_thing=False))
     assert initial_specs(["cup", "wall"], "") == initial_specs(["cup; wall"], "") == cup_and_wall
-    with pytest.raises(VocabularyError, match="'coco_133' among the names is a bundled vocabulary"):
-        initial_specs(["coco_133", "cup"], "")
+    with pytest.raises(VocabularyError, match="'coco_133' is a bundled vocabulary"):
+        Vocabulary.build(initial_specs(["coco_133", "cup"], ""))
     told: list[str] = []
     initial_specs(["street"], "", told.append)
     assert "read as the bundled vocabulary" in told[0]
