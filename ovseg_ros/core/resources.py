@@ -21,11 +21,6 @@ def bundled_vocabularies() -> dict[str, Path]:
     return {file.stem: file for file in sorted((config_dir() / "vocabularies").glob("*.yaml"))}
 
 
-def is_bundled_vocabulary(name: str) -> bool:
-    """Whether it is in `bundled_vocabularies`, without reading the folder."""
-    return (config_dir() / "vocabularies" / f"{name}.yaml").is_file()
-
-
 def interfaces_dir() -> Path:
     """Folder of the package's message definitions (*.msg), for bags without ROS; ConfigError if it is not there."""
     return _folder_with("Segment.msg", "message definitions", _PACKAGE / "interfaces", _PACKAGE.parent / "msg")

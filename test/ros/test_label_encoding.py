@@ -12,6 +12,7 @@ from rclpy.parameter import Parameter
 
 from ovseg_ros.core.errors import VocabularyError
 from ovseg_ros.core.merge import MergeConfig
+from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.msg import Category
 from ovseg_ros.ros.node.diagnostics import model_status
@@ -20,7 +21,7 @@ from ovseg_ros.ros.node.parameters import PARAMETERS, merge_parameters, validate
 from ovseg_ros.ros.node.vocabulary_service import VocabularyService, build_vocabulary
 from ovseg_ros.srv import SetVocabulary
 
-SEGMENTER = SimpleNamespace(prepare=lambda vocabulary: SimpleNamespace(vocabulary=vocabulary))
+SEGMENTER = SimpleNamespace(prepare=Prompt)
 Start = Callable[[str, int], tuple[VocabularyService, list[str]]]
 
 

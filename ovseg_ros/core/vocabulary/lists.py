@@ -12,7 +12,7 @@ _ONE_NAME = "expected one name, such as 'red cup'; give each name an entry or a 
 _SEPARATORS = {
     "a comma": "[,，、،､﹐‚]",
     "a semicolon": "[;；؛]",
-    "a bar": "[|｜¦•·・]",
+    "a bar": r"[|｜¦•]|\s[·・]\s",
     "a tab": r"\t",
     "a slash between spaces": r"\s/|/\s|／",
     # Alone, or behind a word that is too long for an abbreviation ("cup. table", not "St. Bernard").
@@ -29,6 +29,7 @@ _LAST = re.compile(r"(?:and|or|&)\s+", re.IGNORECASE)
 """Before the last of several names."""
 _BULLET = re.compile(r"[-*+•·–—]\s+")
 _NUMBER = re.compile(r"""["']?(\d+)["']?(?:\s*[:：]\s*|[.)]\s+|\s*\t\s*)(?=\D)""")
+_PLAIN_NUMBER = re.compile(r"(\d+)\s+(?=\D)")
 _NUMBER_INSIDE = re.compile(rf"(?:^|(?<=[\s,，;；|])){_NUMBER.pattern}")
 
 # fmt: off
@@ -48,7 +49,7 @@ _FILE = re.compile(
 
 _FAULTS = (
     *((re.compile(pattern), f"has {what}; {_ONE_NAME}") for what, pattern in _SEPARATORS.items()),
-    (_FILE, "looks like a file; expected one name; a file is given alone, in place of the names"),
+    (_FILE, "looks like a file; expected one name; a file is given as a text of its own"),
     (re.compile(r"[][{}【】［］]|^\([^()]*\)$|^<[^<>]*>$"), f"has a bracket; {_ONE_NAME}, without brackets"),
     (re.compile(r"""^(["`＂“”„‘«»「『].|'\D)"""), f"starts with a quote; {_ONE_NAME}, without quotes"),
     (re.compile(r"^\d+(\s*[:：]\s*|[.)]\s+)(?=[^\W\d])"), "starts with a number; expected the name alone"),
@@ -58,6 +59,7 @@ _FAULTS = (
     ),
     (re.compile(r"\\"), f"has a backslash; {_ONE_NAME}"),
     (re.compile(r"\*"), f"has an asterisk; {_ONE_NAME}, without marks"),
+    (re.compile(r"[~^‖]|%[0-9A-F]{2}"), f"has a sign that no name has (~ ^ ‖ %2C); {_ONE_NAME}"),
     (re.compile(r"(?<=[^\W\d_]{3})\.(?=[^\W\d_]{2})"), f"has a full stop between two words; {_ONE_NAME}"),
 )
 
@@ -131,6 +133,9 @@ def plain_lines(lines: list[str]) -> list[str]:
     for mark in (_BULLET, _NUMBER):
         if all(mark.match(line) for line in lines):
             lines = [mark.sub("", line, count=1) for line in lines]
+    numbers = [found[1] for line in lines if (found := _PLAIN_NUMBER.match(line))]
+    if len(lines) > 1 and any(numbers == [str(start + i) for i in range(len(lines))] for start in (0, 1)):
+        lines = [_PLAIN_NUMBER.sub("", line, count=1) for line in lines]  # "0 cup", "1 table"
     return [bare(line) for line in lines]
 
 

@@ -72,6 +72,7 @@ def file_of(text: str, tell: Tell | None = None) -> Path | None:
         return path
     names = split_names(source)
     if names != [source]:
+        _tell_misspelt(names, tell)
         return None
     if looks_like_file(source) or "/" in source:
         hint = "" if looks_like_file(source) else f"; names are separated by commas; {as_word}"
@@ -124,6 +125,7 @@ def initial_specs(names: Sequence[str], file: str, tell: Tell | None = None) -> 
     if given and len(names) == 1:
         return parse_vocabulary(given[0], tell=tell)
     if given:
+        _tell_misspelt(given, tell)
         return tuple(CategorySpec(name, is_thing=guess_is_thing(name)) for name in given)
     if not file:
         raise VocabularyError("no vocabulary is given; set the parameter vocabulary or vocabulary_file")
@@ -193,3 +195,10 @@ def _nearest(source: str) -> list[str]:
         found = [name for name in names if family and re.match(rf"{family}[\d_].*\d$|{family}\d", name)]
         found = found or difflib.get_close_matches(token, names, n=2, cutoff=0.75)
     return found or (difflib.get_close_matches(token, names, n=1, cutoff=0.75) if looks_like_file(source) else [])
+
+
+def _tell_misspelt(names: Sequence[str], tell: Tell | None) -> None:
+    """Of several names, those that look like a bundled vocabulary's."""
+    for name in names if tell and len(names) > 1 else ():
+        if tell and "_" in name and (near := _nearest(name)) and name != near[0]:
+            tell(f"{show(name)} is taken for a word; did you mean the bundled vocabulary {near[0]!r}, alone?")

@@ -12,7 +12,7 @@ from numbers import Real
 
 from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.errors import VocabularyError
-from ovseg_ros.core.resources import is_bundled_vocabulary
+from ovseg_ros.core.resources import bundled_vocabularies
 from ovseg_ros.core.vocabulary.lists import show, split_names, why_no_name
 
 MAX_NAME_LENGTH = 100
@@ -58,7 +58,7 @@ _MAYBE_A_LIST = re.compile(r"\s\S+\s|\w\s*[&+]\s*\w")
 """One name of three words or more, or with a sign for "and", may have been meant as several."""
 
 _NOT_A_WORD = re.compile(r"^\S*[_\d]\S*$")
-"""In names of bundled vocabularies that no object has."""
+"""What may be the name of a bundled vocabulary, and is none of an object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +201,10 @@ def check_name(name: str, where: str) -> str:
         raise VocabularyError(f"{where} {show(name)} has no letters; give a word or remove the entry")
     if reason := why_no_name(tidy):
         raise VocabularyError(f"{where} {show(name)} {reason}")
-    if _NOT_A_WORD.search(tidy) and is_bundled_vocabulary(tidy):
-        raise VocabularyError(f"{where} {show(name)} is a bundled vocabulary; give it alone, in place of the names")
+    if _NOT_A_WORD.search(tidy) and tidy in bundled_vocabularies():
+        raise VocabularyError(
+            f"{where} {show(name)} is a bundled vocabulary; expected a name; a vocabulary is given as a text of its own"
+        )
     return tidy
 
 

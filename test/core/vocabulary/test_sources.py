@@ -106,7 +106,10 @@ def test_a_word_that_is_nearly_a_bundled_name_is_said(text: str, meant: str) -> 
         ("sofa/couch", "does not exist or is no file, .*; for the word alone, write 'sofa/couch,'"),
         ("https://example.org/words.yaml", "is a web address; download the file and give its path"),
         ("mug", "'mug' is a file here, but not .yaml, .yml, .json, .txt, .names; for the word alone, write 'mug,'"),
-        ("indoor_robot, cup", "'indoor_robot' is a bundled vocabulary; give it alone, in place of the names"),
+        (
+            "indoor_robot, cup",
+            "'indoor_robot' is a bundled vocabulary; expected a name; a vocabulary is given as",
+        ),
         ("my_words.yaml, cup", "'my_words.yaml' looks like a file"),
         ("  ", "has no names; expected names such as 'cup, table' or a file"),
     ],
@@ -124,3 +127,7 @@ def test_a_nodes_parameter_holds_names_or_one_text() -> None:
     told: list[str] = []
     initial_specs(["street"], "", told.append)
     assert "read as the bundled vocabulary" in told[0]
+    initial_specs(["Indoor_Robots", "red_cup"], "", told.append)
+    assert told[1:] == [
+        "'Indoor_Robots' is taken for a word; did you mean the bundled vocabulary 'indoor_robot', alone?"
+    ]
