@@ -79,7 +79,7 @@ class TextEncoder:
         if rest:
             remarks.append(f"nor the words of {rest} more such groups")
         if unknown:
-            remarks.append(f"the text encoder does not know all signs of {_listed(unknown)}; use other words")
+            remarks.append(f"the text encoder does not know all characters of {_listed(unknown)}; use other words")
         if cut and self._reader is not None:
             limit = f"reads {self._reader.context_length} tokens and cuts the rest"
             remarks.append(f"the text encoder {limit}, as of {_listed(cut)}; use shorter words")

@@ -112,7 +112,7 @@ def test_words_that_are_cut_or_unknown_are_said() -> None:
     encoder = TextEncoder(LetterEncoder(), ["{}", "aa{}b"], Reader(read_letters, 10))
     assert remarks_of(encoder, CategorySpec("a"), CategorySpec("abcabc")) == ()
     assert remarks_of(encoder, CategorySpec("a"), CategorySpec("abcabca"), CategorySpec("b?", ("c??",))) == (
-        "the text encoder does not know all signs of 'b?' and 'c??'; use other words",
+        "the text encoder does not know all characters of 'b?' and 'c??'; use other words",
         "the text encoder reads 10 tokens and cuts the rest, as of 'abcabca'; use shorter words",
     )
 

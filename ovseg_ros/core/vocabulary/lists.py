@@ -6,7 +6,10 @@ import reprlib
 
 from ovseg_ros.core.errors import VocabularyError
 
-_ONE_NAME = "expected one name, such as 'red cup'; give each name an entry or a line of its own"
+_ONE_NAME = (
+    "expected one name, such as 'red cup'; give each name an entry or a line of its own (other words for one thing are its "
+    "synonyms)"
+)
 
 # fmt: off
 _SEPARATORS = {
@@ -23,10 +26,11 @@ _ENDS = re.compile(rf"^(?:{'|'.join(_SEPARATORS.values())}|\s)+|(?:{'|'.join(_SE
 _LINE_BREAK = re.compile("\r\n|[\r\n\u2028\u2029]")
 _KEY = re.compile(r"^\w+\s*[:=]\s*(?=[\[{(])")
 _DATA = re.compile(r"""^[\[{]\s*(["']?\w+["']?\s*:\s*)?[\[{]""")
-_NOTE = re.compile(r"^#|(?<=[^\W\d])\s*:(?=\s|$)|：|=")
-"""In "#cup", "kitchen: cup" and "a=b", not in "4:3 screen"."""
+_NOTE = re.compile(r"^#|(?<=[^\W\d])\s*:(?=\s|$|[^\W\d])|：|=|(?<=[^\W\d])\s*#\s*(?=[^\W\d])")
+"""In "#cup", "kitchen: cup", "a=b" and "cup # mine", not in "4:3 screen" and "house #5"."""
 _LAST = re.compile(r"(?:and|or|&)\s+", re.IGNORECASE)
 """Before the last of several names."""
+_AND_SO_ON = ("etc", "etc.", "...", "…")
 _BULLET = re.compile(r"[-*+•·–—]\s+")
 _NUMBER = re.compile(r"""["']?(\d+)["']?(?:\s*[:：]\s*|[.)]\s+|\s*\t\s*)(?=\D)""")
 _PLAIN_NUMBER = re.compile(r"(\d+)\s+(?=\D)")
@@ -50,16 +54,17 @@ _FILE = re.compile(
 _FAULTS = (
     *((re.compile(pattern), f"has {what}; {_ONE_NAME}") for what, pattern in _SEPARATORS.items()),
     (_FILE, "looks like a file; expected one name; a file is given as a text of its own"),
-    (re.compile(r"[][{}【】［］]|^\([^()]*\)$|^<[^<>]*>$"), f"has a bracket; {_ONE_NAME}, without brackets"),
+    (re.compile(r"[][{}【】［］]|^\([^()]*\)$|^(<[^<>]*>)+$"), f"has a bracket; {_ONE_NAME}, without brackets"),
     (re.compile(r"""^(["`＂“”„‘«»「『].|'\D)"""), f"starts with a quote; {_ONE_NAME}, without quotes"),
     (re.compile(r"^\d+(\s*[:：]\s*|[.)]\s+)(?=[^\W\d])"), "starts with a number; expected the name alone"),
     (
-        re.compile(r"[^\W\d]\s*[:=：]\s*-?\d*\.?\d+$"),
+        re.compile(r"[^\W\d]\s*[:=：]\s*-?\d*\.?\d+$|\s\d*\.\d+$"),
         "ends with a number; expected the name alone; a threshold is a key in a YAML file",
     ),
     (re.compile(r"\\"), f"has a backslash; {_ONE_NAME}"),
+    (re.compile(r"^[-+$!?&]\s*(?=\w)"), f"starts with a sign; {_ONE_NAME}, without it"),
     (re.compile(r"\*"), f"has an asterisk; {_ONE_NAME}, without marks"),
-    (re.compile(r"[~^‖]|%[0-9A-F]{2}"), f"has a sign that no name has (~ ^ ‖ %2C); {_ONE_NAME}"),
+    (re.compile(r"[~^‖@]|%[0-9A-F]{2}"), f"has a sign that no name has (~ ^ ‖ @ %2C); {_ONE_NAME}"),
     (re.compile(r"(?<=[^\W\d_]{3})\.(?=[^\W\d_]{2})"), f"has a full stop between two words; {_ONE_NAME}"),
 )
 
@@ -95,7 +100,8 @@ def split_names(text: str) -> list[str]:
     line = bare(whole)
     if len(lines) > 1 and line == whole and not _is_wrapped(lines):
         names = plain_lines(lines)
-        _refuse_notes(names)
+        if any(_NOTE.search(name) for name in names):
+            raise VocabularyError(f"{show(text.strip())} is data; save it as a .yaml file and give its path")
         return names
     if numbered := _numbered(line):
         return numbered
@@ -112,18 +118,16 @@ def split_names(text: str) -> list[str]:
         found = {"bullets": rf"(?:^|\s){_BULLET.pattern}"}
     entries = re.split(next(iter(found.values())), line) if found else [line]
     names = plain_lines([entry.strip() for entry in entries if entry.strip()])
-    _refuse_notes(names)
+    for name in names:
+        if note := _NOTE.search(name):
+            raise VocabularyError(f"{show(name)} has a {note[0].strip()!r}; expected the name alone")
+    if len(names) > 1 and names[-1].casefold() in _AND_SO_ON:
+        names.pop()
     if len(names) > 1:
         names[-1] = names[-1].removeprefix(mark[0] if (mark := _LAST.match(names[-1])) else "")
     if names and re.fullmatch(r"[^.]*[^\W\d_]{3}\.", names[-1]):  # of a sentence
         names[-1] = names[-1][:-1]
     return [name for name in names if name]
-
-
-def _refuse_notes(names: list[str]) -> None:
-    for name in names:
-        if note := _NOTE.search(name):
-            raise VocabularyError(f"{show(name)} has a {note[0].strip()!r}; expected the name alone")
 
 
 def plain_lines(lines: list[str]) -> list[str]:

@@ -59,7 +59,7 @@ def file_of(text: str, tell: Tell | None = None) -> Path | None:
         raise VocabularyError(f"the vocabulary is {show(text)}; expected names such as 'cup, table' or a file")
     if len(text) > MAX_VOCABULARY_BYTES:
         return None
-    source = bare(text)
+    source = bare(text.removeprefix("\ufeff"))
     as_word = f"for the word alone, write '{source},'"
     path = _find(source)
     if path is not None:
@@ -200,5 +200,6 @@ def _nearest(source: str) -> list[str]:
 def _tell_misspelt(names: Sequence[str], tell: Tell | None) -> None:
     """Of several names, those that look like a bundled vocabulary's."""
     for name in names if tell and len(names) > 1 else ():
-        if tell and "_" in name and (near := _nearest(name)) and name != near[0]:
+        near = [name] if _bundled(name) else _nearest(name) if "_" in name else []
+        if tell and near:
             tell(f"{show(name)} is taken for a word; did you mean the bundled vocabulary {near[0]!r}, alone?")

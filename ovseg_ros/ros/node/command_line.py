@@ -14,7 +14,7 @@ from ovseg_ros.core.errors import ConfigError
 _FORMS = {
     "remap rule": (
         "expected FROM:=TO, such as image:=/camera/color/image_raw, __node:=my_ovseg or __ns:=/robot_1; names are of "
-        "letters, digits and _, no digit first, with / between them but not at the end"
+        "letters, digits and _, no digit first, with / between them but not at the end; a namespace begins with /"
     ),
     "log level": "expected debug, info, warn, error or fatal, or the same of one logger, such as ovseg:=debug",
     "parameter override rule": (

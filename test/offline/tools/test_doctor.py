@@ -120,7 +120,8 @@ def test_weights_are_missing_until_they_are_fetched(tmp_path: Path, monkeypatch:
     large = findings["preset eomt_l_convnext"]
     assert large.status == "WARN" and large.advice == "ovseg download eomt_l_convnext (2.7 GB)"
     assert "tue-mps/coco_panoptic_eomt_large_640/model.safetensors" in large.found
-    monkeypatch.setattr("shutil.which", lambda name: None)  # built by colcon
+    monkeypatch.setattr("shutil.which", lambda name: name if name == "ros2" else None)  # built by colcon
+    monkeypatch.setattr("sys.argv", ["/ws/install/ovseg_ros/lib/ovseg_ros/ovseg"])
     findings = {finding.subject: finding for finding in doctor.check_weights()}
     advice = findings["preset eomt_l_convnext"].advice
     assert advice == "ros2 run ovseg_ros ovseg download eomt_l_convnext (2.7 GB)"
