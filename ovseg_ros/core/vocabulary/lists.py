@@ -7,8 +7,8 @@ import reprlib
 from ovseg_ros.core.errors import VocabularyError
 
 _ONE_NAME = (
-    "expected one name, such as 'red cup'; give each name an entry or a line of its own (other words for one thing are its "
-    "synonyms)"
+    "expected one name, such as 'red cup'; give each name an entry or a line of its own (other words for one thing are "
+    "its synonyms)"
 )
 
 # fmt: off
