@@ -44,7 +44,7 @@ def init_ros(name: str, args: Sequence[str] | None = None) -> None:
         ConfigError: there are arguments that are not ROS's, or rclpy refuses those that are.
     """
     parser = argparse.ArgumentParser(
-        prog=name,
+        prog=Path(sys.argv[0]).name,
         description=f"The ROS 2 node {name}. It takes ROS arguments only, after --ros-args: -r FROM:=TO remaps a name, "
         f"-p NAME:=VALUE and --params-file FILE set parameters, --log-level LEVEL says how much is logged. While it "
         f"runs, `ros2 param describe /{name} NAME` explains a parameter.",
