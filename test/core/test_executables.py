@@ -21,7 +21,7 @@ except BaseException:  # as the C code of some libraries
     traceback.print_exc()
     raise ImportError("failed to import")
 """
-FAKES = ("rclpy", "torch", "numpy")
+FAKES = ("diagnostic_msgs", "rclpy", "torch", "numpy")
 """Modules that each program imports one of at first."""
 CASES = {
     "segment_node": ((), (0, 0), ""),
