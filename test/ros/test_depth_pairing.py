@@ -103,4 +103,4 @@ def test_nothing_that_comes_is_said_once_the_start_is_over(topics: Topics) -> No
     assert topics.frame(10.0) == (False, "")
     topics.now += 2.1
     in_3d, problem = topics.frame(12.0)
-    assert not in_3d and problem.startswith("no depth on /depth (1 publishers)")
+    assert not in_3d and problem.startswith("no depth on /depth (1 publishers); the publisher sends nothing")

@@ -92,7 +92,8 @@ def test_peers_of_another_type_are_named_once_with_the_remedy(
     jpegs = peer.node.create_publisher(CompressedImage, "/image", qos_profile_sensor_data)
     text = "/image is published as sensor_msgs/msg/CompressedImage (by node peer), but image takes"
     text += " sensor_msgs/msg/Image"
-    line = f"{text}; remap image/compressed:=/image"
+    line = f"{text}; start it with -r image/compressed:=/image -p image_transport:=compressed"
+    line += " (segment.launch.py: compressed_image:=/image in place of image)"
     status = statuses(lambda now: now["camera"].message == line, "a warning of the type while nobody wants images")
     assert status["camera"].level == DiagnosticStatus.WARN
     with peer.collect(PanopticSegmentation, "/ovseg/segments"):

@@ -13,12 +13,12 @@ from std_msgs.msg import Header
 
 from ovseg_ros.core.image_messages import image_from_compressed_message
 from ovseg_ros.core.tracking.tracker import Tracker
-from ovseg_ros.ros.node.depth_inputs import DepthInputs
+from ovseg_ros.ros.node.depth_inputs import DEPTH_TYPES, DepthInputs
 from ovseg_ros.ros.node.diagnostics import camera_status
 from ovseg_ros.ros.node.image_decoding import image_from_message
-from ovseg_ros.ros.node.image_inputs import ImageInputs, ImageMessage
+from ovseg_ros.ros.node.image_inputs import ImageInputs, ImageMessage, image_types
 from ovseg_ros.ros.node.mailbox import Mailbox
-from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, Outputs
+from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, OUTPUTS, Outputs
 from ovseg_ros.ros.node.statistics import CameraStatistics
 from ovseg_ros.ros.node.topic_types import Mistyped
 
@@ -55,6 +55,16 @@ class Frame:
         if isinstance(self.message, Image):
             return image_from_message(self.message, self.topic)
         return image_from_compressed_message(self.message, self.topic)
+
+
+def camera_topics(name: str, transport: str) -> dict[str, type]:
+    """Every input and output of a camera, by name before remapping, with its type."""
+    prefix = f"{name}/" if name else ""
+    return (
+        image_types(prefix, transport)
+        | {f"{prefix}{topic}": kind for topic, kind in DEPTH_TYPES.items()}
+        | {f"~/{prefix}{topic}": kind for topic, (kind, _) in OUTPUTS.items()}
+    )
 
 
 class Camera:

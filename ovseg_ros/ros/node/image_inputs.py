@@ -19,6 +19,16 @@ _PAIRING_TIME = 1.0
 ImageMessage: TypeAlias = Image | CompressedImage
 
 
+def image_types(prefix: str, transport: str) -> dict[str, type]:
+    """The inputs' names and types; arguments as of `ImageInputs`."""
+    types: dict[str, type] = {}
+    if transport in ("raw", "both"):
+        types[f"{prefix}image"] = Image
+    if transport in ("compressed", "both"):
+        types[f"{prefix}image/compressed"] = CompressedImage
+    return types
+
+
 class ImageInputs(Subscriptions):
     """The topics `image` and `image/compressed`.
 
@@ -42,12 +52,10 @@ class ImageInputs(Subscriptions):
     ) -> None:
         self._on_image = on_image
         self._clock = clock
-        types: dict[str, type] = {}
-        if transport in ("raw", "both"):
-            types[f"{prefix}image"] = Image
-        if transport in ("compressed", "both"):
-            types[f"{prefix}image/compressed"] = CompressedImage
-        topics = {name: (kind, partial(self._receive, node.resolve_topic_name(name))) for name, kind in types.items()}
+        topics = {
+            name: (kind, partial(self._receive, node.resolve_topic_name(name)))
+            for name, kind in image_types(prefix, transport).items()
+        }
         super().__init__(node, topics, input_qos())
         self._last: tuple[str, tuple[int, int]] | None = None  # topic and stamp; it came at `_alive`
         self._alive = clock()

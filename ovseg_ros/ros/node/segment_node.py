@@ -21,7 +21,7 @@ from std_srvs.srv import SetBool
 from ovseg_ros.core.errors import OvsegError
 from ovseg_ros.core.vocabulary import initial_specs, saving_path
 from ovseg_ros.ros.node.bond import HEARTBEAT_PERIOD, Bond
-from ovseg_ros.ros.node.camera import Camera
+from ovseg_ros.ros.node.camera import Camera, camera_topics
 from ovseg_ros.ros.node.diagnostics import Diagnostics, model_status
 from ovseg_ros.ros.node.fault_log import describe
 from ovseg_ros.ros.node.frame_requests import FrameRequests
@@ -38,6 +38,7 @@ from ovseg_ros.ros.node.parameters import (
 )
 from ovseg_ros.ros.node.pipeline import Pipeline
 from ovseg_ros.ros.node.query import phrase_vocabulary, query_response, refused_query
+from ovseg_ros.ros.node.topic_types import check_one_type
 from ovseg_ros.ros.node.transitions import refuse_impossible_transitions
 from ovseg_ros.ros.node.vocabulary_service import build_vocabulary
 from ovseg_ros.srv import GetVocabulary, Query, SetVocabulary
@@ -194,7 +195,10 @@ class SegmentNode(LifecycleNode):
         # Before the model, which takes its time.
         words, file = self._value("vocabulary"), self._value("vocabulary_file")
         vocabulary = build_vocabulary(self, initial_specs(words, file, self.get_logger().warning))
-        cameras = camera_names(self._value("cameras"))
+        cameras, transport = camera_names(self._value("cameras")), self._value("image_transport")
+        check_one_type(
+            self, {topic: kind for name in cameras for topic, kind in camera_topics(name, transport).items()}
+        )
         declare(self, camera_parameters(cameras, self._value("roi")))
         segmenter = self._make_segmenter(preset, device)
         declare(self, merge_parameters(segmenter.merge))

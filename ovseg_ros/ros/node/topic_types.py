@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 
+from ovseg_ros.core.errors import ConfigError
+
 IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 _UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"
@@ -69,6 +71,30 @@ def mistyped_subscribers(node: Node, publishers: Sequence[Publisher]) -> Mistype
     return found
 
 
+def check_one_type(node: Node, topics: Mapping[str, type]) -> None:
+    """Refuse two types on one topic, which no node can have.
+
+    Args:
+        topics: type by relative name, before remapping.
+
+    Raises:
+        ConfigError: remapping brought two together.
+    """
+    by_topic: dict[str, str] = {}
+    for name, kind in topics.items():
+        topic = node.resolve_topic_name(name)
+        other = by_topic.setdefault(topic, name)
+        if topics[other] is kind:
+            continue
+        remedy = "remap one of them to another topic"
+        if (other, name) == ("image", "image/compressed"):
+            remedy += f", or listen to one only, that which {topic} is: image_transport:=compressed or :=raw"
+        raise ConfigError(
+            f"{other} ({type_name(topics[other])}) and {name} ({type_name(kind)}) are both {topic}, and a topic has "
+            f"one type; {remedy}"
+        )
+
+
 def input_remedy(name: str, topic: str, ours: str, theirs: str, inputs: Iterable[str], fitting: Sequence[str]) -> str:
     """What to remap so that something comes.
 
@@ -85,11 +111,23 @@ def input_remedy(name: str, topic: str, ours: str, theirs: str, inputs: Iterable
     if {ours, theirs} == {IMAGE, COMPRESSED_IMAGE} and not is_depth:
         if topic.endswith("/compressedDepth"):
             return f"that is a depth image: remap {name} to the topic of a colour camera"
-        twin = f"{name}/compressed" if ours == IMAGE else name.removesuffix("/compressed")
-        remedy = f"remap {twin}:={topic}" + ("" if twin in inputs else " and set image_transport to both")
-        if ours == IMAGE and raw != topic:
-            remedy += f" and {name}:={raw} (segment.launch.py needs only the latter and listens to both)"
-        return remedy
+        is_raw = ours == IMAGE
+        twin = f"{name}/compressed" if is_raw else name.removesuffix("/compressed")
+        listening = "" if twin in inputs else ", with image_transport:=both"
+        if is_raw and raw != topic:
+            launch = "segment.launch.py needs only the former and listens to both"
+            return f"remap {name}:={raw} and {twin}:={topic} ({launch}){listening}"
+        # The input itself has to leave the topic, because no node can have two types on one.
+        camera, _, rest = twin.partition("/")
+        if rest in ("", "compressed"):
+            argument = f"compressed_image:={topic} in place of image" if is_raw else f"image:={topic}"
+            transport = "compressed" if is_raw else "raw"
+            return f"start it with -r {twin}:={topic} -p image_transport:={transport} (segment.launch.py: {argument})"
+        argument = (
+            f"compressed_image:='{camera}:={topic}', and in cameras" if is_raw else f"cameras:='{camera}:={topic}'"
+        )
+        launch = f"{argument} another one for {camera}" if is_raw else argument
+        return f"remap {twin}:={topic} and {name} to any other topic (segment.launch.py: {launch}){listening}"
     if is_depth and theirs == COMPRESSED_IMAGE and raw != topic:
         missing = "" if raw in fitting else "; nobody publishes that now, but image_transport's republish can make it"
         return f"remap {name}:={raw}{missing}"
