@@ -236,6 +236,19 @@ def test_publishers_and_subscribers_of_another_type_are_found(peer: Peer) -> Non
         node.destroy_publisher(publisher)
 
 
+def test_depth_is_not_offered_as_image(peer: Peer) -> None:
+    made = [peer.node.create_publisher(Image, f"/lone/{name}", VOLATILE) for name in ("depth", "colour")]
+    clock = Clock()
+    inputs = ImageInputs(peer.node, "lone/", "raw", lambda *_: None, clock)
+    inputs.open()
+    clock.now += 9
+    peer.wait_until(lambda: "/lone/colour" in inputs.problem(5.0), "the topic of the camera")
+    assert "/lone/depth" not in inputs.problem(5.0)
+    inputs.close()
+    for publisher in made:
+        peer.node.destroy_publisher(publisher)
+
+
 def test_subscribers_of_another_type_are_told_what_we_have(peer: Peer, domain: int) -> None:
     kinds = {"labels": Image, "labels/compressed": CompressedImage, "cloud": PointCloud2}
     published = [peer.node.create_publisher(kind, f"/our/{name}", VOLATILE) for name, kind in kinds.items()]

@@ -20,13 +20,10 @@ from ovseg_ros.ros.node.image_inputs import ImageInputs, ImageMessage, image_typ
 from ovseg_ros.ros.node.mailbox import Mailbox
 from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, OUTPUTS, Outputs
 from ovseg_ros.ros.node.statistics import CameraStatistics
-from ovseg_ros.ros.node.topic_types import Mistyped
+from ovseg_ros.ros.node.topic_types import Mistyped, MistypedPeers
 
 _LINGER = 2.0
 """Seconds for which a camera stays subscribed after the last consumer left, in case another comes."""
-
-_TYPES_PERIOD = 1.0
-"""Seconds between looks for peers of another type, of which the middleware says nothing by itself."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,8 +99,7 @@ class Camera:
         self._consumed: frozenset[str] = frozenset()
         self._wanted_until = float("-inf")
         self._depth_until = float("-inf")
-        self._next_look = float("-inf")
-        self._mistyped: Mistyped = {}
+        self._peers = MistypedPeers(node, self._mistyped)
 
     def activate(self) -> None:
         """From now on it subscribes where somebody wants its outputs; raises as `Subscriptions.open`."""
@@ -149,14 +145,8 @@ class Camera:
         """Logs that no image comes, now and then while somebody wants one, and, once, peers of another type."""
         if self._consumed:
             self.inputs.warn(self._parameter("image_timeout"))
-        now = time.monotonic()
-        if not self._active or now < self._next_look:
-            return
-        self._next_look = now + _TYPES_PERIOD
-        depth = self.depth.mistyped() if self.depth.is_open else {}
-        known, self._mistyped = self._mistyped, self.inputs.mistyped() | depth | self.outputs.mistyped()
-        for peers in self._mistyped.keys() - known.keys():
-            self._node.get_logger().warning(self._mistyped[peers])
+        if self._active:
+            self._peers.update()
 
     def status(self) -> DiagnosticStatus:
         """How it is, for the diagnostics."""
@@ -171,7 +161,7 @@ class Camera:
         problem = self.inputs.problem(self._parameter("image_timeout")) if self._consumed else ""
         if not problem and self._consumed & NEEDS_DEPTH:
             problem = self.depth.problem()
-        mistyped = self._mistyped.values() if self._active else ()
+        mistyped = self._peers.lines if self._active else ()
         return camera_status(
             self.statistics.figures(),
             name=self.name,
@@ -187,6 +177,10 @@ class Camera:
         """Destroys subscriptions and publishers."""
         self.deactivate()
         self.outputs.close()
+
+    def _mistyped(self) -> Mistyped:
+        depth = self.depth.mistyped() if self.depth.is_open else {}
+        return self.inputs.mistyped() | depth | self.outputs.mistyped()
 
     def _receive(self, message: ImageMessage, topic: str, received: float) -> None:
         self.statistics.arrived()

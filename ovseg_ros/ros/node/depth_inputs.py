@@ -73,7 +73,7 @@ class DepthInputs(Subscriptions):
             f"{prefix}depth": (Image, self._receive_depth),
             f"{prefix}camera_info": (CameraInfo, self._receive_info),
         }
-        super().__init__(node, topics, input_qos(_KEPT))
+        super().__init__(node, topics, input_qos(_KEPT), others=[f"{prefix}image"])
         self._prefix = prefix
         self._depth_topic, self._info_topic = self.topics
         self._clock = clock

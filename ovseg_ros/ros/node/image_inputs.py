@@ -56,7 +56,7 @@ class ImageInputs(Subscriptions):
             name: (kind, partial(self._receive, node.resolve_topic_name(name)))
             for name, kind in image_types(prefix, transport).items()
         }
-        super().__init__(node, topics, input_qos())
+        super().__init__(node, topics, input_qos(), others=[f"{prefix}depth", f"{prefix}camera_info"])
         self._last: tuple[str, tuple[int, int]] | None = None  # topic and stamp; it came at `_alive`
         self._alive = clock()
         self._next_warning = float("-inf")
@@ -111,6 +111,6 @@ class ImageInputs(Subscriptions):
                 f"way; for the last set qos_overrides.{self.topics[0]}.subscription.reliability to reliable, or give "
                 "Fast DDS a larger shared-memory segment (config/fastdds_shm.xml)"
             )
-        found = ", ".join(topics_of(self._node, (IMAGE, COMPRESSED_IMAGE)))
+        found = ", ".join(topics_of(self._node, (IMAGE, COMPRESSED_IMAGE), self._taken))
         found = found or "none; is the camera running, with the same ROS_DOMAIN_ID?"
         return f"Remap {next(iter(self._topics))} to one that is published. Image topics now: {found}"

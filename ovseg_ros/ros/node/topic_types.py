@@ -4,7 +4,8 @@ The middleware joins publishers and subscribers of one type only and says nothin
 So whoever remaps an input to a topic of another type would see no more than silence.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from rclpy.node import Node
@@ -21,20 +22,54 @@ Mistyped: TypeAlias = dict[tuple[str, str], str]
 """What is wrong and what to do, in one line, by topic and the peers' type."""
 
 
+_LOOKS = 1.0
+"""Seconds between looks for peers of another type, of which the middleware says nothing by itself."""
+
+
+class MistypedPeers:
+    """Peers of another type as of the last look; each is logged once while it lasts.
+
+    Args:
+        look: tells those that are there now.
+    """
+
+    def __init__(self, node: Node, look: Callable[[], Mistyped]) -> None:
+        self._node = node
+        self._look = look
+        self._known: Mistyped = {}
+        self._next_look = float("-inf")
+
+    @property
+    def lines(self) -> list[str]:
+        """What is wrong and what to do, a line for each."""
+        return list(self._known.values())
+
+    def update(self) -> None:
+        """Called now and then; looks once a second."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOKS
+        known, self._known = self._known, self._look()
+        for peers in self._known.keys() - known.keys():
+            self._node.get_logger().warning(self._known[peers])
+
+
 def type_name(message_type: type) -> str:
     """As it is written in ROS, such as "sensor_msgs/msg/Image"."""
     package, kind, *_ = message_type.__module__.split(".")
     return f"{package}/{kind}/{message_type.__name__}"
 
 
-def topics_of(node: Node, types: Iterable[str]) -> list[str]:
-    """The topics that are published with one of these types, but for the node's own."""
+def topics_of(node: Node, types: Iterable[str], but: Collection[str] = ()) -> list[str]:
+    """The topics that are published with one of these types, but for the node's own and those in `but`."""
     own, types = node.get_fully_qualified_name() + "/", frozenset(types)
     return sorted(
         topic
         for topic, known in node.get_topic_names_and_types()  # subscribers' types, too
         if not types.isdisjoint(known)
         and not topic.startswith(own)
+        and topic not in but
         and any(endpoint.topic_type in types for endpoint in node.get_publishers_info_by_topic(topic))
     )
 
@@ -45,13 +80,16 @@ def publisher_count(node: Node, topic: str, message_type: type) -> int:
     return sum(endpoint.topic_type == ours for endpoint in node.get_publishers_info_by_topic(topic))
 
 
-def mistyped_publishers(node: Node, inputs: Mapping[str, type]) -> Mistyped:
-    """The publishers that are there now and cannot reach these inputs (relative name and type)."""
+def mistyped_publishers(node: Node, inputs: Mapping[str, type], taken: Collection[str] = ()) -> Mistyped:
+    """The publishers that are there now and cannot reach these inputs (relative name and type).
+
+    Topics that are `taken` by other inputs are not offered.
+    """
     found: Mistyped = {}
     for name, kind in inputs.items():
         topic, ours = node.resolve_topic_name(name), type_name(kind)
         for theirs, nodes in _others(node.get_publishers_info_by_topic(topic), ours).items():
-            remedy = input_remedy(name, topic, ours, theirs, inputs, topics_of(node, [ours]))
+            remedy = input_remedy(name, topic, ours, theirs, inputs, topics_of(node, [ours], taken))
             found[topic, theirs] = f"{topic} is published as {theirs} (by {nodes}), but {name} takes {ours}; {remedy}"
     return found
 
