@@ -180,7 +180,7 @@ class Log:
 
 def test_a_silent_camera_is_missed_less_often_the_longer_it_is_silent(peer: Peer) -> None:
     clock, log = Clock(), Log(peer.node)
-    inputs = ImageInputs(log, "silent/", "both", lambda *_: None, clock)
+    inputs = ImageInputs(log, "silent/", "both", lambda *_: None, clock=clock)
 
     def said(seconds: int) -> list[int]:
         """At which seconds of these a line is written."""
@@ -239,7 +239,7 @@ def test_publishers_and_subscribers_of_another_type_are_found(peer: Peer) -> Non
 def test_depth_is_not_offered_as_image(peer: Peer) -> None:
     made = [peer.node.create_publisher(Image, f"/lone/{name}", VOLATILE) for name in ("depth", "colour")]
     clock = Clock()
-    inputs = ImageInputs(peer.node, "lone/", "raw", lambda *_: None, clock)
+    inputs = ImageInputs(peer.node, "lone/", "raw", lambda *_: None, ["lone/depth"], clock)
     inputs.open()
     clock.now += 9
     peer.wait_until(lambda: "/lone/colour" in inputs.problem(5.0), "the topic of the camera")

@@ -19,6 +19,7 @@ from ovseg_ros.ros.node.image_decoding import image_from_message
 from ovseg_ros.ros.node.image_inputs import ImageInputs, ImageMessage, image_types
 from ovseg_ros.ros.node.mailbox import Mailbox
 from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, OUTPUTS, Outputs
+from ovseg_ros.ros.node.parameters import camera_names
 from ovseg_ros.ros.node.statistics import CameraStatistics
 from ovseg_ros.ros.node.topic_types import Mistyped, MistypedPeers
 
@@ -54,9 +55,13 @@ class Frame:
         return image_from_compressed_message(self.message, self.topic)
 
 
+def _prefix(name: str) -> str:
+    return f"{name}/" if name else ""
+
+
 def camera_topics(name: str, transport: str) -> dict[str, type]:
     """Every input and output of a camera, by name before remapping, with its type."""
-    prefix = f"{name}/" if name else ""
+    prefix = _prefix(name)
     return (
         image_types(prefix, transport)
         | {f"{prefix}{topic}": kind for topic, kind in DEPTH_TYPES.items()}
@@ -83,8 +88,10 @@ class Camera:
         self.name = name
         self.frames = frames
         self.statistics = CameraStatistics()
-        prefix = f"{name}/" if name else ""
-        self.inputs = ImageInputs(node, prefix, node.get_parameter("image_transport").value, self._receive)
+        prefix, transport = _prefix(name), node.get_parameter("image_transport").value
+        cameras = camera_names(node.get_parameter("cameras").value)
+        others = [f"{_prefix(camera)}{topic}" for camera in cameras for topic in DEPTH_TYPES]
+        self.inputs = ImageInputs(node, prefix, transport, self._receive, others)
         self.depth = DepthInputs(node, prefix)
         self.outputs = Outputs(node, prefix, self.update)
         self.tracker = Tracker()

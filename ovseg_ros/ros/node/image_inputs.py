@@ -1,7 +1,7 @@
 """A camera's two image inputs, joined into one stream, and the words for it when it is dry."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeAlias
 
@@ -39,6 +39,7 @@ class ImageInputs(Subscriptions):
         transport: "raw", "compressed" or "both".
         on_image: called in the executor's thread with every message, its topic and when its callback was called, by
             `clock`; must return at once.
+        others: as of `Subscriptions`.
         clock: seconds that never go backwards and, unlike simulated time, never stand still.
     """
 
@@ -48,6 +49,7 @@ class ImageInputs(Subscriptions):
         prefix: str,
         transport: str,
         on_image: Callable[[ImageMessage, str, float], None],
+        others: Iterable[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._on_image = on_image
@@ -56,7 +58,7 @@ class ImageInputs(Subscriptions):
             name: (kind, partial(self._receive, node.resolve_topic_name(name)))
             for name, kind in image_types(prefix, transport).items()
         }
-        super().__init__(node, topics, input_qos(), others=[f"{prefix}depth", f"{prefix}camera_info"])
+        super().__init__(node, topics, input_qos(), others)
         self._last: tuple[str, tuple[int, int]] | None = None  # topic and stamp; it came at `_alive`
         self._alive = clock()
         self._next_warning = float("-inf")
