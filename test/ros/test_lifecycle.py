@@ -121,7 +121,7 @@ def test_peers_of_another_type_are_named_once_with_the_remedy(
         other.node.create_subscription(PointCloud2, "/ovseg/vocabulary", print, qos_profile_sensor_data)
         status = statuses(lambda now: all(part in now["model"].message for part in (text, qos)), "who hears nothing")
     assert status["model"].level == DiagnosticStatus.WARN
-    node.wait_for_output(text)
+    node.wait_for_output(" asks for sensor_msgs/msg/PointCloud2, so it gets nothing; subscribe with ovseg_ros/msg/Voc")
     peer.node.destroy_subscription(late)
 
 
