@@ -27,6 +27,11 @@ OVERRIDES = ("preset", "vocabulary_file", "device")
 """Arguments that override the parameter of the same name; so does autostart."""
 ARGUMENTS = {
     "image": ("image", "Topic of the camera's images; <image>/compressed is listened to as well."),
+    "compressed_image": (
+        "",
+        "Topic of compressed images, where it is not <image>/compressed; without image, nothing else is listened to. "
+        "With cameras, as theirs: 'front:=/front/jpeg left:=/left/jpeg'.",
+    ),
     "depth": (
         "depth",
         "Topic of depth images that are aligned with the images; for 3D outputs. With cameras, as theirs: "
@@ -53,6 +58,7 @@ def start(context: LaunchContext) -> list[Node]:
     # Whatever can be wrong is found before anything is started, because launch would leave it running.
     topics = LaunchTopics.of_arguments(
         image=LaunchConfiguration("image").perform(context),
+        compressed_image=LaunchConfiguration("compressed_image").perform(context),
         depth=LaunchConfiguration("depth").perform(context),
         camera_info=LaunchConfiguration("camera_info").perform(context),
         cameras=LaunchConfiguration("cameras").perform(context),
@@ -69,6 +75,8 @@ def start(context: LaunchContext) -> list[Node]:
     }
     if autostart := LaunchConfiguration("autostart").perform(context):
         overrides["autostart"] = is_true("autostart", autostart)
+    if topics.transport:
+        overrides["image_transport"] = topics.transport
     if topics.cameras:
         overrides["cameras"] = list(topics.cameras)
     node = Node(

@@ -7,6 +7,7 @@ belong: what a file may say about how to hold or show it does not count. Whateve
 """
 
 import re
+import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from reprlib import Repr
@@ -121,7 +122,9 @@ _COLOUR_CAMERA = (
 )
 _SHORT = Repr()
 _SHORT.maxstring = 80  # whole formats, but no longer rubbish
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_JPEG_START, _JPEG_END, _PNG_START = b"\xff\xd8", b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
+_DAMAGED = "is damaged; check the network or the driver"
+_COMPRESSED_BAYER = re.compile(r"\bbayer_\w+")
 _VIDEO = re.compile("h.?26[45]|hevc|av1|vp[89]|theora|mpeg4|ffmpeg", re.IGNORECASE)
 
 
@@ -156,7 +159,8 @@ def image_from_compressed_message(message: CompressedImageMessage, topic: str) -
     """The picture as uint8 RGB (H, W, 3) from JPEG, PNG or whatever else OpenCV reads, if it is whole.
 
     The format field is read as image_transport writes it: "bayer_rggb8; png compressed " is a Bayer pattern in a grey
-    picture, and "compressed rgb8" says that what OpenCV decodes is not BGR, as it is by default, but RGB.
+    picture, wherever and in whatever case it is named, and "compressed rgb8" says that what OpenCV decodes is not BGR,
+    as it is by default, but RGB.
     """
     encoding, _, compression = (part.strip() for part in message.format.partition(";"))
     if "compressedDepth" in message.format or _MEASUREMENTS.fullmatch(encoding):
@@ -168,6 +172,9 @@ def image_from_compressed_message(message: CompressedImageMessage, topic: str) -
     content = np.frombuffer(message.data, dtype=np.uint8).tobytes()
     if not content:
         raise ImageFieldError(topic, "data", "is empty; check the camera driver")
+    kind = f"({len(content)} bytes, format {_SHORT.repr(message.format)})"
+    if content.startswith(_PNG_START) and _png_is_damaged(content):
+        raise ImageFieldError(topic, "data", f"{kind} {_DAMAGED}")
     whole = _whole(content)
     if whole is None:
         raise ImageFieldError(
@@ -176,16 +183,23 @@ def image_from_compressed_message(message: CompressedImageMessage, topic: str) -
             f"ends early after {len(content)} bytes of {_SHORT.repr(message.format)}; check the network or the driver",
         )
     # What was compressed as mono8 has been demosaiced to grey before.
-    is_mosaic = encoding.startswith("bayer_") and "compressed mono" not in compression
-    if is_mosaic and encoding not in _BAYER:
-        raise ImageFieldError(topic, "format", f"is {_SHORT.repr(message.format)}; expected one of {_EXPECTED}")
-    flags = cv2.IMREAD_UNCHANGED if is_mosaic else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    named = None if "compressed mono" in compression else _COMPRESSED_BAYER.search(message.format.lower())
+    pattern = named.group() if named else ""
+    if pattern and pattern not in _BAYER:
+        raise ImageFieldError(
+            topic,
+            "format",
+            f"is {_SHORT.repr(message.format)}, whose Bayer pattern cannot be demosaiced; expected one of "
+            f"{', '.join(_BAYER)}; set the driver to 8 or 16 bits, or demosaic (image_proc) before it is compressed",
+        )
+    flags = cv2.IMREAD_UNCHANGED if pattern else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         decoded = cv2.imdecode(np.frombuffer(whole, dtype=np.uint8), flags)
     except cv2.error as error:  # such as more pixels than OpenCV takes
         raise ImageFieldError(topic, "data", f"cannot be decoded: {error}") from error
     if decoded is None:
-        kind = f"({len(content)} bytes, format {_SHORT.repr(message.format)})"
+        if content.startswith((_JPEG_START, _PNG_START)):
+            raise ImageFieldError(topic, "data", f"{kind} {_DAMAGED}")
         if _VIDEO.search(message.format):
             problem = (
                 "is a packet of a video, which is no picture by itself; have the driver publish JPEG, or turn the "
@@ -197,9 +211,9 @@ def image_from_compressed_message(message: CompressedImageMessage, topic: str) -
     height, width = decoded.shape[:2]
     check_size(width, height, topic)
     decoded = _upper_bytes(decoded)
-    if is_mosaic and decoded.ndim == 2:
+    if pattern and decoded.ndim == 2:
         _check_bayer_size(width, height, topic)
-        return cv2.cvtColor(decoded, _BAYER[encoding])
+        return cv2.cvtColor(decoded, _BAYER[pattern])
     if "compressed rgb" in compression or (compression.startswith("tiff") and encoding.startswith("rgb")):
         return decoded
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
@@ -266,7 +280,12 @@ def _pixels(message: ImageMessage, layout: _Layout, topic: str) -> np.ndarray:
             "data",
             f"has {size} bytes; expected step x {'1.5 height' if has_planes else 'height'} = {message.step} x {rows} = "
             f"{expected}; "
-            "the message is truncated or its size is wrong; correct it in the publisher",
+            + (
+                f"it fits a picture of {message.height * 2 // 3} rows: height is that of the picture, without the "
+                "colours' plane; correct it in the publisher"
+                if has_planes and size == message.step * message.height
+                else "the message is truncated or its size is wrong; correct it in the publisher"
+            ),
         )
     shape: tuple[int, ...] = (rows, message.step if has_planes else message.width)
     strides: tuple[int, ...] = (message.step, layout.channels * dtype.itemsize)
@@ -309,7 +328,7 @@ def _whole(data: bytes) -> bytes | None:
 
     OpenCV would fill the lower part of such a JPEG with grey, without a word.
     """
-    if data.startswith(b"\x89PNG"):
+    if data.startswith(_PNG_START):
         return data if b"IEND" in data else None
     if not data.startswith(_JPEG_START) or data.rfind(_JPEG_END, _scan_of(data)) >= 0:
         return data
@@ -318,6 +337,23 @@ def _whole(data: bytes) -> bytes | None:
     # Where bits are missing the decoder takes them from what follows, and so the picture depends on that.
     one, other = (_pillow_pixels(data + filling * 64 + _JPEG_END) for filling in (b"\x55", b"\xaa"))
     return data + _JPEG_END if one is not None and other is not None and np.array_equal(one, other) else None
+
+
+def _png_is_damaged(data: bytes) -> bool:
+    """Whether a chunk that counts contradicts its checksum; what ends early is another matter.
+
+    libpng would tell that to the terminal only, with every picture.
+    """
+    position = len(_PNG_START)
+    while (end := position + 12 + int.from_bytes(data[position : position + 4], "big")) <= len(data):
+        kind = data[position + 4 : position + 8]
+        # Of a chunk in small letters, such as a comment, the picture does not depend.
+        if kind[:1].isupper() and zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(
+            data[end - 4 : end], "big"
+        ):
+            return True
+        position = end
+    return False
 
 
 def _scan_of(data: bytes) -> int:

@@ -227,7 +227,7 @@ def test_depth_without_any_reading_is_said_at_a_bounded_rate(
         pytest.param(
             lambda header: metres(ramp(), header), None, "no camera_info on /camera_info (1 publishers)", id="no info"
         ),
-        pytest.param(None, camera_info, "no depth on /depth (1 publishers); remap depth", id="no depth"),
+        pytest.param(None, camera_info, "no depth on /depth (1 publishers); the publisher sends", id="no depth"),
         pytest.param(
             lambda header: metres(ramp()[:, :40], header),
             camera_info,

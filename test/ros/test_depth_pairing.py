@@ -18,7 +18,8 @@ class Topics:
         self.now = 100.0
         self.tolerance = 0.0
         self.callbacks: dict[str, object] = {}
-        self.inputs = DepthInputs(self, "", lambda: self.now)  # type: ignore[arg-type]
+        self.publishers = 1
+        self.inputs = DepthInputs(self, "front/", lambda: self.now)  # type: ignore[arg-type]
 
     def get_parameter(self, name: str) -> SimpleNamespace:
         return SimpleNamespace(value={"depth_tolerance": self.tolerance}[name])
@@ -27,8 +28,8 @@ class Topics:
         return f"/{name}"
 
     def get_publishers_info_by_topic(self, topic: str) -> list[SimpleNamespace]:
-        kind = "CameraInfo" if topic == "/camera_info" else "Image"
-        return [SimpleNamespace(topic_type=f"sensor_msgs/msg/{kind}", node_name="camera")]
+        kind = "CameraInfo" if topic == "/front/camera_info" else "Image"
+        return [SimpleNamespace(topic_type=f"sensor_msgs/msg/{kind}", node_name="camera")] * self.publishers
 
     def create_subscription(self, kind: type, name: str, receive: object, *_: object, **__: object) -> SimpleNamespace:
         self.callbacks[name] = receive
@@ -38,11 +39,11 @@ class Topics:
         del self.callbacks[subscription.topic_name.removeprefix("/")]
 
     def depth(self, stamp: float) -> None:
-        self.callbacks["depth"](MESSAGES.image(np.ones((6, 8), np.float32), "32FC1", header(stamp)))  # type: ignore[operator]
+        self.callbacks["front/depth"](MESSAGES.image(np.ones((6, 8), np.float32), "32FC1", header(stamp)))  # type: ignore[operator]
 
     def info(self) -> None:
         message = CameraInfo(width=8, height=6, k=[8.0, 0, 3.5, 0, 8.0, 2.5, 0, 0, 1])
-        self.callbacks["camera_info"](message)  # type: ignore[operator]
+        self.callbacks["front/camera_info"](message)  # type: ignore[operator]
 
     def frame(self, stamp: float, *depths: float) -> tuple[bool, str]:
         """Whether a frame is in 3D, its depths coming while the model works, and what is wrong."""
@@ -103,4 +104,14 @@ def test_nothing_that_comes_is_said_once_the_start_is_over(topics: Topics) -> No
     assert topics.frame(10.0) == (False, "")
     topics.now += 2.1
     in_3d, problem = topics.frame(12.0)
-    assert not in_3d and problem.startswith("no depth on /depth (1 publishers)")
+    assert not in_3d and problem.startswith("no depth on /front/depth (1 publishers); the publisher sends nothing")
+    topics.publishers = 0
+    problem = topics.frame(12.25)[1]
+    assert problem.startswith("no depth on /front/depth (0 publishers); remap front/depth to a depth image")
+
+
+def test_depth_of_another_view_is_said_with_its_topic(topics: Topics) -> None:
+    topics.depth(10.0)
+    topics.inputs.expect(header(10.0))
+    assert topics.inputs.pair(header(10.0), 8, 8) is None
+    assert topics.inputs.problem().startswith("/front/depth: depth has 8x6 pixels and the image 8x8")

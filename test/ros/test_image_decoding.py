@@ -126,9 +126,10 @@ def test_bayer_patterns_become_colour(pattern: str, colour: str) -> None:
         encoding, pixels = f"bayer_{pattern}{bits}", mosaic(pattern, colour, kind)
         raw = image_from_message(make_image(encoding, pixels, padding=3), "/image")
         png = cv2.imencode(".png", pixels)[1].tobytes()
-        packed = image_from_compressed_message(compressed(png, f"{encoding}; png compressed "), "/image/compressed")
         np.testing.assert_array_equal(raw, expected)
-        np.testing.assert_array_equal(packed, expected)
+        for format in (f"{encoding}; png compressed ", f"{encoding.upper()}; png compressed ", f"png; {encoding}"):
+            packed = image_from_compressed_message(compressed(png, format), "/image/compressed")
+            np.testing.assert_array_equal(packed, expected)
     turned = make_image(f"bayer_{pattern}16", mosaic(pattern, colour, np.uint16).astype(">u2"), big_endian=True)
     np.testing.assert_array_equal(image_from_message(turned, "/image"), expected)
 
@@ -175,6 +176,7 @@ def broken(**changes: object) -> Image:
         (make_image("bayer_rggb8", RGB[:2, :, 0]), "height", ["2", "Bayer pattern needs 3"]),
         (make_image("nv12", RGB[..., 0]), "height", ["5", "multiple of 2"]),
         (make_image("nv12", RGB[:4, :, 0]), "data", ["24", "1.5 height = 6 x 6 = 36"]),
+        (make_image("nv12", np.zeros((12, 6), np.uint8)), "data", ["72", "8 rows: height is that of the picture"]),
         (make_image("yuv422", RGB[:, :5, :2]), "width", ["5", "multiple of 2"]),
     ],
 )
@@ -300,6 +302,12 @@ def test_the_end_of_a_preview_is_not_the_end_of_the_picture() -> None:
         image_from_compressed_message(compressed(whole[: -len(jpeg) // 3]), "/c")
 
 
+def damaged(png: bytes) -> tuple[bytes, bytes, bytes]:
+    """With one wrong byte in its pixels."""
+    place = png.index(b"IDAT") + 8
+    return png[:place], bytes([png[place] ^ 255]), png[place + 1 :]
+
+
 @pytest.mark.parametrize(
     ("message", "field", "words"),
     [
@@ -312,6 +320,13 @@ def test_the_end_of_a_preview_is_not_the_end_of_the_picture() -> None:
         (compressed(encode(".png"), "16UC1; png compressed "), "format", ["16UC1", "remap image to", "mono16"]),
         (compressed(encode(".png"), "32FC1; tiff compressed "), "format", ["32FC1", "remap image to"]),
         (compressed(encode(".png"), "bayer_rggb12; png compressed "), "format", ["bayer_rggb12", "bayer_rggb8"]),
+        (compressed(encode(".png"), "png; BAYER_GRBG10"), "format", ["BAYER_GRBG10", "8 or 16 bits", "image_proc"]),
+        (compressed(b"".join(damaged(encode(".png"))), "png"), "data", ["'png'", "damaged", "check the network"]),
+        (
+            compressed(encode(".jpg")[:2] + bytes(30) + b"\xff\xd9", "jpeg"),
+            "data",
+            ["'jpeg'", "damaged", "check the network"],
+        ),
     ],
 )
 def test_bad_compressed_images(message: CompressedImage, field: str, words: list[str]) -> None:

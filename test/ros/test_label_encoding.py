@@ -69,9 +69,14 @@ def test_mono8_says_which_ids_are_given_again_and_refuses_what_does_not_fit(star
     )
     assert warnings == [response.message]
 
+    response = answer(service, 300, 500)
+    assert response.success and ": 200 ids" in response.message and response.message.endswith(", ...")
+    assert response.message.count(" is now ") == 50 and response.message == warnings[-1]
+    assert answer(service, 200, 255).success
+
     before = service.message
     response = answer(service, 0, 300)
-    assert (response.success, response.version, list(response.category_ids)) == (False, 3, [])
+    assert (response.success, response.version, list(response.category_ids)) == (False, before.version, [])
     assert "300 categories that are published" in response.message and "remove 45 of them" in response.message
     assert service.message == before and service.warning == ""
     with pytest.raises(VocabularyError, match="256 categories that are published"):

@@ -10,7 +10,7 @@ from ovseg_ros.ros.node.launch_topics import SHOWN_IN_RVIZ, LaunchTopics, is_tru
 
 CONFIG = Path(__file__).parents[2] / "config"
 TWO = "front:=/front/image left:=left/image"
-DEFAULTS = {"image": "image", "depth": "depth", "camera_info": "camera_info", "cameras": ""}
+DEFAULTS = {"image": "image", "compressed_image": "", "depth": "depth", "camera_info": "camera_info", "cameras": ""}
 
 
 def topics_of(**arguments: str) -> LaunchTopics:
@@ -27,6 +27,16 @@ def test_one_camera() -> None:
         "camera_info": "~/info",
     }
     assert topics.rviz == topics.node
+
+
+def test_compressed_images_under_another_name() -> None:
+    alone = topics_of(compressed_image="/cam/jpeg")
+    assert dict(alone.node)["image/compressed"] == "/cam/jpeg" and alone.transport == "compressed"
+    both = topics_of(image="/cam/raw", compressed_image="/cam/jpeg")
+    assert dict(both.node)["image"] == "/cam/raw" and both.transport == topics_of().transport == ""
+    several = topics_of(cameras=TWO, compressed_image="front:=/front/jpeg")
+    assert dict(several.node)["front/image/compressed"] == "/front/jpeg" and several.transport == ""
+    assert dict(several.node)["left/image/compressed"] == "left/image/compressed"
 
 
 def test_several_cameras_each_with_depth_and_intrinsics() -> None:
@@ -74,6 +84,8 @@ def test_rviz_shows_the_first_of_several_cameras() -> None:
         ({"cameras": TWO, "camera_info": "right:=/d"}, ["no camera 'right'", "front, left"]),
         ({"depth": "front:=/d"}, ["depth is 'front:=/d'", "cameras as well for several"]),
         ({"image": "/cam/image_raw/"}, ["image is '/cam/image_raw/'", "no / at the end"]),
+        ({"compressed_image": "/cam/jpeg/"}, ["compressed_image is '/cam/jpeg/'", "no / at the end"]),
+        ({"cameras": TWO, "compressed_image": "right:=/d"}, ["compressed_image: there is no camera 'right'"]),
         ({"image": ""}, ["image is ''", "expected a topic"]),
     ],
 )

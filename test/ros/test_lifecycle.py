@@ -8,11 +8,13 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import GetAvailableTransitions
-from rclpy.qos import qos_profile_sensor_data
-from ros_support import Camera, Peer, Processes, TestProcess
+from rclpy.duration import Duration
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from ros_support import Camera, Peer, Processes, TestProcess, request_of
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
-from ovseg_ros.msg import PanopticSegmentation
+from ovseg_ros.msg import PanopticSegmentation, Vocabulary
+from ovseg_ros.srv import Query, SetVocabulary
 
 Statuses = Callable[[Callable[[dict[str, DiagnosticStatus]], bool], str], dict[str, DiagnosticStatus]]
 
@@ -87,12 +89,13 @@ def test_a_camera_that_does_not_fit_or_does_not_come_is_named(
 
 
 def test_peers_of_another_type_are_named_once_with_the_remedy(
-    peer: Peer, node: TestProcess, statuses: Statuses
+    peer: Peer, node: TestProcess, statuses: Statuses, domain: int
 ) -> None:
     jpegs = peer.node.create_publisher(CompressedImage, "/image", qos_profile_sensor_data)
     text = "/image is published as sensor_msgs/msg/CompressedImage (by node peer), but image takes"
     text += " sensor_msgs/msg/Image"
-    line = f"{text}; remap image/compressed:=/image"
+    line = f"{text}; start it with -r image/compressed:=/image -p image_transport:=compressed"
+    line += " (segment.launch.py: compressed_image:=/image in place of image)"
     status = statuses(lambda now: now["camera"].message == line, "a warning of the type while nobody wants images")
     assert status["camera"].level == DiagnosticStatus.WARN
     with peer.collect(PanopticSegmentation, "/ovseg/segments"):
@@ -109,6 +112,17 @@ def test_peers_of_another_type_are_named_once_with_the_remedy(
     assert status.level == DiagnosticStatus.WARN and "or to /ovseg/points, which is" in status.message
     node.wait_for_output(text)
     peer.node.destroy_subscription(clouds)
+
+    text = "/ovseg/vocabulary is ovseg_ros/msg/Vocabulary, but node peer asks for sensor_msgs/msg/PointCloud2"
+    qos = "/ovseg/vocabulary: subscriber of node peer: policy DEADLINE"
+    impatient = QoSProfile(depth=1, deadline=Duration(seconds=1))
+    late = peer.node.create_subscription(Vocabulary, "/ovseg/vocabulary", print, impatient)
+    with Peer(domain) as other:  # no process may have two types on a topic
+        other.node.create_subscription(PointCloud2, "/ovseg/vocabulary", print, qos_profile_sensor_data)
+        status = statuses(lambda now: all(part in now["model"].message for part in (text, qos)), "who hears nothing")
+    assert status["model"].level == DiagnosticStatus.WARN
+    node.wait_for_output(" asks for sensor_msgs/msg/PointCloud2, so it gets nothing; subscribe with ovseg_ros/msg/Voc")
+    peer.node.destroy_subscription(late)
 
 
 def test_diagnostics_follow_the_frames(peer: Peer, node: TestProcess, statuses: Statuses) -> None:
@@ -145,9 +159,19 @@ def test_deactivation_keeps_the_model_and_cleanup_frees_it(peer: Peer, node: Tes
     camera.close()
 
 
-def test_a_transition_that_the_state_does_not_allow_is_refused(peer: Peer, node: TestProcess) -> None:
+def test_what_the_state_does_not_allow_is_refused(peer: Peer, node: TestProcess, statuses: Statuses) -> None:
     answer = peer.call(GetAvailableTransitions, "/ovseg/get_available_transitions", GetAvailableTransitions.Request())
     labels = {description.transition.label for description in answer.available_transitions}
     assert labels == {"configure", "shutdown"}
     assert peer.change_state(Transition.TRANSITION_ACTIVATE) == (False, State.PRIMARY_STATE_UNCONFIGURED)
+    node.wait_for_output("cannot change state")
+    [line] = [line for line in node.output.splitlines() if "cannot change state" in line]
+    assert "activate" in line and "unconfigured" in line and "possible now: configure, shutdown" in line
     assert peer.change_state(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)[0]
+    model = statuses(lambda now: now["model"].message == "finalized", "the finalized node")["model"]
+    assert "finalized" in {pair.key: pair.value for pair in model.values}["state"]
+    for answer in (
+        peer.call(SetVocabulary, "/ovseg/set_vocabulary", request_of("cup")).message,
+        peer.call(Query, "/ovseg/query", Query.Request(phrase="cup")).message,
+    ):
+        assert "shut down (state finalized)" in answer and "start it again" in answer

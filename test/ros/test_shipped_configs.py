@@ -9,10 +9,11 @@ import yaml
 from rclpy.context import Context
 from rclpy.node import Node
 
+from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.vocabulary import Vocabulary, find_vocabulary, load_vocabulary_file
 from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, OUTPUTS, SHOWS_IDENTITY
 from ovseg_ros.ros.node.parameter_spec import declare
-from ovseg_ros.ros.node.parameters import PARAMETERS
+from ovseg_ros.ros.node.parameters import PARAMETERS, merge_parameters
 
 CONFIG = Path(__file__).parents[2] / "config"
 
@@ -109,6 +110,21 @@ def test_the_node_and_its_manager_take_their_sections_of_nav2s_file(domain: int)
         for node in nodes:
             node.destroy_node()
         rclpy.shutdown(context=context)
+
+
+def test_what_is_commented_out_in_the_nodes_file_is_the_default() -> None:
+    text = (CONFIG / "segment.yaml").read_text()
+    shown = dict(re.findall(r"^    # ([a-z_]+):(?: (.*))?$", text, re.MULTILINE))
+    given = yaml.safe_load(text)["/**/ovseg"]["ros__parameters"]
+    defaults = {spec.name: spec.default for spec in PARAMETERS}
+    thresholds = {spec.name for spec in merge_parameters(MergeConfig())}
+    assert shown.keys() | given.keys() == defaults.keys() | thresholds
+    values = {name: yaml.safe_load(value) for name, value in shown.items()}
+    # Those are the preset's, so that no value can be shown.
+    assert {name for name, value in values.items() if value is None} == thresholds
+    assert {name: value for name, value in values.items() if value is not None} == {
+        name: defaults[name] for name in values.keys() - thresholds
+    }
 
 
 def test_groups_of_outputs_are_outputs() -> None:

@@ -1,14 +1,23 @@
 """Inputs and outputs whose peers are of another type, and a camera that is silent: what is said, and how often."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ros_support import VOLATILE, Peer
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
+from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.ros.node.depth_inputs import DepthInputs
 from ovseg_ros.ros.node.image_inputs import ImageInputs
-from ovseg_ros.ros.node.topic_types import COMPRESSED_IMAGE, IMAGE, input_remedy, mistyped_subscribers, type_name
+from ovseg_ros.ros.node.topic_types import (
+    COMPRESSED_IMAGE,
+    IMAGE,
+    check_one_type,
+    input_remedy,
+    mistyped_subscribers,
+    type_name,
+)
 
 BOTH = ("image", "image/compressed")
 PACKET, CLOUD = "theora_image_transport/msg/Packet", "sensor_msgs/msg/PointCloud2"
@@ -23,8 +32,8 @@ PACKET, CLOUD = "theora_image_transport/msg/Packet", "sensor_msgs/msg/PointCloud
             COMPRESSED_IMAGE,
             BOTH,
             [],
-            "remap image/compressed:=/cam/image_raw/compressed and image:=/cam/image_raw (segment.launch.py needs only "
-            "the latter and listens to both)",
+            "remap image:=/cam/image_raw and image/compressed:=/cam/image_raw/compressed (segment.launch.py needs only "
+            "the former and listens to both)",
             id="compressed on image",
         ),
         pytest.param(
@@ -33,10 +42,29 @@ PACKET, CLOUD = "theora_image_transport/msg/Packet", "sensor_msgs/msg/PointCloud
             COMPRESSED_IMAGE,
             ("front/image",),
             [],
-            "remap front/image/compressed:=/cam/jpeg and set image_transport to both",
+            "remap front/image/compressed:=/cam/jpeg and front/image to any other topic (segment.launch.py: "
+            "compressed_image:='front:=/cam/jpeg', and in cameras another one for front), with image_transport:=both",
             id="only raw is listened to",
         ),
-        pytest.param("image/compressed", "/cam/raw", IMAGE, BOTH, [], "remap image:=/cam/raw", id="raw on compressed"),
+        pytest.param(
+            "image",
+            "/cam/jpeg",
+            COMPRESSED_IMAGE,
+            BOTH,
+            [],
+            "start it with -r image/compressed:=/cam/jpeg -p image_transport:=compressed (segment.launch.py: "
+            "compressed_image:=/cam/jpeg in place of image)",
+            id="compressed under another name",
+        ),
+        pytest.param(
+            "image/compressed",
+            "/cam/raw",
+            IMAGE,
+            BOTH,
+            [],
+            "start it with -r image:=/cam/raw -p image_transport:=raw (segment.launch.py: image:=/cam/raw)",
+            id="raw on compressed",
+        ),
         pytest.param(
             "image",
             "/cam/depth/compressedDepth",
@@ -101,6 +129,26 @@ def test_a_camera_info_of_another_type_is_met_with_those_that_there_are() -> Non
     assert remedy == "remap camera_info to a topic of that type; now there are: none"
 
 
+@pytest.mark.parametrize(
+    ("topics", "remapped", "words"),
+    [
+        ({"image": Image, "image/compressed": CompressedImage}, "/cam/jpeg", ["image_transport:=compressed or :=raw"]),
+        ({"depth": Image, "camera_info": CameraInfo}, "/cam/info", ["CameraInfo", "remap one of them"]),
+        ({"image": Image, "~/points": PointCloud2}, "/points", ["PointCloud2", "remap one of them"]),
+    ],
+)
+def test_two_types_on_one_topic_are_refused(
+    topics: dict[str, type], remapped: str, words: list[str], peer: Peer
+) -> None:
+    check_one_type(peer.node, topics)
+    with pytest.raises(ConfigError) as refused:
+        check_one_type(SimpleNamespace(resolve_topic_name=lambda _: remapped), topics)  # type: ignore[arg-type]
+    said = str(refused.value)
+    assert said.startswith(f"{next(iter(topics))} (sensor_msgs/msg/Image)") and remapped in said
+    assert all(word in said for word in [*topics, *words]), said
+    check_one_type(SimpleNamespace(resolve_topic_name=lambda _: "/one"), {"a/image": Image, "b/image": Image})  # type: ignore[arg-type]
+
+
 class Clock:
     """Seconds that pass when told."""
 
@@ -132,7 +180,7 @@ class Log:
 
 def test_a_silent_camera_is_missed_less_often_the_longer_it_is_silent(peer: Peer) -> None:
     clock, log = Clock(), Log(peer.node)
-    inputs = ImageInputs(log, "silent/", "both", lambda *_: None, clock)
+    inputs = ImageInputs(log, "silent/", "both", lambda *_: None, clock=clock)
 
     def said(seconds: int) -> list[int]:
         """At which seconds of these a line is written."""
@@ -175,13 +223,30 @@ def test_publishers_and_subscribers_of_another_type_are_found(peer: Peer) -> Non
     peer.wait_until(lambda: len(images.mistyped()) == 2 and len(depth.mistyped()) == 2, "publishers of other types")
     assert images.mistyped()["/odd/image", COMPRESSED_IMAGE] == (
         f"/odd/image is published as {COMPRESSED_IMAGE} (by node peer), but odd/image takes {IMAGE}; "
-        "remap odd/image/compressed:=/odd/image"
+        "remap odd/image/compressed:=/odd/image and odd/image to any other topic (segment.launch.py: "
+        "compressed_image:='odd:=/odd/image', and in cameras another one for odd)"
     )
-    assert images.mistyped()["/odd/image/compressed", IMAGE].endswith("remap odd/image:=/odd/image/compressed")
+    assert images.mistyped()["/odd/image/compressed", IMAGE].endswith(
+        "remap odd/image:=/odd/image/compressed and odd/image/compressed to any other topic (segment.launch.py: "
+        "cameras:='odd:=/odd/image/compressed')"
+    )
     assert "/odd/info" in depth.mistyped()["/odd/camera_info", IMAGE]
     assert "/odd/image/compressed" in depth.mistyped()["/odd/depth", CLOUD]
     for publisher in made:
         node.destroy_publisher(publisher)
+
+
+def test_depth_is_not_offered_as_image(peer: Peer) -> None:
+    made = [peer.node.create_publisher(Image, f"/lone/{name}", VOLATILE) for name in ("depth", "colour")]
+    clock = Clock()
+    inputs = ImageInputs(peer.node, "lone/", "raw", lambda *_: None, ["lone/depth"], clock)
+    inputs.open()
+    clock.now += 9
+    peer.wait_until(lambda: "/lone/colour" in inputs.problem(5.0), "the topic of the camera")
+    assert "/lone/depth" not in inputs.problem(5.0)
+    inputs.close()
+    for publisher in made:
+        peer.node.destroy_publisher(publisher)
 
 
 def test_subscribers_of_another_type_are_told_what_we_have(peer: Peer, domain: int) -> None:

@@ -200,7 +200,8 @@ def _ids_in_mono8(specs: Sequence[CategorySpec], known: Mapping[str, int]) -> di
         raise VocabularyError(
             f"the vocabulary has {len(published)} categories that are published, and a label image that is kept mono8 "
             f"has room for {MONO8_NO_CATEGORY} (the value {MONO8_NO_CATEGORY} is none); remove "
-            f"{len(published) - MONO8_NO_CATEGORY} of them or make them negative, or set label_image_encoding to auto"
+            f"{len(published) - MONO8_NO_CATEGORY} of them or make them negative, or start the node with "
+            "label_image_encoding:=auto"
         )
     negatives = [normalize_name(spec.name) for spec in specs if spec.negative]
     low = {name: id_ for name, id_ in known.items() if id_ < MONO8_NO_CATEGORY}

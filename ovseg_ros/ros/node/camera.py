@@ -13,20 +13,18 @@ from std_msgs.msg import Header
 
 from ovseg_ros.core.image_messages import image_from_compressed_message
 from ovseg_ros.core.tracking.tracker import Tracker
-from ovseg_ros.ros.node.depth_inputs import DepthInputs
+from ovseg_ros.ros.node.depth_inputs import DEPTH_TYPES, DepthInputs
 from ovseg_ros.ros.node.diagnostics import camera_status
 from ovseg_ros.ros.node.image_decoding import image_from_message
-from ovseg_ros.ros.node.image_inputs import ImageInputs, ImageMessage
+from ovseg_ros.ros.node.image_inputs import ImageInputs, ImageMessage, image_types
 from ovseg_ros.ros.node.mailbox import Mailbox
-from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, Outputs
+from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, OUTPUTS, Outputs
+from ovseg_ros.ros.node.parameters import camera_names
 from ovseg_ros.ros.node.statistics import CameraStatistics
-from ovseg_ros.ros.node.topic_types import Mistyped
+from ovseg_ros.ros.node.topic_types import Mistyped, MistypedPeers
 
 _LINGER = 2.0
 """Seconds for which a camera stays subscribed after the last consumer left, in case another comes."""
-
-_TYPES_PERIOD = 1.0
-"""Seconds between looks for peers of another type, of which the middleware says nothing by itself."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +55,20 @@ class Frame:
         return image_from_compressed_message(self.message, self.topic)
 
 
+def _prefix(name: str) -> str:
+    return f"{name}/" if name else ""
+
+
+def camera_topics(name: str, transport: str) -> dict[str, type]:
+    """Every input and output of a camera, by name before remapping, with its type."""
+    prefix = _prefix(name)
+    return (
+        image_types(prefix, transport)
+        | {f"{prefix}{topic}": kind for topic, kind in DEPTH_TYPES.items()}
+        | {f"~/{prefix}{topic}": kind for topic, (kind, _) in OUTPUTS.items()}
+    )
+
+
 class Camera:
     """Subscribes while somebody wants its outputs, and hands the newest frame over in a mailbox.
 
@@ -76,8 +88,10 @@ class Camera:
         self.name = name
         self.frames = frames
         self.statistics = CameraStatistics()
-        prefix = f"{name}/" if name else ""
-        self.inputs = ImageInputs(node, prefix, node.get_parameter("image_transport").value, self._receive)
+        prefix, transport = _prefix(name), node.get_parameter("image_transport").value
+        cameras = camera_names(node.get_parameter("cameras").value)
+        others = [f"{_prefix(camera)}{topic}" for camera in cameras for topic in DEPTH_TYPES]
+        self.inputs = ImageInputs(node, prefix, transport, self._receive, others)
         self.depth = DepthInputs(node, prefix)
         self.outputs = Outputs(node, prefix, self.update)
         self.tracker = Tracker()
@@ -92,8 +106,7 @@ class Camera:
         self._consumed: frozenset[str] = frozenset()
         self._wanted_until = float("-inf")
         self._depth_until = float("-inf")
-        self._next_look = float("-inf")
-        self._mistyped: Mistyped = {}
+        self._peers = MistypedPeers(node, self._mistyped)
 
     def activate(self) -> None:
         """From now on it subscribes where somebody wants its outputs; raises as `Subscriptions.open`."""
@@ -139,14 +152,8 @@ class Camera:
         """Logs that no image comes, now and then while somebody wants one, and, once, peers of another type."""
         if self._consumed:
             self.inputs.warn(self._parameter("image_timeout"))
-        now = time.monotonic()
-        if not self._active or now < self._next_look:
-            return
-        self._next_look = now + _TYPES_PERIOD
-        depth = self.depth.mistyped() if self.depth.is_open else {}
-        known, self._mistyped = self._mistyped, self.inputs.mistyped() | depth | self.outputs.mistyped()
-        for peers in self._mistyped.keys() - known.keys():
-            self._node.get_logger().warning(self._mistyped[peers])
+        if self._active:
+            self._peers.update()
 
     def status(self) -> DiagnosticStatus:
         """How it is, for the diagnostics."""
@@ -161,7 +168,7 @@ class Camera:
         problem = self.inputs.problem(self._parameter("image_timeout")) if self._consumed else ""
         if not problem and self._consumed & NEEDS_DEPTH:
             problem = self.depth.problem()
-        mistyped = self._mistyped.values() if self._active else ()
+        mistyped = self._peers.lines if self._active else ()
         return camera_status(
             self.statistics.figures(),
             name=self.name,
@@ -177,6 +184,10 @@ class Camera:
         """Destroys subscriptions and publishers."""
         self.deactivate()
         self.outputs.close()
+
+    def _mistyped(self) -> Mistyped:
+        depth = self.depth.mistyped() if self.depth.is_open else {}
+        return self.inputs.mistyped() | depth | self.outputs.mistyped()
 
     def _receive(self, message: ImageMessage, topic: str, received: float) -> None:
         self.statistics.arrived()

@@ -35,9 +35,12 @@ _GRACE = 2.0
 _SILENCE = 2.0
 """Seconds without depth after which it is the topic that is silent, and not the stamps that differ."""
 
+DEPTH_TYPES: dict[str, type] = {"depth": Image, "camera_info": CameraInfo}
+"""The inputs' names, without a camera's, and types."""
+
 _WANTED = {
-    "depth": (Image, "a depth image that is aligned to the colour image"),
-    "camera_info": (CameraInfo, "that of the colour image"),
+    "depth": "a depth image that is aligned to the colour image",
+    "camera_info": "that of the colour image",
 }
 
 
@@ -70,7 +73,8 @@ class DepthInputs(Subscriptions):
             f"{prefix}depth": (Image, self._receive_depth),
             f"{prefix}camera_info": (CameraInfo, self._receive_info),
         }
-        super().__init__(node, topics, input_qos(_KEPT))
+        super().__init__(node, topics, input_qos(_KEPT), others=[f"{prefix}image"])
+        self._prefix = prefix
         self._depth_topic, self._info_topic = self.topics
         self._clock = clock
         self._changed = threading.Condition()
@@ -170,7 +174,11 @@ class DepthInputs(Subscriptions):
                 "match; use the depth image that is aligned to (registered with) the colour image"
             )
         height, width = size
-        values = fit_depth(depth_from_message(depth, depth_topic), width, height)
+        readings = depth_from_message(depth, depth_topic)
+        try:
+            values = fit_depth(readings, width, height)
+        except DepthError as error:
+            raise DepthError(f"{depth_topic}: {error}") from error
         try:
             camera = pinhole_from_message(info).resized(width, height)
         except DepthError as error:
@@ -178,12 +186,16 @@ class DepthInputs(Subscriptions):
         return DepthFrame(values, camera)
 
     def _silence(self, what: str) -> DepthError:
-        topic, (kind, wanted) = self._depth_topic if what == "depth" else self._info_topic, _WANTED[what]
-        count = publisher_count(self._node, topic, kind)
+        topic = self._depth_topic if what == "depth" else self._info_topic
+        count = publisher_count(self._node, topic, DEPTH_TYPES[what])
         mistyped = [line for (of, _), line in self.mistyped().items() if of == topic]
         if mistyped and not count:
             return DepthError(f"no {what}: {'; '.join(mistyped)}")
-        return DepthError(f"no {what} on {topic} ({count} publishers); remap {what} to {wanted}")
+        if count:
+            remedy = "the publisher sends nothing, or nothing that arrives: check the driver and its QoS"
+        else:
+            remedy = f"remap {self._prefix}{what} to {_WANTED[what]}"
+        return DepthError(f"no {what} on {topic} ({count} publishers); {remedy}")
 
     def _is_settled(self, header: Header, tolerance: int) -> bool:
         """Whether waiting is over: the frame's own depth is there, or a later one, after which it will not come."""

@@ -1,7 +1,7 @@
 """A camera's two image inputs, joined into one stream, and the words for it when it is dry."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeAlias
 
@@ -19,6 +19,16 @@ _PAIRING_TIME = 1.0
 ImageMessage: TypeAlias = Image | CompressedImage
 
 
+def image_types(prefix: str, transport: str) -> dict[str, type]:
+    """The inputs' names and types; arguments as of `ImageInputs`."""
+    types: dict[str, type] = {}
+    if transport in ("raw", "both"):
+        types[f"{prefix}image"] = Image
+    if transport in ("compressed", "both"):
+        types[f"{prefix}image/compressed"] = CompressedImage
+    return types
+
+
 class ImageInputs(Subscriptions):
     """The topics `image` and `image/compressed`.
 
@@ -29,6 +39,7 @@ class ImageInputs(Subscriptions):
         transport: "raw", "compressed" or "both".
         on_image: called in the executor's thread with every message, its topic and when its callback was called, by
             `clock`; must return at once.
+        others: as of `Subscriptions`.
         clock: seconds that never go backwards and, unlike simulated time, never stand still.
     """
 
@@ -38,17 +49,16 @@ class ImageInputs(Subscriptions):
         prefix: str,
         transport: str,
         on_image: Callable[[ImageMessage, str, float], None],
+        others: Iterable[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._on_image = on_image
         self._clock = clock
-        types: dict[str, type] = {}
-        if transport in ("raw", "both"):
-            types[f"{prefix}image"] = Image
-        if transport in ("compressed", "both"):
-            types[f"{prefix}image/compressed"] = CompressedImage
-        topics = {name: (kind, partial(self._receive, node.resolve_topic_name(name))) for name, kind in types.items()}
-        super().__init__(node, topics, input_qos())
+        topics = {
+            name: (kind, partial(self._receive, node.resolve_topic_name(name)))
+            for name, kind in image_types(prefix, transport).items()
+        }
+        super().__init__(node, topics, input_qos(), others)
         self._last: tuple[str, tuple[int, int]] | None = None  # topic and stamp; it came at `_alive`
         self._alive = clock()
         self._next_warning = float("-inf")
@@ -103,6 +113,6 @@ class ImageInputs(Subscriptions):
                 f"way; for the last set qos_overrides.{self.topics[0]}.subscription.reliability to reliable, or give "
                 "Fast DDS a larger shared-memory segment (config/fastdds_shm.xml)"
             )
-        found = ", ".join(topics_of(self._node, (IMAGE, COMPRESSED_IMAGE)))
+        found = ", ".join(topics_of(self._node, (IMAGE, COMPRESSED_IMAGE), self._taken))
         found = found or "none; is the camera running, with the same ROS_DOMAIN_ID?"
         return f"Remap {next(iter(self._topics))} to one that is published. Image topics now: {found}"

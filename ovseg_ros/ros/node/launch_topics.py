@@ -10,6 +10,7 @@ CAMERA_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 _TOPIC = re.compile("(~?/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 _EXAMPLES = {
     "cameras": "front:=/front/color/image_raw left:=/left/color/image_raw",
+    "compressed_image": "front:=/front/jpeg left:=/left/jpeg",
     "depth": "front:=/front/depth/image_raw left:=/left/depth/image_raw",
     "camera_info": "front:=/front/color/camera_info left:=/left/color/camera_info",
 }
@@ -24,40 +25,49 @@ class LaunchTopics:
     Attributes:
         cameras: their names; none for one camera without a name.
         node, rviz: remappings (from, to) of the two.
+        transport: value for the parameter image_transport; empty leaves it.
     """
 
     cameras: tuple[str, ...]
     node: tuple[tuple[str, str], ...]
     rviz: tuple[tuple[str, str], ...]
+    transport: str = ""
 
     @classmethod
-    def of_arguments(cls, *, image: str, depth: str, camera_info: str, cameras: str) -> "LaunchTopics":
-        """Read the launch arguments of these names; each is its own name where it was not given, cameras empty.
+    def of_arguments(
+        cls, *, image: str, compressed_image: str, depth: str, camera_info: str, cameras: str
+    ) -> "LaunchTopics":
+        """Read the launch arguments of these names; each is its own name where it was not given, the others empty.
+
+        `compressed_image` is for a topic that is not <image>/compressed. Alone, it is all that is listened to.
 
         Raises:
             ConfigError: an argument has another form, a name is none for ROS, or two arguments contradict each other.
         """
         given = {"image": image, "depth": depth, "camera_info": camera_info}
         if not cameras.strip():
-            for argument, topic in given.items():
+            compressed = {"compressed_image": compressed_image} if compressed_image else {}
+            for argument, topic in (given | compressed).items():
                 if not _TOPIC.fullmatch(topic):
                     raise ConfigError(f"{argument} is {topic!r}; {_expected_topic(argument)}")
-            remappings = (*given.items(), ("image/compressed", f"{image}/compressed"))
-            return cls((), remappings, remappings)
+            remappings = (*given.items(), ("image/compressed", compressed_image or f"{image}/compressed"))
+            return cls((), remappings, remappings, "compressed" if compressed and image == "image" else "")
         images = _topics_of_cameras("cameras", cameras)
         if image != "image":
             raise ConfigError(
                 f"image is {image!r} beside cameras, which has the topics of images; leave out one of them"
             )
         remapped = [(f"{name}/image", topic) for name, topic in images.items()]
-        remapped += [(f"{name}/image/compressed", f"{topic}/compressed") for name, topic in images.items()]
+        compressed = {name: f"{topic}/compressed" for name, topic in images.items()}
+        compressed |= _topics_of_cameras("compressed_image", compressed_image, tuple(images))
+        remapped += [(f"{name}/image/compressed", topic) for name, topic in compressed.items()]
         for argument in ("depth", "camera_info"):
             if given[argument] != argument:
                 topics = _topics_of_cameras(argument, given[argument], tuple(images))
                 remapped += [(f"{name}/{argument}", topic) for name, topic in topics.items()]
         first = next(iter(images))
         shown = [(f"ovseg/{output}", f"ovseg/{first}/{output}") for output in SHOWN_IN_RVIZ]
-        shown += [("image", images[first]), ("image/compressed", f"{images[first]}/compressed")]
+        shown += [("image", images[first]), ("image/compressed", compressed[first])]
         return cls(tuple(images), tuple(remapped), tuple(shown))
 
 

@@ -60,12 +60,20 @@ class Subscriptions:
     Args:
         topics: type and callback by relative name.
         qos: for all, unless parameters qos_overrides say otherwise.
+        others: relative names of further inputs, whose topics are no advice for these.
     """
 
-    def __init__(self, node: Node, topics: Mapping[str, tuple[type, Callable[[Any], None]]], qos: QoSProfile) -> None:
+    def __init__(
+        self,
+        node: Node,
+        topics: Mapping[str, tuple[type, Callable[[Any], None]]],
+        qos: QoSProfile,
+        others: Iterable[str] = (),
+    ) -> None:
         self._node = node
         self._topics = topics
         self._qos = qos
+        self._taken = frozenset(node.resolve_topic_name(name) for name in others)
         self._subscriptions: list[Subscription] = []
 
     @property
@@ -117,7 +125,7 @@ class Subscriptions:
 
     def mistyped(self) -> Mistyped:
         """The publishers that are there now and are of another type."""
-        return mistyped_publishers(self._node, {name: kind for name, (kind, _) in self._topics.items()})
+        return mistyped_publishers(self._node, {name: kind for name, (kind, _) in self._topics.items()}, self._taken)
 
     def _warn(self, topic: str, event: Any) -> None:
         self._node.get_logger().warning(

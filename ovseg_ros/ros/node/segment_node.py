@@ -21,7 +21,7 @@ from std_srvs.srv import SetBool
 from ovseg_ros.core.errors import OvsegError
 from ovseg_ros.core.vocabulary import initial_specs, saving_path
 from ovseg_ros.ros.node.bond import HEARTBEAT_PERIOD, Bond
-from ovseg_ros.ros.node.camera import Camera
+from ovseg_ros.ros.node.camera import Camera, camera_topics
 from ovseg_ros.ros.node.diagnostics import Diagnostics, model_status
 from ovseg_ros.ros.node.fault_log import describe
 from ovseg_ros.ros.node.frame_requests import FrameRequests
@@ -38,6 +38,7 @@ from ovseg_ros.ros.node.parameters import (
 )
 from ovseg_ros.ros.node.pipeline import Pipeline
 from ovseg_ros.ros.node.query import phrase_vocabulary, query_response, refused_query
+from ovseg_ros.ros.node.topic_types import check_one_type
 from ovseg_ros.ros.node.transitions import refuse_impossible_transitions
 from ovseg_ros.ros.node.vocabulary_service import build_vocabulary
 from ovseg_ros.srv import GetVocabulary, Query, SetVocabulary
@@ -89,6 +90,7 @@ class SegmentNode(LifecycleNode):
         self._make_segmenter = segmenter_factory or _build_segmenter
         self.pipeline: Pipeline | None = None
         self._is_active = False
+        self._without_model = "unconfigured"
         self._doing = ""
         self._fault = ""
         self._requests = FrameRequests(self)
@@ -173,6 +175,7 @@ class SegmentNode(LifecycleNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Frees everything, from any state."""
         self.close()
+        self._without_model = "finalized"
         return super().on_shutdown(state)
 
     @_explained
@@ -194,7 +197,10 @@ class SegmentNode(LifecycleNode):
         # Before the model, which takes its time.
         words, file = self._value("vocabulary"), self._value("vocabulary_file")
         vocabulary = build_vocabulary(self, initial_specs(words, file, self.get_logger().warning))
-        cameras = camera_names(self._value("cameras"))
+        cameras, transport = camera_names(self._value("cameras")), self._value("image_transport")
+        check_one_type(
+            self, {topic: kind for name in cameras for topic, kind in camera_topics(name, transport).items()}
+        )
         declare(self, camera_parameters(cameras, self._value("roi")))
         segmenter = self._make_segmenter(preset, device)
         declare(self, merge_parameters(segmenter.merge))
@@ -223,7 +229,7 @@ class SegmentNode(LifecycleNode):
 
     def _statuses(self) -> list[DiagnosticStatus]:
         pipeline = self.pipeline
-        resting = "unconfigured" if pipeline is None else "inactive"
+        resting = self._without_model if pipeline is None else "inactive"
         model = model_status(
             state=self._doing or ("active" if self._is_active else resting),
             preset=self._value("preset"),
@@ -232,7 +238,7 @@ class SegmentNode(LifecycleNode):
             host_memory=host_memory(),
             device_memory=device_memory(pipeline.device) if pipeline is not None else None,
             fault=self._fault,
-            warning=pipeline.vocabulary.warning if pipeline is not None else "",
+            warning="; ".join(pipeline.vocabulary.problems()) if pipeline is not None else "",
         )
         return [model, *(camera.status() for camera in self._cameras)]
 
@@ -249,7 +255,7 @@ class SegmentNode(LifecycleNode):
         self._bond.beat()
         self._requests.expire()
         if self.pipeline is not None:
-            self.pipeline.vocabulary.follow_threshold()
+            self.pipeline.vocabulary.update()
         if not self._is_active:
             return
         for camera in self._cameras:
@@ -262,7 +268,7 @@ class SegmentNode(LifecycleNode):
         self, request: SetVocabulary.Request, response: SetVocabulary.Response
     ) -> SetVocabulary.Response:
         if self.pipeline is None:
-            response.message = "the node is not configured; configure it first"
+            response.message = self._refusal("configured", "configure")
             return response
         vocabulary = self.pipeline.vocabulary
         try:
@@ -287,7 +293,7 @@ class SegmentNode(LifecycleNode):
 
     async def _query(self, request: Query.Request, response: Query.Response) -> Query.Response:
         if self.pipeline is None or not self._is_active:
-            return refused_query("the node is not active; activate it first")
+            return refused_query(self._refusal("active", "activate"))
         pipeline = self.pipeline
         try:
             vocabulary = phrase_vocabulary(request.phrase)
@@ -306,6 +312,12 @@ class SegmentNode(LifecycleNode):
         self._update()
         response.message = result.reason or ("enabled" if request.data else "disabled")
         return response
+
+    def _refusal(self, wanted: str, transition: str) -> str:
+        """Why a service cannot be had in this state of the lifecycle."""
+        if self._without_model == "finalized":
+            return "the node was shut down (state finalized), which is for good; end the process and start it again"
+        return f"the node is not {wanted}; {transition} it first"
 
     async def _answer(self, future: "Future[Answer]") -> Answer:
         """Waits for another thread's answer while the executor goes on with other callbacks."""

@@ -47,6 +47,11 @@ class VisionAnnouncer:
         for name, message_type in (("label_info", LabelInfo), ("vision_info", VisionInfo)):
             self._publishers.append(latched_publisher(node, message_type, name))
 
+    @property
+    def publishers(self) -> list[Any]:
+        """Those of what is latched; none where vision_msgs is missing."""
+        return list(self._publishers)
+
     def announce(self, vocabulary: Vocabulary, stamp: Time) -> None:
         """The vocabulary changed at `stamp`. From any thread."""
         if not self._publishers:

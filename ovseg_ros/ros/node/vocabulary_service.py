@@ -20,7 +20,8 @@ from ovseg_ros.core.vocabulary import (
 )
 from ovseg_ros.msg import Vocabulary as VocabularyMessage
 from ovseg_ros.ros.node.conversions import MESSAGES, specs_from_messages
-from ovseg_ros.ros.node.qos import latched_publisher
+from ovseg_ros.ros.node.qos import latched_publisher, offending_subscribers
+from ovseg_ros.ros.node.topic_types import MistypedPeers, mistyped_subscribers
 from ovseg_ros.ros.node.vision_outputs import VisionAnnouncer
 from ovseg_ros.srv import SetVocabulary
 
@@ -61,6 +62,8 @@ class VocabularyService:
         # Made only now, so that there is nothing to destroy where the first vocabulary fails.
         self._publisher = latched_publisher(node, VocabularyMessage, "vocabulary")
         self._vision = VisionAnnouncer(node)
+        self._publishers = (self._publisher, *self._vision.publishers)
+        self._peers = MistypedPeers(node, lambda: mistyped_subscribers(node, self._publishers))
         self._announce(vocabulary)
         if self.warning:
             node.get_logger().warning(self.warning)
@@ -89,6 +92,11 @@ class VocabularyService:
             "bits are wanted"
         )
 
+    def problems(self) -> list[str]:
+        """What to warn of now: `warning`, and subscribers that cannot hear what is latched."""
+        unheard = [*self._peers.lines, *offending_subscribers(self._node, self._publishers)]
+        return [self.warning, *unheard] if self.warning else unheard
+
     def submit(self, request: SetVocabulary.Request) -> "Future[SetVocabulary.Response]":
         """Answers a request in the background. A refusal is in the response; the future raises only the unexpected."""
         return self._changes.submit(self._respond, request)
@@ -97,9 +105,10 @@ class VocabularyService:
         """Prepares another vocabulary in the background; the one in force stays."""
         return self._changes.submit(self._prepare, vocabulary)
 
-    def follow_threshold(self) -> None:
-        """Publishes what tells the parameter object_threshold again if that changed. Called now and then."""
+    def update(self) -> None:
+        """Called now and then: publishes object_threshold again if it changed, and looks for who hears nothing."""
         self._vision.follow_threshold()
+        self._peers.update()
 
     def close(self) -> None:
         """Finishes the change at hand, drops those that wait and destroys the publishers."""
@@ -166,9 +175,11 @@ def build_vocabulary(node: Node, specs: Sequence[CategorySpec], previous: Vocabu
 def _reused_ids(vocabulary: Vocabulary, previous: Vocabulary) -> str:
     """Which ids belong to another word than before; empty if none does."""
     reused = vocabulary.reused_ids(previous)
-    told = ", ".join(f'{id_} is now "{now}", was "{before}"' for id_, (before, now) in reused.items())
-    kept = "ids of words that are gone were given again to stay in mono8"
-    return f"vocabulary {vocabulary.version}: {len(reused)} {kept}: {told}" if reused else ""
+    told = [f'{id_} is now "{now}", was "{before}"' for id_, (before, now) in reused.items()]
+    told = [*told[:_NAMES_SHOWN], *(["..."] if len(told) > _NAMES_SHOWN else [])]
+    kept = "id of a word that is gone was" if len(reused) == 1 else "ids of words that are gone were"
+    again = f"{len(reused)} {kept} given again to stay in mono8"
+    return f"vocabulary {vocabulary.version}: {again}: {', '.join(told)}" if reused else ""
 
 
 def _requested_specs(

@@ -166,7 +166,8 @@ def test_commands_of_ros() -> None:
             topics = {name: given.get(name, name) for name in ("image", "depth", "camera_info")}
             if any(PLACEHOLDER.fullmatch(value) for value in given.values()):
                 continue
-            LaunchTopics.of_arguments(**topics, cameras=given.get("cameras", ""))
+            topics |= {name: given.get(name, "") for name in ("compressed_image", "cameras")}
+            LaunchTopics.of_arguments(**topics)
         for service, kind, request in re.findall(
             r"ros2 service call /ovseg/(\w+) ovseg_ros/srv/(\w+) *(?:\"(.*)\")?", span
         ):
