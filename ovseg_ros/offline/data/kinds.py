@@ -6,6 +6,7 @@ matter of ours, among them what macOS (`._NAME`, `.DS_Store`) and Windows (`Thum
 
 import mimetypes
 import os
+import stat
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -37,6 +38,9 @@ class Kind(Enum):
     VIDEO = "a video: give it by itself"
     BAG = "a bag: give it by itself"
     FOLDER = "give it by itself"
+    CLOSED = "permission denied: make it readable"
+    LINK = "a link to nothing: copy the file that it should lead to"
+    DEVICE = "no file but a pipe, socket or device"
     OTHER = "no picture"
 
 
@@ -78,22 +82,42 @@ def kind_of(path: PurePath) -> Kind:
     return Kind.UNREADABLE if guessed.startswith("image/") or suffix in _OTHER_PICTURES else Kind.OTHER
 
 
+def kind_in_folder(path: Path) -> Kind:
+    """What an entry of a folder is: by its name, if it is a file that is there."""
+    try:
+        mode = path.stat().st_mode
+    except PermissionError:
+        return Kind.CLOSED
+    except OSError:  # nothing is there, or it leads to itself
+        return Kind.LINK
+    if stat.S_ISDIR(mode):
+        return Kind.FOLDER if path.is_symlink() else Kind.CLOSED
+    kind = kind_of(path)
+    return kind if stat.S_ISREG(mode) or kind is Kind.OTHER else Kind.DEVICE
+
+
 def is_hidden(path: PurePath) -> bool:
     """Whether a path below a searched folder is hidden, or what a system leaves behind."""
     return any(part.startswith(".") or part.lower() in _LEFT_BEHIND for part in path.parts)
 
 
-def files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path, *, closed: bool = False) -> list[Path]:
     """All files in a folder and its subfolders that are not hidden, sorted. Links to folders count as files.
+
+    Args:
+        folder: where to search.
+        closed: whether subfolders that cannot be read count as files, too.
 
     Raises:
         OSError: a folder cannot be read.
     """
+    found = []
 
     def fail(error: OSError) -> None:
-        raise error
+        if not closed or (place := Path(error.filename)) == folder:
+            raise error
+        found.append(place)
 
-    found = []
     for place, folders, names in os.walk(folder, onerror=fail):
         here = Path(place)
         folders[:] = [name for name in folders if not is_hidden(PurePath(name))]
@@ -109,7 +133,9 @@ def left_out(kinds: Mapping[Path, Kind]) -> str:
 
 
 def _called(path: Path, kind: Kind) -> str:
-    return "linked folder" if kind is Kind.FOLDER else path.suffix.lower() or "without a suffix"
+    if kind is Kind.FOLDER:
+        return "linked folder"
+    return path.suffix.lower() or ("folder" if kind is Kind.CLOSED else "without a suffix")
 
 
 def _advice(name: str, kind: Kind) -> str:
