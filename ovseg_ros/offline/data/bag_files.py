@@ -27,7 +27,6 @@ class Recording:
         path: as it was given.
         files: of the recording, in order, with the suffix that says what each is: .mcap, .db3 or .bag.
         announced: messages of each topic as metadata.yaml counts them; {} without it.
-        packed_messages: whether every message is compressed by itself.
         faults: what is missing of it.
         notes: what is unusual, and lost nothing.
     """
@@ -35,7 +34,6 @@ class Recording:
     path: Path
     files: tuple[tuple[Path, str], ...]
     announced: Mapping[str, int] = field(default_factory=dict)
-    packed_messages: bool = False
     faults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -95,7 +93,7 @@ def find_recording(path: Path) -> Recording:
             f"read; `ros2 bag reindex {path}` lists all files"
         )
     files = tuple((file, bag_suffix(file) or suffix or ".db3") for file in found)
-    return Recording(path, files, announced, mode == "message", tuple(faults))
+    return Recording(path, files, announced, tuple(faults))
 
 
 def remedy(path: Path, suffix: str, *, opened: bool) -> str:

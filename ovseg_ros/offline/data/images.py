@@ -24,7 +24,15 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ovseg_ros.core.errors import ImageError
-from ovseg_ros.offline.data.kinds import Kind, files_below, kind_in_folder, kind_of, left_out, picture_suffixes
+from ovseg_ros.offline.data.kinds import (
+    PACKED_SUFFIXES,
+    Kind,
+    files_below,
+    kind_in_folder,
+    kind_of,
+    left_out,
+    picture_suffixes,
+)
 
 DAMAGE = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError, struct.error, zlib.error)
 """What Pillow's decoders raise for a damaged file, whichever of their parsers meets the damage first."""
@@ -122,6 +130,12 @@ def open_source(path: Path, *, exclude: Path | None = None) -> ImageSource:
         problem = "is a link to nothing" if path.is_symlink() else "does not exist"
         raise ImageError(f"{path} {problem}; {_EXPECTED}")
     kind = kind_of(path)
+    if kind is Kind.PACKED_BAG:
+        raise ImageError(f"{path} is a compressed bag: unpack it, and give what was in it")
+    if path.suffix.lower() in PACKED_SUFFIXES:
+        raise ImageError(f"{path} is an archive: unpack it, and give the folder or the file that was in it")
+    if path.name == "metadata.yaml":
+        raise ImageError(f"{path} describes a bag: give the folder that it is in, {path.absolute().parent}")
     if kind is Kind.VIDEO or (kind is Kind.OTHER and _opens_as_video(path)):
         return _open_video(path)
     return ImageSource(1, iter([SourceImage(path.stem, partial(load_image, path), path)]))

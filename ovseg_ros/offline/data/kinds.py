@@ -21,6 +21,9 @@ VIDEO_SUFFIXES = frozenset(
 )
 """Files of a folder that are taken for videos; a file named by itself may have any suffix."""
 
+PACKED_SUFFIXES = frozenset({".7z", ".bz2", ".gz", ".lz4", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"})
+"""Archives and compressed files, which have to be unpacked first."""
+
 _LEFT_BEHIND = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"})
 # Python's table of types has pictures of the web; these are of cameras and film.
 _OTHER_PICTURES = frozenset(
@@ -37,6 +40,7 @@ class Kind(Enum):
     UNREADABLE = "Pillow cannot read them; convert them to PNG or JPEG"
     VIDEO = "a video: give it by itself"
     BAG = "a bag: give it by itself"
+    PACKED_BAG = "a compressed bag: unpack it"
     FOLDER = "give it by itself"
     CLOSED = "permission denied: make it readable"
     LINK = "a link to nothing: copy the file that it should lead to"
@@ -78,6 +82,8 @@ def kind_of(path: PurePath) -> Kind:
         return Kind.VIDEO
     if bag_suffix(path):
         return Kind.BAG
+    if suffix in PACKED_SUFFIXES and bag_suffix(PurePath(path.stem)):
+        return Kind.PACKED_BAG
     guessed = _TYPES.guess_type(path.name)[0] or ""
     return Kind.UNREADABLE if guessed.startswith("image/") or suffix in _OTHER_PICTURES else Kind.OTHER
 

@@ -191,7 +191,7 @@ def test_what_the_system_refuses_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "doctor", fail)
     assert main(["doctor"]) == 2
     assert capsys.readouterr().err == (
-        "ovseg: error: /no/such/folder/file: No such file or directory; correct the path, or make room, and try again\n"
+        "ovseg: error: /no/such/folder/file: No such file or directory; correct the path, and try again\n"
     )
 
 
