@@ -275,7 +275,7 @@ WRITING = [
 def test_outputs_that_cannot_be_written_are_refused_at_once(arguments, tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     option = arguments[arguments.index("OUT") - 1]
-    for place, reason in (("file/out", "expected a folder"), ("a" * 300, "300 bytes"), ("/proc/out", "or choose")):
+    for place, reason in (("file/out", "expected a folder"), ("a" * 300, "300 bytes"), ("/proc/out", "choose another")):
         out = str(tmp_path / place)
         assert main([out if argument == "OUT" else argument for argument in arguments]) == 2
         error = capsys.readouterr().err

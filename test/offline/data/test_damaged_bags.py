@@ -317,6 +317,11 @@ def test_of_a_database_that_is_cut_short_what_is_there_is_read(tmp_path, packed)
     assert [item.message.header.stamp.sec for item in found] == list(range(100, 100 + len(found)))
     assert len(found) in (3, 4, 5)
     assert ("the copy was cut short; copy it again" in faults[0]) == (packed is not None)
+    file.write_bytes(content[:200])
+    with pytest.raises(
+        DatasetError, match="the copy was cut short" if packed else "it has 200 of its 5.* bytes: the copy"
+    ):
+        read(file)
 
 
 @pytest.mark.parametrize("plugin", [SQLITE, MCAP])
