@@ -2,7 +2,7 @@
 
 What a file means is decided here once:
 
-- EXIF orientation is applied, so that up is up. Of an animation or a multi-page file, the first frame counts.
+- EXIF orientation is applied, so that up is up. of an animation or a multi-page file, the first frame counts.
 - Transparency is laid over white, as a page shows it.
 - 16-bit grey is scaled by its full range (65535 becomes 255); 16-bit colour keeps its upper byte.
 - Floating-point images have no known range and are refused.
