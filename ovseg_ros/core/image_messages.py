@@ -117,8 +117,8 @@ _DEPTH_LAYOUTS = {"32FC1": _Layout(1, "f4"), "16UC1": _Layout(1, "u2"), "mono16"
 _MEASUREMENTS = re.compile("(8S|16[SU]|32[SF]|64F)C[0-9]*")
 """Encodings that hold depth or other measurements rather than a picture."""
 _COLOUR_CAMERA = (
-    "choose (or remap image to) the topic of a colour camera; that of a depth camera is for the input depth, and grey "
-    "of 16 bits has to be published as mono16"
+    "choose the topic of a colour camera (for the node, remap image to it; of a bag, give it by --topic); that of a "
+    "depth camera is for the input depth, and grey of 16 bits has to be published as mono16"
 )
 _SHORT = Repr()
 _SHORT.maxstring = 80  # whole formats, but no longer rubbish

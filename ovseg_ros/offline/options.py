@@ -133,7 +133,8 @@ class SegmentOptions:
     device: Device = "auto"
     overwrite: Annotated[bool, _switch("replace the results that DIR already holds")] = False
     topic: Annotated[
-        tuple[str, ...] | None, Option("of a bag: an image topic to segment (default: its only one)", action="append")
+        tuple[str, ...] | None,
+        Option("of a bag: an image topic to segment, repeated for several (default: its only one)", action="append"),
     ] = None
     no_overlay: Annotated[bool, _switch("of a bag: write no pictures for people")] = False
     mask_rle: Annotated[bool, _switch("of a bag: every segment's mask as COCO's RLE, too")] = False

@@ -5,6 +5,7 @@ nobody reads its output any more; 143 stopped by SIGTERM.
 """
 
 import argparse
+import errno
 import io
 import os
 import select
@@ -92,7 +93,14 @@ def _run_command(arguments: Sequence[str] | None) -> int:
             raise
         path = error.filename2 or error.filename  # the second is where a file was to be moved to
         where = f"{path}: " if path is not None else ""
-        print(f"ovseg: error: {where}{error.strerror}; correct the path, or make room, and try again", file=sys.stderr)
+        match error:
+            case PermissionError():
+                remedy = "make it readable (or, for results, writable), or choose another"
+            case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+                remedy = "make room, and try again"
+            case _:
+                remedy = "correct the path, and try again"
+        print(f"ovseg: error: {where}{error.strerror}; {remedy}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ovseg: stopped", file=sys.stderr)

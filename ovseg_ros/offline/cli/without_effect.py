@@ -1,6 +1,7 @@
 """One rule for all commands: an option that cannot do what it says, beside the others or this input, is refused."""
 
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 from ovseg_ros.core.errors import ConfigError
@@ -27,6 +28,16 @@ def refuse_without_effect(told: Any, given: Collection[str]) -> None:
             )
 
 
+def _refuse_name(dataset: Path) -> None:
+    from ovseg_ros.offline.data.open import DATASETS
+
+    if str(dataset) in DATASETS and not dataset.exists():
+        raise ConfigError(
+            f"--dataset {dataset} is no folder; did you mean --data {dataset}? --dataset takes a folder of the "
+            "tabletop, --data the name of a data set, and --root its folder"
+        )
+
+
 def _idle(told: Any) -> Iterator[tuple[tuple[str, ...], str]]:
     """Fields without effect, and why."""
     match told:
@@ -36,7 +47,8 @@ def _idle(told: Any) -> Iterator[tuple[tuple[str, ...], str]]:
             if not is_bag(source):
                 yield ("topic", "no_overlay", "mask_rle"), f"it is about bags, and {source} is none"
         case options.EvaluateOptions(merge=None, dataset=dataset) if dataset is not None:
-            yield ("data", "root"), "--dataset says both"
+            _refuse_name(dataset)
+            yield ("data", "root"), "--dataset DIR is short for --data tabletop --root DIR"
         case options.EvaluateOptions(merge=parts, report=report) if parts is not None:
             yield _OF_EVALUATION, "the files of --merge say what was evaluated"
             if report is None:

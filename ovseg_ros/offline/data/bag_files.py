@@ -16,6 +16,7 @@ from ovseg_ros.offline.data.kinds import Kind, bag_suffix, files_below, kind_of
 METADATA_NAME = "metadata.yaml"
 _KEY = "rosbag2_bagfile_information"
 _SUFFIX_OF_STORAGE = {"mcap": ".mcap", "sqlite3": ".db3"}
+_SQLITE_HEADER = 100
 _SQLITE_MAGIC, _BAG_MAGIC = b"SQLite format 3\0", b"#ROSBAG V"
 
 
@@ -27,7 +28,6 @@ class Recording:
         path: as it was given.
         files: of the recording, in order, with the suffix that says what each is: .mcap, .db3 or .bag.
         announced: messages of each topic as metadata.yaml counts them; {} without it.
-        packed_messages: whether every message is compressed by itself.
         faults: what is missing of it.
         notes: what is unusual, and lost nothing.
     """
@@ -35,7 +35,6 @@ class Recording:
     path: Path
     files: tuple[tuple[Path, str], ...]
     announced: Mapping[str, int] = field(default_factory=dict)
-    packed_messages: bool = False
     faults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -49,7 +48,9 @@ def is_bag(path: Path) -> bool:
     metadata = path / METADATA_NAME
     if metadata.is_file() and (_KEY in metadata.read_text(encoding="utf-8", errors="replace")):
         return True
-    return bool(_storage_files(path)) and not any(kind_of(file) is Kind.PICTURE for file in files_below(path))
+    return bool(_storage_files(path)) and not any(
+        kind_of(file) is Kind.PICTURE for file in files_below(path, closed=True)
+    )
 
 
 def find_recording(path: Path) -> Recording:
@@ -95,7 +96,7 @@ def find_recording(path: Path) -> Recording:
             f"read; `ros2 bag reindex {path}` lists all files"
         )
     files = tuple((file, bag_suffix(file) or suffix or ".db3") for file in found)
-    return Recording(path, files, announced, mode == "message", tuple(faults))
+    return Recording(path, files, announced, tuple(faults))
 
 
 def remedy(path: Path, suffix: str, *, opened: bool) -> str:
@@ -122,7 +123,7 @@ def shortcoming(path: Path, suffix: str) -> str:
     if not size:
         return "it is empty"
     with path.open("rb") as file:
-        start = file.read(16)
+        start = file.read(_SQLITE_HEADER)
         file.seek(max(0, size - len(MCAP_MAGIC)))
         end = file.read()
     magic = {".mcap": MCAP_MAGIC, ".db3": _SQLITE_MAGIC, ".bag": _BAG_MAGIC}[suffix]
@@ -130,6 +131,10 @@ def shortcoming(path: Path, suffix: str) -> str:
         return f"it does not begin as a {suffix} file ({start[: len(magic)]!r}, expected {magic!r})"
     if suffix == ".mcap" and end != MCAP_MAGIC:
         return "it has no end: the recording was killed, or the copy cut short"
+    if suffix == ".db3":  # its header counts its pages; 1 stands for the size that 16 bits do not hold
+        page = int.from_bytes(start[16:18], "big") if start[16:18] != b"\0\1" else 1 << 16
+        if size < (whole := page * int.from_bytes(start[28:32], "big")):
+            return f"it has {size} of its {whole} bytes: the copy was cut short"
     return ""
 
 

@@ -30,6 +30,7 @@ else:
     from backports import zstd
 
 _RAW, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _TIMES = range(1 << 31)
 """Seconds that a message's time can have."""
 
@@ -69,11 +70,12 @@ class _File:
     path: Path
     suffix: str
     storage: Storage
+    cut: str
 
     @property
     def damage(self) -> str:
-        """What opening it has shown, as well as it can be said."""
-        return _reason(self.path, self.suffix, self.storage.damage)
+        """What decompressing and opening it has shown, as well as it can be said; "" for nothing."""
+        return self.cut or (_reason(self.path, self.suffix, self.storage.damage) if self.storage.damage else "")
 
 
 class BagImages:
@@ -83,6 +85,7 @@ class BagImages:
         topics: the chosen ones, sorted.
         notes: what is unusual about the recording, and lost nothing.
         faults: what could not be read, a line for each, with the place; complete when all images were taken.
+        empty: chosen topics on which no image is; complete when all images were taken.
     """
 
     def __init__(self, recording: Recording, files: Sequence[_File], topics: Sequence[str], faults: list[str]) -> None:
@@ -90,6 +93,7 @@ class BagImages:
         self.topics = sorted(topics)
         self.notes = recording.notes
         self.faults = faults
+        self.empty: list[str] = []
         self._stores = {
             True: get_typestore(Stores.ROS1_NOETIC).deserialize_ros1,
             False: get_typestore(Stores.ROS2_HUMBLE).deserialize_cdr,
@@ -104,6 +108,7 @@ class BagImages:
         read = Counter[str]()
         for file in self._files:
             yield from self._images_of(file, read)
+        self.empty = [topic for topic in self.topics if not read[topic]]
         announced = self._recording.announced
         if not self.faults:
             self.faults += [
@@ -118,7 +123,7 @@ class BagImages:
 
     def _images_of(self, file: _File, read: Counter[str]) -> Iterator[BagImage]:
         channels = self._channels_of(file)
-        if not channels and not file.storage.damage:
+        if not channels and not file.damage:
             return
         announced, seen, stopped = sum(channel.count for channel in channels), Counter[tuple[str, int]](), list[str]()
         last = ""
@@ -128,7 +133,7 @@ class BagImages:
             last = f" (the last: {channel.topic} at {received / 1e9:.3f} s)"
             yield self._image(channel, received, content, ros1=file.suffix == ".bag")
         count = seen.total()
-        if file.storage.damage:
+        if file.damage:
             problem = f"is damaged: {file.damage}. Read from its beginning it gave {count} images{last}"
         elif stopped:
             problem = f"is damaged after {count} of {announced} images{last}: {stopped[0]}"
@@ -148,15 +153,13 @@ class BagImages:
                 yield self._image(channel, received, content, ros1=file.suffix == ".bag")
             other.close()
         more = f". Without its index, {found} more were found" if found else ""
-        self.faults.append(
-            f"{file.path} {problem}{more}{remedy(file.path, file.suffix, opened=not file.storage.damage)}"
-        )
+        self.faults.append(f"{file.path} {problem}{more}{remedy(file.path, file.suffix, opened=not file.damage)}")
 
     def _image(self, channel: Channel, received: int, content: bytes, *, ros1: bool) -> BagImage:
         try:
             if received // 10**9 not in _TIMES:
                 raise ValueError(f"it has the time {received} ns")
-            if self._recording.packed_messages:
+            if not ros1 and content[:4] == _ZSTD_MAGIC:  # metadata.yaml, which would say so, may be missing
                 content = zstd.decompress(content)
             return BagImage(channel.topic, received, self._stores[ros1](content, channel.type_name))
         except Exception as error:  # a torn message makes the parser stumble in any of a dozen ways
@@ -194,17 +197,22 @@ def open_bag_images(path: Path, topics: Sequence[str]) -> Iterator[BagImages]:
     files, faults = [], list(recording.faults)
     with ExitStack() as stack:
         for file, suffix in recording.files:
+            cut = ""
             try:
-                unpacked = _unpacked(file, stack) if file.suffix.lower() == ".zstd" else file
+                file.open("rb").close()
+                unpacked, cut = _unpacked(file, stack) if file.suffix.lower() == ".zstd" else (file, "")
                 storage = open_storage(unpacked, suffix)
             except OutputError:
                 raise
+            except PermissionError as error:
+                faults.append(f"{file} cannot be read: {error.strerror}; make it readable")
+                continue
             except Exception as error:  # see above
-                reason = _reason(file, suffix, told(error))
+                reason = cut or _reason(file, suffix, told(error))
                 faults.append(f"{file} cannot be read as a bag: {reason}{remedy(file, suffix, opened=False)}")
                 continue
             stack.callback(storage.close)
-            files.append(_File(file, suffix, storage))
+            files.append(_File(file, suffix, storage, cut))
             if suffix == ".db3" and _size(log := file.with_name(f"{file.name}-wal")):
                 faults.append(
                     f"{log} holds messages that the recorder had not yet moved into {file.name} when it was killed; "
@@ -217,7 +225,7 @@ def open_bag_images(path: Path, topics: Sequence[str]) -> Iterator[BagImages]:
         try:
             chosen = _choose(channels, path, topics)
         except DatasetError as error:  # what is not found may have been in what is damaged
-            damages = [f"{file.path} is damaged: {file.damage}" for file in files if file.storage.damage]
+            damages = [f"{file.path} is damaged: {file.damage}" for file in files if file.damage]
             raise DatasetError("; ".join([str(error), *faults, *damages])) from error
         yield BagImages(recording, files, chosen, faults)
 
@@ -230,8 +238,8 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _unpacked(path: Path, stack: ExitStack) -> Path:
-    """A compressed file's content, in a temporary folder."""
+def _unpacked(path: Path, stack: ExitStack) -> tuple[Path, str]:
+    """A compressed file's content, in a temporary folder, as far as it goes; and why not further, "" if it is whole."""
     folder = Path(mkdtemp(prefix="ovseg_bag_"))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     target = folder / path.stem
@@ -244,7 +252,11 @@ def _unpacked(path: Path, stack: ExitStack) -> Path:
                 f"{path} cannot be decompressed into {folder}: {error.strerror}; free some space or set TMPDIR"
             ) from error
         raise
-    return target
+    except EOFError:
+        return target, "the copy was cut short; copy it again"
+    except zstd.ZstdError as error:
+        return target, f"its compression is damaged ({told(error)}); copy it again"
+    return target, ""
 
 
 def _choose(channels: Sequence[Channel], path: Path, topics: Sequence[str]) -> list[str]:
@@ -281,5 +293,7 @@ def _only_colour(found: list[str], path: Path) -> list[str]:
             f"the same, name it: --topic {found[0]}"
         )
     if len(cameras) > 1:
-        raise DatasetError(f"{path} holds several image topics; choose with --topic: {', '.join(found)}")
+        raise DatasetError(
+            f"{path} holds several image topics; choose with --topic (repeat it for several): {', '.join(found)}"
+        )
     return cameras

@@ -7,8 +7,9 @@ is replaced after each, so the folder can be played at any time.
 import hashlib
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 import yaml
@@ -18,6 +19,7 @@ from rosbags.typesys.store import Typestore
 
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.offline.data.files import read_json, write_bytes, write_json
+from ovseg_ros.offline.data.kinds import is_hidden
 
 JOURNAL_NAME = "ovseg_progress.json"
 # Metadata of version 8, whose QoS entries are strings, is what every distribution since Humble reads.
@@ -64,6 +66,12 @@ class BagParts:
                 self._journal = self._read_journal(settings)
         elif self._metadata_path.exists():
             raise ConfigError(f"{folder} is a bag that this command did not write; choose another --out")
+        elif others := self._others():
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+            raise ConfigError(
+                f"--out {folder} holds files that are no results of this command ({', '.join(others[:3])}{more}); "
+                "choose a new or an empty folder, which becomes the bag"
+            )
 
     @property
     def state(self) -> dict[str, Any]:
@@ -147,12 +155,18 @@ class BagParts:
         recorded = journal.get("settings", {})
         changed = sorted(key for key in settings.keys() | recorded.keys() if settings.get(key) != recorded.get(key))
         if changed:
-            details = ", ".join(f"{key} (was {recorded.get(key)!r}, now {settings.get(key)!r})" for key in changed)
+            details = ", ".join(f"{key} ({_change(key, recorded.get(key), settings.get(key))})" for key in changed)
             raise ConfigError(
                 f"{self._folder} was begun with other settings: {details}; use the same ones to go on, "
                 "another --out, or --overwrite to start again"
             )
         return journal
+
+    def _others(self) -> list[str]:
+        """What a folder without a journal holds, but for what a run leaves that was killed in its first part."""
+        first = f"{self._folder.name}_0.mcap"
+        names = [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
+        return sorted(name for name in names if name != first and not is_hidden(PurePath(name)))
 
     def _clear(self) -> None:
         """Removes only what this class wrote, the journal last."""
@@ -165,9 +179,30 @@ def fingerprint(path: Path) -> str:
     files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as content:
-            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + content.read(1 << 16))
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        with suppress(PermissionError), file.open("rb") as content:  # reading the bag says so
+            digest.update(content.read(1 << 16))
     return digest.hexdigest()[:16]
+
+
+def _change(key: str, was: Any, now: Any) -> str:
+    """What differs between two values of a setting, for people."""
+    if key == "content":
+        return "the files of the bag have changed"
+    if key != "vocabulary" or not (isinstance(was, list) and isinstance(now, list)):
+        return f"was {was!r}, now {now!r}"
+    old, new = ({str(entry[0]): entry for entry in entries} for entries in (was, now))
+    differences = {
+        "without": [name for name in old if name not in new],
+        "with": [name for name in new if name not in old],
+        "with other synonyms, thresholds or kinds of": [n for n in old if n in new and old[n] != new[n]],
+    }
+    told = [
+        f"{how} {', '.join(map(repr, names[:5]))}{' and more' * (len(names) > 5)}"
+        for how, names in differences.items()
+        if names
+    ]
+    return f"now {', '.join(told) or 'in another order'}"
 
 
 def _qos(*, latched: bool) -> Qos:

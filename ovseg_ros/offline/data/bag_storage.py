@@ -5,10 +5,13 @@ what a file says of its topics: a schema that cannot be parsed is no fault of th
 """
 
 import sqlite3
+import struct
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -19,7 +22,13 @@ from rosbags.rosbag2.storage_mcap import McapReader, Schema
 
 from ovseg_ros.offline.data.bag1_scan import connections, messages
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 MCAP_MAGIC = b"\x89MCAP0\r\n"
+_MCAP_CHUNK = 0x06
 _KNOWN_SCHEMAS = frozenset({"", "ros2msg", "ros2idl", "omgidl"})
 
 
@@ -128,7 +137,10 @@ class _Mcap(_Library):
 
 
 class _McapFromItsBeginning(_Library):
-    """A file whose index is damaged or was never written, record by record as far as it goes."""
+    """A file whose index is damaged or was never written, record by record as far as it goes.
+
+    Of a chunk that the file ends in, the records that are whole are read.
+    """
 
     def __init__(self, path: Path, damage: str) -> None:
         self.damage = damage
@@ -138,10 +150,43 @@ class _McapFromItsBeginning(_Library):
         self._scan.data_start, self._scan.data_end = len(MCAP_MAGIC), path.stat().st_size
         with suppress(Exception):  # it ends somewhere; what is before that is known
             self._scan.meta_scan()
+        records = b""
+        with suppress(Exception):
+            records = _torn_chunk(path)
+        self._torn = McapReader(path)
+        self._torn.bio, self._torn.data_end = BytesIO(records), len(records)
+        self._torn.schemas, self._torn.channels = self._scan.schemas, self._scan.channels
+        self._torn.connections = self._scan.connections
+        with suppress(Exception):
+            self._torn.meta_scan()
         super().__init__(self._scan, [Channel(c.topic, c.msgtype, 0, c) for c in self._scan.connections])
 
     def _read(self, connections: list[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
-        return self._scan.messages_scan(connections)
+        try:
+            yield from self._scan.messages_scan(connections)
+        except Exception:
+            with suppress(Exception):  # its last record is torn
+                yield from self._torn.messages_scan(connections)
+            raise
+
+
+def _torn_chunk(path: Path) -> bytes:
+    """The records of the chunk that a file ends in, as far as they are there; b"" where there is none, or in LZ4."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        place = len(MCAP_MAGIC)
+        while file.seek(place) < size:
+            kind, length = struct.unpack("<BQ", file.read(9))
+            if (place := place + 9 + length) > size and kind == _MCAP_CHUNK:
+                file.seek(28, 1)  # times, size and checksum
+                (length,) = struct.unpack("<I", file.read(4))
+                compression = file.read(length)
+                (length,) = struct.unpack("<Q", file.read(8))
+                content = file.read(min(length, size))
+                if compression == b"zstd":
+                    return zstd.ZstdDecompressor().decompress(content)
+                return b"" if compression else content
+    return b""
 
 
 class _Bag1(_Library):
@@ -184,11 +229,13 @@ class _Sqlite:
 
     damage = ""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, by_time: bool = True) -> None:
+        self._path, self._by_time = path, by_time
         # Immutable: SQLite makes no files beside it, so that folders need not be writable.
         self._database = sqlite3.connect(f"file:{quote(str(path))}?immutable=1", uri=True)
         counts: dict[Any, int] = {}
         try:
+            self._database.execute("PRAGMA writable_schema = ON")  # else it refuses a file that is cut short
             rows = self._database.execute("SELECT id, name, type FROM topics ORDER BY id").fetchall()
             try:
                 counts = dict(self._database.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
@@ -205,11 +252,16 @@ class _Sqlite:
     def messages(self, channels: Collection[Channel]) -> Iterator[tuple[Channel, int, bytes]]:
         of = {channel.handle: channel for channel in channels}
         places = ", ".join("?" * len(of))
-        query = f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({places}) ORDER BY timestamp"
+        table, order = ("messages", "timestamp") if self._by_time else ("messages NOT INDEXED", "id")
+        query = f"SELECT topic_id, timestamp, data FROM {table} WHERE topic_id IN ({places}) ORDER BY {order}"
         for key, received, content in self._database.execute(query, tuple(of)):
             yield of[key], int(received), content
 
     def without_index(self) -> Storage | None:
+        if not self._by_time:
+            return None
+        with suppress(Exception):  # the file is known to be damaged
+            return _Sqlite(self._path, by_time=False)
         return None
 
     def close(self) -> None:

@@ -72,12 +72,19 @@ def check_outputs(*, folders: Mapping[str, Path | None] | None = None, files: Ma
             _check_place(option, path, path.parent)
 
 
+def longest_name(place: Path) -> int:
+    """Bytes that a file's name may have in the nearest of a folder, and the folders above it, that exists."""
+    return _longest_name(next(folder for folder in (place, *place.absolute().parents) if _exists(folder)))
+
+
 def _check_place(option: str, path: Path, folder: Path) -> None:
     """Tries to write where `path` is to be: in the nearest of `folder` and the folders above it that exists."""
     existing = next(place for place in (folder, *folder.absolute().parents) if _exists(place))
     try:
         if not existing.is_dir():
-            what = "is a file" if existing.exists() else "is a link to nothing"
+            what = "is a link to nothing"
+            if existing.exists():
+                what = "is a file" if existing.is_file() else "is a device"
             where = "" if existing == path else f" cannot be made: {existing}"
             raise OutputError(f"{option} {path}{where} {what}; expected a folder")
         name = max(path.parts, key=lambda part: len(os.fsencode(part)), default="")
@@ -95,6 +102,11 @@ def _check_place(option: str, path: Path, folder: Path) -> None:
             probe.write_bytes(_PROBE)
         finally:
             probe.unlink(missing_ok=True)
+    except OutputError:
+        raise
+    except FileNotFoundError as error:  # the folder is there, as /proc is
+        message = f"{option} {path} cannot be written: {existing} takes no new files; choose another {option}"
+        raise OutputError(message) from error
     except OSError as error:
         raise OutputError(
             f"{option} {path} cannot be written: {error.strerror or error} in {existing}; "

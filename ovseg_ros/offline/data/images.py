@@ -2,17 +2,19 @@
 
 What a file means is decided here once:
 
-- EXIF orientation is applied, so that up is up. Of an animation or a multi-page file, the first frame counts.
+- EXIF orientation is applied, so that up is up. of an animation or a multi-page file, the first frame counts.
 - Transparency is laid over white, as a page shows it.
 - 16-bit grey is scaled by its full range (65535 becomes 255); 16-bit colour keeps its upper byte.
 - Floating-point images have no known range and are refused.
 """
 
+import os
 import struct
+import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +24,21 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ovseg_ros.core.errors import ImageError
-from ovseg_ros.offline.data.kinds import Kind, files_below, kind_of, left_out, picture_suffixes
+from ovseg_ros.offline.data.kinds import (
+    PACKED_SUFFIXES,
+    Kind,
+    files_below,
+    kind_in_folder,
+    kind_of,
+    left_out,
+    picture_suffixes,
+)
 
 DAMAGE = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError, struct.error, zlib.error)
 """What Pillow's decoders raise for a damaged file, whichever of their parsers meets the damage first."""
 
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+_EXPECTED = "give an image, a folder of images or a video"
 _FEW_FRAMES = 2
 """By so many, counts of complete videos differ: packed frames, edit lists."""
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
@@ -41,10 +52,12 @@ class SourceImage:
     Attributes:
         name: unique within its source and usable as a relative path without suffix ("kitchen/cup", "clip_000012").
         load: decodes it to uint8 RGB (H, W, 3), or raises ImageError with the reason.
+        path: of a picture's file; None for a frame of a video.
     """
 
     name: str
     load: Callable[[], np.ndarray]
+    path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +70,14 @@ class ImageSource:
             that ends before its announced end, the last one cannot be loaded and says so.
         left_out: what else a folder holds, counted, in words; "" for nothing.
         unread: of that, the pictures that cannot be read, the videos and the bags: name and reason.
+        video: of a video, with what the names of its frames begin; "" otherwise.
     """
 
     length: int | None
     images: Iterator[SourceImage]
     left_out: str = ""
     unread: tuple[tuple[str, str], ...] = ()
+    video: str = ""
 
 
 def load_image(path: Path) -> np.ndarray:
@@ -74,18 +89,29 @@ def load_image(path: Path) -> np.ndarray:
     Raises:
         ImageError: the file is missing, unreadable, corrupt, truncated, too large or without 8-bit meaning.
     """
-    if not path.is_file():
-        raise ImageError(f"{path} is not a file; give an image, a folder of images or a video")
-    picture_suffixes()  # makes Pillow's plug-ins known
     try:
-        with Image.open(path) as file:
+        if not path.is_file():
+            raise ImageError(f"{path} {'is a link to nothing' if path.is_symlink() else 'is not a file'}; {_EXPECTED}")
+        with _opened(path) as file:
             return _to_rgb(ImageOps.exif_transpose(file), path)
+    except PermissionError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}; make it readable") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} ({path.stat().st_size} bytes) {_unknown(path)}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large to decode: {error}; scale it down first") from error
     except DAMAGE as error:
         raise ImageError(f"{path} cannot be decoded: {error}; the file may be truncated or damaged") from error
+
+
+def frames_in(path: Path) -> int:
+    """How many frames or pages a picture's file holds, of which the first is segmented.
+
+    MPO, which cameras write, counts as one: what follows its picture is the same in other sizes, depth or brightness.
+    """
+    with suppress(*DAMAGE, Image.DecompressionBombError), _opened(path) as file:
+        return 1 if file.format == "MPO" else int(getattr(file, "n_frames", 1))
+    return 1
 
 
 def open_source(path: Path, *, exclude: Path | None = None) -> ImageSource:
@@ -101,11 +127,28 @@ def open_source(path: Path, *, exclude: Path | None = None) -> ImageSource:
     if path.is_dir():
         return _open_folder(path, exclude)
     if not path.exists():
-        raise ImageError(f"{path} does not exist; give an image, a folder of images or a video")
+        problem = "is a link to nothing" if path.is_symlink() else "does not exist"
+        raise ImageError(f"{path} {problem}; {_EXPECTED}")
     kind = kind_of(path)
+    if kind is Kind.PACKED_BAG:
+        raise ImageError(f"{path} is a compressed bag: unpack it, and give what was in it")
+    if path.suffix.lower() in PACKED_SUFFIXES:
+        raise ImageError(f"{path} is an archive: unpack it, and give the folder or the file that was in it")
+    if path.name == "metadata.yaml":
+        raise ImageError(f"{path} describes a bag: give the folder that it is in, {path.absolute().parent}")
     if kind is Kind.VIDEO or (kind is Kind.OTHER and _opens_as_video(path)):
         return _open_video(path)
-    return ImageSource(1, iter([SourceImage(path.stem, partial(load_image, path))]))
+    return ImageSource(1, iter([SourceImage(path.stem, partial(load_image, path), path)]))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A file opened by Pillow, without its warning of pictures half as large as those that it refuses."""
+    picture_suffixes()  # makes Pillow's plug-ins known
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path) as file:
+            yield file
 
 
 def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
@@ -134,6 +177,8 @@ def _unknown(path: Path) -> str:
     """What to say of a file that Pillow does not know."""
     with path.open("rb") as file:
         start = file.read(12)
+    if not start:
+        return "is empty; copy it again"
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
         return "holds HEIF (HEIC), which Pillow cannot read; convert it to PNG or JPEG, or install pillow-heif"
     kind = kind_of(path)
@@ -143,25 +188,26 @@ def _unknown(path: Path) -> str:
 
 
 def _open_folder(folder: Path, exclude: Path | None) -> ImageSource:
-    excluded = exclude.resolve() if exclude is not None and exclude.resolve() != folder.resolve() else None
+    # Unlike Path.resolve, realpath passes over links that lead to themselves.
+    excluded = None if exclude is None else os.path.realpath(exclude)
+    if excluded == os.path.realpath(folder):
+        excluded = None
     try:
-        files = [p for p in files_below(folder) if excluded is None or not p.resolve().is_relative_to(excluded)]
+        files = [
+            path
+            for path in files_below(folder, closed=True)
+            if excluded is None or not Path(os.path.realpath(path)).is_relative_to(excluded)
+        ]
     except OSError as error:
         raise ImageError(f"{error.filename} cannot be read: {error.strerror}; make it readable") from error
-    kinds = {path: Kind.FOLDER if path.is_dir() else kind_of(path) for path in files}
+    kinds = {path: kind_in_folder(path) for path in files}
     paths = [path for path, kind in kinds.items() if kind is Kind.PICTURE]
     others = left_out({path: kind for path, kind in kinds.items() if kind is not Kind.PICTURE})
     if not paths:
         holds = f"; it holds {others}" if others else ""
         raise ImageError(f"{folder} has no image that can be read{holds}. Expected pictures such as .jpg, .png or .tif")
-    # "cup.png" is named "cup", unless "cup.jpg" lies beside it (or on file systems that ignore case, "Cup.jpg").
-    stems = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
-    count = Counter(stem.casefold() for stem in stems)
-    names = [
-        stem if count[stem.casefold()] == 1 else path.relative_to(folder).as_posix()
-        for stem, path in zip(stems, paths, strict=True)
-    ]
-    images = (SourceImage(name, partial(load_image, path)) for name, path in zip(names, paths, strict=True))
+    names = _names([path.relative_to(folder) for path in paths])
+    images = (SourceImage(name, partial(load_image, path), path) for name, path in zip(names, paths, strict=True))
     unread = tuple(
         (path.relative_to(folder).as_posix(), f"{path}: {kind.value}")
         for path, kind in kinds.items()
@@ -170,10 +216,21 @@ def _open_folder(folder: Path, exclude: Path | None) -> ImageSource:
     return ImageSource(len(paths), images, others, unread)
 
 
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Unique names: "cup.png" is named "cup", unless another is (or on file systems that ignore case, "Cup")."""
+    full = [path.as_posix() for path in paths]
+    names = [path.with_suffix("").as_posix() for path in paths]
+    while True:  # the full name of "cup.jpg" may be the short one of "cup.jpg.png"
+        count = Counter(name.casefold() for name in names)
+        unique = [name if count[name.casefold()] == 1 else whole for name, whole in zip(names, full, strict=True)]
+        if unique == names:
+            return names
+        names = unique
+
+
 def _opens_as_video(path: Path) -> bool:
     """Whether a file that Pillow does not know is a video. FFmpeg would also play text as a terminal shows it."""
-    picture_suffixes()
-    with suppress(*DAMAGE, Image.DecompressionBombError), Image.open(path):
+    with suppress(*DAMAGE, Image.DecompressionBombError), _opened(path):
         return False
     with path.open("rb") as file:
         if b"\0" not in file.read(1 << 12):
@@ -185,6 +242,10 @@ def _opens_as_video(path: Path) -> bool:
 
 
 def _open_video(path: Path) -> ImageSource:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}; make it readable") from error
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
         capture.release()
@@ -209,7 +270,7 @@ def _open_video(path: Path) -> ImageSource:
         if _ends_early(announced, rate, index, milliseconds / 1000):
             yield SourceImage(f"{path.stem}_{index:06d}", partial(_refuse_end, path, announced, index))
 
-    return ImageSource(announced if announced > 0 else None, images())
+    return ImageSource(announced if announced > 0 else None, images(), video=path.stem)
 
 
 def _ends_early(announced: int, rate: float, decoded: int, last: float) -> bool:

@@ -6,6 +6,7 @@ matter of ours, among them what macOS (`._NAME`, `.DS_Store`) and Windows (`Thum
 
 import mimetypes
 import os
+import stat
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,6 +20,9 @@ VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".webm", ".wmv"}
 )
 """Files of a folder that are taken for videos; a file named by itself may have any suffix."""
+
+PACKED_SUFFIXES = frozenset({".7z", ".bz2", ".gz", ".lz4", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"})
+"""Archives and compressed files, which have to be unpacked first."""
 
 _LEFT_BEHIND = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"})
 # Python's table of types has pictures of the web; these are of cameras and film.
@@ -36,7 +40,11 @@ class Kind(Enum):
     UNREADABLE = "Pillow cannot read them; convert them to PNG or JPEG"
     VIDEO = "a video: give it by itself"
     BAG = "a bag: give it by itself"
+    PACKED_BAG = "a compressed bag: unpack it"
     FOLDER = "give it by itself"
+    CLOSED = "permission denied: make it readable"
+    LINK = "a link to nothing: copy the file that it should lead to"
+    DEVICE = "no file but a pipe, socket or device"
     OTHER = "no picture"
 
 
@@ -74,8 +82,24 @@ def kind_of(path: PurePath) -> Kind:
         return Kind.VIDEO
     if bag_suffix(path):
         return Kind.BAG
+    if suffix in PACKED_SUFFIXES and bag_suffix(PurePath(path.stem)):
+        return Kind.PACKED_BAG
     guessed = _TYPES.guess_type(path.name)[0] or ""
     return Kind.UNREADABLE if guessed.startswith("image/") or suffix in _OTHER_PICTURES else Kind.OTHER
+
+
+def kind_in_folder(path: Path) -> Kind:
+    """What an entry of a folder is: by its name, if it is a file that is there."""
+    try:
+        mode = path.stat().st_mode
+    except PermissionError:
+        return Kind.CLOSED
+    except OSError:  # nothing is there, or it leads to itself
+        return Kind.LINK
+    if stat.S_ISDIR(mode):
+        return Kind.FOLDER if path.is_symlink() else Kind.CLOSED
+    kind = kind_of(path)
+    return kind if stat.S_ISREG(mode) or kind is Kind.OTHER else Kind.DEVICE
 
 
 def is_hidden(path: PurePath) -> bool:
@@ -83,17 +107,23 @@ def is_hidden(path: PurePath) -> bool:
     return any(part.startswith(".") or part.lower() in _LEFT_BEHIND for part in path.parts)
 
 
-def files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path, *, closed: bool = False) -> list[Path]:
     """All files in a folder and its subfolders that are not hidden, sorted. Links to folders count as files.
+
+    Args:
+        folder: where to search.
+        closed: whether subfolders that cannot be read count as files, too.
 
     Raises:
         OSError: a folder cannot be read.
     """
+    found = []
 
     def fail(error: OSError) -> None:
-        raise error
+        if not closed or (place := Path(error.filename)) == folder:
+            raise error
+        found.append(place)
 
-    found = []
     for place, folders, names in os.walk(folder, onerror=fail):
         here = Path(place)
         folders[:] = [name for name in folders if not is_hidden(PurePath(name))]
@@ -109,7 +139,9 @@ def left_out(kinds: Mapping[Path, Kind]) -> str:
 
 
 def _called(path: Path, kind: Kind) -> str:
-    return "linked folder" if kind is Kind.FOLDER else path.suffix.lower() or "without a suffix"
+    if kind is Kind.FOLDER:
+        return "linked folder"
+    return path.suffix.lower() or ("folder" if kind is Kind.CLOSED else "without a suffix")
 
 
 def _advice(name: str, kind: Kind) -> str:

@@ -169,9 +169,7 @@ def open_dataset(name: str, root: Path | None, split: str = "") -> PanopticFiles
     elif name != "tabletop":
         split = "val"
     root = dataset_root(name, root)
-    if not root.is_dir():
-        expected = "; ".join(part.expected for part in info.layout.parts(split))
-        raise DatasetError(f"the folder {root} of {name} is missing; expected in it: {expected}")
+    require_root(name, root, split)
     if isinstance(info.layout, SemanticLayout):
         return SemanticFiles(name, root, split, info.categories(), info.layout)
     files = PanopticFiles(name, root, split, info.categories(), info.layout)
@@ -208,6 +206,14 @@ def require_split(name: str, split: str) -> None:
     splits = dataset_info(name).splits
     if split not in splits:
         raise ConfigError(f"{name} has no split {split!r}; expected {', '.join(splits)}")
+
+
+def require_root(name: str, root: Path, split: str) -> None:
+    """Raises DatasetError unless the data set's folder is there."""
+    if not root.is_dir():
+        problem = "is a file" if root.exists() else "is missing"
+        expected = "; ".join(part.expected for part in dataset_info(name).layout.parts(split))
+        raise DatasetError(f"the folder {root} of {name} {problem}; expected in it: {expected}")
 
 
 def dataset_root(name: str, root: Path | None) -> Path:

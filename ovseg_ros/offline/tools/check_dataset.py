@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.offline.data.files import read_json, write_json
 from ovseg_ros.offline.data.kinds import is_hidden
-from ovseg_ros.offline.data.open import dataset_info, dataset_root, open_dataset, require_split
+from ovseg_ros.offline.data.open import dataset_info, dataset_root, open_dataset, require_root, require_split
 from ovseg_ros.offline.data.panoptic import PanopticFiles
 from ovseg_ros.offline.data.pixels import read_image
 from ovseg_ros.offline.data.semantic import SemanticFiles
@@ -90,11 +90,13 @@ def check_dataset(options: CheckDatasetOptions) -> int:
 
     Raises:
         ConfigError: an unknown name or split, or no root.
+        DatasetError: the root is no folder.
     """
     name, split = options.name, options.split
     if split is not None:
         require_split(name, split)
     root = dataset_root(name, options.root)
+    require_root(name, root, split or dataset_info(name).splits[0])
     reports = []
     for each in [split] if split else _splits_present(name, root):
         report = check_split(name, root, each, workers=options.workers or 0)

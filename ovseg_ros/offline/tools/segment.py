@@ -1,5 +1,6 @@
 """`ovseg segment`: every image of a file, folder or video under one vocabulary, to overlays and COCO panoptic files."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import Segment
 from ovseg_ros.core.vocabulary import Category
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb
-from ovseg_ros.offline.data.files import OutputError, check_outputs, write_image, write_json
-from ovseg_ros.offline.data.images import ImageSource, open_source
+from ovseg_ros.offline.data.files import OutputError, check_outputs, longest_name, write_image, write_json
+from ovseg_ros.offline.data.images import ImageSource, frames_in, open_source
 from ovseg_ros.offline.options import SegmentOptions
 from ovseg_ros.offline.words import given_vocabulary, prepared
 
 INDEX_NAME = "panoptic.json"
+_NAMED = 5
 
 
 def segment_path(options: SegmentOptions) -> int:
@@ -38,6 +40,11 @@ def segment_path(options: SegmentOptions) -> int:
         folders={"panoptic/ of --out": out / "panoptic", "overlay/ of --out": out / "overlay"},
         files={f"{INDEX_NAME} of --out": out / INDEX_NAME},
     )
+    if source.video and (length := len(os.fsencode(f"{source.video}_000000.png"))) > (allowed := longest_name(out)):
+        raise ConfigError(
+            f"{path}: its frames' results would have names of {length} bytes ({source.video[:40]}...), and {out} takes "
+            f"names of at most {allowed}; rename the video"
+        )
     if (out / INDEX_NAME).exists() and not options.overwrite:
         raise ConfigError(f"{out} already holds results ({INDEX_NAME}); choose another --out or add --overwrite")
     segmenter = build_segmenter(preset, options.device)
@@ -57,7 +64,8 @@ def segment_path(options: SegmentOptions) -> int:
         write_json(out / INDEX_NAME, index)
     print(f"{len(index['images'])} images segmented into {out}", file=sys.stderr)
     if index["skipped"]:
-        print(f"{len(index['skipped'])} images skipped, see 'skipped' in {out / INDEX_NAME}", file=sys.stderr)
+        what = "files" if source.unread else "images"
+        print(f"{len(index['skipped'])} {what} skipped, see 'skipped' in {out / INDEX_NAME}", file=sys.stderr)
     return 1 if index["skipped"] else 0
 
 
@@ -67,8 +75,9 @@ def segment_source(
     """Segment every image of `source`, write its files below `out` and append its entries to `index`.
 
     An image that cannot be decoded, or whose name the file system does not take, is named on stderr, noted in the index
-    under "skipped" and passed over.
+    under "skipped" and passed over. Pictures of which only the first of several frames counts are named at the end.
     """
+    parts: list[str] = []
     with tqdm(source.images, total=source.length, desc="segment", unit="image", file=sys.stderr) as bar:
         for item in bar:
             try:
@@ -76,6 +85,8 @@ def segment_source(
             except ImageError as error:
                 _skip(item.name, error, index, bar)
                 continue
+            if item.path and (frames := frames_in(item.path)) > 1:
+                parts.append(f"1 of {frames} frames of {item.path.name}")
             result = segmenter.segment(image, prompt)
             png = f"{item.name}.png"
             try:
@@ -91,6 +102,13 @@ def segment_source(
             segments = [_segment_entry(segment) for segment in result.segments]
             index["images"].append({"id": image_id, "file_name": item.name, "width": width, "height": height})
             index["annotations"].append({"image_id": image_id, "file_name": png, "segments_info": segments})
+
+    if parts:
+        more = f" and {len(parts) - _NAMED} more such files" if len(parts) > _NAMED else ""
+        print(
+            f"note: of several frames or pages the first is segmented: {', '.join(parts[:_NAMED])}{more}",
+            file=sys.stderr,
+        )
 
 
 def _skip(name: str, error: OvsegError, index: dict[str, Any], bar: tqdm) -> None:

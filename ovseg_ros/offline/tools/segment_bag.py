@@ -1,6 +1,7 @@
 """`ovseg segment BAG`: the node's outputs for every image of a recording, without ROS and without dropping any."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,8 @@ def segment_bag(options: SegmentOptions) -> int:
         print(
             f"{state['skipped']} images skipped; the reasons are above, or in an earlier run's output", file=sys.stderr
         )
+    for topic in state.get("empty", ()):
+        print(f"note: {topic} holds no image: nothing was published on it while the bag was recorded", file=sys.stderr)
     for fault in state.get("faults", ()):
         print(f"not all was read: {fault}", file=sys.stderr)
     return 1 if state.get("skipped") or state.get("faults") else 0
@@ -92,6 +95,7 @@ class _Run:
         """Segments the rest of `images`."""
         state: dict[str, Any] = {"read": 0, "segmented": 0, "skipped": 0, **self.parts.state}
         pending: list[BagMessage] = []
+        reasons: Counter[tuple[str, str]] = Counter()
         alone = len(images.topics) == 1
         frames = iter(images)
         for _ in range(state["read"]):
@@ -104,15 +108,22 @@ class _Run:
                     pending += made if state["segmented"] else [self._announcement(image), *made]
                     state["segmented"] += 1
                 except ImageError as error:
-                    bar.write(f"skipped: {error}", file=sys.stderr)
                     state["skipped"] += 1
+                    reason = image.topic, image.fault or str(error)
+                    reasons[reason] += 1
+                    if reasons[reason] == 1:
+                        bar.write(f"skipped: {error}", file=sys.stderr)
                 size = sum(len(message.content) for message in pending)
                 if state["read"] - self.parts.state.get("read", 0) >= _IMAGES_IN_PART or size >= _BYTES_IN_PART:
                     self.parts.append(pending, dict(state))
                     pending = []
+        for (topic, text), count in reasons.items():
+            if count > 1:
+                more = "" if len(reasons) == 1 else f" ({topic}: {text.removeprefix(f'{topic}: ')[:60]}...)"
+                print(f"skipped: and {count - 1} more for the same reason{more}", file=sys.stderr)
         if pending or not self.parts.count:
             self.parts.append(pending, dict(state))
-        self.parts.finish({**state, "faults": list(images.faults)})
+        self.parts.finish({**state, "faults": list(images.faults), "empty": images.empty})
 
     def _announcement(self, image: BagImage) -> BagMessage:
         stamp = self.messages.time(*divmod(image.received, 1_000_000_000))

@@ -1,10 +1,10 @@
 """The command line itself: quick help, lazy imports, exit codes, odd values, options without effect."""
 
+import errno
 import os
 import subprocess
 import sys
 from dataclasses import fields
-from pathlib import Path
 from typing import get_type_hints
 
 import pytest
@@ -184,15 +184,21 @@ def test_a_device_that_is_not_there_is_named(capsys):
     assert "device 'cuda:99' is not there" in capsys.readouterr().err
 
 
-def test_what_the_system_refuses_is_one_line(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.ENOENT, "No such file or directory; correct the path, and try again"),
+        (errno.EACCES, "Permission denied; make it readable (or, for results, writable), or choose another"),
+        (errno.ENOSPC, "No space left on device; make room, and try again"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(monkeypatch, capsys, number, told):
     def fail(options):
-        Path("/no/such/folder/file").read_bytes()
+        raise OSError(number, os.strerror(number), "/a/file")
 
     monkeypatch.setattr(doctor, "doctor", fail)
     assert main(["doctor"]) == 2
-    assert capsys.readouterr().err == (
-        "ovseg: error: /no/such/folder/file: No such file or directory; correct the path, or make room, and try again\n"
-    )
+    assert capsys.readouterr().err == f"ovseg: error: /a/file: {told}\n"
 
 
 PRINTING = """
@@ -275,7 +281,7 @@ WRITING = [
 def test_outputs_that_cannot_be_written_are_refused_at_once(arguments, tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     option = arguments[arguments.index("OUT") - 1]
-    for place, reason in (("file/out", "expected a folder"), ("a" * 300, "300 bytes"), ("/proc/out", "or choose")):
+    for place, reason in (("file/out", "expected a folder"), ("a" * 300, "300 bytes"), ("/proc/out", "choose another")):
         out = str(tmp_path / place)
         assert main([out if argument == "OUT" else argument for argument in arguments]) == 2
         error = capsys.readouterr().err

@@ -5,15 +5,18 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from bag_scenes import STORE, STORE_1, image, jpeg, write_bag, write_bag_1
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
-from ovseg_ros.core.errors import DatasetError
+from ovseg_ros.core.errors import DatasetError, ImageError
 from ovseg_ros.offline.data.bag_files import find_recording, is_bag
 from ovseg_ros.offline.data.bag_images import BagImage, open_bag_images
+from ovseg_ros.offline.data.bag_parts import fingerprint
+from ovseg_ros.offline.data.images import open_source
 
 COUNT = 8
 SQLITE, MCAP = StoragePlugin.SQLITE3, StoragePlugin.MCAP
@@ -284,3 +287,78 @@ def test_a_folder_with_pictures_is_no_bag(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "metadata.yaml").write_text("of: something else")
     assert not is_bag(tmp_path / "notes")
+
+
+def noise(count: int = 8) -> dict:
+    """Images that no compression makes smaller, 64 kB each."""
+    chance = np.random.default_rng(0)
+    messages = [image(index, height=2730) for index in range(count)]
+    for message in messages:
+        message.data = chance.integers(0, 256, message.data.size, dtype=np.uint8)
+    return {"/image": messages}
+
+
+@pytest.mark.parametrize("packed", [None, CompressionMode.STORAGE])
+def test_of_a_chunk_that_is_cut_short_the_whole_messages_are_read(tmp_path, packed):
+    file = the_file(write_bag(tmp_path / "a", noise(), packed=packed))
+    content = file.read_bytes()
+    file.write_bytes(content[: 5 * len(content) // 8])
+    found, (fault,) = read(file)
+    assert [item.message.header.stamp.sec for item in found] == list(range(100, 100 + len(found)))
+    assert len(found) in (3, 4, 5) and "it has no end" in fault
+
+
+@pytest.mark.parametrize("packed", [None, CompressionMode.FILE])
+def test_of_a_database_that_is_cut_short_what_is_there_is_read(tmp_path, packed):
+    file = the_file(write_bag(tmp_path / "a", noise(), plugin=SQLITE, packed=packed))
+    content = file.read_bytes()
+    file.write_bytes(content[: 5 * len(content) // 8])
+    found, faults = read(file)
+    assert [item.message.header.stamp.sec for item in found] == list(range(100, 100 + len(found)))
+    assert len(found) in (3, 4, 5)
+    assert ("the copy was cut short; copy it again" in faults[0]) == (packed is not None)
+    file.write_bytes(content[:200])
+    with pytest.raises(
+        DatasetError, match="the copy was cut short" if packed else "it has 200 of its 5.* bytes: the copy"
+    ):
+        read(file)
+
+
+@pytest.mark.parametrize("plugin", [SQLITE, MCAP])
+def test_messages_compressed_one_by_one_are_known_without_metadata(tmp_path, plugin):
+    path = write_bag(tmp_path / "a", images(), plugin=plugin, packed=CompressionMode.MESSAGE)
+    file = the_file(path)
+    (path / "metadata.yaml").unlink()
+    for source in (file, path):
+        found, faults = read(source)
+        assert ([item.fault for item in found], faults) == ([""] * COUNT, [])
+
+
+def test_a_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch):
+    file = the_file(write_bag(tmp_path / "a", images()))
+
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DatasetError) as raised:
+        read(file)
+    assert str(raised.value) == f"{file} cannot be read: Permission denied; make it readable"
+    fingerprint(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("x.mcap.zst", "is a compressed bag: unpack it"),
+        ("x.db3.gz", "is a compressed bag: unpack it"),
+        ("rec.tar", "is an archive: unpack it"),
+        ("rec/metadata.yaml", "describes a bag: give the folder that it is in, .*/rec$"),
+    ],
+)
+def test_what_has_to_be_unpacked_or_is_in_a_bag_is_told(tmp_path, name, told):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+    assert not is_bag(tmp_path / name)
+    with pytest.raises(ImageError, match=told):
+        open_source(tmp_path / name)

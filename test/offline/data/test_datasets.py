@@ -288,7 +288,7 @@ def test_root_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
     assert open_dataset("coco_panoptic", None, "val").root == tmp_path / "coco"
     monkeypatch.delenv(ROOT_VARIABLE)
-    with pytest.raises(ConfigError, match=f"--root DIR, or set {ROOT_VARIABLE}"):
+    with pytest.raises(ConfigError, match=f"--root DIR of evaluate .*, or set {ROOT_VARIABLE}"):
         open_dataset("coco_panoptic", None, "val")
 
 
@@ -299,6 +299,9 @@ def test_names_and_splits_are_checked(tmp_path: Path) -> None:
         open_dataset("coco_panoptic", tmp_path, "validation")
     with pytest.raises(DatasetError, match="is missing; expected in it: annotations/panoptic_val2017.json"):
         open_dataset("coco_panoptic", tmp_path / "nowhere", "val")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DatasetError, match="file of coco_panoptic is a file; expected in it: annotations/"):
+        open_dataset("coco_panoptic", tmp_path / "file", "val")
 
 
 @pytest.mark.parametrize("name", DATASETS)

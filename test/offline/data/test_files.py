@@ -101,6 +101,15 @@ def test_places_that_cannot_be_written_are_refused_with_the_option(tmp_path, mon
             check_outputs(**{"files": {}, kind: {"--x": tmp_path / "new" / "a.json"}})
 
 
+def test_a_folder_that_is_there_and_takes_no_files_is_not_called_missing(tmp_path, monkeypatch):
+    refuse(monkeypatch, errno.ENOENT)
+    with pytest.raises(OutputError) as raised:
+        check_outputs(files={"--json": tmp_path / "x.json"})
+    assert str(raised.value) == (
+        f"--json {tmp_path / 'x.json'} cannot be written: {tmp_path} takes no new files; choose another --json"
+    )
+
+
 def test_what_can_be_written_is_left_as_it_was(tmp_path):
     (tmp_path / "a.json").write_text("old")
     check_outputs(
@@ -124,6 +133,11 @@ def test_wrong_kinds_of_places_and_long_names_are_refused(tmp_path):
         check_outputs(files={"--json": tmp_path})
     with pytest.raises(OutputError, match="is a link to nothing"):
         check_outputs(folders={"--out": tmp_path / "nowhere"}, files={})
+    with pytest.raises(OutputError) as raised:
+        check_outputs(folders={"--out": Path("/dev/null")}, files={})
+    assert str(raised.value) == "--out /dev/null is a device; expected a folder"
+    with pytest.raises(OutputError, match="^--out .*file is a file; expected a folder$"):
+        check_outputs(folders={"--out": tmp_path / "file"}, files={})
     for name in ("a" * 256, "ä" * 128):
         for path in (tmp_path / name, tmp_path / "missing" / name / "out"):
             with pytest.raises(OutputError, match="name of 256 bytes .*at most 255; choose a shorter one"):

@@ -1,6 +1,8 @@
 """Image files of every kind, folders and videos, good and broken."""
 
+import os
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -10,8 +12,8 @@ import pytest
 from PIL import Image
 
 from ovseg_ros.core.errors import ImageError
-from ovseg_ros.offline.data.images import _ends_early, load_image, open_source
-from ovseg_ros.offline.data.kinds import Kind, kind_of, picture_suffixes
+from ovseg_ros.offline.data.images import _ends_early, frames_in, load_image, open_source
+from ovseg_ros.offline.data.kinds import Kind, files_below, kind_of, picture_suffixes
 
 
 def save(path: Path, array: np.ndarray, **options: object) -> Path:
@@ -250,3 +252,74 @@ def test_a_file_of_another_suffix_is_tried_as_a_video(tmp_path):
     (source,) = open_source(tmp_path / "a.txt").images
     with pytest.raises(ImageError, match="not an image in a known format"):
         source.load()
+
+
+def test_names_stay_unique_where_the_full_name_of_one_is_the_short_one_of_another(tmp_path):
+    for name in ("a.jpg", "a.png", "a.jpg.png", "b.png", "b.png.png"):
+        save(tmp_path / name, np.zeros((2, 3), dtype=np.uint8))
+    assert sorted(names_and_images(tmp_path)) == ["a.jpg", "a.jpg.png", "a.png", "b", "b.png"]
+
+
+def test_what_is_no_file_in_a_folder_is_left_out_and_told(tmp_path):
+    save(tmp_path / "a.png", np.zeros((2, 3), dtype=np.uint8))
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    source = open_source(tmp_path, exclude=tmp_path / "out")
+    assert [image.name for image in source.images] == ["a"]
+    assert [name for name, _ in source.unread] == ["gone.jpg", "loop.jpg", "pipe.jpg"]
+    reasons = " ".join(reason for _, reason in source.unread)
+    assert reasons.count("a link to nothing") == 2 and "no file but a pipe" in reasons
+    with pytest.raises(ImageError, match="gone.jpg is a link to nothing; give an image"):
+        open_source(tmp_path / "gone.jpg")
+
+
+def test_a_subfolder_that_cannot_be_read_costs_only_itself(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    save(tmp_path / "a.png", np.zeros((2, 3), dtype=np.uint8))
+    scan = os.scandir
+
+    def scandir(path):
+        if Path(path) == tmp_path / "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    source = open_source(tmp_path)
+    assert [image.name for image in source.images] == ["a"]
+    assert source.left_out == "1 folder (permission denied: make it readable)"
+    assert source.unread == (("closed", f"{tmp_path / 'closed'}: permission denied: make it readable"),)
+    with pytest.raises(PermissionError):  # of a data set, nothing is left out
+        files_below(tmp_path)
+
+
+def test_a_picture_that_may_not_be_read_or_is_empty_is_not_called_damaged(tmp_path, monkeypatch):
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    with pytest.raises(ImageError, match=r"empty.jpg \(0 bytes\) is empty; copy it again"):
+        load_image(tmp_path / "empty.jpg")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(ImageError, match=r"empty.jpg cannot be read: Permission denied; make it readable$"):
+        load_image(tmp_path / "empty.jpg")
+
+
+def test_a_large_picture_is_read_without_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    path = save(tmp_path / "a.png", np.zeros((11, 11), dtype=np.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_image(path).shape == (11, 11, 3)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])
+def test_frames_and_pages_are_counted(tmp_path, name):
+    first, *others = (Image.new("RGB", (8, 6), (index * 60, 0, 0)) for index in range(3))
+    first.save(tmp_path / name, save_all=True, append_images=others)
+    assert frames_in(tmp_path / name) == 3
+    first.save(tmp_path / "one.png")
+    assert frames_in(tmp_path / "one.png") == 1
+    first.save(tmp_path / "a.mpo", save_all=True, append_images=others)
+    assert frames_in(tmp_path / "a.mpo") == 1

@@ -127,7 +127,12 @@ def test_vocabularies_of_another_length_or_order_are_refused(painted, tmp_path, 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--dataset", "x", "--data", "tabletop"], "--data would change nothing: --dataset says both; leave it out"),
+        (
+            ["--dataset", "x", "--data", "tabletop"],
+            "--data would change nothing: --dataset DIR is short for --data tabletop --root DIR; leave it out",
+        ),
+        (["--dataset", "coco_panoptic"], "--dataset coco_panoptic is no folder; did you mean --data coco_panoptic?"),
+        (["--dataset", "coco_panoptic", "--root", "x"], "did you mean --data coco_panoptic?"),
         (["--merge", "x", "--data", "tabletop"], "--data would change nothing: the files of --merge say what"),
         (
             ["--merge", "x", "--preset", "tabletop", "--on-error", "stop"],

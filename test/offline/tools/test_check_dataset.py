@@ -158,7 +158,8 @@ def test_splits_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "500 images are in the published split" in out
     # Asked for by name, or with nothing there at all, it is a fault.
     assert run(capsys, "cityscapes_semantic", "--root", str(tmp_path), "--split", "train")[0] == 1
-    code, out, _ = run(capsys, "cityscapes_semantic", "--root", str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    code, out, _ = run(capsys, "cityscapes_semantic", "--root", str(tmp_path / "empty"))
     assert code == 1
     assert out.count("cannot be used") == 2
 
@@ -193,3 +194,11 @@ def test_several_processes_report_the_same(tmp_path: Path, monkeypatch: pytest.M
     alone = check_split("cityscapes_semantic", tmp_path, "val", workers=1)
     assert check_split("cityscapes_semantic", tmp_path, "val", workers=2) == alone
     assert list(alone.faults) == ["a/a_3"]
+
+
+def test_a_root_that_is_no_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for name, problem in (("nowhere", "is missing"), ("file", "is a file")):
+        code, out, err = run(capsys, "coco_panoptic", "--root", str(tmp_path / name))
+        assert (code, out) == (2, "") and err.count("\n") == 1
+        assert f"the folder {tmp_path / name} of coco_panoptic {problem}; expected in it: " in err

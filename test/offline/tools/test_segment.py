@@ -128,7 +128,9 @@ def test_what_a_folder_holds_besides_is_named_counted_and_listed(tmp_path, capsy
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"x")
     assert run(folder, "--vocabulary", "cup", "--out", tmp_path / "out") == 1
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: ")]
+    error = capsys.readouterr().err
+    assert "5 files skipped" in error
+    (line,) = [line for line in error.splitlines() if line.startswith("left out: ")]
     assert "2 .heic (Pillow cannot read them; convert them to PNG or JPEG, or install pillow-heif)" in line
     assert "1 .mp4 (a video: give it by itself)" in line and "1 .mcap (a bag: give it by itself)" in line
     index = json.loads((tmp_path / "out" / "panoptic.json").read_text())
@@ -146,6 +148,27 @@ def test_a_name_too_long_for_the_results_costs_only_itself(tmp_path, capsys):
     assert "skipped: " in (error := capsys.readouterr().err) and "File name too long" in error
     index = json.loads((tmp_path / "again" / "panoptic.json").read_text())
     assert len(index["images"]) == 2 and index["skipped"][0]["name"] == "d" * 252
+
+
+def test_a_video_whose_name_is_too_long_for_its_results_is_refused_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(segment, "build_segmenter", lambda *_: pytest.fail("too late"))
+    path = tmp_path / ("v" * 245 + ".avi")
+    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (32, 16))
+    writer.write(np.zeros((16, 32, 3), dtype=np.uint8))
+    writer.release()
+    (tmp_path / "a.avi").rename(path)
+    assert run(path, "--vocabulary", "cup", "--out", tmp_path / "new" / "out") == 2
+    error = capsys.readouterr().err
+    assert "names of 256 bytes" in error and "rename the video" in error and error.count("\n") == 1
+
+
+def test_of_an_animation_a_note_says_that_the_first_frame_counts(tmp_path, capsys):
+    first, second = Image.new("RGB", (8, 6), "red"), Image.new("RGB", (8, 6), "blue")
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
+    assert run(tmp_path / "a.gif", "--vocabulary", "cup", "--out", tmp_path / "out") == 0
+    assert (
+        "note: of several frames or pages the first is segmented: 1 of 2 frames of a.gif\n" in capsys.readouterr().err
+    )
 
 
 def test_a_disk_that_fills_up_ends_in_one_line_and_leaves_whole_files(tmp_path, monkeypatch, capsys):

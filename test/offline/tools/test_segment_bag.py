@@ -135,7 +135,7 @@ def test_topics_are_chosen_or_asked_for(tmp_path):
     with open_bag_images(one, []) as images:
         assert images.topics == ["/front/image"]
     two = write_bag(tmp_path / "two", {**cameras, "/left/image/compressed": [jpeg(0), jpeg(1)]})
-    with pytest.raises(DatasetError, match="--topic: .*/left/image/compressed"):
+    with pytest.raises(DatasetError, match=r"--topic \(repeat it for several\): .*/left/image/compressed"):
         segmented(two, "mug", tmp_path / "out")
     with pytest.raises(DatasetError, match="'/rear': no|no images on '/rear'; image topics: .*front"):
         segmented(two, "mug", tmp_path / "out", topic=("/rear",))
@@ -147,13 +147,15 @@ def test_topics_are_chosen_or_asked_for(tmp_path):
     assert not any("overlay" in topic for topic in found)
 
 
-def test_bags_without_images_or_with_none_in_them(tmp_path):
+def test_bags_without_images_or_with_none_in_them(tmp_path, capsys):
     text = STORE.types["std_msgs/msg/String"](data="hello")
     with pytest.raises(DatasetError, match="no image topic .*; its topics: /chatter"):
         segmented(write_bag(tmp_path / "text", {"/chatter": [text]}), "mug", tmp_path / "out")
     with Writer(tmp_path / "empty", version=8) as writer:
         writer.add_connection("/image", "sensor_msgs/msg/Image", typestore=STORE)
-    assert segmented(tmp_path / "empty", "mug", tmp_path / "out") == 0
+    for _ in range(2):  # also when the run is complete
+        assert segmented(tmp_path / "empty", "mug", tmp_path / "out") == 0
+        assert "note: /image holds no image: nothing was published on it" in capsys.readouterr().err
     assert read(tmp_path / "out") == {}
 
 
@@ -173,6 +175,47 @@ def test_an_image_that_cannot_be_used_is_named_counted_and_passed_over(tmp_path,
     assert segmented(bag, "mug", tmp_path / "out") == 1
     assert "/image: data has 5 bytes" in capsys.readouterr().err
     assert [message.header.stamp.sec for _, message in read(tmp_path / "out")["/ovseg/segments"]] == [100, 102]
+
+
+def test_one_reason_for_many_images_is_told_once(tmp_path, capsys):
+    messages = [image(index) for index in range(5)]
+    for message in messages:
+        message.encoding = "16UC1"
+    bag = write_bag(tmp_path / "in", {"/image": messages})
+    assert segmented(bag, "mug", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert error.count("which holds depth") == 1 and "of a bag, give it by --topic" in error
+    assert "skipped: and 4 more for the same reason\n" in error and "5 images skipped" in error
+
+
+def test_folders_with_other_files_are_refused(tmp_path):
+    bag = write_bag(tmp_path / "in", {"/image": [image(0)]})
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".DS_Store").write_text("x")
+    (out / "out_0.mcap").write_text("left by a kill before its journal was written")
+    (out / "thesis.tex").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(
+            ConfigError, match=r"holds files that are no results of this command \(thesis.tex\); choose"
+        ):
+            segmented(bag, "mug", out, overwrite=overwrite)
+    (out / "thesis.tex").unlink()
+    assert segmented(bag, "mug", out) == 0
+
+
+def test_what_changed_between_runs_is_told_for_people(tmp_path):
+    bag = write_bag(tmp_path / "in", {"/image": [image(0)]})
+    words = tmp_path / "words.yaml"
+    words.write_text("categories: [{name: mug, synonyms: [beaker]}, cup]")
+    assert segmented(bag, "mug, cup", tmp_path / "out") == 0
+    with pytest.raises(ConfigError, match=r"vocabulary \(now in another order\)"):
+        segmented(bag, "cup, mug", tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"vocabulary \(now with other synonyms, thresholds or kinds of 'mug'\)"):
+        segmented(bag, str(words), tmp_path / "out")
+    (bag / "notes.txt").write_text("x")
+    with pytest.raises(ConfigError, match=r"content \(the files of the bag have changed\)"):
+        segmented(bag, "mug, cup", tmp_path / "out")
 
 
 def test_a_damaged_bag_gives_what_was_read_and_says_so_each_time(tmp_path, capsys):
@@ -212,7 +255,7 @@ def test_a_run_goes_on_after_its_last_part(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             segmented(bag, "mug", tmp_path / "out")
     assert len(read(tmp_path / "out")["/ovseg/segments"]) == 4  # whole parts can be played already
-    with pytest.raises(ConfigError, match=r"vocabulary \(was .*mug.* now .*cup"):
+    with pytest.raises(ConfigError, match=r"vocabulary \(now without 'mug', with 'cup'\); use"):
         segmented(bag, "cup", tmp_path / "out")
     assert segmented(bag, "mug", tmp_path / "out") == 0
     found = read(tmp_path / "out")
