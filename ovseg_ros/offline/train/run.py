@@ -15,11 +15,11 @@ from ovseg_ros.core.errors import CheckpointError, ConfigError, TrainingError
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.offline.data.files import write_bytes
-from ovseg_ros.offline.train.clip import ClipTraining, train_clip
+from ovseg_ros.offline.train.clip import ClipTraining, clip_of, train_clip
 from ovseg_ros.offline.train.data import RenderedData
 from ovseg_ros.offline.train.engine import Engine, Run
-from ovseg_ros.offline.train.eomt import EoMTTraining, train_eomt
-from ovseg_ros.offline.train.fisa import FisaTraining, train_fisa
+from ovseg_ros.offline.train.eomt import EoMTTraining, network_of, train_eomt
+from ovseg_ros.offline.train.fisa import FisaTraining, checkpoint_of, train_fisa
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.record import RECORD_NAME, Record, differences, plain, record_of
 from ovseg_ros.offline.train.state import has_state
@@ -97,6 +97,8 @@ def train(
     run = Run(data, out, Engine(device, mixed_precision or config.mixed_precision), only_rendered=rendered)
     generator: EoMT | None = None
     try:
+        results = {stage.kind: _result_of(stage) for stage in stages}
+        run.check_results(results, begun=bool(begun) or (out / RECORD_NAME).exists())
         _keep_record(replace(config, stages=stages, record=record_of(stages, run)), run, begun)
         for stage in stages:
             match stage:
@@ -108,6 +110,17 @@ def train(
                     train_fisa(stage, run)
     finally:
         run.engine.close()
+
+
+def _result_of(stage: Stage) -> str:
+    """What its preset, or its network, calls the file of a stage's result."""
+    match stage:
+        case EoMTTraining():
+            return network_of(stage.network).checkpoint
+        case ClipTraining():
+            return clip_of(stage.preset).checkpoint
+        case FisaTraining():
+            return checkpoint_of(stage.preset)
 
 
 def _with_loops(stage: Stage, changes: Mapping[str, Any]) -> Stage:

@@ -9,7 +9,9 @@ import pytest
 import yaml
 from tiny_training import EOMT_RECIPE, run
 
+from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.version import VERSION
+from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.record import differences
 from ovseg_ros.offline.train.run import load_recipe
 
@@ -93,6 +95,49 @@ def test_another_version_and_an_older_folder_are_said(
     path.unlink()
     assert run(copy, EOMT_RECIPE.replace("1.0e-3", "2.0e-3"), data) == 2
     assert "has no run.yaml" in caplog.text and "learning_rate was 0.001, now 0.002" in capsys.readouterr().err
+
+
+def test_a_result_never_leaves_the_folder_of_the_run(data: Path, tmp_path: Path) -> None:
+    """Where a network names its file by a path, that is where it is used from."""
+    mine, out = tmp_path / "mine.safetensors", tmp_path / "out"
+    mine.write_bytes(b"years of work")
+    out.mkdir()
+    for name in (str(mine), "../mine.safetensors"):
+        assert run(out, EOMT_RECIPE.replace("tiny_eomt.safetensors", name), data, "--steps", "1") == 0
+        assert mine.read_bytes() == b"years of work" and (out / "mine.safetensors").stat().st_size > 1000
+        shutil.rmtree(out)
+        out.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("''", "of the stage eomt is called ''; expected the name of a file such as eomt.safetensors"),
+        ("eomt", "is called 'eomt'; expected"),
+        ("run.yaml", "is called 'run.yaml'; expected"),
+        ("folder/", "is called 'folder/'; expected"),
+        ("proposals/.safetensors", "is called 'proposals/.safetensors'; expected"),
+        ('"a\\0.safetensors"', "expected the name of a file"),
+        ("x" * 290 + ".safetensors", "has a name of 302 bytes"),
+        ("folder.safetensors", "folder.safetensors is a folder; expected a file"),
+        ("/elsewhere/mine.safetensors", "mine.safetensors is there already, and not of a run in "),
+    ],
+)
+def test_a_result_that_cannot_be_is_refused_before_the_first_step(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, message: str
+) -> None:
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "mine.safetensors").write_bytes(b"years of work")
+    assert run(tmp_path, EOMT_RECIPE.replace("tiny_eomt.safetensors", name), data) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.safetensors", "mine.safetensors", "recipe.yaml"]
+
+
+def test_two_results_of_one_name_are_refused(tmp_path: Path) -> None:
+    run_here = Run(None, tmp_path, Engine("cpu"))
+    with pytest.raises(ConfigError, match=r"stages eomt and clip are both called a.safetensors"):
+        run_here.check_results({"eomt": "a.safetensors", "clip": "there/a.safetensors"}, begun=False)
 
 
 def test_the_version_is_the_packages() -> None:
