@@ -97,7 +97,7 @@ def train(
     run = Run(data, out, Engine(device, mixed_precision or config.mixed_precision), only_rendered=rendered)
     generator: EoMT | None = None
     try:
-        results = {stage.kind: _result_of(stage) for stage in stages}
+        results: dict[str, str] = {stage.kind: _result_of(stage) for stage in stages}
         run.check_results(results, begun=bool(begun) or (out / RECORD_NAME).exists())
         _keep_record(replace(config, stages=stages, record=record_of(stages, run)), run, begun)
         for stage in stages:
