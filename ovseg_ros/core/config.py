@@ -95,8 +95,8 @@ def choices(wrong: str, names: Collection[str]) -> str:
     return f"{hint}; there are {len(names)}, from {min(names)} to {max(names)}"
 
 
-def load_yaml(path: Path) -> Mapping[str, Any]:
-    """The mapping in a YAML file; ConfigError if it is missing, is not YAML or holds something else."""
+def load_yaml(path: Path, example: str = "description: ...") -> Mapping[str, Any]:
+    """The mapping in a YAML file; ConfigError if it is missing, is not YAML or holds something else than `example`."""
     try:
         content = parse_yaml(path.read_bytes().decode())
     except OSError as error:
@@ -108,7 +108,7 @@ def load_yaml(path: Path) -> Mapping[str, Any]:
         raise ConfigError(f"{path}{fault.place} is not valid YAML: {fault}") from fault
     if not isinstance(content, Mapping):
         found = "is empty" if content is None else f"holds {str(content)[:60]!r}"
-        raise ConfigError(f"{path} {found}; expected names and values, such as 'description: ...'")
+        raise ConfigError(f"{path} {found}; expected names and values, such as {example!r}")
     return content
 
 

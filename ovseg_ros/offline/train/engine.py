@@ -75,8 +75,13 @@ class Engine:
     def words(self) -> str:
         """Device and precision, for people."""
         name = f" ({torch.cuda.get_device_name(self.device)})" if self.device.type == "cuda" else ""
-        precision = self._accelerator.mixed_precision
-        return f"{self.device}{name}, {'single precision' if precision == 'no' else f'mixed precision {precision}'}"
+        mixed = self.precision != "no"
+        return f"{self.device}{name}, {f'mixed precision {self.precision}' if mixed else 'single precision'}"
+
+    @property
+    def precision(self) -> str:
+        """One of `PRECISIONS`."""
+        return str(self._accelerator.mixed_precision)
 
     def _warn_if_alone(self) -> None:
         """Say so where a launcher was to start several processes, and none of them knows of another."""

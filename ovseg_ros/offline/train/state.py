@@ -59,8 +59,8 @@ def _newest(folder: Path, *, mmap: bool = False) -> tuple[Path, Any, list[str]] 
             continue
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        except OSError as error:
-            faults.append(f"{path} cannot be read: {error.strerror or error}")
+        except (PermissionError, IsADirectoryError) as error:
+            faults.append(f"{path} cannot be read: {error.strerror}")
         except Exception:  # torn bytes lead to any of a dozen types, whose texts advise to trust the file
             faults.append(f"{path} is damaged ({path.stat().st_size} bytes)")
         else:
