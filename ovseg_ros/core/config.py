@@ -8,12 +8,13 @@ discriminator.
 import dataclasses
 import difflib
 import json
+import math
 import re
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeGuard, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -142,8 +143,14 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         raise ConfigError("; ".join(told[:_FAULTS_TOLD]) + more) from error
 
 
-def _is_exponent(value: object) -> bool:
+def _is_exponent(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and _EXPONENT.fullmatch(value) is not None
+
+
+def _whole(value: object) -> int | None:
+    """The whole number that 1e3 or 1000.0 stands for; None of anything else."""
+    number = float(value) if isinstance(value, float) or _is_exponent(value) else math.nan
+    return int(number) if number.is_integer() and abs(number) < 1e15 else None
 
 
 def _put_number(values: Any, path: Sequence[str | int], number: float) -> None:
@@ -178,7 +185,9 @@ def _explain(cls: type, fault: Any, where: str) -> str:
         case "value_error":
             return f"{place}: {fault['ctx']['error']}"
         case known if known in _EXPECTED:
-            return f"{place}: expected {_EXPECTED[known]}, got {fault['input']!r}"
+            whole = _whole(fault["input"]) if _EXPECTED[known] == "a whole number" else None
+            hint = f"; write {whole}" if whole is not None else ""
+            return f"{place}: expected {_EXPECTED[known]}, got {fault['input']!r}{hint}"
     return f"{place}: {fault['msg'].replace('Input should', 'it should')}, got {fault['input']!r}"
 
 

@@ -96,6 +96,8 @@ def train(
     changes = {"steps": steps, "gradient_accumulation": accumulate}
     changes = {key: value for key, value in changes.items() if value is not None}
     stages = tuple(_with_loops(stage, changes) for stage in config.stages)
+    if data is not None and data.exists() and not data.is_dir():
+        raise ConfigError(f"--data {data} is a file; expected the folder of the data set, or of rendered views")
     begun = _check_resume(out, resume)
     done = {name: steps_done(out / name) for name in loops_of(stages) if name in begun}
     rendered = all(isinstance(stage, ClipTraining) or isinstance(stage.data, RenderedData) for stage in stages)

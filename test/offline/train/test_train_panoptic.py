@@ -208,6 +208,15 @@ def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path
         (("heads: 2", "heads: 3"), "width must be a multiple of heads = 3, got 16"),
         (("image_size: [64, 96]", "image_size: [8, 96]"), "patch_size must be 8 at most, got 16"),
         (("dataset: tabletop", "dataset: ade20k_semantic"), "folder .* is missing"),
+        (("batch_size: 2", "batch_size: 1e1"), "batch_size: expected a whole number, got '1e1'; write 10$"),
+        (("batch_size: 2", "batch_size: 10.0"), "batch_size: expected a whole number, got 10.0; write 10$"),
+        (("batch_size: 2", "batch_size: 2.5"), "batch_size: expected a whole number, got 2.5$"),
+        (("learning_rate: 1.0e-3", "learning_rate: 1:30"), "1:30 would be read as 90, a number of base 60; write"),
+        (("batch_size: 2", "batch_size: 010"), "line 8, column .*: 010 would be read as 8, a number of base 8; write"),
+        (
+            ("points: 64", "class_weight: 0, bce_weight: 0.0, dice_weight: 0"),
+            r"stages\[0\].loss: class_weight, bce_weight and dice_weight are all 0, so nothing would be learned; raise",
+        ),
         (("stages:", "stage:"), "unknown key 'stage'; did you mean 'stages'"),
         (("    loss:", "    encoder_weights: /nowhere\n    loss:"), "the checkpoint '/nowhere' is not there"),
     ],
@@ -230,6 +239,8 @@ def test_options_and_data_that_cannot_be_are_named(
     assert "--steps: '1000000000000' is not a whole number from 1 to 1000000000" in capsys.readouterr().err
     assert run(tmp_path, EOMT_RECIPE, data, "--mixed-precision", "fp16") == 2
     assert "fp16 needs a GPU, and this run is on a CPU; add --mixed-precision no" in capsys.readouterr().err
+    assert run(tmp_path, EOMT_RECIPE, tmp_path / "recipe.yaml") == 2
+    assert re.search("--data .*recipe.yaml is a file; expected the folder of the data", capsys.readouterr().err)
     for name in ("images/training", "annotations/training"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "images/training/a.jpg").touch()
