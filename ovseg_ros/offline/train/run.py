@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ovseg_ros.core.config import STRICT, find_config, from_mapping, load_yaml
-from ovseg_ros.core.errors import CheckpointError, ConfigError, TrainingError
+from ovseg_ros.core.errors import CheckpointError, ConfigError
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.offline.data.files import write_bytes
@@ -90,6 +90,7 @@ def train(
 
     Raises:
         ConfigError, CheckpointError, DatasetError: for a bad recipe, a foreign or unwanted training state, or bad data.
+        OutputError: nothing can be written in `out`.
         TrainingError, TrainingStopped: as `run_loop`.
     """
     config = load_recipe(recipe)
@@ -174,12 +175,7 @@ def _keep_record(recipe: Recipe, run: Run, begun: list[str]) -> None:
         require_steps(name, loop.steps, loop.begun_at)
     if run.engine.is_main:
         text = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120)
-        try:
-            write_bytes(path, text.encode())
-        except OSError as error:
-            raise TrainingError(
-                f"cannot write {path}: {error.strerror}; choose another --out, or free some space"
-            ) from error
+        write_bytes(path, text.encode())
 
 
 def _read_record(path: Path) -> Recipe:
@@ -207,8 +203,8 @@ def _continued(was: Recipe, now: Recipe, run: Run) -> Recipe:
     if changed := list(differences(plain(replace(was, record=replace(was.record, weights=weights))), plain(now))):
         more = f"; and {len(changed) - _CHANGES_TOLD} more" if len(changed) > _CHANGES_TOLD else ""
         raise CheckpointError(
-            f"{run.out} was begun with another recipe or data: {'; '.join(changed[:_CHANGES_TOLD])}{more}. Choose "
-            f"another --out, or take back what changed ({path} is the recipe as it was)"
+            f"{run.out} was begun with another recipe, data or weights: {'; '.join(changed[:_CHANGES_TOLD])}{more}. "
+            f"Choose another --out, or take back what changed ({path} is the recipe as it was)"
         )
     if run.engine.is_main and was.record.version != now.record.version:
         logger.warning(

@@ -68,7 +68,9 @@ def test_another_recipe_is_refused_with_the_values_that_differ(
     message: str,
 ) -> None:
     assert train_again(eomt, tmp_path, data, EOMT_RECIPE.replace(*changed)) == 2
-    assert re.search(f"was begun with another recipe or data: {message} Choose another --out", capsys.readouterr().err)
+    assert re.search(
+        f"was begun with another recipe, data or weights: {message} Choose another --out", capsys.readouterr().err
+    )
 
 
 def test_other_images_are_refused(eomt: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +170,7 @@ def test_another_version_and_an_older_folder_are_said(
         (EOMT_RECIPE, "run.yaml is no run's record, as it has no `record`, but a recipe, .*; give it another name, or"),
         (
             yaml.safe_dump({**content, "stages": content["stages"] + [CLIP]}),
-            r"begun with another recipe or data: stages: 2 \(eomt, clip\), now 1 \(eomt\)\. Choose",
+            r"begun with another recipe, data or weights: stages: 2 \(eomt, clip\), now 1 \(eomt\)\. Choose",
         ),
     ):
         path.write_text(text)
