@@ -8,12 +8,13 @@ discriminator.
 import dataclasses
 import difflib
 import json
+import math
 import re
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeGuard, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -95,8 +96,8 @@ def choices(wrong: str, names: Collection[str]) -> str:
     return f"{hint}; there are {len(names)}, from {min(names)} to {max(names)}"
 
 
-def load_yaml(path: Path) -> Mapping[str, Any]:
-    """The mapping in a YAML file; ConfigError if it is missing, is not YAML or holds something else."""
+def load_yaml(path: Path, example: str = "description: ...") -> Mapping[str, Any]:
+    """The mapping in a YAML file; ConfigError if it is missing, is not YAML or holds something else than `example`."""
     try:
         content = parse_yaml(path.read_bytes().decode())
     except OSError as error:
@@ -108,7 +109,7 @@ def load_yaml(path: Path) -> Mapping[str, Any]:
         raise ConfigError(f"{path}{fault.place} is not valid YAML: {fault}") from fault
     if not isinstance(content, Mapping):
         found = "is empty" if content is None else f"holds {str(content)[:60]!r}"
-        raise ConfigError(f"{path} {found}; expected names and values, such as 'description: ...'")
+        raise ConfigError(f"{path} {found}; expected names and values, such as {example!r}")
     return content
 
 
@@ -142,8 +143,14 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         raise ConfigError("; ".join(told[:_FAULTS_TOLD]) + more) from error
 
 
-def _is_exponent(value: object) -> bool:
+def _is_exponent(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and _EXPONENT.fullmatch(value) is not None
+
+
+def _whole(value: object) -> int | None:
+    """The whole number that 1e3 or 1000.0 stands for; None of anything else."""
+    number = float(value) if isinstance(value, float) or _is_exponent(value) else math.nan
+    return int(number) if number.is_integer() and abs(number) < 1e15 else None
 
 
 def _put_number(values: Any, path: Sequence[str | int], number: float) -> None:
@@ -178,7 +185,9 @@ def _explain(cls: type, fault: Any, where: str) -> str:
         case "value_error":
             return f"{place}: {fault['ctx']['error']}"
         case known if known in _EXPECTED:
-            return f"{place}: expected {_EXPECTED[known]}, got {fault['input']!r}"
+            whole = _whole(fault["input"]) if _EXPECTED[known] == "a whole number" else None
+            hint = f"; write {whole}" if whole is not None else ""
+            return f"{place}: expected {_EXPECTED[known]}, got {fault['input']!r}{hint}"
     return f"{place}: {fault['msg'].replace('Input should', 'it should')}, got {fault['input']!r}"
 
 

@@ -265,10 +265,17 @@ def own_checkpoints(config: PresetConfig) -> list[str]:
 
 def checkpoint_paths(preset: str) -> tuple[Path, ...]:
     """The weight files that a preset is built from; CheckpointError if a public one is not on this machine."""
-    config, files = load_preset(preset), preset_folder(preset)
+    config = load_preset(preset)
     require_weights(preset, config)
-    paths = [files.own(name) for name in own_checkpoints(config)]
-    for source, names in _checkpoints(config.model):
+    model = config.model
+    return section_paths(preset_folder(preset), model.proposer, model.clip, model.classifier)
+
+
+def section_paths(files: PresetFolder, *parts: ProposerSection | ClipSection | ClassifierSection) -> tuple[Path, ...]:
+    """The weight files of some sections of a preset; CheckpointError if a public one is not on this machine."""
+    checkpoints = [found for part in parts for found in _checkpoints_of(part)]
+    paths = [files.own(source) for source, names in checkpoints if not names]
+    for source, names in checkpoints:
         if names:
             paths += find_weights(files.public(source), names).shards
     return tuple(paths)

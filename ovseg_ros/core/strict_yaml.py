@@ -1,12 +1,17 @@
 """YAML as the package reads it: what plain loading takes without a word, or dies of, is a fault with its place."""
 
+import re
 from typing import Any
 
 import yaml
 
 _MOST_DIGITS = 19
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _MOST_VALUES = 1_000_000
 """With aliases written out; a few lines of them can stand for more than fits into memory."""
+
+_OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+"""What YAML 1.1 takes for a number of base 8, such as 010, or 60, such as 1:30; nobody means it."""
 
 
 class YamlFault(ValueError):
@@ -21,7 +26,8 @@ def parse_yaml(text: str) -> Any:
     """The value of a YAML document; None if it is empty.
 
     Raises:
-        YamlFault: it is not YAML, a key appears twice or is no scalar, or an alias holds itself or too much.
+        YamlFault: it is not YAML, a key appears twice or is no scalar, an alias holds itself or too much, or a number
+            is too large or of base 8 or 60.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -58,8 +64,15 @@ def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
                 raise YamlFault(f"key '{key.value[:100]}' appears twice; keep one of them", key.start_mark)
             seen.add(key.value)
             inner.append(value)
-    elif node.tag == "tag:yaml.org,2002:int" and len(node.value) > _MOST_DIGITS:
+    elif node.tag == _NUMBERS[0] and len(node.value) > _MOST_DIGITS:
         raise YamlFault(f"{node.value[:20]}... is too large a number", node.start_mark)
+    elif node.tag in _NUMBERS and _OTHER_BASE.fullmatch(node.value):
+        value = yaml.safe_load(node.value)
+        raise YamlFault(
+            f"{node.value} would be read as {value}, a number of base {60 if ':' in node.value else 8}; write the "
+            f"number in decimal, or '{node.value}' in quotes for text",
+            node.start_mark,
+        )
     elif isinstance(node, yaml.SequenceNode):
         inner = node.value
     for value in inner:

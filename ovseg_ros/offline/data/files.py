@@ -86,7 +86,7 @@ def _check_place(option: str, path: Path, folder: Path) -> None:
             if existing.exists():
                 what = "is a file" if existing.is_file() else "is a device"
             where = "" if existing == path else f" cannot be made: {existing}"
-            raise OutputError(f"{option} {path}{where} {what}; expected a folder")
+            raise OutputError(f"{option} {path}{where} {what}; expected a folder, give another path")
         name = max(path.parts, key=lambda part: len(os.fsencode(part)), default="")
         if (length := len(os.fsencode(name))) > (allowed := _longest_name(existing)):
             raise OutputError(
@@ -95,7 +95,7 @@ def _check_place(option: str, path: Path, folder: Path) -> None:
             )
         if path is not folder and _exists(path) and not path.is_file():
             if path.is_dir():
-                raise OutputError(f"{option} {path} is a folder; expected a file")
+                raise OutputError(f"{option} {path} is a folder; expected a file, give another path")
             return  # /dev/stdout and the like
         probe = existing / f".ovseg-{os.getpid()}.tmp"
         try:

@@ -144,6 +144,20 @@ def caption_loss(logits: Tensor, truth: Tensor, withheld: Tensor) -> Tensor:
     return torch.where(withheld, rest[:, 0], shown).mean()
 
 
+def clip_of(preset: str) -> SentenceClipSection:
+    """What a preset says of the CLIP that is to be trained.
+
+    Raises:
+        ConfigError: the preset is missing or malformed, or its CLIP is of another kind.
+    """
+    section = load_preset(preset).model.clip
+    if not isinstance(section, SentenceClipSection):
+        raise ConfigError(
+            f"the clip of the preset {preset} is of kind {section.kind}; only sentence_clip can be trained"
+        )
+    return section
+
+
 def train_clip(config: ClipTraining, generator: nn.Module | None, run: Run) -> None:
     """Train in two loops, going on from the folders `clip` and `clip_adaptation` in --out, and write the checkpoint.
 
@@ -155,11 +169,7 @@ def train_clip(config: ClipTraining, generator: nn.Module | None, run: Run) -> N
         ConfigError: the preset is missing or malformed, or has a CLIP or a mask generator of another kind.
         CheckpointError, DatasetError: for missing weights and bad data; also if no photo gets a mask.
     """
-    section, device = load_preset(config.preset).model.clip, run.engine.device
-    if not isinstance(section, SentenceClipSection):
-        raise ConfigError(
-            f"the clip of the preset {config.preset} is of kind {section.kind}; only sentence_clip can be trained"
-        )
+    section, device = clip_of(config.preset), run.engine.device
     if generator is None:
         eomt = network_of(PresetNetwork(config.preset))
         generator = EoMT(eomt.architecture).eval().to(device)

@@ -20,6 +20,7 @@ from torch import Tensor
 from ovseg_ros.core.build import pick_device
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.weights.strict import save_state_half
+from ovseg_ros.offline.data.files import check_outputs
 
 PRECISIONS = ("no", "bf16", "fp16")
 _STARTED = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
@@ -74,8 +75,13 @@ class Engine:
     def words(self) -> str:
         """Device and precision, for people."""
         name = f" ({torch.cuda.get_device_name(self.device)})" if self.device.type == "cuda" else ""
-        precision = self._accelerator.mixed_precision
-        return f"{self.device}{name}, {'single precision' if precision == 'no' else f'mixed precision {precision}'}"
+        mixed = self.precision != "no"
+        return f"{self.device}{name}, {f'mixed precision {self.precision}' if mixed else 'single precision'}"
+
+    @property
+    def precision(self) -> str:
+        """One of `PRECISIONS`."""
+        return str(self._accelerator.mixed_precision)
 
     def _warn_if_alone(self) -> None:
         """Say so where a launcher was to start several processes, and none of them knows of another."""
@@ -156,9 +162,43 @@ class Run:
         """Folder of rendered views: never a data set's."""
         return (self.data if self.only_rendered else None) or self.out / "data"
 
-    def save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write what was trained as the checkpoint `name`, and say so."""
+    def result(self, checkpoint: str) -> Path:
+        """Where the result of a stage belongs: never where the preset has its own, whose path may lead anywhere."""
+        return self.out / Path(checkpoint).name
+
+    def save(self, checkpoint: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write what was trained as the checkpoint of a preset, or of a network, is called, and say so."""
         if self.engine.is_main:
-            save_state_half(tensors, self.out / name)
-            print(f"wrote {name} to {self.out}")
+            path = self.result(checkpoint)
+            save_state_half(tensors, path)
+            print(f"wrote {path.name} to {self.out}")
         self.engine.wait()
+
+    def check_results(self, checkpoints: Mapping[str, str], *, begun: bool) -> None:
+        """Refuse, before hours are spent, results that could not be written or would replace another's file.
+
+        Args:
+            checkpoints: by stage, what its result is called.
+            begun: whether `out` is this run's own already.
+
+        Raises:
+            ConfigError, OutputError: with the name, and what it should be.
+        """
+        taken: dict[Path, str] = {}
+        for stage, name in checkpoints.items():
+            what = f"the checkpoint of the stage {stage}"
+            if Path(name).suffix != ".safetensors" or "\0" in name:
+                shown = repr(name if len(name) <= 60 else f"{name[:57]}...")
+                raise ConfigError(f"{what} is called {shown}; expected the name of a file such as {stage}.safetensors")
+            path = self.result(name)
+            check_outputs(files={what: path})
+            if path in taken:
+                raise ConfigError(
+                    f"the checkpoints of the stages {taken[path]} and {stage} are both called {path.name}, and the "
+                    "second would replace the first; rename one of them, or give each stage a recipe and an --out"
+                )
+            if path.exists() and not begun:
+                raise ConfigError(
+                    f"{path} is there already, and not of a run in {self.out}; choose another --out, or move it away"
+                )
+            taken[path] = stage

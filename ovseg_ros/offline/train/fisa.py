@@ -130,9 +130,7 @@ def train_fisa(config: FisaTraining, run: Run) -> None:
         ConfigError: the preset is malformed, has no FISA or no name for its checkpoint, or does not fit the data.
         CheckpointError, DatasetError: for missing or ill-fitting weights and bad data.
     """
-    checkpoint = fisa_section(config.preset).checkpoint
-    if checkpoint is None:
-        raise ConfigError(f"the preset {config.preset} names no classifier.checkpoint; name there what to write")
+    checkpoint = checkpoint_of(config.preset)
     dataset, loop, loss = open_data(config.data, run), config.loop, config.loss
     model, classifier = build_untrained(config.preset, run.engine.device, loop.seed)
     source: MaskSource
@@ -147,6 +145,14 @@ def train_fisa(config: FisaTraining, run: Run) -> None:
     finally:
         source.close()
     run.save(checkpoint, classifier.trained_state_dict())
+
+
+def checkpoint_of(preset: str) -> str:
+    """What a preset calls its FISA's file; ConfigError if it has no FISA or no name for it."""
+    checkpoint = fisa_section(preset).checkpoint
+    if checkpoint is None:
+        raise ConfigError(f"the preset {preset} names no classifier.checkpoint; name there what to write")
+    return checkpoint
 
 
 def learn(classifier: FisaClassifier, source: MaskSource, config: FisaTraining, folder: Path, engine: Engine) -> None:

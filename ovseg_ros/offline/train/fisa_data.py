@@ -19,7 +19,7 @@ from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample
 from ovseg_ros.offline.train.augmentation import OUTSIDE_LOGIT, AugmentationConfig, View
 from ovseg_ros.offline.train.data import PanopticData, PanopticStream, segmented_view, to_pixels
 from ovseg_ros.offline.train.engine import Run
-from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, assign
+from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, assign, overlaps
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.losses import soft_masks
 from ovseg_ros.offline.train.proposal_cache import ProposalCache, weights_hash
@@ -223,12 +223,13 @@ def collect_masks(
         dataset: images of one size, which show seen categories only.
 
     Raises:
-        ConfigError: the classifier looks at whole images.
+        ConfigError: the classifier looks at whole images, or no proposal fits a segment.
     """
     if classifier.config.view != "crops":
         raise ConfigError(f"masks are collected for fisa.view crops, but this preset's is {classifier.config.view}")
     prompt, device = model.prepare(words.vocabulary), classifier.logit_scale.device
     text, groups, crops = words.text_encoder.encode(words.vocabulary), [], []
+    none, best = len(words.vocabulary.categories), 0.0
     for sample in tqdm(dataset, desc="proposals", unit="image", mininterval=5):
         pixels = to_tensor(sample.image, device)
         masks = likeliest(classifier, model.propose(pixels, prompt))
@@ -236,9 +237,15 @@ def collect_masks(
         ids = torch.tensor([segment.id for segment in sample.segments], device=device)
         truth = soft_masks(torch.from_numpy(sample.segment_ids).to(device), ids, masks.shape[-2:])
         categories = torch.tensor(places, dtype=torch.int64, device=device)
-        groups.append(assign(masks, truth, categories, len(words.vocabulary.categories), config))
+        groups.append(assign(masks, truth, categories, none, config))
+        best = max([best, *overlaps(masks, truth)[0].tolist()])
         crops.append(classifier.look(pixels, groups[-1][0][None]))
     masks, truth, categories = (torch.cat(parts) for parts in zip(*groups, strict=True))
+    if not (categories < none).any():
+        raise ConfigError(
+            f"no proposal fits a segment: loss.min_iou is {config.min_iou:g}, and the largest IoU of any proposal in "
+            f"{len(dataset)} images is {best:.3g}; lower min_iou, or name a preset whose mask generator fits them"
+        )
     windows = torch.cat([view.windows for view in crops if view.windows is not None])
     joined = MaskViews(torch.cat([view.pixels.half() for view in crops]), crops[0].image_size, windows)
     is_mask = masks.new_ones(1, len(masks), dtype=torch.bool)

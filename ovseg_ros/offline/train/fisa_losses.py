@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ovseg_ros.core.config import STRICT
-from ovseg_ros.offline.train.loop_config import Weight
+from ovseg_ros.offline.train.loop_config import Weight, require_weight
 from ovseg_ros.offline.train.losses import bce_and_dice
 
 
@@ -31,6 +31,9 @@ class FisaLossConfig:
     none_weight: Weight = 0.0
     min_iou: Annotated[float, Field(ge=0, lt=1)] = 0.6
 
+    def __post_init__(self) -> None:
+        require_weight(self.class_weight, self.bce_weight, self.dice_weight)
+
 
 def best_segments(masks: Tensor, truth: Tensor, min_iou: float) -> Tensor:
     """The segment that each proposal fits, (Q,) int64 in [0, N), or -1 where it fits none.
@@ -39,14 +42,25 @@ def best_segments(masks: Tensor, truth: Tensor, min_iou: float) -> Tensor:
         masks: (Q, h, w) logits.
         truth: (N, h, w) masks in [0, 1] at the same resolution; above 0.5 is inside.
     """
+    overlap, segment = overlaps(masks, truth)
+    return torch.where(overlap > min_iou, segment, -1)
+
+
+def overlaps(masks: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest IoU of each proposal with a segment, (Q,), and with which, (Q,) int64; 0 and -1 without any.
+
+    Args:
+        masks, truth: as of `best_segments`.
+    """
     if 0 in (len(masks), len(truth)):
-        return torch.full((len(masks),), -1, dtype=torch.int64, device=masks.device)
+        nothing = torch.zeros(len(masks), device=masks.device)
+        return nothing, torch.full((len(masks),), -1, dtype=torch.int64, device=masks.device)
     proposed = (masks >= 0).flatten(1).float()  # (Q, h * w)
     real = (truth > 0.5).flatten(1).float()  # (N, h * w)
     shared = proposed @ real.T
     union = proposed.sum(dim=1)[:, None] + real.sum(dim=1)[None] - shared
     overlap, segment = (shared / union.clamp(min=1)).max(dim=1)
-    return torch.where(overlap > min_iou, segment, -1)
+    return overlap, segment
 
 
 def assign(

@@ -26,7 +26,7 @@ from ovseg_ros.offline.train.engine import Engine
 from ovseg_ros.offline.train.log import TrainingLog
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.optimization import ScheduledAdamW
-from ovseg_ros.offline.train.state import FREE_TO_CHANGE, TrainingState
+from ovseg_ros.offline.train.state import FREE_TO_CHANGE, TrainingState, require_steps
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
         TrainingError: the loss or the gradient is not finite, memory does not suffice, or a file cannot be written;
             the checkpoint before is kept.
         TrainingStopped: after SIGTERM or Ctrl-C, when the state is saved.
-        ConfigError: the batch does not divide over the processes.
+        ConfigError: the batch does not divide over the processes, or more steps are done than are asked.
     """
     shares = engine.shares(config.batch_size, config.gradient_accumulation)
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,6 +101,7 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
         losses_of, prepared = accelerator.prepare_model(_Losses(task)), accelerator.prepare_optimizer(optimizer)
         state = TrainingState(folder, model, prepared, accelerator.scaler, fixed)
         begun_at, sums = state.resume()
+        require_steps(task.name, config.steps, begun_at)
         engine.wait()  # all have read the state before the main process replaces it
         saved_at = begun_at
         _announce(engine, task, config, begun_at, shares)

@@ -13,6 +13,12 @@ Positive = Annotated[float, Field(gt=0, le=1e30)]
 Weight = Annotated[float, Field(ge=0, le=1e30)]
 
 
+def require_weight(*weights: float) -> None:
+    """ValueError if a loss of terms with these weights would be 0, so that nothing learned."""
+    if not any(weights):
+        raise ValueError("class_weight, bce_weight and dice_weight are all 0, so nothing would be learned; raise one")
+
+
 @dataclass(frozen=True, slots=True, config=STRICT)
 class Multiplier:
     """Parameters whose names begin with `prefix` learn at `factor` times the rate."""

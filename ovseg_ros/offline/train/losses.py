@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ovseg_ros.core.config import STRICT, Share
 from ovseg_ros.core.proposals.eomt.network import QueryPrediction
-from ovseg_ros.offline.train.loop_config import Weight
+from ovseg_ros.offline.train.loop_config import Weight, require_weight
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
@@ -38,6 +38,9 @@ class MaskLossConfig:
     points: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     oversample: Annotated[float, Field(ge=1, le=100)] = 3.0
     importance: Share = 0.75
+
+    def __post_init__(self) -> None:
+        require_weight(self.class_weight, self.bce_weight, self.dice_weight)
 
 
 @dataclass(frozen=True, slots=True)

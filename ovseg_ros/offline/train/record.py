@@ -1,18 +1,20 @@
 """What a run was begun with: kept in its folder, and compared with what it is to go on with."""
 
 import json
-import logging
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 from pydantic.dataclasses import dataclass
 
+from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.config import STRICT
-from ovseg_ros.core.presets import load_preset
+from ovseg_ros.core.presets import load_preset, preset_folder, require_weights, section_paths
 from ovseg_ros.core.version import VERSION
+from ovseg_ros.core.weights.files import find_weights, read_safetensors
 from ovseg_ros.offline.data.files import sha256_of
 from ovseg_ros.offline.data.open import dataset_info, dataset_root
 from ovseg_ros.offline.train.clip import ClipTraining
@@ -20,15 +22,43 @@ from ovseg_ros.offline.train.data import PanopticData, open_data
 from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.eomt import EoMTTraining, PresetNetwork, network_of
 from ovseg_ros.offline.train.fisa import FisaTraining
+from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.state import FREE_TO_CHANGE
 
 RECORD_NAME = "run.yaml"
 Stage = EoMTTraining | ClipTraining | FisaTraining
 
-_FREE = FREE_TO_CHANGE | {"mixed_precision", "workers", "on_error", "preset", "version", "command"}
+_FREE = FREE_TO_CHANGE | {"mixed_precision", "workers", "on_error", "preset", "version", "command", "sessions"}
 """Keys that may change. A preset may be called or lie otherwise: what it says is compared, in `models`."""
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class LoopSession:
+    """What a session asked of a loop: to go on from `begun_at`, to `steps`, each share of a batch in `parts`."""
+
+    begun_at: int
+    steps: int
+    parts: int
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class Session:
+    """A start of a run, the first or a later one.
+
+    Attributes:
+        version, command: of the package; as it was typed.
+        device: of the first process.
+        precision: one of `PRECISIONS`.
+        processes: how many there were.
+        loops: by the loop's folder.
+    """
+
+    version: str
+    command: str
+    device: str
+    precision: str
+    processes: int
+    loops: dict[str, LoopSession]
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -36,27 +66,58 @@ class Record:
     """What a recipe does not say of a run.
 
     Attributes:
-        version: of the package.
-        command: as it was typed.
+        version, command: of the first session.
         data: by stage, the data set's index with the first digits of its SHA-256; rendered views follow from the
             recipe and the version.
         models: by stage, what its preset says.
+        weights: by stage, the files that it reads and does not train, with the first digits of their SHA-256; None in
+            the records of older versions.
+        sessions: every start of the run; none of those that older versions made.
     """
 
     version: str
     command: str
     data: dict[str, str]
     models: dict[str, Any]
+    weights: dict[str, tuple[str, ...]] | None = None
+    sessions: tuple[Session, ...] = ()
 
 
-def record_of(stages: tuple[Stage, ...], run: Run) -> Record:
-    """Of this process's run.
+def loops_of(stages: Sequence[Stage]) -> dict[str, LoopConfig]:
+    """Every loop, by the folder of its state."""
+    loops = {}
+    for stage in stages:
+        for field in fields(stage):
+            loop = getattr(stage, field.name)
+            if isinstance(loop, LoopConfig):
+                loops[stage.kind if field.name == "loop" else f"{stage.kind}_{field.name}"] = loop
+    return loops
+
+
+def record_of(stages: tuple[Stage, ...], run: Run, *, results: Mapping[str, str], done: Mapping[str, int]) -> Record:
+    """Of this process's run, and of this one session.
+
+    Args:
+        results: by stage, what its checkpoint is called.
+        done: steps, by the folder of a loop that was begun.
 
     Raises:
         ConfigError, DatasetError: a preset is missing or malformed, or a data set's index is missing.
+        CheckpointError: weights are missing.
     """
     data: dict[str, str] = {}
     models: dict[str, Any] = {}
+    trained = {run.result(name).resolve() for name in results.values()}
+    weights: dict[str, tuple[str, ...]] = {
+        stage.kind: tuple(_digest(path) for path in paths if path.resolve() not in trained)
+        for stage, paths in zip(stages, _frozen(stages), strict=True)
+    }
+    loops = {
+        name: LoopSession(done.get(name, 0), loop.steps, loop.gradient_accumulation)
+        for name, loop in loops_of(stages).items()
+    }
+    command, engine = f"{ovseg_command()} {shlex.join(sys.argv[1:])}", run.engine
+    session = Session(VERSION, command, str(engine.device), engine.precision, engine.world, loops)
     for stage in stages:
         if isinstance(stage, EoMTTraining):
             if isinstance(stage.network, PresetNetwork):
@@ -65,7 +126,30 @@ def record_of(stages: tuple[Stage, ...], run: Run) -> Record:
             models[stage.kind] = plain(load_preset(stage.preset).model)
         if not isinstance(stage, ClipTraining) and isinstance(stage.data, PanopticData):
             data[stage.kind] = _index_digest(stage.data, run)
-    return Record(VERSION, shlex.join(sys.argv), data, models)
+    return Record(VERSION, command, data, models, weights, (session,))
+
+
+def _frozen(stages: Sequence[Stage]) -> Iterator[Sequence[Path]]:
+    """The weight files of each stage that it reads and does not train."""
+    trains_generator = False
+    for stage in stages:
+        match stage:
+            case EoMTTraining():
+                trains_generator = True
+                yield find_weights(stage.encoder_weights).shards if stage.encoder_weights is not None else ()
+            case ClipTraining():
+                files, model = preset_folder(stage.preset), load_preset(stage.preset).model
+                yield () if trains_generator else section_paths(files, model.proposer)
+            case FisaTraining():
+                preset = load_preset(stage.preset)
+                require_weights(stage.preset, preset)
+                yield section_paths(preset_folder(stage.preset), preset.model.proposer, preset.model.clip)
+
+
+def _digest(weights: Path) -> str:
+    if not weights.is_file():
+        read_safetensors(weights)  # says what is missing
+    return f"{weights.name}, SHA-256 {sha256_of(weights)[:16]}"
 
 
 def _index_digest(data: PanopticData, run: Run) -> str:
@@ -85,16 +169,26 @@ def plain(config: Any) -> dict[str, Any]:
 def differences(was: Any, now: Any, where: str = "") -> Iterator[str]:
     """What of two plain recipes differs and matters, in words, such as "stages[0].data.split was 'train', is 'val'"."""
     if isinstance(was, Mapping) and isinstance(now, Mapping):
+        if was.get("kind") != now.get("kind"):  # then so does all else
+            yield f"{where}.kind was {was.get('kind')!r}, is {now.get('kind')!r}".removeprefix(".")
+            return
         for key in {**was, **now}:
             if key not in _FREE:
                 yield from differences(was.get(key), now.get(key), f"{where}.{key}".removeprefix("."))
     elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
         for index, (old, new) in enumerate(zip(was, now, strict=True)):
             yield from differences(old, new, f"{where}[{index}]")
+    elif isinstance(was, list) and isinstance(now, list) and all(isinstance(entry, Mapping) for entry in was + now):
+        yield f"{where}: {_number(was)}, now {_number(now)}"
     elif was != now:
         yield f"{where} was {_short(was)}, is {_short(now)}"
 
 
+def _number(sections: Sequence[Mapping[str, Any]]) -> str:
+    kinds = [str(section["kind"]) for section in sections if "kind" in section]
+    return f"{len(sections)} ({', '.join(kinds)})" if kinds else f"{len(sections)}"
+
+
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= 100 else f"{text[:97]}..."

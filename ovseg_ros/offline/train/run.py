@@ -11,20 +11,24 @@ from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ovseg_ros.core.config import STRICT, find_config, from_mapping, load_yaml
-from ovseg_ros.core.errors import CheckpointError, ConfigError, TrainingError
+from ovseg_ros.core.errors import CheckpointError, ConfigError
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.offline.data.files import write_bytes
-from ovseg_ros.offline.train.clip import ClipTraining, train_clip
+from ovseg_ros.offline.train.clip import ClipTraining, clip_of, train_clip
 from ovseg_ros.offline.train.data import RenderedData
 from ovseg_ros.offline.train.engine import Engine, Run
-from ovseg_ros.offline.train.eomt import EoMTTraining, train_eomt
-from ovseg_ros.offline.train.fisa import FisaTraining, train_fisa
+from ovseg_ros.offline.train.eomt import EoMTTraining, network_of, train_eomt
+from ovseg_ros.offline.train.fisa import FisaTraining, checkpoint_of, train_fisa
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.record import RECORD_NAME, Record, differences, plain, record_of
-from ovseg_ros.offline.train.state import has_state
+from ovseg_ros.offline.train.record import RECORD_NAME, Record, differences, loops_of, plain, record_of
+from ovseg_ros.offline.train.state import has_state, require_steps, steps_done
 
 Stage = Annotated[EoMTTraining | ClipTraining | FisaTraining, Field(discriminator="kind")]
+
+_EXAMPLE = "stages: ..."
+_CHANGES_TOLD = 4
+"""More of them, as of another number of stages, would hide the first."""
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +64,7 @@ def load_recipe(recipe: str) -> Recipe:
         ConfigError: if there is no such file, with the names that exist, or if it is malformed.
     """
     path = find_config("recipe", recipe, config_dir() / "training")
-    return from_mapping(Recipe, load_yaml(path), path.name)
+    return from_mapping(Recipe, load_yaml(path, example=_EXAMPLE), path.name)
 
 
 def train(
@@ -86,18 +90,26 @@ def train(
 
     Raises:
         ConfigError, CheckpointError, DatasetError: for a bad recipe, a foreign or unwanted training state, or bad data.
+        OutputError: nothing can be written in `out`.
         TrainingError, TrainingStopped: as `run_loop`.
     """
     config = load_recipe(recipe)
     changes = {"steps": steps, "gradient_accumulation": accumulate}
     changes = {key: value for key, value in changes.items() if value is not None}
     stages = tuple(_with_loops(stage, changes) for stage in config.stages)
+    if data is not None and data.exists() and not data.is_dir():
+        raise ConfigError(f"--data {data} is a file; expected the folder of the data set, or of rendered views")
     begun = _check_resume(out, resume)
+    done = {name: steps_done(out / name) for name in loops_of(stages) if name in begun}
     rendered = all(isinstance(stage, ClipTraining) or isinstance(stage.data, RenderedData) for stage in stages)
     run = Run(data, out, Engine(device, mixed_precision or config.mixed_precision), only_rendered=rendered)
     generator: EoMT | None = None
     try:
-        _keep_record(replace(config, stages=stages, record=record_of(stages, run)), run, begun)
+        results: dict[str, str] = {stage.kind: _result_of(stage) for stage in stages}
+        run.check_results(results, begun=bool(begun) or (out / RECORD_NAME).exists())
+        _keep_record(
+            replace(config, stages=stages, record=record_of(stages, run, results=results, done=done)), run, begun
+        )
         for stage in stages:
             match stage:
                 case EoMTTraining():
@@ -108,6 +120,17 @@ def train(
                     train_fisa(stage, run)
     finally:
         run.engine.close()
+
+
+def _result_of(stage: Stage) -> str:
+    """What its preset, or its network, calls the file of a stage's result."""
+    match stage:
+        case EoMTTraining():
+            return network_of(stage.network).checkpoint
+        case ClipTraining():
+            return clip_of(stage.preset).checkpoint
+        case FisaTraining():
+            return checkpoint_of(stage.preset)
 
 
 def _with_loops(stage: Stage, changes: Mapping[str, Any]) -> Stage:
@@ -135,36 +158,65 @@ def _check_resume(out: Path, mode: str) -> list[str]:
 
 
 def _keep_record(recipe: Recipe, run: Run, begun: list[str]) -> None:
-    """Write what a run is begun with; or refuse to go on with anything else that matters."""
-    path, version = run.out / RECORD_NAME, recipe.record.version if recipe.record else ""
-    if begun and path.exists():
-        try:
-            was = load_recipe(str(path))
-        except ConfigError as error:
-            raise CheckpointError(
-                f"{path} does not say what the run was begun with: {error}; restore it, or delete it if the recipe and "
-                "the data are the same"
-            ) from error
-        if changed := list(differences(plain(was), plain(recipe))):
-            raise CheckpointError(
-                f"{run.out} was begun with another recipe or data: {'; '.join(changed)}. Choose another --out, or take "
-                f"back what changed ({path} is the recipe as it was)"
-            )
-        if run.engine.is_main and was.record and was.record.version != version:
-            logger.warning("%s was begun by version %s of ovseg_ros, this is %s", run.out, was.record.version, version)
-        return
-    if begun and run.engine.is_main:
+    """Write what a run is begun with, and every later start; or refuse to go on with anything else that matters."""
+    path = run.out / RECORD_NAME
+    asked = recipe.record.sessions[-1].loops if recipe.record is not None else {}
+    kept = _read_record(path) if path.exists() else None
+    if kept is not None and begun:
+        recipe = _continued(kept, recipe, run)
+    elif begun and run.engine.is_main:
         logger.warning(
             "%s has no %s, as an older version leaves it: of its recipe, only the values of `loop` can be "
             "compared; from now on, this one counts",
             run.out,
             RECORD_NAME,
         )
+    for name, loop in asked.items():
+        require_steps(name, loop.steps, loop.begun_at)
     if run.engine.is_main:
         text = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120)
-        try:
-            write_bytes(path, text.encode())
-        except OSError as error:
-            raise TrainingError(
-                f"cannot write {path}: {error.strerror}; choose another --out, or free some space"
-            ) from error
+        write_bytes(path, text.encode())
+
+
+def _read_record(path: Path) -> Recipe:
+    """The recipe that a run was begun with, with its record; CheckpointError if it is none."""
+    try:
+        was = from_mapping(Recipe, load_yaml(path, example=_EXAMPLE), path.name)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"the record of the run in {path.parent} is damaged: {error}; restore {path.name}, or delete it if the "
+            "recipe and the data are the same"
+        ) from error
+    if was.record is None:
+        raise CheckpointError(
+            f"{path} is no run's record, as it has no `record`, but a recipe, which would be written over; give it "
+            "another name, or choose another --out"
+        )
+    return was
+
+
+def _continued(was: Recipe, now: Recipe, run: Run) -> Recipe:
+    """The recipe as it was begun, but to the steps that are asked now, with this start in its record."""
+    path = run.out / RECORD_NAME
+    assert was.record is not None and now.record is not None  # as `_read_record` and `train` say
+    weights = was.record.weights if was.record.weights is not None else now.record.weights  # an older version's
+    if changed := list(differences(plain(replace(was, record=replace(was.record, weights=weights))), plain(now))):
+        more = f"; and {len(changed) - _CHANGES_TOLD} more" if len(changed) > _CHANGES_TOLD else ""
+        raise CheckpointError(
+            f"{run.out} was begun with another recipe, data or weights: {'; '.join(changed[:_CHANGES_TOLD])}{more}. "
+            f"Choose another --out, or take back what changed ({path} is the recipe as it was)"
+        )
+    if run.engine.is_main and was.record.version != now.record.version:
+        logger.warning(
+            "%s was begun by version %s of ovseg_ros, this is %s", run.out, was.record.version, now.record.version
+        )
+    stages = tuple(_with_steps(old, new) for old, new in zip(was.stages, now.stages, strict=True))
+    sessions = (*was.record.sessions, *now.record.sessions)
+    return replace(was, stages=stages, record=replace(was.record, weights=weights, sessions=sessions))
+
+
+def _with_steps(was: Stage, now: Stage) -> Stage:
+    """A stage whose loops have as many steps as another's."""
+    loops: dict[str, Any] = {field.name: getattr(was, field.name) for field in fields(was)}
+    loops = {name: loop for name, loop in loops.items() if isinstance(loop, LoopConfig)}
+    return replace(was, **{name: replace(loop, steps=getattr(now, name).steps) for name, loop in loops.items()})

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from ovseg_ros.core.errors import CheckpointError, TrainingError
+from ovseg_ros.core.errors import CheckpointError, ConfigError, TrainingError
 from ovseg_ros.core.weights.strict import check_fit
 
 LAST, PREVIOUS = "last.pt", "previous.pt"
@@ -30,6 +30,56 @@ logger = logging.getLogger(__name__)
 def has_state(folder: Path) -> bool:
     """Whether a training was begun in this folder."""
     return (folder / LAST).exists() or (folder / PREVIOUS).exists()
+
+
+def steps_done(folder: Path) -> int:
+    """Of the newest readable state in a folder; 0 without one. Its tensors stay in the file.
+
+    Raises:
+        CheckpointError: none can be read, or it is of something else.
+    """
+    newest = _newest(folder, mmap=True)
+    if newest is None:
+        return 0
+    path, state, _ = newest
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+        raise CheckpointError(f"{path} is not the state of a training; choose another --out or delete it")
+    return int(state["step"])
+
+
+def _newest(folder: Path, *, mmap: bool = False) -> tuple[Path, Any, list[str]] | None:
+    """The newest readable state, and what is wrong with a newer one; None where there is none of either.
+
+    Raises:
+        CheckpointError: none can be read.
+    """
+    faults = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        except (PermissionError, IsADirectoryError) as error:
+            faults.append(f"{path} cannot be read: {error.strerror}")
+        except Exception:  # torn bytes lead to any of a dozen types, whose texts advise to trust the file
+            faults.append(f"{path} is damaged ({path.stat().st_size} bytes)")
+        else:
+            return path, state, faults
+    if faults:
+        raise CheckpointError(
+            f"no checkpoint in {folder} can be read: {'; '.join(faults)}; choose another --out, or delete that folder "
+            "to begin anew"
+        )
+    return None
+
+
+def require_steps(name: str, steps: int, done: int) -> None:
+    """ConfigError if a loop is to end before it has come to."""
+    if steps < done:
+        raise ConfigError(
+            f"{name}: {done} steps are done already, more than the {steps} that are asked; ask for {done} or more "
+            "(--steps, or steps of the recipe), or choose another --out to train for fewer"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,30 +141,19 @@ class TrainingState:
         Raises:
             CheckpointError: none can be read, or it belongs to another model or another configuration.
         """
-        faults = []
-        for path in (self.folder / LAST, self.folder / PREVIOUS):
-            if not path.exists():
-                continue
-            try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:  # torn bytes lead to any of a dozen types
-                faults.append(f"{path}: {error}")
-                continue
-            if faults:
-                logger.warning("%s; going on from %s instead", faults[0], path)
-            try:
-                self._fill(state, path)
-            except (CheckpointError, ValueError, KeyError, TypeError, RuntimeError) as error:
-                raise CheckpointError(
-                    f"{path} does not fit this configuration; choose another --out or delete it. Cause: {error}"
-                ) from error
-            return state["step"], state["sums"]
+        newest = _newest(self.folder)
+        if newest is None:
+            return 0, {}
+        path, state, faults = newest
         if faults:
+            logger.warning("%s; going on from %s instead", faults[0], path)
+        try:
+            self._fill(state, path)
+        except (CheckpointError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(
-                f"no checkpoint in {self.folder} can be read; choose another --out or delete it. "
-                f"Cause: {'; '.join(faults)}"
-            )
-        return 0, {}
+                f"{path} does not fit this configuration; choose another --out or delete it. Cause: {error}"
+            ) from error
+        return state["step"], state["sums"]
 
     def _fill(self, state: Any, path: Path) -> None:
         if not isinstance(state, dict) or _KEYS - state.keys():

@@ -48,6 +48,7 @@ def test_samples_differ_in_what_losses_divide_by(tmp_path: Path, name: str) -> N
     assert len(counts.unique(dim=0)) > 1, counts
 
 
+@pytest.mark.timeout(900)
 def test_two_processes_of_two_parts_change_nothing(whole: dict[str, Step], tmp_path: Path) -> None:
     environment = {
         **os.environ,
@@ -57,8 +58,8 @@ def test_two_processes_of_two_parts_change_nothing(whole: dict[str, Step], tmp_p
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*launch, str(SCRIPT), str(tmp_path), "2"],
-        env=environment, capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
+        env=environment, capture_output=True, text=True, timeout=800, check=False,
+    )  # fmt: skip  # seconds alone; the limit is for what never ends, not for a busy machine
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert [rank["world"] for rank in ranks] == [2, 2]

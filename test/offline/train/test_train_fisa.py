@@ -120,6 +120,18 @@ def test_images_without_masks_are_no_trouble() -> None:
         collect_masks(model, classifier, samples, words, FisaLossConfig())
 
 
+@pytest.mark.parametrize("none_weight", [0.0, 0.5])
+def test_proposals_that_fit_nothing_are_refused(none_weight: float) -> None:
+    model, classifier = scene_model()
+    words, loss = SeenWords(model.text_encoder, 0.0), FisaLossConfig(none_weight=none_weight, min_iou=0.9999)
+    views = coloured_views(2)
+    views.segment_ids[:, 16:28, :40] = 1  # the top of the red square
+    views.segment_ids[:, 16:28, 56:] = 1  # and of the blue one
+    wanted = r"no proposal fits a segment: loss.min_iou is 0.9999, and the largest IoU of any .* in 2 images is 0.\d+;"
+    with pytest.raises(ConfigError, match=wanted):
+        collect_masks(model, classifier, RenderedViews(views, Path("nowhere"), "train"), words, loss)
+
+
 def test_words_are_the_seen_ones_under_training_names() -> None:
     encoder = scene_model()[0].text_encoder
     words, plain = SeenWords(encoder, 1.0), SeenWords(encoder, 0.0)

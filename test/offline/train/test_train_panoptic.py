@@ -201,12 +201,22 @@ def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path
             ("batch_size: 2", "batch_size: 2, weight_decay: -1.0"),
             "weight_decay: it should be greater than or equal to 0",
         ),
-        (("batch_size: 2", f"batch_size: 2, seed: {10**20}"), "seed: it should be less than 4294967296, got 10000"),
+        (("batch_size: 2", f"batch_size: 2, seed: {10**18}"), "seed: it should be less than 4294967296, got 10000"),
+        (("batch_size: 2", f"batch_size: 2, seed: {10**20}"), "line 8, column 39 .*: 10000.* is too large a number"),
         (("learning_rate: 1.0e-3", "learning_rate: .nan"), "learning_rate: expected a finite number, got nan"),
         (("joint_blocks: 1", "joint_blocks: 9"), "joint_blocks must be 1 to depth = 2, got 9"),
         (("heads: 2", "heads: 3"), "width must be a multiple of heads = 3, got 16"),
         (("image_size: [64, 96]", "image_size: [8, 96]"), "patch_size must be 8 at most, got 16"),
         (("dataset: tabletop", "dataset: ade20k_semantic"), "folder .* is missing"),
+        (("batch_size: 2", "batch_size: 1e1"), "batch_size: expected a whole number, got '1e1'; write 10$"),
+        (("batch_size: 2", "batch_size: 10.0"), "batch_size: expected a whole number, got 10.0; write 10$"),
+        (("batch_size: 2", "batch_size: 2.5"), "batch_size: expected a whole number, got 2.5$"),
+        (("learning_rate: 1.0e-3", "learning_rate: 1:30"), "1:30 would be read as 90, a number of base 60; write"),
+        (("batch_size: 2", "batch_size: 010"), "line 8, column .*: 010 would be read as 8, a number of base 8; write"),
+        (
+            ("points: 64", "class_weight: 0, bce_weight: 0.0, dice_weight: 0"),
+            r"stages\[0\].loss: class_weight, bce_weight and dice_weight are all 0, so nothing would be learned; raise",
+        ),
         (("stages:", "stage:"), "unknown key 'stage'; did you mean 'stages'"),
         (("    loss:", "    encoder_weights: /nowhere\n    loss:"), "the checkpoint '/nowhere' is not there"),
     ],
@@ -224,10 +234,13 @@ def test_a_recipe_that_cannot_be_is_refused_in_one_line(
 def test_options_and_data_that_cannot_be_are_named(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(tmp_path, EOMT_RECIPE, data, "--steps", str(10**12)) == 2
-    assert "--steps: it should be less than or equal to 1000000000, got 1000000000000" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        run(tmp_path, EOMT_RECIPE, data, "--steps", str(10**12))
+    assert "--steps: '1000000000000' is not a whole number from 1 to 1000000000" in capsys.readouterr().err
     assert run(tmp_path, EOMT_RECIPE, data, "--mixed-precision", "fp16") == 2
     assert "fp16 needs a GPU, and this run is on a CPU; add --mixed-precision no" in capsys.readouterr().err
+    assert run(tmp_path, EOMT_RECIPE, tmp_path / "recipe.yaml") == 2
+    assert re.search("--data .*recipe.yaml is a file; expected the folder of the data", capsys.readouterr().err)
     for name in ("images/training", "annotations/training"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "images/training/a.jpg").touch()

@@ -18,6 +18,7 @@ from ovseg_ros.core.errors import CheckpointError, ConfigError, TrainingError
 from ovseg_ros.offline.train.engine import Engine
 from ovseg_ros.offline.train.loop import LoopConfig, Task, TrainingStopped, run_loop
 from ovseg_ros.offline.train.optimization import Schedule
+from ovseg_ros.offline.train.state import steps_done
 
 CONFIG = LoopConfig(steps=60, batch_size=4, learning_rate=0.05, warmup_steps=5, checkpoint_every=10, seed=3)
 
@@ -212,9 +213,10 @@ def test_a_torn_state_falls_back_to_the_one_before(
 ) -> None:
     unbroken = train(tmp_path)
     last = tmp_path / "last.pt"
-    last.write_bytes(last.read_bytes()[:-2000] if content is None else content)
+    last.write_bytes(content := last.read_bytes()[:-2000] if content is None else content)
     assert_equal_weights(train(tmp_path), unbroken)
-    assert "last.pt" in caplog.text and "going on from" in caplog.text
+    assert "last.pt" in caplog.text and f"is damaged ({len(content)} bytes); going on from" in caplog.text
+    assert "weights_only" not in caplog.text
 
 
 def test_a_death_while_saving_costs_nothing(tmp_path: Path) -> None:
@@ -229,8 +231,20 @@ def test_two_torn_states_are_an_error(tmp_path: Path) -> None:
     train(tmp_path)
     for name in ("last.pt", "previous.pt"):
         (tmp_path / name).write_bytes(b"torn")
-    with pytest.raises(CheckpointError, match="no checkpoint in .* can be read; choose another --out"):
+    wanted = r"no checkpoint in .* can be read: .*last.pt is damaged \(4 bytes\); .*choose another --out"
+    with pytest.raises(CheckpointError, match=wanted) as error:
         train(tmp_path)
+    assert "weights_only" not in str(error.value)
+
+
+def test_fewer_steps_than_are_done_are_refused(tmp_path: Path) -> None:
+    train(tmp_path)
+    before = (tmp_path / "last.pt").read_bytes()
+    done = CONFIG.steps
+    with pytest.raises(ConfigError, match=f"{done} steps are done already, more than the {done - 1} that are asked"):
+        run(Sums(), tmp_path, replace(CONFIG, steps=done - 1))
+    assert (tmp_path / "last.pt").read_bytes() == before and steps_done(tmp_path) == done
+    assert steps_done(tmp_path / "nothing") == 0
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a file on a disk that is always full")
