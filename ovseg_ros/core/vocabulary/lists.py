@@ -62,7 +62,7 @@ _FAULTS = (
         "ends with a number; expected the name alone; a threshold is a key in a YAML file",
     ),
     (re.compile(r"\\"), f"has a backslash; {_ONE_NAME}"),
-    (re.compile(r"^[-+$!?&]\s*(?=\w)"), f"starts with a sign; {_ONE_NAME}, without it"),
+    (re.compile(r"^[-+]\s?(?=[^\W\d])|^\$(?=\w)"), f"starts with a sign; {_ONE_NAME}, without it"),
     (re.compile(r"\*"), f"has an asterisk; {_ONE_NAME}, without marks"),
     (re.compile(r"[~^‖@]|%[0-9A-F]{2}"), f"has a sign that no name has (~ ^ ‖ @ %2C); {_ONE_NAME}"),
     (re.compile(r"(?<=[^\W\d_]{3})\.(?=[^\W\d_]{2})"), f"has a full stop between two words; {_ONE_NAME}"),

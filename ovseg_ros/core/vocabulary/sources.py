@@ -25,6 +25,9 @@ from ovseg_ros.core.vocabulary.words import (
 _WORD = re.compile(r"[^\W\d_]+([ -][^\W\d_]+)*")
 """What may be a word as well as the name of a file."""
 
+_FEW = 20
+"""More names than that nobody types for files."""
+
 Tell = Callable[[str], None]
 """Is told, in one line, what may not be as it was meant."""
 
@@ -198,8 +201,8 @@ def _nearest(source: str) -> list[str]:
 
 
 def _tell_misspelt(names: Sequence[str], tell: Tell | None) -> None:
-    """Of several names, those that look like a bundled vocabulary's."""
-    for name in names if tell and len(names) > 1 else ():
+    """Of a few names, those that look like a bundled vocabulary's."""
+    for name in names if tell and 1 < len(names) <= _FEW else ():
         near = [name] if _bundled(name) else _nearest(name) if "_" in name else []
         if tell and near:
             tell(f"{show(name)} is taken for a word; did you mean the bundled vocabulary {near[0]!r}, alone?")
