@@ -114,6 +114,8 @@ def remedy(path: Path, suffix: str, *, opened: bool) -> str:
             return f"; `sqlite3 {path} .recover | sqlite3 recovered.db3` saves what can be read"
         case ".bag" if start.startswith(_BAG_MAGIC) and not opened:
             return f"; `rosbag reindex {path}` (of ROS 1) repairs an index that is missing or damaged"
+        case ".bag":
+            return "; what was read is kept; copy the file again if its original is whole"
     return ""
 
 

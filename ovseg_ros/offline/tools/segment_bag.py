@@ -73,7 +73,7 @@ def segment_bag(options: SegmentOptions) -> int:
         print(
             f"{state['skipped']} images skipped; the reasons are above, or in an earlier run's output", file=sys.stderr
         )
-    for topic in state.get("empty", ()):
+    for topic in () if state.get("faults") else state.get("empty", ()):
         print(f"note: {topic} holds no image: nothing was published on it while the bag was recorded", file=sys.stderr)
     for fault in state.get("faults", ()):
         print(f"not all was read: {fault}", file=sys.stderr)
