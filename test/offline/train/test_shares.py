@@ -30,7 +30,8 @@ def assert_same(ours: Step, theirs: Step, name: str) -> None:
     found, wanted = (
         torch.cat([step["gradients"][key].flatten() for key in theirs["gradients"]]) for step in (ours, theirs)
     )
-    assert float((found - wanted).norm() / wanted.norm()) < (1e-6 if name == "clip" else 1e-12)
+    # In double precision, but for CLIP and what FISA takes from the frozen one, which rounds by how much it is given.
+    assert float((found - wanted).norm() / wanted.norm()) < (1e-12 if name.startswith("eomt") else 1e-6)
 
 
 @pytest.mark.parametrize("parts", [2, 4])
