@@ -45,6 +45,8 @@ def parse_vocabulary(
     Raises:
         VocabularyError: the text is refused by either, or the file by `load_vocabulary_file`.
     """
+    if isinstance(text, str):
+        text = text.removeprefix("\ufeff")  # which some editors put before what is copied from them
     file = file_of(text, tell)
     return load_vocabulary_file(file) if file else parse_names(text, max_categories=max_categories, tell=tell)
 
@@ -62,7 +64,7 @@ def file_of(text: str, tell: Tell | None = None) -> Path | None:
         raise VocabularyError(f"the vocabulary is {show(text)}; expected names such as 'cup, table' or a file")
     if len(text) > MAX_VOCABULARY_BYTES:
         return None
-    source = bare(text.removeprefix("\ufeff"))
+    source = bare(text)
     as_word = f"for the word alone, write '{source},'"
     path = _find(source)
     if path is not None:

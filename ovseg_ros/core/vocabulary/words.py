@@ -12,7 +12,7 @@ from numbers import Real
 
 from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.errors import VocabularyError
-from ovseg_ros.core.resources import bundled_vocabularies
+from ovseg_ros.core.resources import config_dir
 from ovseg_ros.core.vocabulary.lists import show, split_names, why_no_name
 
 MAX_NAME_LENGTH = 100
@@ -201,7 +201,7 @@ def check_name(name: str, where: str) -> str:
         raise VocabularyError(f"{where} {show(name)} has no letters; give a word or remove the entry")
     if reason := why_no_name(tidy):
         raise VocabularyError(f"{where} {show(name)} {reason}")
-    if _NOT_A_WORD.search(tidy) and tidy in bundled_vocabularies():
+    if _NOT_A_WORD.search(tidy) and (config_dir() / "vocabularies" / f"{tidy}.yaml").is_file():
         raise VocabularyError(
             f"{where} {show(name)} is a bundled vocabulary; expected a name; a vocabulary is given as a text of its own"
         )
@@ -212,5 +212,5 @@ def refuse_too_many(count: int, max_categories: int) -> None:
     if count > max_categories:
         raise VocabularyError(
             f"the vocabulary has {count} categories; at most {max_categories} are accepted; "
-            "remove some or raise max_categories"
+            "remove some (a node's limit is its parameter max_categories)"
         )

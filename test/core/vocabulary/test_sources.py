@@ -119,6 +119,10 @@ def test_what_looks_like_a_file_is_no_word(text: str, message: str) -> None:
         parse_vocabulary(text)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_name() -> None:
+    assert [spec.name for spec in parse_vocabulary("\ufeffcup, table")] == ["cup", "table"]
+
+
 def test_a_nodes_parameter_holds_names_or_one_text() -> None:
     cup_and_wall = (CategorySpec("cup"), CategorySpec("wall", is_thing=False))
     assert initial_specs(["cup", "wall"], "") == initial_specs(["cup; wall"], "") == cup_and_wall
