@@ -57,7 +57,7 @@ _STUFF_NAMES = frozenset(["table", "tabletop", "tablecloth", "countertop", "mat"
 _MAYBE_A_LIST = re.compile(r"\s\S+\s|\w\s*[&+]\s*\w")
 """One name of three words or more, or with a sign for "and", may have been meant as several."""
 
-_NOT_A_WORD = re.compile(r"^\S*[_\d]\S*$")
+_NOT_A_WORD = re.compile(r"(?=[a-z]*[_\d])[a-z0-9_]+")
 """What may be the name of a bundled vocabulary, and is none of an object."""
 
 
@@ -201,7 +201,7 @@ def check_name(name: str, where: str) -> str:
         raise VocabularyError(f"{where} {show(name)} has no letters; give a word or remove the entry")
     if reason := why_no_name(tidy):
         raise VocabularyError(f"{where} {show(name)} {reason}")
-    if _NOT_A_WORD.search(tidy) and (config_dir() / "vocabularies" / f"{tidy}.yaml").is_file():
+    if _NOT_A_WORD.fullmatch(tidy) and (config_dir() / "vocabularies" / f"{tidy}.yaml").is_file():
         raise VocabularyError(
             f"{where} {show(name)} is a bundled vocabulary; expected a name; a vocabulary is given as a text of its own"
         )
