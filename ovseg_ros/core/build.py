@@ -13,37 +13,46 @@ from ovseg_ros.core.backbones.open_clip_model import (
     build_open_clip,
     count_prompt_tokens,
     encode_prompts,
+    model_description,
 )
 from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip, clip_shapes, count_tokens, encode_sentences
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.classification.masked_crops import MaskedCropClassifier, MaskedCropConfig
 from ovseg_ros.core.classification.pooled import PooledClassifier
 from ovseg_ros.core.classification.pooling import MaskPooling
+from ovseg_ros.core.classification.word_ensemble import WordEnsembleClassifier
 from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.images import IMAGENET_MEAN
 from ovseg_ros.core.model import Classifier, Model, Proposer, TwoStage
 from ovseg_ros.core.presets import (
     ClassifierSection,
     ClipSection,
     EoMTSection,
     FisaSection,
+    GeneratorSection,
     Mask2FormerSection,
     ModelSection,
     PooledSection,
     PresetFolder,
+    PromptGuidedSection,
     ProposerSection,
     PublishedEoMTSection,
     SentenceClipSection,
     TwoStageSection,
+    WordEnsembleSection,
     load_preset,
     preset_folder,
     require_weights,
 )
 from ovseg_ros.core.proposals.eomt.checkpoints import load_eomt
 from ovseg_ros.core.proposals.eomt.network import EoMT
-from ovseg_ros.core.proposals.padded import BLACK, PaddedProposer
+from ovseg_ros.core.proposals.mask_network import MaskNetwork
+from ovseg_ros.core.proposals.padded import BLACK, PaddedProposer, PromptGuidedProposer
+from ovseg_ros.core.proposals.prompt_guidance import PromptGuidance
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.templates import prompt_templates
 from ovseg_ros.core.text import Reader, TextEncoder
+from ovseg_ros.core.trained_weights import require_trained
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, find_vocabulary, load_vocabulary_file, normalize_name
 from ovseg_ros.core.weights.files import read_safetensors
 from ovseg_ros.core.weights.strict import load_strict
@@ -63,6 +72,7 @@ def build_segmenter(preset: str, device: str = "auto") -> PanopticSegmenter:
     config = load_preset(preset)
     target = pick_device(device)
     require_weights(preset, config)
+    require_trained(preset, config)
     return PanopticSegmenter(build_model(config.model, preset_folder(preset), target), config.merge, target)
 
 
@@ -77,7 +87,7 @@ def build_two_stage(
     config: TwoStageSection, files: PresetFolder, device: torch.device, *, seed: int | None = None
 ) -> TwoStage:
     """Two stages. `seed`: of an untrained classifier's initial weights; None leaves them to the global generator."""
-    proposer, class_names = build_proposer(config.proposer, config.input_size, files)
+    proposer, class_names = build_proposer(config.proposer, config.input_size, files, text_width(config.clip, files))
     clip = load_clip(config.clip, config.templates, files, device)
     if seed is not None:
         torch.manual_seed(seed)
@@ -86,26 +96,54 @@ def build_two_stage(
 
 
 def build_proposer(
-    config: ProposerSection, input_size: tuple[int, int], files: PresetFolder
+    config: ProposerSection, input_size: tuple[int, int], files: PresetFolder, text_width: int
 ) -> tuple[Proposer, tuple[str, ...]]:
-    """A mask generator and the names of its closed-set classes; none where nobody gave them names."""
+    """A mask generator and the names of its closed-set classes; none where nobody gave them names.
+
+    `text_width`: D of the text vectors that may guide it.
+    """
+    if not isinstance(config, PromptGuidedSection):
+        network, class_names, padding_color = _mask_network(config, input_size, files)
+        return PaddedProposer(network, input_size, padding_color=padding_color), class_names
+    network, class_names, padding_color = _mask_network(config.generator, input_size, files)
+    network.guidance = PromptGuidance(*network.guided_layers, text_width, config.prompt)
+    is_trained = config.checkpoint is not None
+    if config.checkpoint is not None:
+        load_strict(network, files.own(config.checkpoint))
+    guided = PromptGuidedProposer(network, input_size, padding_color=padding_color, is_trained=is_trained)
+    return guided, class_names
+
+
+def _mask_network(
+    config: GeneratorSection, input_size: tuple[int, int], files: PresetFolder
+) -> tuple[MaskNetwork, tuple[str, ...], tuple[float, float, float]]:
+    """A mask generator's network, the names of its classes, and what it was trained to see beside an image."""
     match config:
         case EoMTSection():
             eomt = EoMT(config.architecture)
             load_strict(eomt, files.own(config.checkpoint))
-            return PaddedProposer(eomt, input_size), ()
+            return eomt, (), IMAGENET_MEAN
         case PublishedEoMTSection():
             base = config.base and files.public(config.base)
             source = files.public(config.checkpoint)
             eomt, class_names = load_eomt(
                 source, image_size=input_size, dtype=torch.float32, base=base, differences=config.differences
             )
-            return PaddedProposer(eomt, input_size, padding_color=BLACK), class_names
+            return eomt, class_names, BLACK
         case Mask2FormerSection():
             from ovseg_ros.core.proposals.mask2former import load_mask2former  # seconds of transformers' imports
 
             mask2former, class_names = load_mask2former(files.public(config.checkpoint))
-            return PaddedProposer(mask2former, input_size), class_names
+            return mask2former, class_names, IMAGENET_MEAN
+
+
+def text_width(config: ClipSection, files: PresetFolder) -> int:
+    """D of a CLIP's text vectors."""
+    match config:
+        case SentenceClipSection():
+            return config.architecture.embed_dim
+        case OpenClipConfig():
+            return int(model_description(files.public(config.architecture))["embed_dim"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +199,27 @@ def _clip_shapes(config: ClipSection) -> CustomTextCLIP:
 
 
 def build_classifier(
-    config: ClassifierSection, clip: LoadedClip, files: PresetFolder, class_names: Sequence[str]
+    config: ClassifierSection,
+    clip: LoadedClip,
+    files: PresetFolder,
+    class_names: Sequence[str],
+    *,
+    is_joined: bool = False,
 ) -> Classifier:
-    """What names masks. `class_names` are those of the proposer's closed set."""
+    """What names masks.
+
+    Args:
+        class_names: those of the proposer's closed set.
+        is_joined: whether a word ensemble joins its names with the mask generator's.
+    """
     match config:
         case MaskedCropConfig():
             return MaskedCropClassifier(clip.tower, config)
         case FisaSection():
             return build_fisa(config, clip, files)
+        case WordEnsembleSection():
+            by_clip = build_classifier(config.clip, clip, files, class_names, is_joined=True)
+            return WordEnsembleClassifier(by_clip, config.clip_share)
         case PooledSection():
             ensemble = config.ensemble
             background = ensemble.background if ensemble is not None else ()
@@ -179,6 +230,7 @@ def build_classifier(
                 ensemble=ensemble,
                 class_phrases=_class_phrases(class_names, ensemble.synonyms) if ensemble is not None else (),
                 background=clip.text_encoder.encode(words) if words is not None else None,
+                drops_nothing=not is_joined,
             )
 
 

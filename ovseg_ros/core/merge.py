@@ -97,7 +97,8 @@ def merge_panoptic(
     kept = is_kept.nonzero().squeeze(1)  # (N,), the one wait before upsampling
     count = kept.shape[0]
     if count == 0:
-        return _all_void(size, vocabulary.version)
+        channels = None if query_embeddings is None else query_embeddings.shape[1]
+        return _all_void(size, vocabulary.version, channels)
     scores, category_index, traits = scores[kept], category_index[kept], traits[:, kept]
     is_thing, is_negative, category_id = traits[1] > 0, traits[2] > 0, traits[3].int()
 
@@ -312,13 +313,15 @@ def _segments(table: np.ndarray, scores: np.ndarray, vocabulary: Vocabulary) -> 
     return tuple(segments)
 
 
-def _all_void(size: tuple[int, int], version: int) -> PanopticResult:
+def _all_void(size: tuple[int, int], version: int, channels: int | None) -> PanopticResult:
+    """Nothing found; `channels` C of the embeddings that there would be, as of any other result of the model."""
     return PanopticResult(
         segment_ids=np.zeros(size, np.uint16),
         category_ids=np.full(size, NO_CATEGORY, np.uint16),
         confidence=np.zeros(size, np.uint8),
         segments=(),
         vocabulary_version=version,
+        embeddings=None if channels is None else np.zeros((0, channels), np.float32),
     )
 
 

@@ -55,6 +55,10 @@ class Proposer(nn.Module, ABC):
     def prepare(self, text: TextEmbeddings) -> Any:
         """What the masks need of the words; None for masks that do not depend on words."""
 
+    def remarks(self, vocabulary: Vocabulary) -> tuple[str, ...]:
+        """As of `Prompt`: what these masks make of some words, where it is not what whoever chose them expects."""
+        return ()
+
     @abstractmethod
     def forward(self, pixels: Tensor, words: Any) -> MaskProposals:
         """Masks of images (B, 3, h, w) in [0, 1], which they cover; `words` is what `prepare` made."""
@@ -101,7 +105,7 @@ class TwoStage(Model):
     def prepare(self, vocabulary: Vocabulary) -> TwoStagePrompt:
         """Embeds the words, of which only new ones cost time; then each stage makes of them what it needs."""
         text = self.text_encoder.encode(vocabulary)
-        remarks = self.text_encoder.remarks(text)
+        remarks = (*self.text_encoder.remarks(text), *self.proposer.remarks(vocabulary))
         return TwoStagePrompt(vocabulary, self.proposer.prepare(text), self.classifier.prepare(text), remarks=remarks)
 
     def forward(self, pixels: Tensor, prompt: TwoStagePrompt) -> Prediction:

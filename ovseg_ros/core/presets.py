@@ -18,10 +18,11 @@ from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.classification.pooling import PoolingConfig
 from ovseg_ros.core.command import ovseg_command
-from ovseg_ros.core.config import STRICT, find_config, from_mapping, load_yaml
+from ovseg_ros.core.config import STRICT, Share, find_config, from_mapping, load_yaml
 from ovseg_ros.core.errors import CheckpointError, ConfigError
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.proposals.eomt.network import EoMTConfig
+from ovseg_ros.core.proposals.prompt_guidance import PromptConfig
 from ovseg_ros.core.proposals.published import published_eomt
 from ovseg_ros.core.resources import config_dir, weights_dir
 from ovseg_ros.core.templates import prompt_templates
@@ -66,6 +67,34 @@ class Mask2FormerSection:
     kind: Literal["mask2former"] = "mask2former"
 
 
+GeneratorSection = EoMTSection | PublishedEoMTSection | Mask2FormerSection
+"""A mask generator that no words guide."""
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class PromptGuidedSection:
+    """A mask generator that words guide (PMP).
+
+    Attributes:
+        generator: whose masks words take part in; its weights are where a training begins, unless it goes on.
+        prompt: how they do.
+        checkpoint: the file of the whole trained network, beside the preset or in the package; None leaves the masks,
+            and what is said of them, to the generator, but for `prompt.residual: false`, which has no gate to close.
+    """
+
+    generator: Annotated[GeneratorSection, Field(discriminator="kind")]
+    prompt: PromptConfig = Field(default_factory=PromptConfig)
+    checkpoint: str | None = None
+    kind: Literal["prompt_guided"] = "prompt_guided"
+
+    def __post_init__(self) -> None:
+        if not self.prompt.residual and not isinstance(self.generator, Mask2FormerSection):
+            raise ValueError(
+                "prompt.residual: false is for a generator of kind mask2former; a block of an EoMT takes queries, keys "
+                "and values from one stream"
+            )
+
+
 @dataclass(frozen=True, slots=True, config=STRICT)
 class SentenceClipSection:
     """A CLIP of this package.
@@ -105,15 +134,33 @@ class PooledSection:
     kind: Literal["pooled"] = "pooled"
 
 
+ClipNamingSection = MaskedCropConfig | FisaSection | PooledSection
+"""How CLIP names masks."""
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class WordEnsembleSection:
+    """Name masks by the words that guided them, and by CLIP.
+
+    Attributes:
+        clip: how CLIP names them.
+        clip_share: how much CLIP counts, in [0, 1]; the default is the paper's.
+    """
+
+    clip: Annotated[ClipNamingSection, Field(discriminator="kind")]
+    clip_share: Share = 0.65
+    kind: Literal["word_ensemble"] = "word_ensemble"
+
+
 _MASK_STRIDE = 4
 """Pixels of the image along a pixel of the masks."""
 
 Side = Annotated[int, Field(ge=4, le=4096)]
 """Of images as the model sees them, pixels."""
 
-ProposerSection = EoMTSection | PublishedEoMTSection | Mask2FormerSection
+ProposerSection = GeneratorSection | PromptGuidedSection
 ClipSection = SentenceClipSection | OpenClipConfig
-ClassifierSection = MaskedCropConfig | FisaSection | PooledSection
+ClassifierSection = ClipNamingSection | WordEnsembleSection
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -135,12 +182,23 @@ class TwoStageSection:
     kind: Literal["two_stage"] = "two_stage"
 
     def __post_init__(self) -> None:
-        if isinstance(self.classifier, MaskedCropConfig) and not isinstance(self.clip, SentenceClipSection):
+        naming, generator = self.naming, self.generator
+        if isinstance(naming, MaskedCropConfig) and not isinstance(self.clip, SentenceClipSection):
             raise ValueError("classifier masked_crops needs a clip of kind sentence_clip; choose fisa or pooled")
-        ensemble = self.classifier.ensemble if isinstance(self.classifier, PooledSection) else None
+        ensemble = naming.ensemble if isinstance(naming, PooledSection) else None
+        if isinstance(self.classifier, WordEnsembleSection) and not isinstance(self.proposer, PromptGuidedSection):
+            raise ValueError(
+                f"classifier word_ensemble needs a proposer of kind prompt_guided, not {self.proposer.kind}; choose "
+                "masked_crops, fisa or pooled"
+            )
+        if isinstance(self.proposer, PromptGuidedSection) and ensemble is not None:
+            raise ValueError(
+                "ensemble joins in the generator's own classes, which are not trained any further once words guide its "
+                "masks; leave ensemble out, and choose word_ensemble to join in its words"
+            )
         unit = _MASK_STRIDE
-        if isinstance(self.proposer, EoMTSection):
-            unit = self.proposer.architecture.patch_size
+        if isinstance(generator, EoMTSection):
+            unit = generator.architecture.patch_size
             if ensemble is not None:
                 raise ValueError(
                     "classifier.ensemble needs a proposer whose classes have names, published_eomt or mask2former, not "
@@ -149,6 +207,16 @@ class TwoStageSection:
         if any(side % unit for side in self.input_size):
             raise ValueError(f"input_size is {list(self.input_size)}; with this proposer, expected multiples of {unit}")
         prompt_templates(self.templates)
+
+    @property
+    def generator(self) -> GeneratorSection:
+        """The mask generator itself, whether or not words guide it."""
+        return self.proposer.generator if isinstance(self.proposer, PromptGuidedSection) else self.proposer
+
+    @property
+    def naming(self) -> ClipNamingSection:
+        """How CLIP names masks, whether or not the mask generator has a say."""
+        return self.classifier.clip if isinstance(self.classifier, WordEnsembleSection) else self.classifier
 
 
 ModelSection = TwoStageSection
@@ -249,7 +317,7 @@ def load_preset(preset: str) -> PresetConfig:
 
 def fisa_section(preset: str) -> FisaSection:
     """What a preset says of its FISA; ConfigError if it has none."""
-    section = load_preset(preset).model.classifier
+    section = load_preset(preset).model.naming
     if not isinstance(section, FisaSection):
         raise ConfigError(
             f"the classifier of the preset {preset} is of kind {section.kind}, not fisa; "
@@ -320,5 +388,10 @@ def _checkpoints_of(part: ProposerSection | ClipSection | ClassifierSection) -> 
             return [(part.checkpoint, TRANSFORMERS_NAMES)]
         case OpenClipConfig():
             return [(part.checkpoint, CHECKPOINT_NAMES)]
+        case PromptGuidedSection():
+            trained: list[_Checkpoint] = [(part.checkpoint, ())] if part.checkpoint is not None else []
+            return [*_checkpoints_of(part.generator), *trained]
+        case WordEnsembleSection():
+            return _checkpoints_of(part.clip)
         case MaskedCropConfig() | PooledSection():
             return []

@@ -63,7 +63,7 @@ class TextEncoder:
     def encode(self, vocabulary: Vocabulary) -> TextEmbeddings:
         """One vector for every name and synonym; only phrases that were not seen before are computed."""
         prompts = _prompts(vocabulary)
-        vectors = self._vectors([as_read(phrase) for phrase, _ in prompts])
+        vectors = self.vectors([as_read(phrase) for phrase, _ in prompts])
         owners = torch.tensor([owner for _, owner in prompts], dtype=torch.int64, device=vectors.device)
         return TextEmbeddings(vectors, owners, vocabulary)
 
@@ -97,7 +97,8 @@ class TextEncoder:
         unknown = [phrase for phrase, (_, unknown) in pairs if unknown]
         return unknown, [phrase for phrase, (tokens, _) in pairs if tokens > room]
 
-    def _vectors(self, phrases: list[str]) -> Tensor:
+    def vectors(self, phrases: Sequence[str]) -> Tensor:
+        """One unit vector for each phrase as it is, (N, D); only phrases that were not seen before are computed."""
         with self._lock:
             known = {phrase: self._cache[phrase] for phrase in phrases if phrase in self._cache}
             new = [phrase for phrase in dict.fromkeys(phrases) if phrase not in known]

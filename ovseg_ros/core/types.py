@@ -52,27 +52,37 @@ class TextEmbeddings:
 
 @dataclass(frozen=True, slots=True)
 class MaskProposals:
-    """Class-agnostic masks.
+    """Masks without names.
 
     Attributes:
         mask_logits: (B, Q, h, w) before the sigmoid, covering the whole image.
         query_embeddings: (B, Q, C).
         class_logits: (B, Q, N + 1) over the proposer's own closed set, the last is "no object"; None if it has none.
+        word_logits: (B, Q, K + 1) over the vocabulary whose words guided the masks, the last is "no object"; None if
+            none did.
     """
 
     mask_logits: torch.Tensor
     query_embeddings: torch.Tensor
     class_logits: torch.Tensor | None = None
+    word_logits: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        _check_queries(self.mask_logits, query_embeddings=self.query_embeddings, class_logits=self.class_logits)
+        _check_queries(
+            self.mask_logits,
+            query_embeddings=self.query_embeddings,
+            class_logits=self.class_logits,
+            word_logits=self.word_logits,
+        )
 
     @property
     def objectness(self) -> torch.Tensor:
-        """(B, Q) in [0, 1]: the probability of being any segment; 1 where the proposer does not say."""
-        if self.class_logits is None:
+        """(B, Q) in [0, 1]: the probability of being any segment, of the words that guided the masks if any did; 1
+        where the proposer does not say."""
+        logits = self.class_logits if self.word_logits is None else self.word_logits
+        if logits is None:
             return self.mask_logits.new_ones(self.mask_logits.shape[:2])
-        return 1 - self.class_logits.softmax(dim=-1)[..., -1]
+        return 1 - logits.softmax(dim=-1)[..., -1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +142,9 @@ class PanopticResult:
         confidence: (H, W) uint8, 0 to 255; 0 where void.
         segments: one entry for each id in `segment_ids`, ordered by id.
         vocabulary_version: `Vocabulary.version` that produced it.
-        embeddings: (N, C) float32 unit rows, what the mask generator knows of each of `segments` whatever the words; of
-            stuff, that of one of its masks. None where it was not asked for or there is none.
+        embeddings: (N, C) float32 unit rows, what the mask generator knows of each of `segments` beside its name; of
+            stuff, that of one of its masks. Where words guide the masks (PMP), those of two vocabularies cannot be
+            compared. None where it was not asked for or there is none.
     """
 
     segment_ids: np.ndarray

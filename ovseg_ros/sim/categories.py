@@ -83,6 +83,17 @@ def pair_name(color: str, shape: str) -> str:
     return f"{color} {shape}"
 
 
+def group_names(color: str, noun: str) -> tuple[str, ...]:
+    """Ways to ask for all of some things at once, the plainest first: "red cubes", "the red cubes", "all red cubes".
+
+    Args:
+        color: "" leaves it out.
+        noun: a shape, or such as "thing", in the singular; all have regular plurals.
+    """
+    plural = f"{color} {noun}s".strip()
+    return plural, f"the {plural}", f"all {plural}"
+
+
 # Of every other shape two colours are held out; the stride spreads them evenly over the colours.
 UNSEEN = frozenset(
     pair_name(color.name, shape.name)

@@ -385,3 +385,12 @@ def test_embeddings_are_those_of_the_published_segments_in_their_order() -> None
     assert [segment.label for segment in result.segments] == ["ball", "cup"]
     np.testing.assert_allclose(result.embeddings, [[0.0, 1.0], [0.6, 0.8]], atol=1e-6)
     assert merge_panoptic(masks, scores, vocabulary, (4, 8), config).embeddings is None
+    nothing = merge_panoptic(
+        masks,
+        torch.zeros_like(scores),
+        vocabulary,
+        (4, 8),
+        MergeConfig(object_threshold=1.0),
+        query_embeddings=embeddings,
+    )
+    assert nothing.embeddings.shape == (0, 2)  # as wide as ever: tracking takes another width for another model's

@@ -10,8 +10,17 @@ from ovseg_ros.core.backbones.sentence_clip import text_model_folder
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.config import from_mapping
 from ovseg_ros.core.errors import CheckpointError, ConfigError
-from ovseg_ros.core.presets import PresetConfig, PresetFolder, checkpoint_paths, load_preset, preset_names, preset_path
+from ovseg_ros.core.presets import (
+    PresetConfig,
+    PresetFolder,
+    checkpoint_paths,
+    fisa_section,
+    load_preset,
+    preset_names,
+    preset_path,
+)
 from ovseg_ros.core.templates import IMAGENET_TEMPLATES, VILD_TEMPLATES, prompt_templates
+from ovseg_ros.core.trained_weights import require_trained, trained_files
 from ovseg_ros.core.weights.files import read_safetensors
 
 PUBLIC = ("eomt_l_convnext", "eomt_s_convnext", "eomt_b_vit_b")
@@ -24,7 +33,21 @@ MODEL = {
 }
 OWN = {"kind": "eomt", "checkpoint": "eomt.safetensors", "architecture": {"image_size": [64, 64]}}
 OWN_CLIP = {"kind": "sentence_clip", "checkpoint": "clip.safetensors"}
+GUIDED = {"kind": "prompt_guided", "generator": MODEL["proposer"]}
+WORDS = {"kind": "word_ensemble", "clip": {"kind": "pooled"}}
 BASE = {"description": "For tests.", "model": MODEL}
+GUIDED = {"kind": "prompt_guided", "generator": MODEL["proposer"]}
+MASK2FORMER = {"kind": "mask2former", "checkpoint": "facebook/mask2former-swin-base-coco-panoptic"}
+BY_WORDS = {"kind": "word_ensemble", "clip": {"kind": "pooled"}}
+TRAINED = {
+    "fisa_b": "fisa_b_coco",
+    "fisa_l": "fisa_l_coco",
+    "pmp_eomt_l": "pmp_eomt_l_coco",
+    "pmp_mask2former_b": "pmp_mask2former_coco",
+    "tabletop_fisa": "tabletop_fisa",
+    "tabletop_pmp": "tabletop_pmp",
+}
+"""Presets with a file that a training writes, and which that is."""
 
 
 def test_the_public_presets_say_what_they_need() -> None:
@@ -41,6 +64,64 @@ def test_the_public_presets_say_what_they_need() -> None:
         ensemble = model.classifier.ensemble
         assert (ensemble.alpha, ensemble.beta, ensemble.gamma) == (0.4, 0.8, 0.5)
         assert preset.merge.object_threshold == 0.0
+
+
+@pytest.mark.parametrize("name", ["pmp_eomt_l", "pmp_mask2former_b"])
+def test_the_guided_presets_say_what_they_need(name: str) -> None:
+    preset = load_preset(name)
+    model = preset.model
+    assert {weights.repo for weights in preset.weights} == {model.generator.checkpoint, model.clip.checkpoint}
+    assert all(weights.licence and weights.bytes > 0 for weights in preset.weights)
+    assert preset.memory_gb is not None and preset.memory_gb > sum(w.bytes for w in preset.weights) / 1e9
+    assert "Not measured here" in preset.expected
+    assert f"ovseg train {TRAINED[name]}" in preset.description
+    assert model.classifier.clip_share == 0.65 and model.naming.ensemble is None  # as in the paper
+    assert model.proposer.prompt.residual and model.proposer.prompt.width == 256
+    assert preset.merge.object_threshold > 0  # a word ensemble makes no word impossible
+
+
+def test_presets_whose_file_a_training_writes_are_known() -> None:
+    assert {name for name in preset_names() if trained_files(load_preset(name).model)} == set(TRAINED)
+
+
+@pytest.mark.parametrize(("name", "recipe"), TRAINED.items())
+def test_a_file_that_was_never_trained_is_one_sentence_with_its_training(
+    name: str, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ovseg_ros.core.presets.weights_dir", lambda: tmp_path / "weights")
+    [file] = trained_files(load_preset(name).model)
+    with pytest.raises(CheckpointError) as caught:
+        require_trained(name, load_preset(name))
+    message = str(caught.value)
+    assert f"{tmp_path / 'weights' / file} does not exist" in message
+    assert f"ovseg train {recipe};" in message and "\n" not in message
+    copy = tmp_path / "mine.yaml"
+    copy.write_text(preset_path(name).read_text())
+    (tmp_path / file).touch()  # beside the preset
+    require_trained(str(copy), load_preset(str(copy)))
+
+
+def test_a_trained_file_of_ones_own_is_asked_for_before_anything_is_built(tmp_path: Path) -> None:
+    values = yaml.safe_load(preset_path("tabletop_pmp").read_text())
+    values["model"]["proposer"]["checkpoint"] = "sub/mine.safetensors"
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(CheckpointError, match=r"sub/mine.safetensors does not exist; .* train RECIPE .*training.md"):
+        build_segmenter(str(path), "cpu")
+
+
+def test_a_file_of_an_unguided_generator_is_no_trained_one(tmp_path: Path) -> None:
+    values = yaml.safe_load(preset_path("tabletop_pmp").read_text())
+    values["model"]["proposer"]["checkpoint"] = "tabletop_eomt.safetensors"
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(CheckpointError, match=r"missing: guidance\.prompts\.0\.query\.weight"):
+        build_segmenter(str(path), "cpu")
+
+
+def test_fisa_under_a_word_ensemble_is_not_the_presets_own() -> None:
+    with pytest.raises(ConfigError, match="tabletop_pmp is of kind masked_crops, not fisa"):
+        fisa_section("tabletop_pmp")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +142,18 @@ def test_the_public_presets_say_what_they_need() -> None:
         ({"templates": "vil"}, "templates is 'vil'; expected vild or imagenet"),
         ({"classifer": {}}, "mine.yaml.model: unknown key 'classifer'; did you mean 'classifier'"),
         ({"proposer": {"kind": "mask2former", "checkpoint": "a/b", "base": "c/d"}}, "proposer: unknown key 'base'"),
+        ({"classifier": WORDS}, "classifier word_ensemble needs a proposer of kind prompt_guided, not published_eomt"),
+        (
+            {"proposer": GUIDED, "classifier": {**WORDS, "clip": {"kind": "pooled", "ensemble": {}}}},
+            "ensemble joins in the generator's own classes, which are not trained any further",
+        ),
+        ({"proposer": GUIDED, "classifier": {**WORDS, "clip": WORDS}}, "classifier.clip: unknown kind 'word_ensemble'"),
+        ({"proposer": GUIDED, "classifier": {**WORDS, "clip_share": 1.5}}, "clip_share: .* less than or equal to 1"),
+        ({"proposer": {**GUIDED, "prompt": {"residual": False}}}, "residual: false is for .* kind mask2former"),
+        ({"proposer": {**GUIDED, "prompt": {"width": 100}}}, "width must be a multiple of heads = 8, got 100"),
+        ({"proposer": {"kind": "prompt_guided"}}, "model.proposer: missing generator"),
+        ({"proposer": {**GUIDED, "generator": GUIDED}}, "proposer.generator: unknown kind 'prompt_guided'"),
+        ({"proposer": {**GUIDED, "generator": OWN}, "input_size": [240, 328]}, "expected multiples of 16"),
         (
             {"proposer": {"kind": "published_eomt", "checkpoint": "a/b", "differences": 1}},
             "expected true or false, got 1",
@@ -84,13 +177,59 @@ def test_the_public_presets_say_what_they_need() -> None:
         ({"classifier": {"kind": "fisa", "architecture": {"crop_context": 1e9}}}, "crop_context: it should be less"),
         ({"clip": {**OWN_CLIP, "architecture": {"layers": 0}}}, "layers: it should be greater than 0, got 0"),
         ({"object_threshold": 0.5}, "model: unknown key 'object_threshold'; it belongs under merge"),
+        ({"proposer": {"kind": "prompt_guided"}}, "model.proposer: missing generator"),
+        ({"proposer": {**GUIDED, "promt": {}}}, "model.proposer: unknown key 'promt'; did you mean 'prompt'"),
+        ({"proposer": {**GUIDED, "prompt": {"widht": 8}}}, "prompt: unknown key 'widht'; did you mean 'width'"),
+        ({"proposer": {**GUIDED, "prompt": {"width": 100}}}, "width must be a multiple of heads = 8, got 100"),
+        ({"proposer": {**GUIDED, "prompt": {"heads": 0}}}, "prompt.heads: it should be greater than 0, got 0"),
+        ({"proposer": {**GUIDED, "generator": GUIDED}}, "generator: unknown kind 'prompt_guided'"),
+        ({"proposer": {**GUIDED, "generator": {**OWN, "prompt": {}}}}, "generator: unknown key 'prompt'"),
+        (
+            {"proposer": {**GUIDED, "prompt": {"residual": False}}},
+            "prompt.residual: false is for a generator of kind mask2former",
+        ),
+        (
+            {"classifier": BY_WORDS},
+            "word_ensemble needs a proposer of kind prompt_guided, not published_eomt; choose masked_crops",
+        ),
+        ({"proposer": GUIDED, "classifier": {"kind": "word_ensemble"}}, "model.classifier: missing clip"),
+        (
+            {"proposer": GUIDED, "classifier": {"kind": "word_ensemble", "clip": BY_WORDS}},
+            "classifier.clip: unknown kind 'word_ensemble'",
+        ),
+        (
+            {"proposer": GUIDED, "classifier": {**BY_WORDS, "clip_share": 1.5}},
+            "clip_share: it should be less than or equal to 1, got 1.5",
+        ),
+        (
+            {"proposer": GUIDED, "classifier": {**BY_WORDS, "clip": {"kind": "pooled", "ensemble": {}}}},
+            "ensemble joins in the generator's own classes, which are not trained any further",
+        ),
+        (
+            {"proposer": GUIDED, "classifier": {**BY_WORDS, "clip": {"kind": "masked_crops"}}},
+            "masked_crops needs a clip of kind sentence_clip",
+        ),
+        (
+            {"proposer": {**GUIDED, "generator": OWN}, "input_size": [240, 328]},
+            r"input_size is \[240, 328\]; .* expected multiples of 16",
+        ),
         ({"kind": "one_stage"}, "mine.yaml.model.kind: unknown kind 'one_stage'; did you mean 'two_stage'"),
     ],
 )
 def test_sections_that_do_not_go_together_are_named(change: dict, message: str) -> None:
     model = {key: value for key, value in {**MODEL, **change}.items() if value is not None}
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         from_mapping(PresetConfig, {**BASE, "model": model}, "mine.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_sections_of_words_in_masks_go_together() -> None:
+    literal = {**GUIDED, "generator": MASK2FORMER, "prompt": {"residual": False}}
+    for proposer in (GUIDED, literal):
+        for classifier in (BY_WORDS, {"kind": "pooled"}, {"kind": "fisa"}):
+            values = {**BASE, "model": {**MODEL, "proposer": proposer, "classifier": classifier}}
+            model = from_mapping(PresetConfig, values, "mine.yaml").model
+            assert model.generator.kind == proposer["generator"]["kind"] and model.naming.kind in ("pooled", "fisa")
 
 
 def test_a_preset_of_the_old_form_is_told_where_its_keys_belong() -> None:
@@ -182,3 +321,11 @@ def test_own_checkpoints_are_named_by_file_or_path(tmp_path: Path) -> None:
     assert files.own("sub/other.safetensors") == tmp_path / "sub" / "other.safetensors"
     with pytest.raises(CheckpointError, match=f"the checkpoint {tmp_path} is a folder"):
         read_safetensors(tmp_path)
+
+
+def test_a_fisa_whose_names_words_join_is_found(tmp_path: Path) -> None:
+    values = yaml.safe_load(preset_path("tabletop_pmp").read_text())
+    fisa = yaml.safe_load(preset_path("tabletop_fisa").read_text())["model"]["classifier"]
+    values["model"]["classifier"]["clip"] = fisa
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(values))
+    assert fisa_section(str(tmp_path / "both.yaml")).checkpoint == "tabletop_fisa.safetensors"

@@ -39,6 +39,8 @@ def test_mask_proposals(queries: int) -> None:
         MaskProposals(masks, torch.zeros(2, queries + 1, 6))
     with pytest.raises(ValueError, match="class_logits must be"):
         MaskProposals(masks, embeddings, torch.zeros(1, queries, 3))
+    with pytest.raises(ValueError, match="word_logits must be"):
+        MaskProposals(masks, embeddings, word_logits=torch.zeros(2, queries + 1, 3))
 
 
 def test_objectness_is_what_is_left_of_no_object() -> None:
@@ -46,6 +48,11 @@ def test_objectness_is_what_is_left_of_no_object() -> None:
     assert MaskProposals(masks, embeddings).objectness.tolist() == [[1, 1]]
     logits = torch.tensor([[[0.0, 0.0, 0.0], [0.0, 0.0, 50.0]]])
     torch.testing.assert_close(MaskProposals(masks, embeddings, logits).objectness, torch.tensor([[2 / 3, 0.0]]))
+    # Of the words that guided the masks, if any did; closed-set classes then say nothing.
+    words = torch.tensor([[[0.0, 0.0], [0.0, -50.0]]])
+    for classes in (logits, None):
+        found = MaskProposals(masks, embeddings, classes, words)
+        torch.testing.assert_close(found.objectness, torch.tensor([[1 / 2, 1.0]]))
 
 
 @pytest.mark.parametrize("queries", [0, 1, 5])

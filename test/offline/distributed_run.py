@@ -6,18 +6,16 @@ python distributed_run.py FOLDER PARTS
 """
 
 import sys
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
 import open_clip
 import torch
-import torch.nn.functional as F
 from fisa_scenes import coloured_views, scene_model
+from guided_networks import TEXT_WIDTH, encode, guided, pmp_task
 from numbered_images import Striped
 from torch import Tensor
 
@@ -35,14 +33,17 @@ from ovseg_ros.offline.train.fisa_data import CollectedMasks, JitteredViews, col
 from ovseg_ros.offline.train.fisa_losses import FisaLossConfig
 from ovseg_ros.offline.train.loop import LoopConfig, Task, run_loop
 from ovseg_ros.offline.train.losses import MaskLossConfig
+from ovseg_ros.offline.train.questions import QuestionConfig
 from ovseg_ros.offline.train.words import SeenWords
 
 EOMT = EoMTConfig((32, 48), width=16, depth=2, heads=2, num_queries=4, num_classes=19, joint_blocks=2)
-CLIP = ClipConfig(image_size=32, patch_size=8, width=32, layers=1, head_width=16, embed_dim=16)
+CLIP = ClipConfig(image_size=32, patch_size=8, width=32, layers=1, head_width=16, embed_dim=TEXT_WIDTH)
 LOOP = LoopConfig(steps=4, batch_size=4, learning_rate=1e-3, warmup_steps=1, gradient_clip=1e9)
 FISA_LOSS = FisaLossConfig(min_iou=0.3, none_weight=0.3)
 DATA = PanopticData(workers=2)
-NAMES = ("eomt", "eomt_points", "fisa", "fisa_collected", "clip")
+NAMES = ("eomt", "eomt_points", "pmp", "pmp_points", "fisa", "fisa_collected", "clip")
+IN_DOUBLE = NAMES[:4]
+"""FISA takes what a frozen CLIP makes in single precision, and CLIP's crops are made in it."""
 
 
 def make(name: str, run: Run) -> tuple[Task, object]:
@@ -53,6 +54,10 @@ def make(name: str, run: Run) -> tuple[Task, object]:
         section = EoMTSection(EOMT, "eomt.safetensors")
         with patch.object(eomt, "open_data", lambda *_: Striped(4)):
             task = eomt.EoMTTask(eomt.EoMTTraining(section, DATA, jitter, LOOP, loss), run)
+        return task, task.stream
+    if name.startswith("pmp"):
+        questions = QuestionConfig(synonyms=0.5)
+        task = pmp_task(run, guided(opened=True), questions=questions, points=40 if name == "pmp_points" else 0)
         return task, task.stream
     if name == "clip":
         torch.manual_seed(0)
@@ -72,12 +77,6 @@ def make(name: str, run: Run) -> tuple[Task, object]:
         views = RenderedViews(coloured_views(2), Path("nowhere"), "train")
         source = CollectedMasks(collect_masks(model, classifier, views, words, FISA_LOSS), words, LOOP)
     return FisaTask(classifier, source, FISA_LOSS, name), source
-
-
-def encode(sentences: list[str]) -> Tensor:
-    """A random vector for each sentence."""
-    rows = [np.random.default_rng(zlib.crc32(sentence.encode())).normal(size=CLIP.embed_dim) for sentence in sentences]
-    return F.normalize(torch.tensor(np.array(rows), dtype=torch.float32), dim=-1)
 
 
 def one_step(name: str, parts: int, folder: Path, engine: Engine) -> dict[str, dict[str, Tensor]]:

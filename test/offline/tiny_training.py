@@ -1,8 +1,13 @@
-"""A recipe that trains a tiny EoMT in seconds, and how tests run it."""
+"""A recipe that trains a tiny EoMT in seconds, a CLIP as tiny, and how tests run it."""
 
 import json
 from pathlib import Path
 
+import open_clip
+import torch
+from safetensors.torch import save_file
+
+from ovseg_ros.core.backbones.open_clip_model import model_description
 from ovseg_ros.offline.cli.main import main
 
 EOMT = "{image_size: [64, 96], width: 16, depth: 2, heads: 2, num_queries: 6, num_classes: 100, joint_blocks: 1}"
@@ -20,6 +25,20 @@ stages:
     annealing_starts: [1]
     annealing_ends: [3]
 """
+
+CLIP = """
+{"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+ "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
+"""
+
+
+def write_clip(folder: Path) -> None:
+    """Random weights, `clip.safetensors`, and their architecture, `clip.json`."""
+    (folder / "clip.json").write_text(CLIP)
+    torch.manual_seed(0)
+    clip = open_clip.CustomTextCLIP(**model_description(str(folder / "clip.json")))
+    state = {key: value.contiguous() for key, value in clip.state_dict().items() if key != "text.attn_mask"}
+    save_file(state, folder / "clip.safetensors")
 
 
 def run(folder: Path, recipe: str, data: Path, *arguments: str) -> int:

@@ -15,11 +15,11 @@ from torchvision.ops import roi_align
 
 from ovseg_ros.core.backbones.sentence_clip import ImageTower
 from ovseg_ros.core.classification.mask_views import crop_images, rois, square_windows
-from ovseg_ros.core.classification.word_logits import IMPOSSIBLE, best_prompts, joined_with_objectness, with_none
 from ovseg_ros.core.config import STRICT, Logit, Multiple, Share
 from ovseg_ros.core.images import normalize
 from ovseg_ros.core.model import Classifier
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
+from ovseg_ros.core.word_logits import IMPOSSIBLE, best_prompts, joined_with_objectness, with_none
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -64,11 +64,11 @@ class MaskedCropClassifier(Classifier):
 
         Args:
             images: (B, 3, H, W) in [0, 1], the area that the mask logits cover.
-            proposals: with `class_logits`, whose last entry is "no object".
+            proposals: with class or word logits, whose last entry is "no object".
             text: from `prepare`.
         """
-        if proposals.class_logits is None:
-            raise ValueError("masked crops need proposals with class logits, whose last entry is 'no object'")
+        if proposals.class_logits is None and proposals.word_logits is None:
+            raise ValueError("masked crops need proposals with class or word logits, whose last entry is 'no object'")
         objectness = proposals.objectness  # (B, Q)
         image_index, query_index = self._promising(objectness)
         masks = proposals.mask_logits[image_index, query_index]  # (M, h, w)

@@ -14,10 +14,10 @@ from ovseg_ros.core.classification.ensemble import (
     match_classes,
 )
 from ovseg_ros.core.classification.pooling import MaskPooling
-from ovseg_ros.core.classification.word_logits import IMPOSSIBLE, best_prompts
 from ovseg_ros.core.model import Classifier
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.core.vocabulary import Category, normalize_name
+from ovseg_ros.core.word_logits import IMPOSSIBLE, best_prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class PooledClassifier(Classifier):
         ensemble: EnsembleConfig | None = None,
         class_phrases: Sequence[Sequence[str]] = (),
         background: TextEmbeddings | None = None,
+        drops_nothing: bool = True,
     ) -> None:
         """What the classifier is made of.
 
@@ -53,6 +54,8 @@ class PooledClassifier(Classifier):
             ensemble: None lets CLIP alone name what the proposer calls an object.
             class_phrases: names of each of the N classes in the proposals' `class_logits`, without "no object".
             background: the embedded `EnsembleConfig.background`, one prompt for each word.
+            drops_nothing: whether words become impossible for a mask that is likelier nothing than any of them; False
+                leaves their shares to whoever joins them with others.
         """
         super().__init__()
         self.pooling = pooling
@@ -60,6 +63,7 @@ class PooledClassifier(Classifier):
         self._ensemble = ensemble
         self._class_phrases = tuple(tuple(phrases) for phrases in class_phrases)
         self._background = background
+        self._drops_nothing = drops_nothing
 
     def prepare(self, text: TextEmbeddings) -> PooledWords:
         """The words and the background words beside them, and which of the proposer's classes they are."""
@@ -76,29 +80,32 @@ class PooledClassifier(Classifier):
         """Open-vocabulary logits (B, Q, K + 1) of every proposal: logarithms of probabilities.
 
         "No object" stands for the proposer's verdict or, if that is likelier, for the best background word. Where it
-        beats all words, they become impossible, so that a threshold near 0 lets weak words live but not empty masks.
+        beats all words, they become impossible (`drops_nothing`), so that a threshold near 0 lets weak words live but
+        not empty masks.
 
         Args:
             images: (B, 3, H, W) in [0, 1], the area that the mask logits cover.
-            proposals: with `class_logits` of N + 1 entries, the last of which is "no object".
+            proposals: with `class_logits` of N + 1 entries, the last of which is "no object"; or with word logits,
+                whose "no object" counts then, while class logits count for an ensemble only.
             words: from `prepare`.
         """
-        if proposals.class_logits is None:
-            raise ValueError("the training-free classifier needs proposals with class logits, the last 'no object'")
+        known = proposals.class_logits if proposals.word_logits is None else proposals.word_logits
+        if known is None:
+            raise ValueError("pooling needs proposals with class logits or word logits, the last 'no object'")
         count = words.asked
         embeddings = self.pooling(images, proposals.mask_logits)  # (B, Q, D)
         prompts = self._logit_scale * embeddings.float() @ words.vectors.T  # (B, Q, P')
         clip = best_prompts(prompts, words.owner, words.shares.shape[1]).softmax(dim=-1)  # (B, Q, K + L)
-        class_logits = proposals.class_logits.float()
-        void = class_logits.softmax(dim=-1)[..., -1]  # (B, Q)
+        void = known.float().softmax(dim=-1)[..., -1]  # (B, Q)
         likelihood = clip
         if self._ensemble is not None:
-            if class_logits.shape[-1] != len(self._class_phrases) + 1:
+            classes = proposals.class_logits
+            if classes is None or classes.shape[-1] != len(self._class_phrases) + 1:
                 raise ValueError(
-                    f"class_logits has {class_logits.shape[-1]} entries, expected {len(self._class_phrases)} classes "
-                    "and 'no object'"
+                    f"class_logits has {0 if classes is None else classes.shape[-1]} entries, expected "
+                    f"{len(self._class_phrases)} classes and 'no object'"
                 )
-            inside = in_vocabulary(class_logits[..., :-1].softmax(dim=-1), words.shares)
+            inside = in_vocabulary(classes[..., :-1].float().softmax(dim=-1), words.shares)
             seen = words.shares.any(dim=0)
             likelihood = geometric_ensemble(inside, clip, seen, self._ensemble.alpha, self._ensemble.beta)
             void = corrected_void(void, clip[..., :count], self._ensemble.gamma)
@@ -106,8 +113,9 @@ class PooledClassifier(Classifier):
         nothing = torch.cat([void[..., None], likelihood[..., count:]], dim=-1).amax(dim=-1, keepdim=True)  # (B, Q, 1)
         named = likelihood[..., :count]
         logits = torch.cat([named, nothing], dim=-1).clamp(min=torch.finfo(torch.float32).tiny).log()
-        is_nothing = nothing >= named.amax(dim=-1, keepdim=True)
-        logits[..., :-1].masked_fill_(is_nothing, IMPOSSIBLE)
+        if self._drops_nothing:
+            is_nothing = nothing >= named.amax(dim=-1, keepdim=True)
+            logits[..., :-1].masked_fill_(is_nothing, IMPOSSIBLE)
         return logits
 
     def _free_background(self, asked: Sequence[Category]) -> tuple[list[Category], list[int]]:

@@ -1,6 +1,6 @@
-"""The EoMTs whose weights anyone can download: what their hub names say. docs/checkpoints.md lists them.
+"""The mask generators whose weights anyone can download: what their hub names say. docs/checkpoints.md lists them.
 
-Sources: the model zoo and configurations of github.com/tue-mps/eomt (MIT).
+Sources: the model zoos and configurations of github.com/tue-mps/eomt and github.com/facebookresearch/Mask2Former (MIT).
 """
 
 import re
@@ -54,3 +54,35 @@ def published_eomt(source: str) -> PublishedEoMT | None:
         dinov3=variant == "_dinov3",
     )
     return PublishedEoMT(config, DINOV3_BASES[config.width] if config.dinov3 else None)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedMask2Former:
+    """One Mask2Former on a Swin; its decoders are alike in all: 256 channels, 9 layers.
+
+    Attributes:
+        width, depths, heads, window: of the Swin: channels of its first stage, blocks and heads of each, tokens along a
+            window's side.
+        num_queries, num_classes: most masks in an image; closed-set classes, without "no object".
+    """
+
+    width: int
+    depths: tuple[int, int, int, int]
+    heads: tuple[int, int, int, int]
+    window: int
+    num_queries: int = 100
+    num_classes: int = 133
+
+
+_MASK2FORMERS = {
+    "tiny": PublishedMask2Former(96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
+    "small": PublishedMask2Former(96, (2, 2, 18, 2), (3, 6, 12, 24), 7),
+    "base": PublishedMask2Former(128, (2, 2, 18, 2), (4, 8, 16, 32), 12),
+    "large": PublishedMask2Former(192, (2, 2, 18, 2), (6, 12, 24, 48), 12, num_queries=200),
+}
+
+
+def published_mask2former(source: str) -> PublishedMask2Former | None:
+    """What is known of a Mask2Former for COCO panoptic by its hub name; None where it is no published one's."""
+    match = re.fullmatch(r"facebook/mask2former-swin-([a-z]+)-coco-panoptic", repository_of(source) or "")
+    return _MASK2FORMERS.get(match[1]) if match else None

@@ -15,6 +15,9 @@ _BIN = np.array([[1 / 4, 1 / 16, 1 / 64]], np.float32)  # puts the two upper bit
 def segment_appearance(image: np.ndarray, result: PanopticResult) -> np.ndarray:
     """Colours and embedding of every segment: (N, 64 + C) float32, unit rows; C = 0 where the result has no embeddings.
 
+    Embeddings may depend on the words that were asked for (PMP), so rows of two vocabularies have to be compared by
+    `color_similarity`.
+
     Colours are the square root of a histogram with 4 levels a channel, so that their cosine is the Bhattacharyya
     coefficient of two histograms, in [0, 1]. The cosine of two rows is the mean of those of colours and of embeddings:
     on simulated takes either alone followed predicted masks less well.
@@ -38,3 +41,10 @@ def segment_appearance(image: np.ndarray, result: PanopticResult) -> np.ndarray:
     if result.embeddings is None:
         return colors
     return np.concatenate([colors, result.embeddings], axis=1) * np.float32(np.sqrt(0.5))
+
+
+def color_similarity(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Likeness (N, M), in [0, 1], of the colours alone of two sets of appearances, (N, C) and (M, C)."""
+    colors, other_colors = rows[:, :_BINS], others[:, :_BINS]
+    lengths = np.linalg.norm(colors, axis=1)[:, None] * np.linalg.norm(other_colors, axis=1)
+    return colors @ other_colors.T / np.maximum(lengths, 1e-12)

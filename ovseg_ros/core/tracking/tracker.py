@@ -1,8 +1,11 @@
 """Identity over time: which segment of this frame is which object of the frames before.
 
 Masks decide where they overlap; appearance and place decide where they do not: after a short occlusion, a fast move or
-a pause between frames. Times are the frames' stamps, so the rate of the frames does not matter, and words do not
-either, so a change of the vocabulary leaves identities alone.
+a pause between frames. Times are the frames' stamps, so the rate of the frames does not matter; names do not either.
+
+Words may take part in making masks and their embeddings, though. So what was last seen under other words is compared by
+its colours, and only a mask of about the same extent is the same object: a group has a number of its own, and its
+members get theirs back when they are asked for one by one again.
 """
 
 from collections.abc import Sequence
@@ -12,6 +15,7 @@ import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from ovseg_ros.core.tracking.appearance import color_similarity
 from ovseg_ros.core.tracking.subsampling import subsampled_ids
 from ovseg_ros.core.types import PanopticResult, Segment
 
@@ -22,6 +26,9 @@ _MIN_SIMILARITY = 0.7  # ... others have to look alike, cosine of the appearance
 _MAX_SPEED = 0.3  # ... and be no further apart than this speed explains, image diagonals per second, ...
 _SLACK = 0.04  # ... plus this, diagonals, ...
 _MAX_GROWTH = 3.0  # ... and differ in area by no more than this factor
+# The same between what was seen under different words, one of which may mean a group of what the other means.
+_MIN_OVERLAP_OF_WORDS = 0.6
+_MAX_GROWTH_OF_WORDS = 1.5
 _MEMORY = 0.5  # seconds in which a remembered appearance gives way to a new one (time constant)
 
 # Score of a pair that cannot be; it neither helps nor hurts an assignment. Possible pairs score higher.
@@ -68,6 +75,7 @@ class Tracker:
         if looks is not None and looks.shape[1] != known["appearance"].shape[1]:
             known = _without_appearance(known, looks.shape[1])  # another model's: they cannot be compared
         now = self._sighted([result.segments[index] for index in things], result.segment_ids.shape, looks, known.dtype)
+        now["version"] = result.vocabulary_version
         count = 1 + max((segment.id for segment in result.segments), default=0)
         ids = subsampled_ids(result.segment_ids, count, _PIXELS)
 
@@ -100,8 +108,12 @@ class Tracker:
         reach = (_SLACK + _MAX_SPEED * age)[:, None]
         growth = np.abs(np.log(known["area"][:, None] / now["area"][None]))
         similarity = np.maximum(known["appearance"] @ now["appearance"].T, 0.0)
-        is_possible = (overlap >= _MIN_OVERLAP) | (
-            (distance <= reach) & (growth <= np.log(_MAX_GROWTH)) & (similarity >= _MIN_SIMILARITY)
+        other_words = known["version"] != now["version"][0]
+        similarity[other_words] = color_similarity(known["appearance"][other_words], now["appearance"])
+        least_overlap = np.where(other_words, _MIN_OVERLAP_OF_WORDS, _MIN_OVERLAP)[:, None]
+        most_growth = np.where(other_words, _MAX_GROWTH_OF_WORDS, _MAX_GROWTH)[:, None]
+        is_possible = (overlap >= least_overlap) | (
+            (distance <= reach) & (growth <= np.log(most_growth)) & (similarity >= _MIN_SIMILARITY)
         )
         return np.where(is_possible, 2 * overlap + similarity + 0.5 * (1 - distance / (reach + distance)), _IMPOSSIBLE)
 
@@ -124,7 +136,8 @@ class Tracker:
         share = 1 - np.exp(-passed / _MEMORY)  # 0 under an equal stamp
         moved = (now["place"] - known["place"]) / np.maximum(passed, 1e-9)
         old = known["appearance"]
-        mixed = old + np.where(old.any(axis=1, keepdims=True), share, 1.0) * (now["appearance"] - old)
+        is_comparable = old.any(axis=1) & (known["version"] == now["version"])
+        mixed = old + np.where(is_comparable[:, None], share, 1.0) * (now["appearance"] - old)
         now["appearance"] = mixed / np.maximum(np.sqrt((mixed * mixed).sum(axis=1, keepdims=True)), 1e-12)
         now["velocity"] = known["velocity"] + share * (moved - known["velocity"])
         now["track_id"] = known["track_id"]
@@ -155,6 +168,7 @@ def _objects(count: int, channels: int) -> np.ndarray:
         ("area", np.float64),  # of the image's
         ("appearance", np.float32, (channels,)),  # of unit length, or zeros where it is not known
         ("seen", np.float64),  # when last, seconds
+        ("version", np.intp),  # of the vocabulary then
     ]
     return np.zeros(count, np.dtype(fields))
 
@@ -162,6 +176,6 @@ def _objects(count: int, channels: int) -> np.ndarray:
 def _without_appearance(objects: np.ndarray, channels: int) -> np.ndarray:
     """The same objects with room for other appearances."""
     fresh = _objects(len(objects), channels)
-    for name in ("track_id", "segment_id", "place", "velocity", "area", "seen"):
+    for name in ("track_id", "segment_id", "place", "velocity", "area", "seen", "version"):
         fresh[name] = objects[name]
     return fresh

@@ -57,6 +57,9 @@ _STUFF_NAMES = frozenset(["table", "tabletop", "tablecloth", "countertop", "mat"
 _MAYBE_A_LIST = re.compile(r"\s\S+\s|\w\s*[&+]\s*\w")
 """One name of three words or more, or with a sign for "and", may have been meant as several."""
 
+_ARTICLE = re.compile(r"^(?:(?:all|the|an?) )+(?=.)", re.IGNORECASE)
+"""In front of a name of any words: "the table" is no more a list, or a thing, than "table"."""
+
 _NOT_A_WORD = re.compile(r"(?=[a-z]*[_\d])[a-z0-9_]+")
 """What may be the name of a bundled vocabulary, and is none of an object."""
 
@@ -94,7 +97,7 @@ def as_read(name: str) -> str:
 
 def guess_is_thing(name: str) -> bool:
     """Whether `name` is a thing, for names that come without that: False for a short list of well-known stuff words."""
-    normalized = normalize_name(name)
+    normalized = _ARTICLE.sub("", normalize_name(name))
     if not normalized or normalized in _STUFF_NAMES:
         return not normalized
     head = normalized.split("-", 1)[0] if "-" in normalized else normalized.split()[-1]
@@ -126,7 +129,7 @@ def parse_names(
             f"the vocabulary {show(text.strip())} has no names; expected names such as 'cup, table' or a file"
         )
     specs = tuple(named_spec(name, f"name {index}") for index, name in enumerate(names))
-    if tell and len(specs) == 1 and _MAYBE_A_LIST.search(specs[0].name):
+    if tell and len(specs) == 1 and _MAYBE_A_LIST.search(_ARTICLE.sub("", specs[0].name)):
         tell(f"{show(specs[0].name)} is one name of several words; several names are separated by commas")
     return specs
 

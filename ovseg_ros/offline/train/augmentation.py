@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 
 from ovseg_ros.core.config import STRICT, Share
-from ovseg_ros.offline.data.types import PanopticSample
+from ovseg_ros.offline.data.types import VOID, PanopticSample
 
 OUTSIDE_LOGIT = -20.0
 """Of a mask where a view shows padding."""
@@ -23,6 +23,7 @@ Side = Annotated[int, Field(ge=1, le=8192)]
 Size = tuple[Side, Side]
 Factor = Annotated[float, Field(gt=0, le=16)]
 Range = tuple[Factor, Factor]
+Level = Annotated[int, Field(ge=0, le=255)]
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
@@ -33,11 +34,13 @@ class JitterConfig:
         size: (height, width) of a view in pixels.
         scale: range of the size of the image, as a multiple of what just fits into the view.
         flip: probability of a mirrored view.
+        padding: red, green and blue of what an image leaves free, 0 to 255.
     """
 
     size: Size
     scale: Range = (0.1, 2.0)
     flip: Share = 0.5
+    padding: tuple[Level, Level, Level] = (0, 0, 0)
     kind: Literal["jitter"] = "jitter"
 
     def __post_init__(self) -> None:
@@ -93,6 +96,7 @@ class View:
         top, left: of the cut in the resized image, pixels.
         size: (height, width) of the view, pixels.
         exposure: factors on red, green and blue; None leaves the pixels as they are.
+        padding: red, green and blue, 0 to 255.
     """
 
     resized: tuple[int, int]
@@ -101,18 +105,19 @@ class View:
     size: tuple[int, int]
     flipped: bool
     exposure: tuple[float, float, float] | None = None
+    padding: tuple[int, int, int] = (0, 0, 0)
 
     def of_image(self, image: np.ndarray) -> np.ndarray:
-        """uint8 RGB (H, W, 3) -> RGB of the view's size, black where padded: uint8, or float32 in [0, 1] if exposed."""
+        """uint8 RGB (H, W, 3) -> RGB of the view's size: uint8, or float32 in [0, 1] if exposed."""
         shrinks = self.resized[0] < image.shape[0]
-        cut = self._cut(image, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        cut = self._cut(image, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR, self.padding)
         if self.exposure is None:
             return cut
         return np.clip(cut * (np.array(self.exposure) / 255).astype(np.float32), 0, 1, dtype=np.float32)
 
     def of_segments(self, segment_ids: np.ndarray) -> np.ndarray:
         """int32 (H, W) -> int32 of the view's size, void where padded."""
-        return self._cut(segment_ids, cv2.INTER_NEAREST_EXACT)
+        return self._cut(segment_ids, cv2.INTER_NEAREST_EXACT, VOID)
 
     def of_masks(self, mask_logits: Tensor, stride: int) -> Tensor:
         """Mask logits (Q, h, w) that cover the whole image -> (Q, size / stride) float32 that cover the view.
@@ -134,12 +139,12 @@ class View:
         masks = F.grid_sample(mask_logits.float()[None], grid[None], padding_mode="border", align_corners=False)[0]
         return masks.masked_fill(outside, OUTSIDE_LOGIT)
 
-    def _cut(self, pixels: np.ndarray, method: int) -> np.ndarray:
+    def _cut(self, pixels: np.ndarray, method: int, padding: int | tuple[int, int, int]) -> np.ndarray:
         if self.flipped:
             pixels = pixels[:, ::-1]
         resized = cv2.resize(np.ascontiguousarray(pixels), self.resized[::-1], interpolation=method)
         cut = resized[self.top : self.top + self.size[0], self.left : self.left + self.size[1]]
-        view = np.zeros((*self.size, *pixels.shape[2:]), dtype=pixels.dtype)
+        view = np.full((*self.size, *pixels.shape[2:]), padding, dtype=pixels.dtype)
         view[: cut.shape[0], : cut.shape[1]] = cut
         return view
 
@@ -169,7 +174,8 @@ def whole_view(image_size: tuple[int, int], config: AugmentationConfig) -> View:
     size = view_sizes(config)[-1]
     scale = min(want / have for want, have in zip(size, image_size, strict=True))
     rows, columns = (max(1, round(side * scale)) for side in image_size)
-    return View((rows, columns), 0, 0, size, flipped=False)
+    padding = config.padding if isinstance(config, JitterConfig) else (0, 0, 0)
+    return View((rows, columns), 0, 0, size, flipped=False, padding=padding)
 
 
 def draw_jitter(image_size: tuple[int, int], config: JitterConfig, rng: np.random.Generator) -> View:
@@ -179,4 +185,4 @@ def draw_jitter(image_size: tuple[int, int], config: JitterConfig, rng: np.rando
     top, left = (
         int(rng.integers(max(0, have - want) + 1)) for want, have in zip(config.size, (rows, columns), strict=True)
     )
-    return View((rows, columns), top, left, config.size, bool(rng.random() < config.flip))
+    return View((rows, columns), top, left, config.size, bool(rng.random() < config.flip), padding=config.padding)

@@ -86,6 +86,15 @@ def open_data(config: DataConfig, run: Run) -> PanopticDataset:
             return RenderedViews(open_rendered(config, run), run.views, config.split)
 
 
+def require_seen(config: DataConfig) -> None:
+    """ValueError for rendered views that show unseen categories, which no mask may teach."""
+    if isinstance(config, RenderedData) and config.split != "train":
+        raise ValueError(
+            f"data of kind rendered must be of split train, got {config.split}, which shows unseen categories "
+            "that no mask may teach"
+        )
+
+
 def open_rendered(config: RenderedData, run: Run) -> TabletopViews:
     """The views to train on; those that do not exist yet are rendered, by the main process alone."""
     with run.engine.main_first():

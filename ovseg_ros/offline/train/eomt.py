@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -12,32 +11,22 @@ from torch import Tensor
 
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import CheckpointError, ConfigError
-from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize
 from ovseg_ros.core.presets import EoMTSection, load_preset
-from ovseg_ros.core.proposals.eomt.network import EoMT, QueryPrediction, annealed_mask_probabilities
+from ovseg_ros.core.proposals.eomt.network import EoMT, annealed_mask_probabilities
+from ovseg_ros.core.proposals.mask_network import QueryPrediction
 from ovseg_ros.core.weights.files import find_weights, read_weights
 from ovseg_ros.core.weights.strict import check_fit
 from ovseg_ros.offline.data.types import DatasetCategory
-from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
-from ovseg_ros.offline.train.data import (
-    DataConfig,
-    PanopticStream,
-    SegmentedView,
-    open_data,
-    segmented_view,
-    to_pixels,
-)
+from ovseg_ros.offline.train.augmentation import AugmentationConfig
+from ovseg_ros.offline.train.data import DataConfig, SegmentedView, open_data
 from ovseg_ros.offline.train.engine import Run
-from ovseg_ros.offline.train.loop import Task, run_loop
+from ovseg_ros.offline.train.loop import run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig, StepCount
-from ovseg_ros.offline.train.losses import BatchShare, MaskLossConfig, MaskTargets, mask_set_loss, soft_masks
-from ovseg_ros.offline.train.pictures import compare_segments, label_map
+from ovseg_ros.offline.train.losses import MaskLossConfig
+from ovseg_ros.offline.train.masks import Answer, MaskTask, require_whole_patches
 
 THING, STUFF = 0, 1
 """Classes of a class-agnostic training. Names are left to the classifier, so that unseen objects live."""
-
-_MIN_CELLS = 2
-"""A soft mask is a target if it covers at least this many of the logits' pixels."""
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
@@ -142,28 +131,14 @@ def class_map(classes: str, categories: Sequence[DatasetCategory]) -> tuple[Tens
     return torch.arange(len(categories)), len(categories)
 
 
-def to_targets(view: SegmentedView, class_of: Tensor, size: Sequence[int] | None) -> MaskTargets:
-    """The masks of a view as a loss compares them, on the device of `class_of`.
-
-    Args:
-        class_of: (K,) int64, the class of every category.
-        size: (height, width) of the mask logits, whose pixels are all compared; None where points are.
-
-    Returns:
-        For points, boolean masks in the view's full resolution. For all pixels, soft masks of the logits' size, of the
-        segments that cover enough of it.
-    """
-    ids, wanted = view.segment_ids.to(class_of.device), view.ids.to(class_of.device)
-    classes = class_of[view.categories.to(class_of.device)]
-    if size is None:
-        return MaskTargets(ids[None] == wanted[:, None, None], classes)
-    masks = soft_masks(ids, wanted, size)  # (N, h, w)
-    present = masks.sum(dim=(1, 2)) >= _MIN_CELLS
-    return MaskTargets(masks[present], classes[present])
+def each_segment(view: SegmentedView, class_of: Tensor) -> list[Answer]:
+    """Every segment of a view by itself; `class_of` (K,) int64 is the class of every category."""
+    classes = class_of[view.categories].tolist()
+    return [(index, (segment,)) for index, segment in zip(classes, view.ids.tolist(), strict=True)]
 
 
-class EoMTTask(Task):
-    """One-to-one matched losses before each joint block and after the last."""
+class EoMTTask(MaskTask):
+    """Losses before each joint block and after the last."""
 
     model: EoMT
 
@@ -176,9 +151,7 @@ class EoMTTask(Task):
                 f"the architecture has {architecture.num_classes} classes, but {dataset.name} has {classes}; set "
                 f"architecture.num_classes to {classes}"
             )
-        for size in view_sizes(config.augmentation):
-            if any(side % architecture.patch_size for side in size):
-                raise ConfigError(f"views of size {size} must be multiples of the patch size {architecture.patch_size}")
+        require_whole_patches(config.augmentation, architecture.patch_size)
         given, blocks = (len(config.annealing_starts), len(config.annealing_ends)), architecture.joint_blocks
         if given not in ((0, 0), (blocks, blocks)):
             raise ConfigError(
@@ -186,51 +159,24 @@ class EoMTTask(Task):
                 f"{given[0]} and {given[1]}"
             )
         torch.manual_seed(config.loop.seed)
-        self.name, self.model = "eomt", EoMT(architecture)
+        model = EoMT(architecture)
         if config.encoder_weights is not None:
-            load_pretrained_vit(self.model.encoder, config.encoder_weights)
-        self._config, self._engine, self._class_of = config, run.engine, class_of.to(run.engine.device)
-        self._soft: dict[tuple[int, range], list[MaskTargets]] = {}
-        self.stream = PanopticStream(dataset, config.data, config.augmentation, config.loop, segmented_view)
+            load_pretrained_vit(model.encoder, config.encoder_weights)
+        super().__init__("eomt", model, config, dataset, run.engine.device)
+        self._config, self._class_of = config, class_of
 
-    def counts(self, step: int, samples: range) -> Tensor:
-        views, network = self.stream.batch(step, samples), self.model.config
-        if self._config.loss.points:
-            return torch.tensor([[float(len(view.ids))] for view in views])
-        size = [side // network.patch_size * 2**network.upscale_blocks for side in views[0].segment_ids.shape]
-        targets = [to_targets(view, self._class_of, size) for view in views]
-        # Kept until the share's losses: they took time, and are small.
-        self._soft = {place: kept for place, kept in self._soft.items() if place[0] == step}
-        self._soft[step, samples] = targets
-        return torch.tensor([[float(len(target.classes))] for target in targets])
+    def _answers(self, view: SegmentedView, step: int, sample: int) -> list[Answer]:
+        return each_segment(view, self._class_of)
 
-    def losses(self, step: int, samples: range, counts: Tensor) -> dict[str, Tensor]:
+    def _predict(self, views: Sequence[SegmentedView], step: int, samples: range, batch: int) -> list[QueryPrediction]:
         probabilities = self._config.mask_probabilities(step, self.model.config.joint_blocks)
-        draws = torch.zeros(len(probabilities), len(counts), self.model.config.num_queries, device=self._engine.device)
+        draws = torch.zeros(len(probabilities), batch, self.model.config.num_queries, device=self._device)
         for block in torch.nonzero(probabilities)[:, 0].tolist():
             draws[block] = torch.rand(draws.shape[1:], device=draws.device)
-        shown = draws[:, samples.start : samples.stop]
-        views = self.stream.batch(step, samples)
-        predictions = self._predict(views, probabilities, shown)
-        targets = self._soft.get((step, samples)) or [to_targets(view, self._class_of, None) for view in views]
-        share = BatchShare(samples, [int(count) for count in counts[:, 0].tolist()])
-        return mask_set_loss(predictions, targets, self._config.loss, share)
+        return self.model.forward_masked(self._pixels(views), probabilities, draws[:, samples.start : samples.stop])
 
-    def pictures(self) -> dict[str, np.ndarray]:
-        rows = []
-        for view in self.stream.shown():
-            prediction = self._predict([view], torch.zeros(self.model.config.joint_blocks), None)[-1]
-            found = label_map(prediction.mask_logits[0], prediction.class_logits[0], view.segment_ids.shape)
-            rows.append(compare_segments(view.image, view.segment_ids, found))
-        return {"segments": np.concatenate(rows)}
-
-    def _predict(
-        self, views: Sequence[SegmentedView], mask_probabilities: Tensor, draws: Tensor | None
-    ) -> list[QueryPrediction]:
-        pixels = to_pixels([view.image for view in views], self._engine.device)
-        if self.model.config.convolutional_stem:  # many small convolutions, which read colours side by side faster
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return self.model.forward_masked(normalize(pixels, IMAGENET_MEAN, IMAGENET_STD), mask_probabilities, draws)
+    def _predict_whole(self, view: SegmentedView) -> QueryPrediction:
+        return self.model.forward_masked(self._pixels([view]), torch.zeros(self.model.config.joint_blocks))[-1]
 
 
 def train_eomt(config: EoMTTraining, run: Run) -> EoMT:

@@ -18,7 +18,7 @@ from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.model import TwoStage
 from ovseg_ros.core.presets import fisa_section, load_preset, preset_folder, require_weights
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
-from ovseg_ros.offline.train.data import DataConfig, PanopticData, RenderedData, open_data
+from ovseg_ros.offline.train.data import DataConfig, PanopticData, open_data, require_seen
 from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.fisa_data import (
     CROPS_SHOWN,
@@ -65,11 +65,7 @@ class FisaTraining:
 
     def __post_init__(self) -> None:
         is_panoptic = isinstance(self.data, PanopticData)
-        if isinstance(self.data, RenderedData) and self.data.split != "train":
-            raise ValueError(
-                f"data of kind rendered must be of split train, got {self.data.split}, which shows unseen categories "
-                "that no mask may teach"
-            )
+        require_seen(self.data)
         if is_panoptic != (self.augmentation is not None) or (is_panoptic and self.synonyms):
             raise ValueError(
                 "data of kind panoptic needs augmentation and takes no synonyms; of kind rendered, no augmentation"

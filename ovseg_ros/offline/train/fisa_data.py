@@ -22,7 +22,7 @@ from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, assign, overlaps
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.losses import soft_masks
-from ovseg_ros.offline.train.proposal_cache import ProposalCache, weights_hash
+from ovseg_ros.offline.train.proposal_cache import ProposalCache, weights_hash, words_hash
 from ovseg_ros.offline.train.words import SeenWords
 
 MASK_STRIDE = 4
@@ -72,12 +72,12 @@ class JitteredViews:
         Errors as of `ProposalCache.fill`.
         """
         engine, self._classifier, self._device = run.engine, classifier, run.engine.device
-        self._text = model.text_encoder.encode(dataset.vocabulary())
         made = (f"{key}{value}" for key, value in dataset.scenes.items())  # other seeds have the same names
         images = "/".join([dataset.name, dataset.split, *made])
-        cache = ProposalCache(run.out / "proposals", weights_hash(model.proposer), images, model.input_size)
-
-        prompt = model.prepare(dataset.vocabulary())
+        vocabulary = dataset.vocabulary()
+        self._text, prompt = model.text_encoder.encode(vocabulary), model.prepare(vocabulary)
+        words = None if prompt.proposer is None else words_hash(vocabulary)  # where these masks depend on them
+        cache = ProposalCache(run.out / "proposals", weights_hash(model.proposer), images, model.input_size, words)
 
         def prepare(sample: PanopticSample, view: View) -> ProposedView:
             return proposed_view(sample, view, cache.read(sample.name), classifier, loss, len(dataset.categories))

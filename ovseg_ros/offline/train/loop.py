@@ -223,11 +223,12 @@ def _announce(engine: Engine, task: Task, config: LoopConfig, begun_at: int, sha
         f"{task.name}: steps {begun_at} to {config.steps} on {engine.words}, batch {config.batch_size} = {told}",
         flush=True,
     )
-    norms = any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in task.model.modules())
-    if norms and engine.world * parts > 1:
-        logger.warning(
-            "%s has batch norm, which normalises each share of %d by itself: losses depend on it", task.name, size
-        )
+    modules = list(task.model.modules())
+    norms = any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in modules)
+    drops = any(type(module).__name__.endswith("DropPath") for module in modules)  # timm's and transformers', if in use
+    for has, what in ((norms, "batch norm, which normalises"), (drops, "drop path, which draws for")):
+        if has and engine.world * parts > 1:
+            logger.warning("%s has %s each share of %d by itself: losses depend on it", task.name, what, size)
 
 
 @contextmanager

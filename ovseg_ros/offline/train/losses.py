@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ovseg_ros.core.config import STRICT, Share
-from ovseg_ros.core.proposals.eomt.network import QueryPrediction
+from ovseg_ros.core.proposals.mask_network import QueryPrediction
 from ovseg_ros.offline.train.loop_config import Weight, require_weight
 
 

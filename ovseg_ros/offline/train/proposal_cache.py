@@ -1,7 +1,8 @@
 """Proposals of a frozen mask generator on disk, so that every image goes through it once, before a training begins.
 
-A file holds one image's mask logits, in 8 bits each and compressed, and its class logits in half precision. Folders are
-named by what the proposals depend on: the proposer's weights, the data set and the input size.
+A file holds one image's mask logits, in 8 bits each and compressed, and its class and word logits in half precision.
+Folders are named by what the proposals depend on: the proposer's weights, the data set, the input size, and the words
+that guide the proposer, if any do.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from ovseg_ros.core.errors import DatasetError, TrainingError
 from ovseg_ros.core.types import MaskProposals
+from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.files import digest_of, read_json, write_bytes, write_json
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample
 
@@ -42,10 +44,17 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def words_hash(vocabulary: Vocabulary) -> str:
+    """SHA-256 over every name and synonym of a vocabulary, in order, in hexadecimal digits."""
+    return digest_of([[category.name, *category.synonyms] for category in vocabulary.categories])
+
+
 class ProposalCache:
     """Proposals by image name; safe to use from several threads and processes at once."""
 
-    def __init__(self, folder: Path, proposer: str, images: str, size: tuple[int, int]) -> None:
+    def __init__(
+        self, folder: Path, proposer: str, images: str, size: tuple[int, int], words: str | None = None
+    ) -> None:
         """Opens or makes this cache's folder, with `key.json` that says what it holds.
 
         Args:
@@ -53,11 +62,14 @@ class ProposalCache:
             proposer: `weights_hash` of the proposer.
             images: says which, as data set and split do.
             size: (height, width) of the proposer's input, pixels.
+            words: `words_hash` of those that guide the proposer; None if none do.
 
         Raises:
             DatasetError: the folder holds something else.
         """
-        key = {"proposer": proposer, "dataset": images, "size": list(size)}
+        key: dict[str, Any] = {"proposer": proposer, "dataset": images, "size": list(size)}
+        if words is not None:
+            key["words"] = words
         self.folder = folder / f"{digest_of(list(key.values()), 16)}-{size[0]}x{size[1]}"
         path = self.folder / "key.json"
         if not path.exists():
@@ -161,8 +173,9 @@ def _pack(proposals: MaskProposals) -> bytes:
     levels = (logits / _STEP).round().to(torch.int8)  # -127 to 127; the sign, so the mask, is kept
     levels = torch.where((levels == 0) & (logits > 0), torch.ones_like(levels), levels)
     arrays: dict[str, Any] = {"masks": levels.numpy()}
-    if proposals.class_logits is not None:
-        arrays["classes"] = proposals.class_logits[0].detach().cpu().half().numpy()
+    for name, scores in (("classes", proposals.class_logits), ("words", proposals.word_logits)):
+        if scores is not None:
+            arrays[name] = scores[0].detach().cpu().half().numpy()
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
@@ -171,5 +184,7 @@ def _pack(proposals: MaskProposals) -> bytes:
 def _unpack(content: bytes) -> MaskProposals:
     with np.load(io.BytesIO(content)) as arrays:
         masks = torch.from_numpy(arrays["masks"])[None].float() * _STEP
-        classes = torch.from_numpy(arrays["classes"]).float()[None] if "classes" in arrays else None
-    return MaskProposals(masks, masks.new_zeros(*masks.shape[:2], 0), classes)
+        classes, words = (
+            torch.from_numpy(arrays[name]).float()[None] if name in arrays else None for name in ("classes", "words")
+        )
+    return MaskProposals(masks, masks.new_zeros(*masks.shape[:2], 0), classes, words)

@@ -23,10 +23,11 @@ from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.eomt import EoMTTraining, PresetNetwork, network_of
 from ovseg_ros.offline.train.fisa import FisaTraining
 from ovseg_ros.offline.train.loop_config import LoopConfig
+from ovseg_ros.offline.train.pmp import PmpTraining
 from ovseg_ros.offline.train.state import FREE_TO_CHANGE
 
 RECORD_NAME = "run.yaml"
-Stage = EoMTTraining | ClipTraining | FisaTraining
+Stage = EoMTTraining | ClipTraining | FisaTraining | PmpTraining
 
 _FREE = FREE_TO_CHANGE | {"mixed_precision", "workers", "on_error", "preset", "version", "command", "sessions"}
 """Keys that may change. A preset may be called or lie otherwise: what it says is compared, in `models`."""
@@ -70,8 +71,8 @@ class Record:
         data: by stage, the data set's index with the first digits of its SHA-256; rendered views follow from the
             recipe and the version.
         models: by stage, what its preset says.
-        weights: by stage, the files that it reads and does not train, with the first digits of their SHA-256; None in
-            the records of older versions.
+        weights: by stage, the files that it reads, frozen or to begin with, and the first digits of their SHA-256; None
+            in the records of older versions.
         sessions: every start of the run; none of those that older versions made.
     """
 
@@ -110,7 +111,7 @@ def record_of(stages: tuple[Stage, ...], run: Run, *, results: Mapping[str, str]
     trained = {run.result(name).resolve() for name in results.values()}
     weights: dict[str, tuple[str, ...]] = {
         stage.kind: tuple(_digest(path) for path in paths if path.resolve() not in trained)
-        for stage, paths in zip(stages, _frozen(stages), strict=True)
+        for stage, paths in zip(stages, _weights_read(stages), strict=True)
     }
     loops = {
         name: LoopSession(done.get(name, 0), loop.steps, loop.gradient_accumulation)
@@ -129,8 +130,8 @@ def record_of(stages: tuple[Stage, ...], run: Run, *, results: Mapping[str, str]
     return Record(VERSION, command, data, models, weights, (session,))
 
 
-def _frozen(stages: Sequence[Stage]) -> Iterator[Sequence[Path]]:
-    """The weight files of each stage that it reads and does not train."""
+def _weights_read(stages: Sequence[Stage]) -> Iterator[Sequence[Path]]:
+    """The weight files of each stage that it reads and does not write: frozen ones, and those that it begins with."""
     trains_generator = False
     for stage in stages:
         match stage:
@@ -140,10 +141,13 @@ def _frozen(stages: Sequence[Stage]) -> Iterator[Sequence[Path]]:
             case ClipTraining():
                 files, model = preset_folder(stage.preset), load_preset(stage.preset).model
                 yield () if trains_generator else section_paths(files, model.proposer)
-            case FisaTraining():
+            case FisaTraining() | PmpTraining():
                 preset = load_preset(stage.preset)
                 require_weights(stage.preset, preset)
-                yield section_paths(preset_folder(stage.preset), preset.model.proposer, preset.model.clip)
+                model = preset.model
+                untrained = isinstance(stage, PmpTraining) and stage.begins_with == "generator"
+                masks = model.generator if untrained else model.proposer
+                yield section_paths(preset_folder(stage.preset), masks, model.clip)
 
 
 def _digest(weights: Path) -> str:

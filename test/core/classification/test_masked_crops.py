@@ -188,5 +188,5 @@ def test_a_batch_is_its_images_one_by_one(red_left_blue_right: Tensor) -> None:
 
 def test_proposals_without_class_logits_are_refused() -> None:
     found = MaskProposals(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4))
-    with pytest.raises(ValueError, match="class logits"):
+    with pytest.raises(ValueError, match="word logits"):
         classifier()(torch.zeros(1, 3, 16, 16), found, text(red=[[1, 0, 0]]))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ovseg_ros.core.classification.ensemble import EnsembleConfig
 from ovseg_ros.core.classification.pooled import PooledClassifier
+from ovseg_ros.core.classification.word_ensemble import WordEnsembleClassifier
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 
@@ -171,3 +172,41 @@ def test_proposals_that_do_not_fit_are_refused() -> None:
         classify(
             [[1, 0]], proposals([[0.5, 0.4, 0.1]]), text(**WORDS), ensemble=EnsembleConfig(), class_phrases=[("a",)]
         )
+
+
+def guided(
+    word_probabilities: list[list[float]], class_probabilities: list[list[float]] | None = None
+) -> MaskProposals:
+    """Proposals that words guided: probabilities over the words and "no object", and over classes if given."""
+    found = proposals(word_probabilities)
+    classes = None if class_probabilities is None else proposals(class_probabilities).class_logits
+    return MaskProposals(found.mask_logits, found.query_embeddings, classes, word_logits=found.class_logits)
+
+
+def test_nothing_is_what_the_words_say_where_they_guided() -> None:
+    """Logits of words in place of the classes', which then count for an ensemble only."""
+    by_classes = classify([[1, 0]], proposals([[0.5, 0.3, 0.2]]), text(**WORDS))
+    assert classify([[1, 0]], guided([[0.7, 0.1, 0.2]], [[0.01, 0.01, 0.98]]), text(**WORDS)).equal(by_classes)
+    assert classify([[1, 0]], guided([[0.7, 0.1, 0.2]]), text(**WORDS)).equal(by_classes)
+    settings = {"ensemble": EnsembleConfig(0.5, 0.5, 0.0), "class_phrases": [("cup",), ("robot",)]}
+    found = classify([[1, 1]], guided([[0.1, 0.7, 0.2]], [[0.8, 0.1, 0.1]]), text(**WORDS), **settings)
+    inside, clip = torch.tensor([8 / 9, 1 / 9]), torch.tensor([0.5, 0.5])
+    joined = (inside * clip).sqrt()
+    torch.testing.assert_close(found, torch.cat([0.8 * joined / joined.sum(), torch.tensor([0.2])])[None])
+    with pytest.raises(ValueError, match="class_logits has 0 entries, expected 2 classes"):
+        classify([[1, 1]], guided([[0.1, 0.7, 0.2]]), text(**WORDS), **settings)
+
+
+def test_an_uncertain_mask_keeps_clips_shares_for_whoever_joins_them() -> None:
+    """At objectness .4 nothing beats every word; a word ensemble needs CLIP's say nevertheless."""
+    found = guided([[0.2, 0.2, 0.6]])
+    dropped = classify([[1, 0]], found, text(**WORDS))
+    assert float(dropped[0, :2].sum()) == 0
+    kept = classify([[1, 0]], found, text(**WORDS), drops_nothing=False)
+    shares = torch.tensor([SCALE, 0.0]).softmax(dim=-1)
+    torch.testing.assert_close(kept[0, :2] / kept[0, :2].sum(), shares)
+    rows = F.normalize(torch.tensor([[1.0, 0.0]]), dim=-1)[None]
+    clip = PooledClassifier(GivenEmbeddings(rows), logit_scale=SCALE, drops_nothing=False)
+    ensemble = WordEnsembleClassifier(clip, clip_share=1.0)
+    joined = ensemble(torch.zeros(1, 3, 8, 8), found, ensemble.prepare(text(**WORDS)))[0].exp()
+    torch.testing.assert_close(joined, torch.cat([0.4 * shares, torch.tensor([0.6])])[None])

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from ovseg_ros.core.classification.word_logits import IMPOSSIBLE, best_prompts, joined_with_objectness, with_none
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
+from ovseg_ros.core.word_logits import IMPOSSIBLE, best_prompts, joined_with_objectness, with_none
 
 
 def test_the_best_prompt_of_a_category_counts() -> None:

@@ -147,6 +147,52 @@ def test_a_change_of_the_vocabulary_changes_no_identity() -> None:
         assert follow(tracker, step * 0.1, Disc(40 + 3 * step, 60), version=1 + step // 2) == [1]
 
 
+def test_who_is_hidden_while_the_words_change_returns() -> None:
+    """Where words guide the masks, the embeddings of two vocabularies have nothing to do with each other."""
+    tracker, cover = Tracker(), Disc(80, 60, 26, BLUE)
+    for step, x in enumerate((30, 44, 80, 80, 80, 116, 130)):
+        version = 1 if step < 3 else 2
+        image, result = draw(Disc(x, 60, 10, RED), cover, version=version)
+        embeddings = np.eye(4, dtype=np.float32)[[2 * version - 2 + (s.area < 400) for s in result.segments]]
+        result = replace(result, embeddings=embeddings)
+        tracked = tracker.update(result, step * 0.2, segment_appearance(image, result))
+        assert {s.area < 400: s.track_id for s in tracked.segments} in ({False: 1, True: 2}, {False: 1}), step
+    assert len(tracked.segments) == 2
+
+
+def as_group(result: PanopticResult) -> PanopticResult:
+    """All segments as one."""
+    first, area = result.segments[0], sum(segment.area for segment in result.segments)
+    rows, columns = np.nonzero(result.segment_ids)
+    box = (int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
+    ids = (result.segment_ids > 0).astype(np.uint16)
+    return replace(result, segment_ids=ids, segments=(replace(first, area=area, box=box),))
+
+
+@pytest.mark.parametrize("gap", [26, 70], ids=["side by side", "apart"])
+def test_a_group_has_a_number_of_its_own_and_its_members_get_theirs_back(gap: int) -> None:
+    """ "cube", then "cubes", then "cube", of look-alikes, one of which moves; every change shows a frame again."""
+    tracker = Tracker()
+    seen = []
+    grain = ("each", "each", "nobody", "nobody", "group", "group", "each", "each")
+    for stamp, asked in zip((0, 1, 1, 2, 2, 3, 3, 4), grain, strict=True):
+        image, result = draw(Disc(40, 60 + stamp), Disc(40 + gap, 60), version=1 + grain.index(asked))
+        if asked == "nobody":
+            result = replace(result, segment_ids=np.zeros_like(result.segment_ids), segments=())
+        if asked == "group":
+            result = as_group(result)
+        tracked = tracker.update(result, stamp * 0.2, segment_appearance(image, result))
+        at = [int(result.segment_ids[60, x]) for x in (40, 40 + gap)]
+        seen.append([next((s.track_id for s in tracked.segments if s.id == i), 0) for i in at])
+    assert seen == [[1, 2], [1, 2], [0, 0], [0, 0], [3, 3], [3, 3], [1, 2], [1, 2]]
+
+
+def test_one_object_is_itself_in_the_singular_and_in_the_plural() -> None:
+    tracker = Tracker()
+    for version in (1, 2, 3):
+        assert follow(tracker, version * 0.1, Disc(40 + 4 * version, 60), version=version) == [1]
+
+
 @pytest.mark.parametrize("look", [True, False])
 def test_without_appearance_masks_still_decide(look: bool) -> None:
     tracker = Tracker()

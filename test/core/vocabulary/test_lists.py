@@ -178,6 +178,8 @@ def test_a_name_of_several_words_may_have_been_a_list() -> None:
     told: list[str] = []
     parse_names("red cup", tell=told.append)
     parse_names("cup, table, wall", tell=told.append)
+    parse_names("the red things", tell=told.append)
+    parse_names("all the cups", tell=told.append)
     assert not told
     parse_names("cup table wall", tell=told.append)
     parse_names("cup & table", tell=told.append)

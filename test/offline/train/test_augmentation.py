@@ -41,6 +41,8 @@ def test_a_flip_a_cut_and_padding_by_hand() -> None:
     cut = View((4, 4), 1, 2, (4, 3), flipped=False).of_segments(ids)
     assert cut.tolist() == [[2, 2, 0], [4, 4, 0], [4, 4, 0], [0, 0, 0]]
     assert View((8, 8), 3, 3, (2, 2), flipped=False).of_segments(ids).tolist() == [[1, 2], [3, 4]]
+    beside = draw_jitter((4, 4), JitterConfig((4, 6), (1.0, 1.0), flip=0, padding=(1, 2, 3)), np.random.default_rng(0))
+    assert (beside.of_image(COLORS[ids])[:, 4:] == [1, 2, 3]).all() and not beside.of_segments(ids)[:, 4:].any()
 
 
 def test_ids_of_24_bits_stay_exact() -> None:

@@ -1,18 +1,20 @@
 """FISA's training samples on panoptic data: proposals moved, assigned and padded; none at all; pictures."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from fisa_scenes import scene_model
+from fisa_scenes import SquareProposer, scene_model
 from open_clip.transformer import VisionTransformer
 
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.errors import DatasetError
-from ovseg_ros.core.types import MaskProposals
+from ovseg_ros.core.types import MaskProposals, TextEmbeddings
+from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.categories import load_categories
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample, SegmentLabel
 from ovseg_ros.offline.train.augmentation import JitterConfig, View
@@ -22,6 +24,7 @@ from ovseg_ros.offline.train.fisa_data import JitteredViews, pad_masks, proposed
 from ovseg_ros.offline.train.fisa_losses import FisaLossConfig
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.pictures import compare_names, compare_segments, label_map
+from ovseg_ros.offline.train.proposal_cache import words_hash
 
 NO_CATEGORY = 19
 SAME = View((32, 48), 0, 0, (32, 48), flipped=False)
@@ -133,6 +136,42 @@ def test_all_that_is_shown_has_proposals_before_the_training(tmp_path: Path, dam
     finally:
         views.close()
     assert list((tmp_path / "proposals").rglob("*.npz")) == kept
+
+
+class Worded(SquareProposer):
+    """Squares that words take part in: it keeps what it was asked under."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Vocabulary] = []
+
+    def prepare(self, text: TextEmbeddings) -> TextEmbeddings:
+        return text
+
+    def forward(self, pixels: torch.Tensor, words: TextEmbeddings) -> MaskProposals:
+        self.asked.append(words.vocabulary)
+        logits = torch.zeros(len(pixels), 4, len(words.vocabulary.categories) + 1)
+        return replace(super().forward(pixels, None), word_logits=logits)
+
+
+def test_proposals_that_words_guide_are_kept_by_the_words_that_fisa_learns(tmp_path: Path) -> None:
+    model, classifier = scene_model(view="image", input_size=64)
+    model.proposer = Worded()
+    loop, run = LoopConfig(steps=1, batch_size=2, learning_rate=1e-3), Run(None, tmp_path, Engine("cpu"))
+    loss, jitter = FisaLossConfig(min_iou=0.0, none_weight=1.0), JitterConfig((32, 48), scale=(1.0, 1.0))
+    keys = []
+    for count in (19, 18, 19):
+        dataset = Halves(2, set())
+        dataset.categories = dataset.categories[:count]
+        views = JitteredViews(model, classifier, dataset, PanopticData(workers=2), jitter, loop, loss, run)
+        try:
+            assert views.batch(0, range(2)).text.vocabulary == dataset.vocabulary()
+        finally:
+            views.close()
+        keys.append(sorted(json.loads(path.read_text())["words"] for path in tmp_path.rglob("key.json")))
+        assert words_hash(dataset.vocabulary()) in keys[-1]
+    assert [len(words) for words in keys] == [1, 2, 2]
+    assert [len(vocabulary.categories) for vocabulary in model.proposer.asked] == [19, 19, 18, 18]  # each image once
 
 
 def test_damaged_images_end_the_run_before_it_begins_when_asked(tmp_path: Path) -> None:

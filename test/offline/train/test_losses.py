@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ovseg_ros.core.proposals.eomt.network import QueryPrediction
+from ovseg_ros.core.proposals.mask_network import QueryPrediction
 from ovseg_ros.offline.train.losses import (
     BatchShare,
     MaskLossConfig,

@@ -7,9 +7,10 @@ from numbered_images import Numbered
 from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample
 from ovseg_ros.offline.train.augmentation import JitterConfig, View
-from ovseg_ros.offline.train.data import PanopticData, PanopticStream, segmented_view
-from ovseg_ros.offline.train.eomt import to_targets
+from ovseg_ros.offline.train.data import PanopticData, PanopticStream, SegmentedView, segmented_view
+from ovseg_ros.offline.train.eomt import each_segment
 from ovseg_ros.offline.train.loop_config import LoopConfig
+from ovseg_ros.offline.train.masks import to_targets
 
 
 def stream_of(dataset: PanopticDataset, *, steps: int = 40, seed: int = 0, on_error: str = "skip"):  # type: ignore[no-untyped-def]
@@ -71,8 +72,11 @@ def test_targets_leave_out_crowds_and_what_the_view_does_not_show() -> None:
     whole = segmented_view(sample, View((12, 16), 0, 0, (16, 16), flipped=False))
     assert whole.image.shape == (3, 16, 16) and whole.ids.tolist() == [70_000]
     assert whole.categories.tolist() == [3]
-    class_of = torch.arange(19)
-    masks = to_targets(whole, class_of, None).masks
+
+    def masks_of(view: SegmentedView) -> torch.Tensor:
+        return to_targets(view, each_segment(view, torch.arange(19)), None, torch.device("cpu")).masks
+
+    masks = masks_of(whole)
     assert masks.shape == (1, 16, 16) and masks[0, :12, :8].all() and masks.sum() == 96
     right = segmented_view(sample, View((12, 16), 0, 8, (12, 8), flipped=False))
-    assert right.ids.tolist() == [] and to_targets(right, class_of, None).masks.shape == (0, 12, 8)
+    assert right.ids.tolist() == [] and masks_of(right).shape == (0, 12, 8)

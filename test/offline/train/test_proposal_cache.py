@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import nn
 
 from ovseg_ros.core.errors import DatasetError, TrainingError
 from ovseg_ros.core.types import MaskProposals
-from ovseg_ros.offline.train.proposal_cache import ProposalCache, weights_hash
+from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
+from ovseg_ros.offline.train.proposal_cache import ProposalCache, weights_hash, words_hash
 
 KEY = ("abc", "coco_panoptic/train", (32, 48))
 
@@ -46,10 +48,16 @@ def test_proposals_come_back_as_they_were(tmp_path: Path, queries: int, classes:
     assert torch.equal(found.mask_logits > 0, true.mask_logits > 0)
     assert torch.allclose(found.mask_logits, true.mask_logits.clamp(-12, 12), atol=0.1)
     assert found.query_embeddings.shape == (1, queries, 0)
+    assert found.word_logits is None
     if classes:
         assert torch.allclose(found.class_logits, true.class_logits, atol=2e-3)
     else:
         assert found.class_logits is None
+    guided = replace(true, word_logits=torch.randn(1, queries, 3))
+    opened(tmp_path).write("guided", guided)
+    again = opened(tmp_path).read("guided")
+    assert again.word_logits is not None and torch.allclose(again.word_logits, guided.word_logits, atol=2e-3)
+    assert torch.allclose(again.objectness, guided.objectness, atol=2e-3)
 
 
 def test_the_smallest_positive_logit_stays_inside(tmp_path: Path) -> None:
@@ -135,8 +143,23 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_another_generator_data_set_or_size_has_another_folder(tmp_path: Path) -> None:
-    keys = [KEY, ("abd", *KEY[1:]), ("abc", "x", KEY[2]), (*KEY[:2], (48, 32))]
-    assert len({ProposalCache(tmp_path, *key).folder for key in keys}) == 4
+    keys = [KEY, ("abd", *KEY[1:]), ("abc", "x", KEY[2]), (*KEY[:2], (48, 32)), (*KEY, "def"), (*KEY, "deg")]
+    assert len({ProposalCache(tmp_path, *key).folder for key in keys}) == 6
+
+
+def test_folders_of_plain_generators_are_called_as_ever(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    assert cache.folder.name == "1330bc1473132ca1-32x48" and "words" not in json.loads(
+        (cache.folder / "key.json").read_text()
+    )
+
+
+def test_the_hash_of_words_follows_names_synonyms_and_their_order() -> None:
+    cup, floor = CategorySpec("cup", synonyms=("mug",)), CategorySpec("floor", is_thing=False)
+    lists = [(cup, floor), (floor, cup), (cup,), (CategorySpec("cup"), floor), (CategorySpec("mug", ("cup",)), floor)]
+    hashes = [words_hash(Vocabulary.build(specs)) for specs in lists]
+    assert len(set(hashes)) == len(lists) and hashes[0] == words_hash(Vocabulary.build((cup, floor)))
+    assert all(len(digest) == 64 for digest in hashes)
 
 
 def test_a_folder_of_another_key_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ from ovseg_ros.offline.train.clip import ClipTraining
 from ovseg_ros.offline.train.data import PanopticData
 from ovseg_ros.offline.train.eomt import EoMTTraining, network_of
 from ovseg_ros.offline.train.fisa import FisaTraining
+from ovseg_ros.offline.train.loop_config import Multiplier
 from ovseg_ros.offline.train.optimization import parameter_groups
+from ovseg_ros.offline.train.pmp import PmpTraining, guided_checkpoint
+from ovseg_ros.offline.train.questions import QuestionConfig
 from ovseg_ros.offline.train.run import load_recipe
 
 NAMES = sorted(path.stem for path in (config_dir() / "training").glob("*.yaml"))
@@ -35,6 +38,8 @@ def test_a_recipe_loads_and_names_data_that_are_known(name: str) -> None:
             assert network.checkpoint.endswith(".safetensors")
             wanted = len(categories) if stage.classes == "categories" else 2
             assert network.architecture.num_classes == wanted
+        elif isinstance(stage, PmpTraining):
+            assert guided_checkpoint(stage.preset) == f"{stage.preset}.safetensors"
         else:
             classifier = load_preset(stage.preset).model.classifier
             assert isinstance(classifier, FisaSection) and classifier.checkpoint is not None
@@ -68,6 +73,24 @@ def test_fisa_trains_as_in_the_paper(name: str, trained: float, view: int) -> No
     assert slow == layers * (width * width + width)
     assert total == sum(value.numel() for value in classifier.trained_state_dict().values())
     assert total == pytest.approx(trained, abs=0.2e6)
+
+
+@pytest.mark.parametrize(
+    ("name", "host"), [("pmp_eomt_l_coco", "eomt_l_coco"), ("pmp_mask2former_coco", "eomt_l_coco")]
+)
+def test_pmp_trains_as_its_host(name: str, host: str) -> None:
+    """But for words: EoMT by its own recipe, Mask2Former by its published one, whose losses are EoMT's."""
+    [recipe], [own] = load_recipe(name).stages, load_recipe(host).stages
+    assert isinstance(recipe, PmpTraining) and isinstance(own, EoMTTraining)
+    assert recipe.loss == own.loss and recipe.questions == QuestionConfig(whole=0.5, synonyms=0.3)
+    if name == "pmp_eomt_l_coco":
+        assert (recipe.data, recipe.augmentation, recipe.loop) == (own.data, own.augmentation, own.loop)
+        return
+    assert recipe.augmentation == JitterConfig((1024, 1024), (0.1, 2.0), padding=(124, 116, 104))
+    loop = recipe.loop
+    assert (loop.steps, loop.batch_size, loop.learning_rate, loop.weight_decay) == (368_750, 16, 1e-4, 0.05)
+    assert (loop.warmup_steps, loop.gradient_clip, loop.encoder) == (10, 0.01, None)
+    assert loop.multipliers == (Multiplier("network.model.pixel_level_module.encoder.", 0.1),)
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_run import NAMES, make, one_step
+from distributed_run import IN_DOUBLE, NAMES, make, one_step
 from torch import Tensor
 
 from ovseg_ros.offline.train.engine import Engine, Run
@@ -30,8 +30,8 @@ def assert_same(ours: Step, theirs: Step, name: str) -> None:
     found, wanted = (
         torch.cat([step["gradients"][key].flatten() for key in theirs["gradients"]]) for step in (ours, theirs)
     )
-    # In double precision, but for CLIP and what FISA takes from the frozen one, which rounds by how much it is given.
-    assert float((found - wanted).norm() / wanted.norm()) < (1e-12 if name.startswith("eomt") else 1e-6)
+    # Single precision rounds by how much it is given.
+    assert float((found - wanted).norm() / wanted.norm()) < (1e-12 if name in IN_DOUBLE else 1e-6)
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -40,7 +40,7 @@ def test_parts_change_nothing(whole: dict[str, Step], tmp_path: Path, name: str,
     assert_same(one_step(name, parts, tmp_path, Engine("cpu")), whole[name], name)
 
 
-@pytest.mark.parametrize("name", NAMES[:4])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "clip"])
 def test_samples_differ_in_what_losses_divide_by(tmp_path: Path, name: str) -> None:
     """Else the tests above would say nothing."""
     task, source = make(name, Run(None, tmp_path, Engine("cpu")))

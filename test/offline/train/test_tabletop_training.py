@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from guided_networks import guided
 from torch import nn
 
 from ovseg_ros.core.backbones.sentence_clip import ClipConfig
@@ -19,8 +20,9 @@ from ovseg_ros.offline.train.augmentation import CropPhase, CropsConfig
 from ovseg_ros.offline.train.clip import caption_loss
 from ovseg_ros.offline.train.crops import CropSource, clamp_window
 from ovseg_ros.offline.train.data import PanopticStream, RenderedData, RenderedViews, SegmentedView, segmented_view
-from ovseg_ros.offline.train.eomt import STUFF, THING, class_map, to_targets
+from ovseg_ros.offline.train.eomt import STUFF, THING, PresetNetwork, class_map, each_segment, network_of
 from ovseg_ros.offline.train.loop_config import LoopConfig
+from ovseg_ros.offline.train.masks import to_targets
 from ovseg_ros.offline.train.pseudo_masks import propose_masks
 from ovseg_ros.offline.train.run import load_recipe, train
 from ovseg_ros.offline.train.words import Concept, caption, is_true_of
@@ -133,7 +135,7 @@ def test_batches_are_a_function_of_seed_and_step(views: TabletopViews) -> None:
     assert batch_of(views, 4)[0].image.shape == (3, 32, 48)  # the first half of the steps
     class_of, _ = class_map("thing_or_stuff", dataset_info("tabletop").categories())
     for view in batch_of(views, 5):
-        target = to_targets(view, class_of, (24, 32))
+        target = to_targets(view, each_segment(view, class_of), (24, 32), torch.device("cpu"))
         assert target.masks.shape[1:] == (24, 32) and len(target.masks) == len(target.classes)
         assert set(target.classes.tolist()) <= {THING, STUFF}
         assert (target.masks.sum(dim=0) <= 1 + 1e-6).all()  # segments do not overlap
@@ -213,6 +215,11 @@ def test_a_generator_that_finds_nothing_gives_no_mask() -> None:
     assert not any(fits.any() or masks.any() for masks, fits in found)
 
 
+def test_a_generator_that_words_guide_masks_no_photos() -> None:
+    with pytest.raises(ValueError, match="these masks depend on words; give those that guidance.prepare makes"):
+        propose_masks(guided(), np.zeros((1, 32, 48, 3), dtype=np.uint8), [np.array([[0, 0, 8, 8]])])
+
+
 def test_a_generator_that_fits_no_photo_stops_the_training(views: TabletopViews) -> None:
     nowhere = truth_generator(views, keep=1)
     empty = TabletopViews(views.images[:1], views.segment_ids[:1], [["table"]], views.textures[:1])
@@ -258,6 +265,8 @@ def test_what_a_preset_does_not_have_cannot_be_trained(data: Path, tmp_path: Pat
     (tmp_path / "recipe.yaml").write_text("stages:" + EOMT_STAGE.replace("PRESET", "eomt_l_convnext"))
     with pytest.raises(ConfigError, match="mask generator of the preset eomt_l_convnext is of kind published_eomt"):
         train(str(tmp_path / "recipe.yaml"), out=tmp_path / "out", data=data)
+    with pytest.raises(ConfigError, match="of the preset tabletop_pmp is of kind prompt_guided, which is trained els"):
+        network_of(PresetNetwork("tabletop_pmp"))  # of a stage of kind eomt or clip
     (tmp_path / "recipe.yaml").write_text("stages:" + CLIP_STAGE.replace("PRESET", "fisa_b"))
     with pytest.raises(ConfigError, match="clip of the preset fisa_b is of kind open_clip; only sentence_clip can"):
         train(str(tmp_path / "recipe.yaml"), out=tmp_path / "out", data=data)

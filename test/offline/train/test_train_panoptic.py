@@ -10,22 +10,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import open_clip
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_training import EOMT, EOMT_RECIPE, run, told
+from tiny_training import EOMT, EOMT_RECIPE, run, told, write_clip
 
-from ovseg_ros.core.backbones.open_clip_model import model_description
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.offline.cli.main import main
-
-CLIP = """
-{"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
- "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
-"""
 
 PRESET = f"""
 description: tiny
@@ -71,11 +64,7 @@ def test_eomt_trains_and_shows_pictures(eomt: Path) -> None:
 def test_fisa_trains_on_the_proposals_of_that_eomt(
     eomt: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "clip.json").write_text(CLIP)
-    torch.manual_seed(0)
-    clip = open_clip.CustomTextCLIP(**model_description(str(tmp_path / "clip.json")))
-    state = {key: value.contiguous() for key, value in clip.state_dict().items() if key != "text.attn_mask"}
-    save_file(state, tmp_path / "clip.safetensors")
+    write_clip(tmp_path)
     (tmp_path / "tiny_eomt.safetensors").write_bytes((eomt / "tiny_eomt.safetensors").read_bytes())
     preset = tmp_path / "tiny.yaml"
     preset.write_text(PRESET.replace("clip.json", f"{tmp_path}/clip.json").replace("clip.saf", f"{tmp_path}/clip.saf"))

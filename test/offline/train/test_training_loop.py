@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from ovseg_ros.core.errors import CheckpointError, ConfigError, TrainingError
@@ -193,7 +194,12 @@ def test_a_run_says_where_and_how_it_computes(
     assert told in capsys.readouterr().out and not caplog.text
     model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
     run(Sums(model), tmp_path / "norm", replace(CONFIG, gradient_accumulation=2, steps=1))
-    assert "batch norm, which normalises each share of 2 by itself" in caplog.text
+    assert "batch norm, which normalises each share of 2 by itself" in caplog.text and "drop path" not in caplog.text
+    run(Sums(nn.Sequential(nn.Linear(3, 1), DropPath(0.5))), tmp_path / "drop", replace(CONFIG, steps=1))
+    assert "drop path" not in caplog.text  # as there is one share
+    halves = replace(CONFIG, gradient_accumulation=2, steps=1)
+    run(Sums(nn.Sequential(nn.Linear(3, 1), DropPath(0.5))), tmp_path / "halves", halves)
+    assert "drop path, which draws for each share of 2 by itself" in caplog.text
     for name, value in {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, value)  # as `accelerate launch --cpu --num_processes 2` does
     Engine("cpu")

@@ -21,13 +21,13 @@ from ovseg_ros.core.classification.mask_views import (
     square_windows,
     view_size,
 )
-from ovseg_ros.core.classification.word_logits import IMPOSSIBLE, best_prompts, joined_with_objectness, with_none
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import normalize
 from ovseg_ros.core.model import Classifier
 from ovseg_ros.core.text_attention import KeyValues
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.core.weights.strict import check_fit
+from ovseg_ros.core.word_logits import IMPOSSIBLE, best_prompts, joined_with_objectness, with_none
 
 
 @dataclass(frozen=True, slots=True)

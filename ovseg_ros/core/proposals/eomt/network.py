@@ -4,7 +4,6 @@ The first L1 blocks see [class, register, patch] tokens. Learned queries join fo
 dot product of a query, through a small MLP, with the patch features upscaled to a quarter of the input's size.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any
@@ -20,6 +19,8 @@ from torch import Tensor, nn
 
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.proposals.eomt.rotary import rotary_table
+from ovseg_ros.core.proposals.mask_network import MaskNetwork, QueryPrediction
+from ovseg_ros.core.proposals.prompt_guidance import GuidingWords
 from ovseg_ros.core.types import MaskProposals
 
 Size = Annotated[int, Field(ge=1, le=8192)]
@@ -88,14 +89,6 @@ class EoMTConfig:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class QueryPrediction:
-    """What the heads say after one block: `mask_logits` (B, Q, h, w) and `class_logits` (B, Q, N + 1)."""
-
-    mask_logits: Tensor
-    class_logits: Tensor
-
-
 class ScaleBlock(nn.Module):
     """Doubles the resolution: (B, C, h, w) -> (B, C, 2h, 2w)."""
 
@@ -158,8 +151,8 @@ def _build_encoder(config: EoMTConfig) -> VisionTransformer:
     return encoder
 
 
-class EoMT(nn.Module):
-    """Encoder-only Mask Transformer."""
+class EoMT(MaskNetwork):
+    """Encoder-only Mask Transformer. Words, where they guide, are read before each joint block."""
 
     def __init__(self, config: EoMTConfig) -> None:
         super().__init__()
@@ -176,25 +169,53 @@ class EoMT(nn.Module):
         )
         self.upscale = nn.Sequential(*[ScaleBlock(config.width) for _ in range(config.upscale_blocks)])
 
-    def forward(self, images: Tensor) -> MaskProposals:
+    def forward(self, images: Tensor, words: GuidingWords | None = None) -> MaskProposals:
         """Mask proposals, without masked attention.
 
         Args:
             images: (B, 3, H, W) float, normalised; H and W are multiples of the patch size. Converted to the weights'
                 type, which the outputs keep.
+            words: from `guidance.prepare`, if there is guidance.
 
         Returns:
             `mask_logits` (B, Q, H / 4, W / 4) for 16-pixel patches and two upscale blocks.
+
+        Raises:
+            ValueError: there is guidance, but no words.
         """
-        tokens, predictions = self._run(images, None)
+        tokens, predictions = self._run(images, None, words=words)
         return MaskProposals(
             mask_logits=predictions[-1].mask_logits,
             query_embeddings=tokens[:, : self.config.num_queries],
             class_logits=predictions[-1].class_logits,
+            word_logits=predictions[-1].word_logits,
         )
 
+    def forward_layers(self, images: Tensor, words: GuidingWords | None = None) -> list[QueryPrediction]:
+        """As `forward_masked`, without masks."""
+        return self.forward_masked(images, torch.zeros(self.config.joint_blocks), words=words)
+
+    @property
+    def guided_layers(self) -> tuple[int, int]:
+        """The joint blocks, and the ViT's width."""
+        return self.config.joint_blocks, self.config.width
+
+    @property
+    def patch_size(self) -> int:
+        """The ViT's."""
+        return self.config.patch_size
+
+    def mask_size(self, height: int, width: int) -> tuple[int, int]:
+        """The patches, doubled by each upscale block."""
+        patch, factor = self.config.patch_size, 2**self.config.upscale_blocks
+        return height // patch * factor, width // patch * factor
+
     def forward_masked(
-        self, images: Tensor, mask_probabilities: Tensor, draws: Tensor | None = None
+        self,
+        images: Tensor,
+        mask_probabilities: Tensor,
+        draws: Tensor | None = None,
+        words: GuidingWords | None = None,
     ) -> list[QueryPrediction]:
         """Training pass: a prediction before each joint block and after the last, each masking the block that follows.
 
@@ -205,18 +226,24 @@ class EoMT(nn.Module):
             images: as in `forward`.
             mask_probabilities: (L2,) in [0, 1].
             draws: (L2, B, Q) in [0, 1), of which those below its block's probability mask; None draws them here.
+            words: as in `forward`.
 
         Returns:
             L2 + 1 predictions, the final one last.
         """
-        return self._run(images, mask_probabilities, draws)[1]
+        return self._run(images, mask_probabilities, draws, words)[1]
 
     def _run(
-        self, images: Tensor, mask_probabilities: Tensor | None, draws: Tensor | None = None
+        self,
+        images: Tensor,
+        mask_probabilities: Tensor | None,
+        draws: Tensor | None = None,
+        words: GuidingWords | None = None,
     ) -> tuple[Tensor, list[QueryPrediction]]:
         """Normalised tokens after the last block; predictions before each joint block, if masked, and after the end."""
+        self._require_words(words)
         tokens, grid = self._embed(images)
-        rotation = self._rotation(grid, tokens.device)
+        rotation, count = self._rotation(grid, tokens.device), self.config.num_queries
         predictions = []
         for index, block in enumerate(self.encoder.blocks, start=self.config.joint_blocks - self.config.depth):
             if index == 0:  # the first joint block
@@ -224,17 +251,20 @@ class EoMT(nn.Module):
                 tokens = torch.cat([queries, tokens], dim=1)  # (B, Q + N, C)
             attention_mask = None
             if index >= 0 and mask_probabilities is not None:
-                prediction = self._predict(self.encoder.norm(tokens), grid)
+                prediction = self._predict(self.encoder.norm(tokens), grid, words)
                 predictions.append(prediction)
                 drawn = None if draws is None else draws[index]
                 attention_mask = self._attention_mask(
                     prediction.mask_logits, grid, tokens.shape[1], mask_probabilities[index], drawn
                 )
+            if index >= 0 and words is not None:
+                queries, rest = tokens.split([count, tokens.shape[1] - count], dim=1)
+                tokens = torch.cat([self._guide(index, queries, words), rest], dim=1)
             # The table begins with the queries, which may not have joined.
             rotary = {} if rotation is None else {"rope": rotation[-tokens.shape[1] :]}
             tokens = block(tokens, attn_mask=attention_mask, **rotary)
         tokens = self.encoder.norm(tokens)
-        predictions.append(self._predict(tokens, grid))
+        predictions.append(self._predict(tokens, grid, words))
         return tokens, predictions
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -259,14 +289,15 @@ class EoMT(nn.Module):
         unturned = self.config.num_queries + self.encoder.num_prefix_tokens
         return rotary_table(grid, self.config.width // self.config.heads, unturned, device)
 
-    def _predict(self, tokens: Tensor, grid: tuple[int, int]) -> QueryPrediction:
-        """Heads on normalised tokens (B, Q + prefix + patches, C)."""
-        queries = tokens[:, : self.config.num_queries]  # (B, Q, C)
-        patches = tokens[:, self.config.num_queries + self.encoder.num_prefix_tokens :]
+    def _predict(self, tokens: Tensor, grid: tuple[int, int], words: GuidingWords | None) -> QueryPrediction:
+        """Heads on normalised tokens (B, Q + prefix + patches, C), however many queries Q there are."""
+        queries, patches = tokens[:, : -grid[0] * grid[1]], tokens[:, -grid[0] * grid[1] :]
+        queries = queries[:, : queries.shape[1] - self.encoder.num_prefix_tokens]  # (B, Q, C)
         features = self.upscale(patches.transpose(1, 2).unflatten(2, grid))  # (B, C, h, w)
         return QueryPrediction(
             mask_logits=torch.einsum("bqc,bchw->bqhw", self.mask_head(queries), features),
             class_logits=self.class_head(queries),
+            word_logits=self._word_logits(queries, words),
         )
 
     def _attention_mask(

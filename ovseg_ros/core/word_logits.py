@@ -1,4 +1,4 @@
-"""From prompts to categories: what every classifier does once it knows how well each prompt fits a mask."""
+"""From prompts to categories: what all do who know how well each prompt fits a mask."""
 
 import torch
 from torch import Tensor

@@ -1,0 +1,177 @@
+"""Train a prompt-guided mask generator (PMP): words are asked for, and only what they name is to be found."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ovseg_ros.core.build import build_proposer, load_clip, text_width
+from ovseg_ros.core.config import STRICT
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.presets import PromptGuidedSection, load_preset, preset_folder, require_weights
+from ovseg_ros.core.proposals.mask_network import MaskNetwork, QueryPrediction
+from ovseg_ros.core.proposals.padded import PromptGuidedProposer
+from ovseg_ros.core.text import TextEncoder
+from ovseg_ros.core.text_attention import in_float32
+from ovseg_ros.offline.train.augmentation import AugmentationConfig
+from ovseg_ros.offline.train.data import DataConfig, RenderedData, SegmentedView, open_data, require_seen
+from ovseg_ros.offline.train.engine import Run
+from ovseg_ros.offline.train.loop import run_loop
+from ovseg_ros.offline.train.loop_config import LoopConfig
+from ovseg_ros.offline.train.losses import MaskLossConfig
+from ovseg_ros.offline.train.masks import Answer, MaskTask, require_whole_patches
+from ovseg_ros.offline.train.questions import Question, QuestionConfig, about_categories, about_tabletop
+
+_QUESTION_STREAM = 1
+"""Ends the seed of a sample's words, apart from its view's."""
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class PmpTraining:
+    """A stage that trains the prompt-guided mask generator of a preset.
+
+    Attributes:
+        preset: says which generator and which words' vectors, and names the file of the result in --out.
+        data, augmentation, loop, loss: what on, in which views, how long, by what measure.
+        questions: which words are asked for.
+        begins_with: the "generator" of the preset, whose words say nothing yet, or the preset's "trained" network.
+    """
+
+    preset: str
+    data: DataConfig
+    augmentation: AugmentationConfig
+    loop: LoopConfig
+    loss: MaskLossConfig = Field(default_factory=MaskLossConfig)
+    questions: QuestionConfig = Field(default_factory=QuestionConfig)
+    begins_with: Literal["generator", "trained"] = "generator"
+    kind: Literal["pmp"] = "pmp"
+
+    def __post_init__(self) -> None:
+        require_seen(self.data)
+        if self.questions.groups and not isinstance(self.data, RenderedData):
+            raise ValueError("questions.groups needs data of kind rendered; the plurals of a data set are not known")
+
+
+def guided_section(preset: str) -> PromptGuidedSection:
+    """What a preset says of its prompt-guided mask generator; ConfigError if it has none."""
+    section = load_preset(preset).model.proposer
+    if not isinstance(section, PromptGuidedSection):
+        raise ConfigError(
+            f"the proposer of the preset {preset} is of kind {section.kind}, not prompt_guided; name another, such as "
+            "pmp_eomt_l, pmp_mask2former_b or tabletop_pmp"
+        )
+    return section
+
+
+def guided_checkpoint(preset: str) -> str:
+    """What a preset calls the file of its trained network; ConfigError if it has no guidance or no name for it."""
+    checkpoint = guided_section(preset).checkpoint
+    if checkpoint is None:
+        raise ConfigError(f"the preset {preset} names no proposer.checkpoint; name there what to write")
+    return checkpoint
+
+
+def embed_questions(
+    questions: Sequence[Question], text_encoder: TextEncoder, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Text vectors (B, M, D) of B questions, padded to the most words M, and (B, M) bool, where there is a word."""
+    with in_float32(device):  # vectors are those of inference, whatever the training's precision
+        vectors = [text_encoder.vectors(question.phrases).to(device) for question in questions]
+    present = [row.new_ones(len(row), dtype=torch.bool) for row in vectors]
+    return pad_sequence(vectors, batch_first=True), pad_sequence(present, batch_first=True)
+
+
+class PmpTask(MaskTask):
+    """Losses, before the first guided layer and after each, of what a sample's words name.
+
+    Attributes:
+        questions: what is asked for.
+    """
+
+    def __init__(
+        self, config: PmpTraining, network: MaskNetwork, text_encoder: TextEncoder, run: Run, *, name: str = "pmp"
+    ) -> None:
+        """`network`: with guidance, trained in place. Errors as of `train_pmp`."""
+        require_whole_patches(config.augmentation, network.patch_size)
+        dataset = open_data(config.data, run)
+        super().__init__(name, network, config, dataset, run.engine.device)
+        self.questions = (
+            about_tabletop(config.questions)
+            if isinstance(config.data, RenderedData)
+            else about_categories(dataset.categories, config.questions)
+        )
+        self._text_encoder, self._seed = text_encoder, config.loop.seed
+        self._names = [category.name for category in dataset.categories]
+
+    def question(self, view: SegmentedView, step: int, sample: int) -> Question:
+        """What a step asks for in the view of a sample."""
+        return self.questions.draw(
+            self._segments(view), np.random.default_rng([self._seed, step, sample, _QUESTION_STREAM])
+        )
+
+    def _segments(self, view: SegmentedView) -> list[tuple[int, str]]:
+        return [(i, self._names[c]) for i, c in zip(view.ids.tolist(), view.categories.tolist(), strict=True)]
+
+    def _answers(self, view: SegmentedView, step: int, sample: int) -> Sequence[Answer]:
+        return self.question(view, step, sample).answers
+
+    def _predict(self, views: Sequence[SegmentedView], step: int, samples: range, batch: int) -> list[QueryPrediction]:
+        return self._guided(
+            views, [self.question(view, step, sample) for view, sample in zip(views, samples, strict=True)]
+        )
+
+    def _predict_whole(self, view: SegmentedView) -> QueryPrediction:
+        return self._guided([view], [self.questions.ask(self.questions.whole, self._segments(view))])[-1]
+
+    def _guided(self, views: Sequence[SegmentedView], asked: Sequence[Question]) -> list[QueryPrediction]:
+        """Of every layer, with the words' logits in place of the classes'."""
+        assert self.model.guidance is not None
+        vectors, present = embed_questions(asked, self._text_encoder, self._device)
+        words = self.model.guidance.prepare(vectors, present=present)
+        named = []
+        for prediction in self.model.forward_layers(self._pixels(views), words):
+            assert prediction.word_logits is not None  # there is guidance
+            named.append(QueryPrediction(prediction.mask_logits, prediction.word_logits))
+        return named
+
+
+def build_network(
+    preset: str, device: torch.device, seed: int, begins_with: Literal["generator", "trained"] = "generator"
+) -> tuple[MaskNetwork, TextEncoder]:
+    """A preset's mask generator, with untrained guidance unless it is to begin "trained", and what embeds its words.
+
+    Raises:
+        ConfigError, CheckpointError: the preset is malformed or has no guidance, or weights are missing or do not fit.
+    """
+    config, section, files = load_preset(preset), guided_section(preset), preset_folder(preset)
+    require_weights(preset, config)
+    torch.manual_seed(seed)
+    if begins_with == "generator":
+        section = replace(section, checkpoint=None)
+    proposer, _ = build_proposer(section, config.model.input_size, files, text_width(config.model.clip, files))
+    assert isinstance(proposer, PromptGuidedProposer)
+    clip = load_clip(config.model.clip, config.model.templates, files, device)
+    return proposer.network, clip.text_encoder
+
+
+def train_pmp(config: PmpTraining, run: Run) -> None:
+    """Train, going on from the folder `pmp` in --out, and write the network under the name that the preset has.
+
+    Raises:
+        ConfigError: the preset is malformed, has no guidance or no name for its checkpoint, or views do not fit it.
+        CheckpointError, DatasetError: for missing or ill-fitting weights and bad data.
+    """
+    checkpoint = guided_checkpoint(config.preset)
+    network, text_encoder = build_network(config.preset, run.engine.device, config.loop.seed, config.begins_with)
+    task = PmpTask(config, network.requires_grad_(True), text_encoder, run)
+    try:
+        run_loop(task, config.loop, run.out / "pmp", engine=run.engine)
+    finally:
+        task.stream.close()
+    run.save(checkpoint, network.state_dict())
