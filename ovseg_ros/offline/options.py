@@ -217,6 +217,19 @@ class EvaluateTrackingOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluatePhrasesOptions:
+    """Measure whether one phrase gets the masks that it asks for, groups as one, on the simulated tabletop."""
+
+    preset: Preset = "tabletop_pmp"
+    split: Annotated[str, Option("default: test", choices=SPLITS)] = "test"
+    images: Annotated[int, _number("the first so many images (default: 100)", 100_000)] = 100
+    seed: Annotated[int, _seed("the first scene")] = 0
+    other_words: Annotated[bool, _switch("as a control, let another phrase's words guide the masks")] = False
+    device: Device = "auto"
+    json: Json = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BenchOptions:
     """Time the model call and the node's own cost over it."""
 
@@ -333,13 +346,23 @@ class DoctorOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AblateOptions:
-    """Train and compare FISA's parts; a run that was stopped goes on."""
+    """Train and compare the parts of FISA, or ways to prompt masks; a run that was stopped goes on."""
 
-    dataset: Annotated[str, Option("what to train and evaluate on", choices=["tabletop"], by_place=True)]
+    experiment: Annotated[
+        Literal["tabletop", "pmp"],
+        Option(
+            "tabletop: FISA's parts; pmp: ways to let words take part in the masks; both on the simulated tabletop",
+            choices=("tabletop", "pmp"),
+            by_place=True,
+        ),
+    ]
     out: Annotated[Path, _new_folder("folder for results and training states")]
     data: Annotated[Path | None, _new_folder("folder for rendered data (default: OUT/data)")] = None
-    recipe: Annotated[str, Option("training recipe with a stage of kind fisa")] = "tabletop_fisa"
-    seeds: Annotated[int, _number("trainings of each system (default: 3)")] = 3
+    recipe: Annotated[
+        str | None,
+        Option("training recipe with a stage of kind fisa, or pmp (default: tabletop_fisa, or tabletop_pmp)"),
+    ] = None
+    seeds: Annotated[int | None, _number("trainings of each system (default: 3; of pmp 2)")] = None
     systems: Annotated[
         tuple[str, ...] | None, Option("only these systems (default: all)", nargs="+", metavar="NAME")
     ] = None
@@ -354,15 +377,15 @@ class AblateOptions:
     )
     split: Annotated[str, Option("evaluate on this split (default: test)", choices=SPLITS)] = "test"
     images: Annotated[int, _number("images of it (default: 100)")] = 100
-    steps: Annotated[int | None, _number("of each training (default: the recipe's)")] = None
+    steps: Annotated[int | None, _number("of each training (default: the recipe's; of pmp 400)")] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CountOptions:
-    """Count the parameters and FLOPs of a preset whose classifier is FISA, without its weights."""
+    """Count a preset's parameters and FLOPs, without its weights: of its masks, of words in them (PMP), and of FISA."""
 
     preset: Annotated[str, Option(_PRESET, by_place=True)]
-    masks: Annotated[int, _number("masks in an image (default: 100)", 65535)] = 100
+    masks: Annotated[int, _number("masks in an image, for FISA (default: 100)", 65535)] = 100
     words: Annotated[int, _number("words of the vocabulary (default: 150)", 2000)] = 150
-    timing: Annotated[bool, _switch("also time the classifier at 10 and 1000 words, with random weights")] = False
+    timing: Annotated[bool, _switch("also time FISA at 10 and 1000 words, with random weights")] = False
     json: Json = None

@@ -30,7 +30,7 @@ def image() -> np.ndarray:
         return simulator.render().image
 
 
-@pytest.fixture(scope="module", params=["tabletop", "tabletop_fisa"])
+@pytest.fixture(scope="module", params=["tabletop", "tabletop_fisa", "tabletop_pmp"])
 def pair(request: pytest.FixtureRequest) -> tuple[PanopticSegmenter, PanopticSegmenter]:
     return build_segmenter(request.param, "cpu"), build_segmenter(request.param, DEVICE)
 

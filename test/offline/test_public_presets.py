@@ -27,9 +27,13 @@ from ovseg_ros.core.proposals.eomt.layouts import TUE_MPS_DINOV3, dinov3_base_ke
 from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
+from ovseg_ros.core.weights.strict import save_state_half
 from ovseg_ros.offline.cli.main import main
 
-PUBLIC = [name for name in preset_names() if load_preset(name).model.proposer.kind == "published_eomt"]
+GENERATORS = {name: load_preset(name).model.generator.kind for name in preset_names()}
+PUBLIC = [name for name, kind in GENERATORS.items() if kind != "eomt"]
+EOMTS = [name for name in PUBLIC if GENERATORS[name] == "published_eomt"]
+GUIDED = [name for name in PUBLIC if load_preset(name).model.proposer.kind == "prompt_guided"]
 ENSEMBLES = [name for name in PUBLIC if load_preset(name).model.classifier.kind == "pooled"]
 WORD = Vocabulary.build([CategorySpec("mug")])
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -63,6 +67,31 @@ def write_eomt(folder: Path, num_labels: int = 133) -> None:
     model.save_pretrained(folder)
 
 
+def write_mask2former(folder: Path, names: tuple[str, ...] = ("cup", "floor", "wall")) -> None:
+    swin = SwinConfig(
+        image_size=64,
+        embed_dim=16,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 2, 4, 8],
+        window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = Mask2FormerConfig(
+        backbone_config=swin,
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=32,
+        dim_feedforward=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_attention_heads=4,
+        num_queries=7,
+        id2label=dict(enumerate(names)),
+    )
+    Mask2FormerForUniversalSegmentation(config).save_pretrained(folder)
+
+
 @pytest.fixture(scope="module", params=PUBLIC)
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The preset itself, but for where its weights are, how large it is, and thresholds that let something through."""
@@ -71,27 +100,29 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     values = yaml.safe_load(preset_path(request.param).read_text())
     model = values["model"]
     write_clip(folder, VIT if model["clip"]["architecture"].startswith("ViT") else CONVNEXT)
-    write_eomt(folder)
+    (write_eomt if request.param in EOMTS else write_mask2former)(folder)
     model["input_size"] = [64, 64]
-    model["proposer"]["checkpoint"] = "."
+    model["proposer"].pop("checkpoint")
+    model["proposer"].get("generator", model["proposer"])["checkpoint"] = "."  # of the guidance nothing, as untrained
     model["clip"] |= {"architecture": "clip.json", "checkpoint": "."}
-    if model["classifier"]["kind"] == "pooled":
-        model["classifier"]["pooling"] = {"short_side": 64, "long_side": 107}
+    naming = model["classifier"].get("clip", model["classifier"])
+    if naming["kind"] == "pooled":
+        naming["pooling"] = {"short_side": 64, "long_side": 107}
     else:
-        model["classifier"]["architecture"] |= {"input_size": 64, "seve_width": 16, "seve_heads": 2}
-        del model["classifier"]["checkpoint"]  # as before a training
+        naming["architecture"] |= {"input_size": 64, "seve_width": 16, "seve_heads": 2}
+        del naming["checkpoint"]  # as before a training
     values["merge"] |= {"overlap_threshold": 0.0, "mask_threshold": 0.0, "min_area": 1}
     path = folder / f"{request.param}.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
 
 
-def masks_of(segmenter: PanopticSegmenter, image: np.ndarray) -> torch.Tensor:
-    return segmenter.predict([image], segmenter.prepare(WORD)).mask_logits
+def masks_of(segmenter: PanopticSegmenter, image: np.ndarray, words: Vocabulary = WORD) -> torch.Tensor:
+    return segmenter.predict([image], segmenter.prepare(words)).mask_logits
 
 
 def test_there_are_public_presets() -> None:
-    assert {"eomt_l_convnext", "eomt_s_convnext", "eomt_b_vit_b"} <= set(PUBLIC)
+    assert {"eomt_l_convnext", "eomt_s_convnext", "eomt_b_vit_b", "pmp_eomt_l", "pmp_mask2former_b"} <= set(PUBLIC)
 
 
 def test_evaluate_runs_and_its_figures_are_in_range(tiny: Path, tmp_path: Path) -> None:
@@ -125,6 +156,7 @@ def test_building_twice_gives_the_same_masks(tiny: Path) -> None:
     assert len(checkpoint_paths(str(tiny))) == 2
 
 
+@pytest.mark.parametrize("tiny", EOMTS, indirect=True)
 def test_padding_is_black_as_the_published_eomts_saw_it(tiny: Path) -> None:
     segmenter = build_segmenter(str(tiny), "cpu")
     wide = torch.randint(0, 255, (32, 64, 3), dtype=torch.uint8).numpy()
@@ -132,6 +164,35 @@ def test_padding_is_black_as_the_published_eomts_saw_it(tiny: Path) -> None:
     square[:32] = wide
     masks = masks_of(segmenter, wide)
     torch.testing.assert_close(masks, masks_of(segmenter, square)[..., : masks.shape[-2], :])
+
+
+@pytest.mark.parametrize("tiny", GUIDED, indirect=True)
+def test_words_change_masks_once_trained(tiny: Path) -> None:
+    """The trained file holds the whole network; plans name it beside the file that the training began with."""
+    untrained = build_segmenter(str(tiny), "cpu")
+    image = torch.randint(0, 255, (64, 64, 3), dtype=torch.uint8).numpy()
+    others = Vocabulary.build([CategorySpec("red cup"), CategorySpec("parking area")])
+    assert masks_of(untrained, image).equal(masks_of(untrained, image, others))
+    network = untrained.model.proposer.network
+    for prompt in network.guidance.prompts:
+        torch.nn.init.normal_(prompt.out.weight)
+    save_state_half(network.state_dict(), tiny.parent / "trained.safetensors")
+    values = yaml.safe_load(tiny.read_text())
+    values["model"]["proposer"]["checkpoint"] = "trained.safetensors"
+    path = tiny.parent / "trained.yaml"
+    path.write_text(yaml.safe_dump(values))
+    trained = build_segmenter(str(path), "cpu")
+    assert not masks_of(trained, image).equal(masks_of(trained, image, others))
+    files = [file.name for file in checkpoint_paths(str(path))]
+    assert sorted(files) == ["model.safetensors", "open_clip_model.safetensors", "trained.safetensors"]
+
+
+@pytest.mark.parametrize("tiny", GUIDED[:1], indirect=True)
+def test_true_masks_which_no_words_guided_are_named_by_clip(tiny: Path, tmp_path: Path) -> None:
+    for oracle in ("masks", "classes"):
+        options = ["--images", "1", "--oracle", oracle, "--json", str(tmp_path / "figures.json")]
+        assert main(["evaluate", "--preset", str(tiny), "--device", "cpu", *options]) == 0
+        assert 0 <= json.loads((tmp_path / "figures.json").read_text())["all"]["pq"] <= 100
 
 
 @pytest.mark.parametrize("tiny", ENSEMBLES, indirect=True)
@@ -190,28 +251,7 @@ def test_dinov3_takes_the_place_of_dinov2(tmp_path: Path) -> None:
 
 def test_mask2former_takes_the_place_of_eomt(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    swin = SwinConfig(
-        image_size=64,
-        embed_dim=16,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 2, 4, 8],
-        window_size=4,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    config = Mask2FormerConfig(
-        backbone_config=swin,
-        feature_size=32,
-        mask_feature_size=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=32,
-        dim_feedforward=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        num_attention_heads=4,
-        num_queries=7,
-        id2label={0: "cup", 1: "floor", 2: "wall"},
-    )
-    Mask2FormerForUniversalSegmentation(config).save_pretrained(tmp_path / "generator")
+    write_mask2former(tmp_path / "generator")
     write_clip(tmp_path, CONVNEXT)
     values = {
         "description": "For tests.",

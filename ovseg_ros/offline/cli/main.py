@@ -31,6 +31,7 @@ _COMMANDS = {
     "evaluate": options.EvaluateOptions,
     "evaluate-space": options.EvaluateSpaceOptions,
     "evaluate-tracking": options.EvaluateTrackingOptions,
+    "evaluate-phrases": options.EvaluatePhrasesOptions,
     "bench": options.BenchOptions,
     "dataset": options.DatasetOptions,
     "check-dataset": options.CheckDatasetOptions,
@@ -184,6 +185,18 @@ def _run(cls: type[Any], given: argparse.Namespace) -> int:
 
             takes = TakesConfig(told.split, told.sequences, told.seed, told.seconds, told.rate)
             return evaluate_tracking(takes, preset=told.preset, device=told.device, json_path=told.json)
+        case options.EvaluatePhrasesOptions():
+            from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig
+            from ovseg_ros.offline.evaluate.phrases import evaluate_phrases
+
+            images = DatasetConfig(told.split, told.images, told.seed)
+            return evaluate_phrases(
+                images,
+                preset=told.preset,
+                other_words=told.other_words,
+                device=told.device,
+                json_path=told.json,
+            )
         case options.BenchOptions():
             from ovseg_ros.offline.tools.bench import bench
 
@@ -208,6 +221,10 @@ def _run(cls: type[Any], given: argparse.Namespace) -> int:
             from ovseg_ros.offline.tools.doctor import doctor
 
             return doctor(told)
+        case options.AblateOptions(experiment="pmp"):
+            from ovseg_ros.offline.tools.ablate_pmp import ablate_pmp
+
+            return ablate_pmp(told)
         case options.AblateOptions():
             from ovseg_ros.offline.tools.ablate import ablate_tabletop
 

@@ -62,6 +62,8 @@ def _idle(told: Any) -> Iterator[tuple[tuple[str, ...], str]]:
             yield ("frames", "warmup", "cameras", "rate", "threads"), "--soak watches one camera for its minutes"
         case options.BenchOptions():
             yield ("rate",), "it is of --delivered"
+        case options.AblateOptions(experiment="pmp"):
+            yield ("convolutions", "ranks"), "they are of FISA's parts, which ablate tabletop compares"
         case options.AblateOptions(systems=systems) if systems is not None:
             if "seve_lora" not in systems:
                 yield ("ranks",), "--systems leaves seve_lora out, which alone has ranks"

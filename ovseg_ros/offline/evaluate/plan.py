@@ -14,6 +14,7 @@ from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import ConfigError, VocabularyError
 from ovseg_ros.core.presets import FisaSection, checkpoint_paths, load_preset, preset_path
+from ovseg_ros.core.trained_weights import require_trained
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, normalize_name, parse_vocabulary
 from ovseg_ros.offline.data.files import digest_of, sha256_of
 from ovseg_ros.offline.data.open import dataset_info
@@ -136,6 +137,7 @@ def resolved(plan: Plan, dataset: PanopticDataset | SemanticDataset) -> Plan:
     if (min_objectness := plan.min_objectness) is None:
         min_objectness = _objectness_read(plan.preset) if dataset.name == "tabletop" else 0.0
     words = vocabulary_of(dataset.categories, plan.vocabulary).categories
+    require_trained(plan.preset, load_preset(plan.preset))
     return replace(
         plan,
         split=dataset.split,
@@ -190,7 +192,7 @@ def vocabulary_of(
 
 def _objectness_read(preset: str) -> float:
     """The objectness from which a preset's classifier reads proposals."""
-    match load_preset(preset).model.classifier:
+    match load_preset(preset).model.naming:
         case MaskedCropConfig(min_objectness=least) | FisaSection(architecture=FisaConfig(min_objectness=least)):
             return least
     return 0.0

@@ -1,8 +1,6 @@
 """`ovseg ablate tabletop`: FISA's parts one by one, on the same masks of the same images (the paper's Table 3)."""
 
 import copy
-import itertools
-import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -18,24 +16,28 @@ from ovseg_ros.core.build import LoadedClip, build_classifier, build_fisa, load_
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
-from ovseg_ros.core.config import choices
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.presets import FisaSection, PresetFolder, fisa_section, load_preset, own_checkpoints, preset_folder
 from ovseg_ros.core.vocabulary import Vocabulary
-from ovseg_ros.offline.data.files import digest_of, read_json, sha256_of, write_bytes, write_json
-from ovseg_ros.offline.data.tabletop_views import load_or_render
-from ovseg_ros.offline.data.types import PanopticSample
+from ovseg_ros.offline.data.files import digest_of, sha256_of, write_bytes, write_json
 from ovseg_ros.offline.options import AblateOptions
+from ovseg_ros.offline.tools.ablation import (
+    as_stored,
+    chosen_systems,
+    evaluation_samples,
+    kept_results,
+    rendered_stage,
+    result_path,
+)
 from ovseg_ros.offline.tools.lora import add_low_rank
 from ovseg_ros.offline.tools.named_quality import ProposedImage, panoptic_quality, propose_images, true_names
-from ovseg_ros.offline.train.data import RenderedData, RenderedViews, open_data
+from ovseg_ros.offline.train.data import open_data
 from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.fisa import FisaTraining, build_untrained, learn
 from ovseg_ros.offline.train.fisa_data import CollectedMasks, collect_masks, some_crops, with_key_values
 from ovseg_ros.offline.train.loop_config import Multiplier
-from ovseg_ros.offline.train.run import load_recipe
 from ovseg_ros.offline.train.words import SeenWords
-from ovseg_ros.sim.categories import SEEN, TABLETOP_SPECS, UNSEEN
+from ovseg_ros.sim.categories import TABLETOP_SPECS
 
 SYSTEMS = {
     "baseline": "baseline: frozen CLIP, mask attention",
@@ -46,6 +48,7 @@ SYSTEMS = {
 }
 """What trains, with its line in the table."""
 TITLES = {"masked_crops": "masked crops", **SYSTEMS, "oracle": "true names for the masks that fit (oracle)"}
+_SEEDS = 3
 BACKBONE_RATE = 0.1
 """Learning rate of a fully adapted CLIP over that of the rest (FISA Sec. 5.3)."""
 
@@ -91,9 +94,8 @@ REFERENCES = (Variant("masked_crops", 0), Variant("masked_crops", 1), Variant("o
 """What does not train: masked crops as the preset `tabletop` has them, without mirroring and with, and true names."""
 
 
-def variants(options: AblateOptions, convolutions: int) -> list[list[Variant]]:
+def variants(wanted: Sequence[str], options: AblateOptions, convolutions: int) -> list[list[Variant]]:
     """One group for each depth of the adapter, then LoRA with the preset's; each group runs with all seeds in turn."""
-    wanted = options.systems or tuple(SYSTEMS)
     systems = [system for system in wanted if system != "seve_lora"]
     found = [[Variant(system, count) for system in systems] for count in options.convolutions]
     if "seve_lora" in wanted:
@@ -112,16 +114,14 @@ def ablate_tabletop(options: AblateOptions) -> int:
     Raises:
         ConfigError, CheckpointError, DatasetError: for a bad option, recipe or preset, or damaged results in --out.
     """
-    unknown = sorted(set(options.systems or ()) - set(SYSTEMS))
-    if unknown:
-        raise ConfigError(f"unknown system {unknown[0]!r}{choices(unknown[0], SYSTEMS)}")
+    systems = chosen_systems(options, SYSTEMS)
     out = options.out
     training = _stage(options)
     facts = _facts(options, training)
     depth = fisa_section(training.preset).architecture.adapter_convolutions
     wanted = [(reference, 0) for reference in REFERENCES]
-    for group in variants(options, depth):
-        wanted += [(variant, seed) for seed in range(options.seeds) for variant in group]
+    for group in variants(systems, options, depth):
+        wanted += [(variant, seed) for seed in range(options.seeds or _SEEDS) for variant in group]
     results = _results(out, facts)
     missing = [key for key in wanted if key not in results]
     if missing:
@@ -148,7 +148,7 @@ class _Bench:
         model, self._reader = build_untrained(training.preset, device, training.loop.seed)
         vocabulary = Vocabulary.build(TABLETOP_SPECS)
         self._text = model.text_encoder.encode(vocabulary)
-        self._images = propose_images(model, self._reader, _evaluation_samples(options, run), vocabulary)
+        self._images = propose_images(model, self._reader, evaluation_samples(options, run), vocabulary)
         self._quality = partial(panoptic_quality, vocabulary=vocabulary, merge=preset.merge)
         self._words = SeenWords(model.text_encoder, training.synonyms)
         masks = collect_masks(model, self._reader, open_data(training.data, run), self._words, training.loss)
@@ -201,10 +201,8 @@ class _Bench:
 
 def _stage(options: AblateOptions) -> FisaTraining:
     """What the recipe says of FISA, with the steps that are asked for."""
-    for stage in load_recipe(options.recipe).stages:
-        if isinstance(stage, FisaTraining) and isinstance(stage.data, RenderedData):
-            return replace(stage, loop=replace(stage.loop, steps=options.steps or stage.loop.steps))
-    raise ConfigError(f"the recipe {options.recipe} has no stage of kind fisa on rendered data to ablate")
+    stage = rendered_stage(options.recipe or "tabletop_fisa", "fisa", FisaTraining)
+    return replace(stage, loop=replace(stage.loop, steps=options.steps or stage.loop.steps))
 
 
 def _facts(options: AblateOptions, training: FisaTraining) -> dict[str, Any]:
@@ -220,39 +218,12 @@ def _facts(options: AblateOptions, training: FisaTraining) -> dict[str, Any]:
         "training": asdict(training),
         "checkpoints": {name: sha256_of(files.own(name)) for name in frozen},
     }
-    plain: dict[str, Any] = json.loads(json.dumps(facts))  # tuples become lists, as they come back from a file
-    return plain
-
-
-def _evaluation_samples(options: AblateOptions, run: Run) -> list[PanopticSample]:
-    """One view of each of the first scenes.
-
-    Raises:
-        ConfigError: they lack seen or unseen categories.
-    """
-    views = load_or_render(run.views, options.split, scenes=options.images, views=1)
-    dataset = RenderedViews(views, run.views, options.split)
-    samples = list(itertools.islice(dataset, options.images))  # shards hold more scenes than asked for
-    shown = {dataset.categories[segment.category].name for sample in samples for segment in sample.segments}
-    for kind, names in (("seen", SEEN), ("unseen", UNSEEN)):
-        if not shown & names:
-            raise ConfigError(
-                f"the first {len(samples)} images of split {options.split} show no {kind} category; "
-                "evaluate more of them, or the split val or test"
-            )
-    return samples
-
-
-def result_path(out: Path, name: str, seed: int) -> Path:
-    """Where a training's figures are."""
-    return out / "runs" / f"{name}-{seed}.json"
+    return as_stored(facts)
 
 
 def _results(out: Path, facts: dict[str, Any]) -> dict[tuple[Variant, int], dict[str, Any]]:
     """What was made with these settings, by variant and seed."""
-    paths = sorted((out / "runs").glob("*.json"))
-    found = [read_json(path, "delete it and it is made again") for path in paths]
-    return {(Variant(**one["variant"]), int(one["seed"])): one for one in found if one.get("facts") == facts}
+    return {(Variant(**one["variant"]), int(one["seed"])): one for one in kept_results(out, facts)}
 
 
 def write_report(out: Path, facts: dict[str, Any], results: Mapping[tuple[Variant, int], dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ Scopes, never mixed:
 - *model call*: `PanopticSegmenter.segment`, uint8 image in, result on the host out.
 - *callback to publish*: the real node in this process, from the start of its image callback to the return of the last
   publisher's call; see `ros/bench/in_process.py`.
+- *query*: a client's call of `~/query` to its answer, of a phrase that is new and of one that was asked before.
 - *camera stamp to a subscriber in another process*: camera, node and subscriber as processes; see `bench_delivery`.
 
 Frames of the first three take turns, so that a change of clock rate or load meets them alike.
@@ -138,20 +139,23 @@ def measure(
         times = [_timed_call(segmenter, prompt, image) for image in turns]
         reason = f"the node was not measured: {error}; {HOW_TO_BUILD}"
         return {**_model_report(times[warmup:]), "node": None, "node_reason": reason}
-    bare = []
+    bare, queries = [], []
     with NodeBench(segmenter, specs, cameras) as node:
         rounds: dict[str, list[RoundTimes]] = {name: [] for name in node.subscriptions}
-        for image in turns:
+        for index, image in enumerate(turns):
             bare.append(node.call(partial(_timed_call, segmenter, prompt, image)))
             for name, times_of_name in rounds.items():
                 node.subscribe(name)
                 times_of_name.append(node.run_round(image, NODE_TIMEOUT))
+            queries.append([node.ask(f"red thing {index}", NODE_TIMEOUT) for _ in range(2)])
     median = float(np.median([seconds for seconds, _ in bare[warmup:]]))
     passes = {
         name: {"outputs": sorted(node.subscriptions[name]), **_node_report(times_of_name[warmup:], median)}
         for name, times_of_name in rounds.items()
     }
-    return {**_model_report(bare[warmup:]), "node": passes}
+    new, known = zip(*queries[warmup:], strict=True)
+    asked = {"new_words": summary(new), "known_words": summary(known)}
+    return {**_model_report(bare[warmup:]), "node": passes, "query_ms": asked}
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
@@ -199,6 +203,8 @@ def print_report(report: dict[str, Any]) -> None:
     for name, entry in node.items():
         rows.append((f"callback to publish, {name}", entry["callback_to_publish_ms"]))
         rows.append(("  its own part (less the model in it)", entry["own_ms"]))
+    for name, row in report.get("query_ms", {}).items():
+        rows.append((f"query to answer, {name.replace('_', ' ')}", row))
     print(f"{'milliseconds':42}{'p50':>9}{'p95':>9}{'p99':>9}")
     for title, row in rows:
         values = [f"{row[share]:9.2f}" for share in ("p50", "p95", "p99")] if row else ["not measured: there is no GPU"]

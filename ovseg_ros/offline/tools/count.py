@@ -1,33 +1,26 @@
-"""`ovseg count`: a preset's parameters and FLOPs, from shapes on the meta device; nothing is downloaded or allocated.
-
-A multiplication and an addition count as two FLOPs. Matrix products, convolutions and attention are counted; norms,
-activations, resizing and pooling, which are below a percent of them, are not.
-"""
+"""`ovseg count`: a preset's parameters and FLOPs by shape, without its weights."""
 
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ovseg_ros.core.backbones.open_clip_model import OpenClipConfig
 from ovseg_ros.core.build import build_fisa, load_clip
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier, FisaWords
 from ovseg_ros.core.classification.fisa.clip_tower import image_tokens
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.presets import EoMTSection, fisa_section, load_preset, preset_folder
-from ovseg_ros.core.proposals.eomt.network import EoMT
+from ovseg_ros.core.presets import FisaSection, fisa_section, load_preset, preset_folder
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.offline.evaluate.output import write_figures
 from ovseg_ros.offline.options import CountOptions
+from ovseg_ros.offline.tools.count_masks import count_masks
+from ovseg_ros.offline.tools.shapes import FEW_WORDS, MANY_WORDS, META, flops_of, parameters_of
 
-FEW_WORDS, MANY_WORDS = 10, 1000
-_META = torch.device("meta")
 _MASK_STRIDE = 4
 _WARM_UP, _TIMED = 2, 15
 
@@ -39,13 +32,19 @@ def count(options: CountOptions) -> int:
         The exit code, 0.
 
     Raises:
-        ConfigError: the preset is missing, malformed or has no FISA.
+        ConfigError: the preset is missing or malformed, there is nothing to count, or --timing has no FISA to time.
     """
     preset, masks, words = options.preset, options.masks, options.words
-    report = {"preset": preset, "masks": masks, "words": words, **count_fisa(preset, masks=masks, words=words)}
-    proposer = count_proposer(preset)
-    if proposer is not None:
-        report["mask_generator"] = proposer
+    model = load_preset(preset).model
+    figures = count_masks(model, preset_folder(preset), words)
+    if isinstance(model.naming, FisaSection):
+        figures = {**count_fisa(preset, masks=masks, words=words), **figures}
+    if not figures:
+        raise ConfigError(
+            f"there is nothing to count in the preset {preset}: its mask generator is a public checkpoint, whose shape "
+            "is in its file, and its classifier is not fisa; name another, such as fisa_l, pmp_eomt_l or tabletop"
+        )
+    report = {"preset": preset, "masks": masks, "words": words, **figures}
     if options.timing:
         report["timing"] = time_vocabularies(preset, masks=masks)
     write_figures(options.json, report)
@@ -61,7 +60,7 @@ def fisa_shapes(preset: str) -> FisaClassifier:
     """
     untrained = replace(fisa_section(preset), checkpoint=None)
     model, files = load_preset(preset).model, preset_folder(preset)
-    return build_fisa(untrained, load_clip(model.clip, model.templates, files, _META), files).eval()
+    return build_fisa(untrained, load_clip(model.clip, model.templates, files, META), files).eval()
 
 
 def count_fisa(preset: str, *, masks: int, words: int) -> dict[str, Any]:
@@ -72,14 +71,14 @@ def count_fisa(preset: str, *, masks: int, words: int) -> dict[str, Any]:
     """
     classifier = fisa_shapes(preset)
     trained = sum(value.numel() for value in classifier.trained_state_dict().values())
-    images, mask_logits = _inputs(preset, masks, _META)
+    images, mask_logits = _inputs(preset, masks, META)
     plain = _plain_tower_flops(classifier, images, mask_logits)
     few, some, many = (fisa_flops(classifier, images, mask_logits, number) for number in (FEW_WORDS, words, MANY_WORDS))
     return {
         "parameters": {
-            "clip_image_tower": _size(classifier.visual),
+            "clip_image_tower": parameters_of(classifier.visual),
             "trained": trained,
-            "frozen": _size(classifier) - trained,
+            "frozen": parameters_of(classifier) - trained,
         },
         "flops": {
             "clip_image_tower": plain,
@@ -122,17 +121,6 @@ def _plain_tower_flops(classifier: FisaClassifier, images: Tensor, mask_logits: 
     return len(pixels) * (2 if classifier.config.mirrored else 1) * flops_of(run)
 
 
-def count_proposer(preset: str) -> dict[str, int] | None:
-    """Parameters and FLOPs of a mask generator of this package; None for a public one, whose shape is in its file."""
-    proposer = load_preset(preset).model.proposer
-    if not isinstance(proposer, EoMTSection):
-        return None
-    with _META:
-        network = EoMT(proposer.architecture).eval()
-    images, _ = _inputs(preset, 0, _META)
-    return {"parameters": _size(network), "flops": flops_of(lambda: network(images))}
-
-
 @torch.inference_mode()
 def time_vocabularies(preset: str, *, masks: int) -> dict[str, Any]:
     """Seconds of one image's classification at few and at many words, taking turns, with random weights.
@@ -158,19 +146,6 @@ def time_vocabularies(preset: str, *, masks: int) -> dict[str, Any]:
     return {"words": [FEW_WORDS, MANY_WORDS], "median_seconds": medians, "ratio": medians[1] / medians[0]}
 
 
-@torch.no_grad()
-def flops_of(run: Callable[[], object]) -> int:
-    """FLOPs of a call."""
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know fused `nn.MultiheadAttention`
-    try:
-        with FlopCounterMode(display=False) as counter:
-            run()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-    return int(counter.get_total_flops())
-
-
 def _words(number: int, classifier: FisaClassifier) -> TextEmbeddings:
     """Random unit vectors, or their shape."""
     vocabulary = Vocabulary.build([CategorySpec(f"word {index}") for index in range(number)])
@@ -186,33 +161,55 @@ def _inputs(preset: str, masks: int, device: torch.device) -> tuple[Tensor, Tens
     return images, torch.randn(1, masks, height // _MASK_STRIDE, width // _MASK_STRIDE, device=device)
 
 
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def print_report(report: dict[str, Any]) -> None:
     """A readable table on stdout."""
-    parameters, flops = report["parameters"], report["flops"]
     print(f"preset {report['preset']}, {report['masks']} masks, {report['words']} words")
-    print(f"{'parameters, millions':32}{'trained':>10} {parameters['trained'] / 1e6:10.2f}")
-    print(f"{'':32}{'frozen':>10} {parameters['frozen'] / 1e6:10.2f}")
     if "mask_generator" in report:
-        print(f"{'':32}{'generator':>10} {report['mask_generator']['parameters'] / 1e6:10.2f}")
-        print(f"{'mask generator':32}{'GFLOP':>10} {report['mask_generator']['flops'] / 1e9:10.2f}")
+        _print_masks(report["mask_generator"], report.get("guidance"))
     else:
         print("mask generator: a public checkpoint, whose shape is in its file; not counted")
+    if "parameters" in report:
+        _print_fisa(report)
+    if "timing" in report:
+        print(
+            f"time of a frame's classification at {MANY_WORDS} words over {FEW_WORDS}: {report['timing']['ratio']:.3f}"
+        )
+
+
+def _print_masks(generator: dict[str, int], guidance: dict[str, Any] | None) -> None:
+    _row("mask generator", "M parameters", generator["parameters"] / 1e6)
+    _row("", "GFLOP", generator["flops"] / 1e9)
+    if guidance is None:
+        return
+    for name, count in guidance["parameters"].items():
+        print(f"{name.replace('_', ' ') + ', trained':40}{'parameters':>14} {count:14,}")
+    flops = guidance["flops"]
+    _row("mask generator guided by words", "GFLOP", flops["guided"] / 1e9)
+    _row("what the words add", "GFLOP", flops["extra"] / 1e9)
+    _row("of that, each word", "MFLOP", flops["each_word"] / 1e6)
+    _row("keys and values of new words, once", "GFLOP", flops["vocabulary_once"] / 1e9)
+    print(f"words add {100 * guidance['extra_share']:.2f} % to the mask generator")
+    _print_ratio(guidance["words_ratio"], "the words add")
+
+
+def _print_fisa(report: dict[str, Any]) -> None:
+    _row("classifier, trained", "M parameters", report["parameters"]["trained"] / 1e6)
+    _row("classifier, frozen", "M parameters", report["parameters"]["frozen"] / 1e6)
     for name, title in (
         ("clip_image_tower", "plain CLIP image tower"),
         ("fisa", "FISA, CLIP's image path included"),
         ("extra", "what FISA adds"),
         ("vocabulary_once", "a new vocabulary, once"),
     ):
-        print(f"{title:32}{'GFLOP':>10} {flops[name] / 1e9:10.2f}")
+        _row(title, "GFLOP", report["flops"][name] / 1e9)
     print(f"FISA adds {100 * report['extra_share']:.1f} % to the plain CLIP image tower")
-    ratio = report["words_ratio"]
+    _print_ratio(report["words_ratio"], "FISA adds")
+
+
+def _row(title: str, unit: str, value: float) -> None:
+    print(f"{title:40}{unit:>14} {value:14.3f}")
+
+
+def _print_ratio(ratio: dict[str, Any], what: str) -> None:
     few, many = ratio["words"]
-    print(
-        f"FLOPs of a frame at {many} words over {few}: {ratio['frame']:.4f} (of what FISA adds: {ratio['extra']:.3f})"
-    )
-    if "timing" in report:
-        print(f"time of a frame's classification at {many} words over {few}: {report['timing']['ratio']:.3f}")
+    print(f"FLOPs of a frame at {many} words over {few}: {ratio['frame']:.4f} (of what {what}: {ratio['extra']:.3f})")

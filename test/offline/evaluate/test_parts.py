@@ -188,3 +188,8 @@ def test_ranks_of_torchrun_are_shards(folder, tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("RANK", rank)
         assert evaluate(folder, "--shard", "rank", "--partial", tmp_path / "{shard}.jsonl") == 0
     assert len(merge_partials([tmp_path / "1.jsonl", tmp_path / "2.jsonl"])[1]) == IMAGES
+
+
+def test_what_clip_reads_of_guided_masks_is_known() -> None:
+    """A word ensemble's own settings do not say; how CLIP names does."""
+    assert plan._objectness_read("tabletop_pmp") == plan._objectness_read("tabletop") == 0.25

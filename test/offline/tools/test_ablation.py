@@ -17,13 +17,15 @@ from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.options import AblateOptions
 from ovseg_ros.offline.tools import ablate as ablation
-from ovseg_ros.offline.tools.ablate import Variant, ablate_tabletop, result_path, variants
+from ovseg_ros.offline.tools import ablation as shared
+from ovseg_ros.offline.tools.ablate import SYSTEMS, Variant, ablate_tabletop, variants
+from ovseg_ros.offline.tools.ablation import result_path
 from ovseg_ros.offline.tools.lora import add_low_rank
 from ovseg_ros.offline.tools.named_quality import panoptic_quality, propose_images, true_names
 from ovseg_ros.offline.train.fisa_data import some_crops
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 
-ALL = AblateOptions(dataset="tabletop", out=Path("out"))
+ALL = AblateOptions(experiment="tabletop", out=Path("out"))
 
 
 def small(folder: Path) -> AblateOptions:
@@ -35,7 +37,7 @@ def small(folder: Path) -> AblateOptions:
 @pytest.fixture
 def scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two-object scenes in place of the rendered ones, and a generator that finds them."""
-    monkeypatch.setattr(ablation, "load_or_render", lambda *_, **__: coloured_views(3, "blue star"))
+    monkeypatch.setattr(shared, "load_or_render", lambda *_, **__: coloured_views(3, "blue star"))
     monkeypatch.setattr(ablation, "open_data", lambda *_: coloured_samples(3))
     monkeypatch.setattr(ablation, "build_untrained", lambda *_: scene_model())
 
@@ -47,7 +49,7 @@ def built(variant: Variant) -> FisaClassifier:
 
 
 def test_variants_are_the_papers_and_the_question_comes_first() -> None:
-    all_of_them = [variant for group in variants(ALL, 2) for variant in group]
+    all_of_them = [variant for group in variants(tuple(SYSTEMS), ALL, 2) for variant in group]
     assert [variant.name for variant in all_of_them[:4]] == ["baseline-c2", "seve-c2", "seve_full-c2", "seve_simo-c2"]
     assert len(all_of_them) == len({variant.name for variant in all_of_them}) == 4 * 4 + 3
     assert [variant.name for variant in all_of_them[-3:]] == ["seve_lora-r4", "seve_lora-r16", "seve_lora-r64"]
@@ -158,7 +160,7 @@ def test_a_torn_result_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("scenes")
 def test_images_that_show_nothing_unseen_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ablation, "load_or_render", lambda *_, **__: coloured_views(3))
+    monkeypatch.setattr(shared, "load_or_render", lambda *_, **__: coloured_views(3))
     with pytest.raises(ConfigError, match="the first 2 images of split test show no unseen category"):
         ablate_tabletop(small(tmp_path))
 

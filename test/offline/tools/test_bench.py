@@ -39,6 +39,7 @@ def test_the_real_node_is_measured_with_and_without_overlays(tiny_segmenter):
     for entry in (without, tracked, with_overlays):
         assert 0 < entry["cost_ms"] < entry["callback_to_publish_ms"]["p99"]
         assert entry["model_call_in_node_ms"]["p50"] < entry["callback_to_publish_ms"]["p50"]
+    assert all(report["query_ms"][words]["min"] > 0 for words in ("new_words", "known_words"))
 
 
 @pytest.mark.skipif(not HAS_NODE, reason="needs rclpy and the package built by colcon")

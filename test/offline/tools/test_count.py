@@ -12,14 +12,8 @@ from torch import nn
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.offline.cli.main import main
-from ovseg_ros.offline.tools.count import (
-    count_fisa,
-    count_proposer,
-    fisa_flops,
-    fisa_shapes,
-    flops_of,
-    time_vocabularies,
-)
+from ovseg_ros.offline.tools.count import count_fisa, fisa_flops, fisa_shapes, time_vocabularies
+from ovseg_ros.offline.tools.shapes import flops_of
 
 
 @cache
@@ -64,12 +58,6 @@ def test_the_frame_grows_with_masks_and_the_vocabulary_with_words() -> None:
     assert many["vocabulary"] == 100 * few["vocabulary"]
 
 
-def test_the_generator_of_this_package_is_counted_and_a_public_one_is_not() -> None:
-    generator = count_proposer("tabletop_fisa")
-    assert generator is not None and generator["parameters"] > 1e6 and generator["flops"] > 1e8
-    assert count_proposer("fisa_l") is None
-
-
 def test_times_are_of_both_vocabularies() -> None:
     timed = time_vocabularies("tabletop_fisa", masks=2)
     assert timed["words"] == [10, 1000] and timed["ratio"] > 0 and len(timed["median_seconds"]) == 2
@@ -84,8 +72,8 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
     assert report["flops"]["extra"] == report["flops"]["fisa"] - report["flops"]["clip_image_tower"]
 
 
-def test_presets_without_fisa_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["count", "tabletop"]) == 2
+def test_timing_is_of_small_presets_with_fisa(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["count", "tabletop", "--timing"]) == 2
     assert "such as fisa_l" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="small presets"):
         time_vocabularies("fisa_l", masks=1)

