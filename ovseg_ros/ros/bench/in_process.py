@@ -38,6 +38,7 @@ from ovseg_ros.ros.node.outputs import OUTPUTS
 from ovseg_ros.ros.node.qos import output_qos
 from ovseg_ros.ros.node.segment_node import SegmentNode
 from ovseg_ros.ros.node.statistics import CameraStatistics
+from ovseg_ros.srv import Query
 
 Answer = TypeVar("Answer")
 
@@ -170,10 +171,11 @@ class NodeBench:
         self._node = SegmentNode(lambda preset, device: _TimedSegmenter(segmenter, self._clock))
         self._camera = rclpy.create_node("bench_camera")
         self._sink = rclpy.create_node("bench_sink")
+        self._query = self._camera.create_client(Query, f"{self._node.get_fully_qualified_name()}/query")
         self._publishers = [
             self._camera.create_publisher(Image, f"{prefix}image", output_qos()) for prefix in self._prefixes
         ]
-        self._executor = SingleThreadedExecutor()
+        self._executor, self._asking = SingleThreadedExecutor(), SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._executor.spin, name="bench executor", daemon=True)
 
@@ -193,6 +195,7 @@ class NodeBench:
     def close(self) -> None:
         """Ends the node, its threads and the middleware's context."""
         self._executor.shutdown()
+        self._asking.shutdown()
         if self._thread.ident is not None:
             self._thread.join()
         self._node.close()
@@ -239,6 +242,15 @@ class NodeBench:
         if times is None:
             raise ConfigError(f"the node did not publish all of {sorted(self._subscribed)} within {timeout:.0f} s")
         return times
+
+    def ask(self, phrase: str, timeout: float) -> float:
+        """Seconds from a call of `~/query` to its answer, about the newest image; ConfigError after `timeout`."""
+        began = time.monotonic()
+        answer = self._query.call_async(Query.Request(phrase=phrase))
+        rclpy.spin_until_future_complete(self._camera, answer, self._asking, timeout)
+        if not answer.done():
+            raise ConfigError(f"the node did not answer the query {phrase!r} within {timeout:.0f} s")
+        return time.monotonic() - began
 
 
 def _wait_until(condition: Callable[[], bool], failure: str) -> None:

@@ -1,4 +1,4 @@
-"""From a phrase to the best mask on one image; the vocabulary in force is not involved."""
+"""From a phrase to its masks on one image; the vocabulary in force is not involved."""
 
 import numpy as np
 from std_msgs.msg import Header
@@ -34,20 +34,24 @@ def phrase_vocabulary(phrase: str) -> Vocabulary:
 
 
 def query_response(result: PanopticResult, prompt: Prompt, header: Header) -> Query.Response:
-    """The best segment of a result that was made with a prompt of one phrase, on the image with this header."""
+    """The segments of a result that was made with a prompt of one phrase, on the image with this header."""
     if not result.segments:
         phrase = prompt.vocabulary.categories[0].name
         reason = f"nothing in the newest image is taken for {phrase!r}; lower object_threshold, or rephrase"
         response = refused_query("; ".join([reason, *prompt.remarks]))
         response.header = header
         return response
-    best = max(result.segments, key=lambda segment: segment.score)
+    found = MESSAGES.segments(result, header, mask_rle=False).segments
+    found.sort(key=lambda segment: -segment.score)  # equal ones stay by area
+    best = found[0]
     mask = np.where(result.segment_ids == best.id, np.uint8(255), np.uint8(0))
     return Query.Response(
         success=True,
         message="; ".join(prompt.remarks),
         header=header,
-        score=float(best.score),
-        box=MESSAGES.region(best.box),
+        score=best.score,
+        box=best.box,
         mask=MESSAGES.image(mask, "mono8", header),
+        segments=found,
+        segment_image=MESSAGES.image(result.segment_ids, "16UC1", header),
     )

@@ -297,10 +297,10 @@ class SegmentNode(LifecycleNode):
         pipeline = self.pipeline
         try:
             vocabulary = phrase_vocabulary(request.phrase)
+            prompt = await self._answer(pipeline.vocabulary.prepare(vocabulary))  # which may take its time
             frame = await self._requests.newest(pipeline.cameras)
             if frame is None:
                 return refused_query(f"no image has come yet on {self._input_topics()}")
-            prompt = await self._answer(pipeline.vocabulary.prepare(vocabulary))
             result = await self._answer(pipeline.query(frame, prompt))
             return query_response(result, prompt, frame.header)
         except Exception as error:  # the answer carries the reason; the node goes on
