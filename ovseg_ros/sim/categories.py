@@ -9,6 +9,7 @@ held-out nouns were chosen, before any evaluation, among near synonyms that the 
 to the right word (it knows no "pentagram"); held-out colours were not filtered so and are reported apart.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 
@@ -92,6 +93,19 @@ def group_names(color: str, noun: str) -> tuple[str, ...]:
     """
     plural = f"{color} {noun}s".strip()
     return plural, f"the {plural}", f"all {plural}"
+
+
+def things_by_noun(things: Iterable[tuple[int, str]]) -> dict[str, list[tuple[int, str]]]:
+    """What the nouns that are true of an image's things mean there: of a "red cup", "red thing", "cup" and "red cup".
+
+    `things`: ids and category names, as in the result.
+    """
+    meant: dict[str, list[tuple[int, str]]] = {}
+    for thing, name in things:
+        color, shape = split_pair(name)
+        for noun in (f"{color} thing", shape, name):
+            meant.setdefault(noun, []).append((thing, name))
+    return meant
 
 
 # Of every other shape two colours are held out; the stride spreads them evenly over the colours.

@@ -2,8 +2,8 @@
 
 import torch
 import torch.nn.functional as F
+from tiny_mask2former import tiny_mask2former
 from torch import Tensor, nn
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
 from ovseg_ros.core.proposals.mask2former import Mask2Former
@@ -30,28 +30,7 @@ KINDS = ("eomt", "eomt_dinov3", "mask2former", "literal")
 
 def mask2former() -> Mask2Former:
     """9 layers of 7 queries of width 32, as published ones but for the widths."""
-    backbone = SwinConfig(
-        image_size=64,
-        embed_dim=16,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 2, 4, 8],
-        window_size=4,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    config = Mask2FormerConfig(
-        backbone_config=backbone,
-        feature_size=32,
-        mask_feature_size=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=32,
-        dim_feedforward=32,
-        encoder_layers=1,
-        decoder_layers=10,  # counts X0
-        num_attention_heads=4,
-        num_queries=7,
-        id2label={0: "cup", 1: "floor", 2: "wall"},
-    )
-    return Mask2Former(Mask2FormerForUniversalSegmentation(config))
+    return Mask2Former(tiny_mask2former(layers=10))
 
 
 def plain(kind: str) -> MaskNetwork:

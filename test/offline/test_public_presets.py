@@ -9,14 +9,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from tiny_mask2former import tiny_mask2former
 from transformers import (
     DINOv3ViTConfig,
     DINOv3ViTModel,
     EomtConfig,
     EomtForUniversalSegmentation,
-    Mask2FormerConfig,
-    Mask2FormerForUniversalSegmentation,
-    SwinConfig,
 )
 
 from ovseg_ros.core.build import build_segmenter
@@ -68,28 +66,7 @@ def write_eomt(folder: Path, num_labels: int = 133) -> None:
 
 
 def write_mask2former(folder: Path, names: tuple[str, ...] = ("cup", "floor", "wall")) -> None:
-    swin = SwinConfig(
-        image_size=64,
-        embed_dim=16,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 2, 4, 8],
-        window_size=4,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    config = Mask2FormerConfig(
-        backbone_config=swin,
-        feature_size=32,
-        mask_feature_size=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=32,
-        dim_feedforward=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        num_attention_heads=4,
-        num_queries=7,
-        id2label=dict(enumerate(names)),
-    )
-    Mask2FormerForUniversalSegmentation(config).save_pretrained(folder)
+    tiny_mask2former(names, layers=2).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module", params=PUBLIC)

@@ -77,19 +77,18 @@ def in_vocabulary(class_probabilities: Tensor, shares: Tensor) -> Tensor:
     return torch.where(seen, matched, rest / (~seen).sum().clamp(min=1))
 
 
-def geometric_ensemble(inside: Tensor, clip: Tensor, seen: Tensor, alpha: float, beta: float) -> Tensor:
-    """p_in^(1 - a) * p_clip^a, with a = alpha for seen categories and beta for others, made a distribution again.
+def geometric_ensemble(inside: Tensor, clip: Tensor, share: Tensor | float) -> Tensor:
+    """p_in^(1 - a) * p_clip^a, made a distribution again.
 
     Args:
         inside, clip: (..., K) probabilities of the proposer and of CLIP.
-        seen: (K,) bool.
+        share: a, CLIP's share, in [0, 1]: of all categories, or (K,) of each.
 
     Returns:
         (..., K), each row adding up to 1.
     """
     smallest = torch.finfo(torch.float32).tiny
-    power = torch.where(seen, alpha, beta).to(clip.dtype)
-    logits = (1 - power) * inside.clamp(min=smallest).log() + power * clip.clamp(min=smallest).log()
+    logits = (1 - share) * inside.clamp(min=smallest).log() + share * clip.clamp(min=smallest).log()
     return logits.softmax(dim=-1)
 
 

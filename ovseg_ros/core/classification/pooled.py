@@ -106,8 +106,8 @@ class PooledClassifier(Classifier):
                     f"{len(self._class_phrases)} classes and 'no object'"
                 )
             inside = in_vocabulary(classes[..., :-1].float().softmax(dim=-1), words.shares)
-            seen = words.shares.any(dim=0)
-            likelihood = geometric_ensemble(inside, clip, seen, self._ensemble.alpha, self._ensemble.beta)
+            share = torch.where(words.shares.any(dim=0), self._ensemble.alpha, self._ensemble.beta)  # seen or not
+            likelihood = geometric_ensemble(inside, clip, share.to(clip.dtype))
             void = corrected_void(void, clip[..., :count], self._ensemble.gamma)
         likelihood = likelihood * (1 - void[..., None])
         nothing = torch.cat([void[..., None], likelihood[..., count:]], dim=-1).amax(dim=-1, keepdim=True)  # (B, Q, 1)

@@ -57,7 +57,6 @@ class WordEnsembleClassifier(Classifier):
         own = proposals.word_logits.float().softmax(dim=-1)  # (B, Q, K + 1)
         unknown = words.vocabulary.unknown_index
         if unknown is not None:
-            own = own.index_copy(-1, torch.tensor([unknown], device=own.device), 1 - own[..., -1:])
-        everywhere = torch.ones(own.shape[-1], dtype=torch.bool, device=own.device)
-        joined = geometric_ensemble(own, named.float().softmax(dim=-1), everywhere, self._share, self._share)
+            own[..., unknown] = 1 - own[..., -1]
+        joined = geometric_ensemble(own, named.float().softmax(dim=-1), self._share)
         return joined.clamp(min=torch.finfo(torch.float32).tiny).log()

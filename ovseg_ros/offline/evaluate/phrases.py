@@ -74,31 +74,25 @@ def phrases_of(objects: Sequence[tuple[int, str]], rng: np.random.Generator) -> 
     Groups are asked for where they have two members or more. A shape is unseen if no training mask showed it; a pair,
     if none showed it in that colour.
     """
-    colors, shapes = defaultdict(list), defaultdict(list)
-    pairs = defaultdict(list)
-    for segment, name in objects:
-        color, shape = tabletop.split_pair(name)
-        colors[color].append(segment)
-        shapes[shape].append(segment)
-        pairs[name].append(segment)
-    for color, members in colors.items():
-        yield Phrase(f"{color} thing", "things of a colour, each", tuple((member,) for member in members))
-        if len(members) > 1:
-            yield Phrase(tabletop.group_names(color, "thing")[0], "things of a colour, as one", (tuple(members),))
-    for shape, members in shapes.items():
-        seen = "unseen" if shape in tabletop.UNSEEN_SHAPES else "seen"
-        if len(members) > 1:
-            yield Phrase(tabletop.group_names("", shape)[0], f"{seen} shapes, as one", (tuple(members),))
-        yield Phrase(shape, f"{seen} shapes, each", tuple((member,) for member in members))
-    for name, members in pairs.items():
-        seen = "unseen" if name in tabletop.UNSEEN else "seen"
-        yield Phrase(name, f"{seen} pairs, each", tuple((member,) for member in members))
-    for names, said in (
-        ([w.name for w in tabletop.COLORS if w.name not in colors], lambda n: tabletop.group_names(n, "thing")[0]),
-        ([w.name for w in tabletop.SHAPES if w.name not in shapes], str),
-    ):
-        if names:
-            yield Phrase(said(names[rng.integers(len(names))]), "absent", ())
+    meant = tabletop.things_by_noun(objects)
+    for noun, group in meant.items():
+        members = tuple(member for member, _ in group)
+        kind = _kind(noun)
+        yield Phrase(noun, f"{kind}, each", tuple((member,) for member in members))
+        if len(members) > 1 and "pairs" not in kind:
+            yield Phrase(tabletop.group_names("", noun)[0], f"{kind}, as one", (members,))
+    for nouns in ([f"{color.name} thing" for color in tabletop.COLORS], [shape.name for shape in tabletop.SHAPES]):
+        if absent := [noun for noun in nouns if noun not in meant]:
+            yield Phrase(absent[rng.integers(len(absent))], "absent", ())
+
+
+def _kind(noun: str) -> str:
+    """What a noun is of, and whether training masks showed it: a shape at all, a pair in its colour."""
+    if noun.endswith(" thing"):
+        return "things of a colour"
+    if noun in tabletop.WORDS:
+        return "unseen shapes" if noun in tabletop.UNSEEN_SHAPES else "seen shapes"
+    return "unseen pairs" if noun in tabletop.UNSEEN else "seen pairs"
 
 
 def answer_of(result: PanopticResult, truth: np.ndarray, answers: Sequence[Sequence[int]]) -> Answer:

@@ -39,7 +39,7 @@ from ovseg_ros.offline.tools.ablation import (
 from ovseg_ros.offline.tools.named_quality import NamedQuality, matching_names
 from ovseg_ros.offline.tools.phrase_quality import PhraseQuality, askable, other_words, whole_questions
 from ovseg_ros.offline.tools.prompt_strategies import STRATEGIES, NamedMasks, PromptedEoMT
-from ovseg_ros.offline.train.augmentation import draw_view
+from ovseg_ros.offline.train.augmentation import draw_view, whole_view
 from ovseg_ros.offline.train.data import RenderedData, SegmentedView, open_data, segmented_view, to_pixels
 from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.loop import Task, run_loop
@@ -293,7 +293,8 @@ class _Bench:
         dataset = open_data(training.data, run)
         names = [category.name for category in dataset.categories]
         self._views = encode_views(network, training_views(dataset, training), names)
-        whole = [_whole(sample) for sample in samples]
+        augmentation = training.augmentation
+        whole = [segmented_view(one, whole_view(one.segment_ids.shape, augmentation)) for one in samples]
         self._images = list(zip(samples, encode_views(network, whole, names), strict=True))
 
     def run(self, variant: str, seed: int) -> dict[str, Any]:
@@ -327,13 +328,3 @@ class _Bench:
         run_loop(task, training.loop, folder, engine=self._run.engine)
         seconds = round(time.monotonic() - began, 1)
         return {"trained_parameters": sum(map(Tensor.numel, trained)), "training_seconds": seconds}
-
-
-def _whole(sample: PanopticSample) -> SegmentedView:
-    """All of an image, as it is."""
-    return SegmentedView(
-        image=torch.from_numpy(sample.image).permute(2, 0, 1),
-        segment_ids=torch.from_numpy(sample.segment_ids),
-        ids=torch.tensor([segment.id for segment in sample.segments], dtype=torch.int64),
-        categories=torch.tensor([segment.category for segment in sample.segments], dtype=torch.int64),
-    )

@@ -1,6 +1,5 @@
 """How well masks fit what was asked for: objects, groups of objects as one mask, one phrase at a time or many."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -38,24 +37,14 @@ class Phrase:
     is_seen: bool
 
 
-def _nouns(name: str) -> tuple[str, str, str]:
-    """What a category's objects are called beside it: "red thing" and "cup"; and the category, "red cup", itself."""
-    color, shape = tabletop.split_pair(name)
-    return f"{color} thing", shape, name
-
-
 def phrases_about(segments: Segments) -> dict[str, list[Phrase]]:
     """What can be asked about an image, by metric of one phrase; of its instances the first three.
 
     A group has two members or more. It is unseen if any member is: such a group was never a mask in training.
     """
-    members: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for segment, name in segments:
-        for noun in _nouns(name):
-            members[noun].append((segment, name))
     pairs = {name for _, name in segments}
     found: dict[str, list[Phrase]] = {"phrase_instances": [], "phrase_groups": [], "phrase_one": []}
-    for noun, group in members.items():
+    for noun, group in tabletop.things_by_noun(segments).items():
         meant, seen = tuple(segment for segment, _ in group), all(name in tabletop.SEEN for _, name in group)
         if noun in pairs and len(found["phrase_instances"]) < _INSTANCES:
             found["phrase_instances"].append(Phrase(noun, meant, is_group=False, is_seen=seen))
@@ -83,7 +72,7 @@ def whole_questions() -> dict[str, tuple[str, ...]]:
 
 def askable(names: Iterable[str]) -> list[str]:
     """Every phrase about some categories of things, singular and plural."""
-    nouns = sorted(set(chain.from_iterable(_nouns(name) for name in names)))
+    nouns = sorted(tabletop.things_by_noun(enumerate(names)))
     return [*nouns, *(plural(noun) for noun in nouns)]
 
 

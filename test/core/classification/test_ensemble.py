@@ -49,21 +49,18 @@ def test_the_geometric_mean_by_hand() -> None:
     inside, clip = torch.tensor([[0.7, 0.3]]), torch.tensor([[0.4, 0.6]])
     seen = 0.7**0.6 * 0.4**0.4  # alpha 0.4
     unseen = 0.3**0.2 * 0.6**0.8  # beta 0.8
-    result = geometric_ensemble(inside, clip, torch.tensor([True, False]), 0.4, 0.8)
+    result = geometric_ensemble(inside, clip, torch.tensor([0.4, 0.8]))
     torch.testing.assert_close(result, torch.tensor([[seen, unseen]]) / (seen + unseen))
 
 
 def test_the_ends_of_the_scale_are_the_generator_alone_and_clip_alone() -> None:
     inside, clip = torch.tensor([[0.7, 0.3]]), torch.tensor([[0.4, 0.6]])
-    both = torch.tensor([True, False])
-    torch.testing.assert_close(geometric_ensemble(inside, clip, both, 0.0, 0.0), inside)
-    torch.testing.assert_close(geometric_ensemble(inside, clip, both, 1.0, 1.0), clip)
+    torch.testing.assert_close(geometric_ensemble(inside, clip, 0.0), inside)
+    torch.testing.assert_close(geometric_ensemble(inside, clip, 1.0), clip)
 
 
 def test_certainty_of_zero_stays_finite_and_loses() -> None:
-    result = geometric_ensemble(
-        torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.5]]), torch.tensor([True, False]), 0.4, 0.8
-    )
+    result = geometric_ensemble(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.5]]), torch.tensor([0.4, 0.8]))
     assert torch.isfinite(result).all()
     assert result[0, 0] > 0.99
 

@@ -6,40 +6,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig, SwinConfig
+from tiny_mask2former import STAGES, tiny_mask2former, tiny_swin
+from transformers import ResNetConfig
 
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.proposals.mask2former import load_mask2former
 
 LABELS = {0: "cup", 1: "floor", 2: "wall"}
-STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
 def make(backbone):
     torch.manual_seed(0)
-    if backbone == "swin":
-        config = SwinConfig(
-            image_size=64, embed_dim=16, depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 8], window_size=4, out_features=STAGES
-        )
-    else:
-        config = ResNetConfig(
-            embedding_size=16, hidden_sizes=[16, 32, 32, 64], depths=[1, 1, 1, 1], out_features=STAGES
-        )
-    return Mask2FormerForUniversalSegmentation(
-        Mask2FormerConfig(
-            backbone_config=config,
-            feature_size=32,
-            mask_feature_size=32,
-            hidden_dim=32,
-            encoder_feedforward_dim=32,
-            dim_feedforward=32,
-            encoder_layers=1,
-            decoder_layers=3,
-            num_attention_heads=4,
-            num_queries=7,
-            id2label=LABELS,
-        )
-    ).eval()
+    resnet = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32, 32, 64], depths=[1, 1, 1, 1], out_features=STAGES)
+    kinds = {"swin": tiny_swin(depths=[1, 1, 2, 1]), "resnet": resnet}
+    return tiny_mask2former(LABELS.values(), layers=3, backbone=kinds[backbone]).eval()
 
 
 @pytest.fixture(scope="module", params=["swin", "resnet"])

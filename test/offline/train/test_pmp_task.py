@@ -7,8 +7,8 @@ import pytest
 import torch
 from guided_networks import ARCHITECTURE, JITTER, LOOP, TEXT, guided, pmp_task
 from numbered_images import Numbered, Striped
+from tiny_mask2former import tiny_mask2former, tiny_swin
 from torch import Tensor
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize
@@ -36,31 +36,10 @@ def run(tmp_path: Path) -> Run:
 
 
 def mask2former(**changes: object) -> Mask2Former:
-    """Six layers of four queries."""
-    backbone = SwinConfig(
-        image_size=32,
-        embed_dim=8,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 2, 2, 2],
-        window_size=2,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-        **changes,
-    )
-    config = Mask2FormerConfig(
-        backbone_config=backbone,
-        feature_size=32,
-        mask_feature_size=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=32,
-        dim_feedforward=32,
-        encoder_layers=1,
-        decoder_layers=4,  # counts X0
-        num_attention_heads=2,
-        num_queries=5,
-        id2label={0: "cup", 1: "floor"},
-    )
+    """Three layers of five queries."""
+    small = {"image_size": 32, "embed_dim": 8, "num_heads": [1, 2, 2, 2], "window_size": 2, **changes}
     torch.manual_seed(0)
-    return Mask2Former(Mask2FormerForUniversalSegmentation(config))
+    return Mask2Former(tiny_mask2former(("cup", "floor"), layers=4, heads=2, queries=5, backbone=tiny_swin(**small)))
 
 
 def guided_networks() -> dict[str, MaskNetwork]:
