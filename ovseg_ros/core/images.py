@@ -9,6 +9,7 @@ from ovseg_ros.core.errors import ImageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+BLACK = (0.0, 0.0, 0.0)
 _STRIDE = 4  # of masks, which stay aligned to the image
 
 
@@ -35,6 +36,16 @@ def fit(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     if fitted == [height, width]:
         return pixels
     return F.interpolate(pixels, size=fitted, mode="bilinear", align_corners=False, antialias=scale < 1)
+
+
+def pad(pixels: Tensor, size: tuple[int, int], color: tuple[float, float, float]) -> Tensor:
+    """(B, 3, h, w) at the top left of a canvas (B, 3, *size) of one colour, RGB in [0, 1]."""
+    height, width = pixels.shape[-2:]
+    if (height, width) == size:
+        return pixels
+    canvas = torch.tensor(color, device=pixels.device)[:, None, None].expand(len(pixels), 3, *size).clone()
+    canvas[..., :height, :width] = pixels
+    return canvas
 
 
 def normalize(images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:

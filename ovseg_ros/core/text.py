@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import Vocabulary, as_read
-from ovseg_ros.core.vocabulary.lists import show
+from ovseg_ros.core.vocabulary.lists import listed, not_told_apart
 
 _BATCH_SENTENCES = 128
 _CACHED_PHRASES = 50_000
@@ -19,7 +19,6 @@ _SAME = 1e-3
 """Distance of unit vectors that differ by rounding alone; different words are hundreds of times as far apart."""
 _ENDS = 2
 """The start's and the end's token."""
-_GROUPS_SHOWN, _WORDS_SHOWN = 3, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +73,12 @@ class TextEncoder:
         """
         unknown, cut = self._lost([phrase for phrase, _ in _prompts(text.vocabulary)])
         same = _same(text)
-        same, rest = same[:_GROUPS_SHOWN], len(same[_GROUPS_SHOWN:])
-        remarks = [f"the text encoder cannot tell apart {_listed(group)}; use other words" for group in same]
-        if rest:
-            remarks.append(f"nor the words of {rest} more such groups")
+        remarks = not_told_apart("the text encoder", same)
         if unknown:
-            remarks.append(f"the text encoder does not know all characters of {_listed(unknown)}; use other words")
+            remarks.append(f"the text encoder does not know all characters of {listed(unknown)}; use other words")
         if cut and self._reader is not None:
             limit = f"reads {self._reader.context_length} tokens and cuts the rest"
-            remarks.append(f"the text encoder {limit}, as of {_listed(cut)}; use shorter words")
+            remarks.append(f"the text encoder {limit}, as of {listed(cut)}; use shorter words")
         return tuple(remarks)
 
     def _lost(self, phrases: list[str]) -> tuple[list[str], list[str]]:
@@ -140,9 +136,3 @@ def _same(text: TextEmbeddings) -> list[list[str]]:
             groups.append({})
         groups[-1].setdefault(owner, phrase)
     return [[group[owner] for owner in sorted(group)] for group in groups if len(group) > 1]
-
-
-def _listed(phrases: Sequence[str]) -> str:
-    more = [f"{len(phrases) - _WORDS_SHOWN} more"] if len(phrases) > _WORDS_SHOWN else []
-    *first, last = [*map(show, phrases[:_WORDS_SHOWN]), *more]
-    return f"{', '.join(first)} and {last}" if first else last

@@ -51,6 +51,22 @@ class TextEmbeddings:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryPrediction:
+    """What the heads of a mask transformer say after one layer.
+
+    Attributes:
+        mask_logits: (B, Q, h, w).
+        class_logits: (B, Q, N + 1), the last is "no object".
+        word_logits: (B, Q, P) over the words that the network was given, what a model of its own adds to them
+            included; None where it was given none.
+    """
+
+    mask_logits: torch.Tensor
+    class_logits: torch.Tensor
+    word_logits: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MaskProposals:
     """Masks without names.
 

@@ -17,10 +17,10 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerMode
 
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.proposals.closed_set import class_names
-from ovseg_ros.core.proposals.mask_network import MaskNetwork, QueryPrediction
+from ovseg_ros.core.proposals.mask_network import MaskNetwork
 from ovseg_ros.core.proposals.prompt_guidance import GuidingWords, PromptGuidance
 from ovseg_ros.core.text_attention import in_heads, joined_heads
-from ovseg_ros.core.types import MaskProposals
+from ovseg_ros.core.types import MaskProposals, QueryPrediction
 from ovseg_ros.core.weights.files import find_weights
 from ovseg_ros.core.weights.strict import list_faults
 

@@ -1,27 +1,11 @@
 """What the networks that propose masks have in common: what they say, and how words take part in it."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from ovseg_ros.core.proposals.prompt_guidance import GuidingWords, PromptGuidance
-from ovseg_ros.core.types import MaskProposals
-
-
-@dataclass(frozen=True, slots=True)
-class QueryPrediction:
-    """What the heads say after one layer.
-
-    Attributes:
-        mask_logits: (B, Q, h, w).
-        class_logits: (B, Q, N + 1), the last is "no object".
-        word_logits: (B, Q, K + 1), likewise, over the words that guide; None where none do.
-    """
-
-    mask_logits: Tensor
-    class_logits: Tensor
-    word_logits: Tensor | None = None
+from ovseg_ros.core.types import MaskProposals, QueryPrediction
 
 
 class MaskNetwork(nn.Module, ABC):

@@ -3,17 +3,14 @@
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize
+from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize, pad
 from ovseg_ros.core.model import Proposer
 from ovseg_ros.core.proposals.mask_network import MaskNetwork
 from ovseg_ros.core.proposals.prompt_guidance import GuidingWords
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.core.vocabulary import UNKNOWN, Vocabulary
-
-BLACK = (0.0, 0.0, 0.0)
 
 
 class PaddedProposer(Proposer):
@@ -44,11 +41,7 @@ class PaddedProposer(Proposer):
         Images are padded at the right and bottom for the network, masks cut again after it.
         """
         height, width = pixels.shape[-2:]
-        canvas = pixels
-        if (height, width) != self._input_size:
-            color = torch.tensor(self._padding_color, device=pixels.device)[:, None, None]
-            canvas = color.expand(len(pixels), 3, *self._input_size).clone()
-            canvas[..., :height, :width] = pixels
+        canvas = pad(pixels, self._input_size, self._padding_color)
         proposals = self._propose(normalize(canvas, IMAGENET_MEAN, IMAGENET_STD), words)
         rows, columns = proposals.mask_logits.shape[-2:]
         rows, columns = rows * height // self._input_size[0], columns * width // self._input_size[1]

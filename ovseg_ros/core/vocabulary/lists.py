@@ -3,9 +3,11 @@
 
 import re
 import reprlib
+from collections.abc import Sequence
 
 from ovseg_ros.core.errors import VocabularyError
 
+_GROUPS_SHOWN, _WORDS_SHOWN = 3, 5
 _ONE_NAME = (
     "expected one name, such as 'red cup'; give each name an entry or a line of its own (other words for one thing are "
     "its synonyms)"
@@ -182,3 +184,17 @@ def show(value: object) -> str:
     """`value` on one short line, however large, and its type unless it is text."""
     text = _short_repr.repr(value)
     return text if isinstance(value, str) else f"{text} ({type(value).__name__})"
+
+
+def listed(phrases: Sequence[str]) -> str:
+    """The first of them, in a sentence."""
+    more = [f"{len(phrases) - _WORDS_SHOWN} more"] if len(phrases) > _WORDS_SHOWN else []
+    *first, last = [*map(show, phrases[:_WORDS_SHOWN]), *more]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def not_told_apart(reader: str, groups: Sequence[Sequence[str]]) -> list[str]:
+    """Sentences about phrases of several categories each that `reader`, "the text encoder", takes for one."""
+    shown, rest = groups[:_GROUPS_SHOWN], len(groups[_GROUPS_SHOWN:])
+    remarks = [f"{reader} cannot tell apart {listed(group)}; use other words" for group in shown]
+    return [*remarks, f"nor the words of {rest} more such groups"] if rest else remarks

@@ -3,6 +3,7 @@
 Weights stay in the file, mapped into memory, until they are used: opening a checkpoint costs no memory of its size.
 """
 
+import argparse
 import json
 import pickle
 import zipfile
@@ -59,9 +60,9 @@ def find_weights(source: str, names: Sequence[str] = TRANSFORMERS_NAMES) -> Weig
     """Find a checkpoint on this machine.
 
     Args:
-        source: a file (.safetensors, .bin, .ckpt, .pt, .pth, or an index.json of shards); a folder that holds one; or a
-            hub repository, "owner/name" or "hf-hub:owner/name", looked for in the local cache of huggingface_hub. An
-            existing path wins over a repository. A config.json beside the weights is read.
+        source: a file (.safetensors, .bin, .ckpt, .pt, .pth, or an index.json of shards) as `find_file` takes it; a
+            folder that holds one; or a hub repository, "owner/name" or "hf-hub:owner/name", looked for in the local
+            cache of huggingface_hub. An existing path wins over a repository. A config.json beside the weights is read.
         names: file names to look for in a folder or repository, the preferred one first. A folder may instead hold
             exactly one weight file of any name.
 
@@ -73,13 +74,8 @@ def find_weights(source: str, names: Sequence[str] = TRANSFORMERS_NAMES) -> Weig
     repository = repository_of(source)
     if path.is_dir():
         file = _weights_in(path, names)
-    elif path.is_file():
-        file = path
-    elif repository is None:
-        raise CheckpointError(
-            f"the checkpoint {source!r} is not there: there is no such file or folder, and a hub repository is written "
-            f"owner/name, such as tue-mps/coco_panoptic_eomt_large_640; correct the path"
-        )
+    elif path.is_file() or repository is None:
+        file = find_file(source)
     else:
         cached = cached_file(repository, names)
         if cached is None:
@@ -90,7 +86,45 @@ def find_weights(source: str, names: Sequence[str] = TRANSFORMERS_NAMES) -> Weig
             )
         file = cached
     settings = file.parent / "config.json"
-    return WeightFiles(source, _shards(file), _read_json(settings) if settings.is_file() else {})
+    # PyTorch keeps files of all origins in one folder: whose settings lie there, nobody knows.
+    is_described = settings.is_file() and file.parent != checkpoint_folder()
+    return WeightFiles(source, _shards(file), _read_json(settings) if is_described else {})
+
+
+def find_file(source: str) -> Path:
+    """Find a file of any kind on this machine.
+
+    Args:
+        source: its path; or its bare name, looked for in `checkpoint_folder` too.
+
+    Raises:
+        CheckpointError: it is not there, with where it was looked for and what to do.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    fetched = checkpoint_folder() / source
+    if path.name != source:
+        raise CheckpointError(
+            f"the checkpoint {source!r} is not there: there is no such file or folder, and a hub repository is written "
+            f"owner/name, such as tue-mps/coco_panoptic_eomt_large_640; correct the path"
+        )
+    if not fetched.is_file():
+        raise CheckpointError(
+            f"the checkpoint {source!r} is not there: there is no such file or folder here, and none in "
+            f"{fetched.parent}; fetch it with: {ovseg_command()} download PRESET, or give its path, or a hub "
+            f"repository, which is written owner/name"
+        )
+    return fetched
+
+
+def checkpoint_folder(cache: Path | None = None) -> Path:
+    """Where torch.hub keeps the files that it fetches, and this package those that are not on the Hugging Face hub.
+
+    Args:
+        cache: a folder in place of TORCH_HOME.
+    """
+    return (Path(torch.hub.get_dir()) if cache is None else cache / "hub") / "checkpoints"
 
 
 def repository_of(source: str) -> str | None:
@@ -121,16 +155,16 @@ def cached_file(
     return None
 
 
-def repository_folder(repository: str) -> Path:
-    """Where the local cache keeps a repository."""
-    return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+def repository_folder(repository: str, cache: Path | None = None) -> Path:
+    """Where the local cache, or another folder in its place, keeps a repository."""
+    return (cache or Path(constants.HF_HUB_CACHE)) / f"models--{repository.replace('/', '--')}"
 
 
 def read_weights(files: WeightFiles) -> dict[str, Tensor]:
     """All tensors of a checkpoint by the names it gives them, on the CPU, in the type they have in the file.
 
-    A Lightning checkpoint is reduced to its `state_dict`. Pickled files are read with `weights_only`: they cannot run
-    code.
+    A checkpoint of a training is reduced to its `state_dict` (Lightning) or `model`. Pickled files are read with
+    `weights_only`: they cannot run code.
 
     Raises:
         CheckpointError: a file is damaged, or holds something else than named tensors.
@@ -203,17 +237,19 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        # A training's options, which many keep beside the weights, run no code either.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError, LookupError) as error:
         first_line = str(error).split("\n", maxsplit=1)[0]
         raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) is not a readable PyTorch file of tensors only: {first_line}; "
             f"it may be cut off (download it again) or hold more than weights (save its state_dict alone)"
         ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    if isinstance(content, dict):
+        content = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
-        raise CheckpointError(f"{path} does not hold named tensors, nor a state_dict of them")
+        raise CheckpointError(f"{path} does not hold named tensors, nor a state_dict or model of them")
     return dict(content)

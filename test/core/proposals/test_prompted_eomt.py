@@ -7,7 +7,7 @@ from guidance_support import D, guided, images, prepared, vectors
 from torch import Tensor
 
 from ovseg_ros.core.proposals.eomt.network import EoMT
-from ovseg_ros.core.proposals.mask_network import QueryPrediction
+from ovseg_ros.core.types import QueryPrediction
 
 
 def by_hand(network: EoMT, pixels: Tensor, rows: Tensor, is_masked: bool) -> list[QueryPrediction]:

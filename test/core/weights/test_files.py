@@ -1,12 +1,14 @@
 """Weights by name: files, folders and the hub's cache, never the network."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 from ovseg_ros.core.errors import CheckpointError
-from ovseg_ros.core.weights.files import cached_file, find_weights, repository_of
+from ovseg_ros.core.weights.files import cached_file, find_file, find_weights, read_weights, repository_of
 
 NAMES = ("model.safetensors", "model.bin")
 
@@ -74,3 +76,49 @@ def test_other_mistakes_are_named(tmp_path: Path) -> None:
 )
 def test_what_is_written_like_a_repository(source: str, expected: bool) -> None:
     assert (repository_of(source) is not None) == expected
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of torch.hub's, by TORCH_HOME."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_a_bare_name_is_looked_for_where_pytorch_keeps_files(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for call in (find_weights, find_file):
+        with pytest.raises(CheckpointError) as caught:
+            call("words.spm")
+        message = str(caught.value)
+        assert "'words.spm'" in message and str(checkpoints) in message and "ovseg download" in message
+        assert "\n" not in message
+    for name in ("words.spm", "tiny.pth"):
+        (checkpoints / name).write_bytes(b"fetched")
+    (checkpoints / "config.json").write_text("whoever's")
+    assert find_file("words.spm") == checkpoints / "words.spm"
+    found = find_weights("tiny.pth")
+    assert found.shards == (checkpoints / "tiny.pth",) and found.settings == {}
+    # A file that is here comes first; one of a path is not looked for elsewhere.
+    (tmp_path / "tiny.pth").write_bytes(b"here")
+    monkeypatch.chdir(tmp_path)
+    assert find_weights("tiny.pth").shards == (Path("tiny.pth"),)
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        find_file("./words.spm")
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", None])
+def test_of_a_training_only_the_weights_are_read(tmp_path: Path, key: str | None) -> None:
+    path = tmp_path / "tiny.pth"
+    tensors = {"a.weight": torch.arange(3.0), "a.bias": torch.zeros(2)}
+    beside = {"optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}, "epoch": 3, "args": Namespace(lr=0.1)}
+    torch.save(tensors if key is None else {key: tensors, **beside}, path)
+    state = read_weights(find_weights(str(path)))
+    assert state.keys() == tensors.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in tensors.items())
+    torch.save({"network": tensors, **beside}, path)
+    with pytest.raises(CheckpointError, match="does not hold named tensors, nor a state_dict or model of them"):
+        read_weights(find_weights(str(path)))

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.proposals.eomt.rotary import rotary_table
-from ovseg_ros.core.proposals.mask_network import MaskNetwork, QueryPrediction
+from ovseg_ros.core.proposals.mask_network import MaskNetwork
 from ovseg_ros.core.proposals.prompt_guidance import GuidingWords
-from ovseg_ros.core.types import MaskProposals
+from ovseg_ros.core.types import MaskProposals, QueryPrediction
 
 Size = Annotated[int, Field(ge=1, le=8192)]
 
