@@ -8,12 +8,14 @@ all cores together (which a busy machine changes less), and the peak of resident
 """
 
 import argparse
+import dataclasses
 import math
 import os
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 WORDS = "person, chair, table, cup, laptop, door, plant, robot arm"
@@ -34,7 +36,7 @@ def main() -> int:
         return measure(options.preset, options.words, options.threads)
     environment = dict(os.environ)
     if options.random_weights is not None:
-        environment["HF_HUB_CACHE"] = str(options.random_weights.absolute())
+        environment["HF_HUB_CACHE"] = environment["TORCH_HOME"] = str(options.random_weights.absolute())
         code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import measure_loading as m; "
         code += f"m.write_random_weights({options.preset!r}, {str(options.random_weights.absolute())!r})"
         subprocess.run([sys.executable, "-c", code], env=environment, check=True)
@@ -59,6 +61,10 @@ def measure(preset: str, words: str, threads: int) -> int:
     print(f"{preset}: {weights / 1e6:.1f} MB of weights, {threads} threads, load average {os.getloadavg()[0]:.1f}")
     imports = report("imports", weights)
     segmenter = build_segmenter(preset, "cpu")
+    held = sum(tensor.nbytes for tensor in segmenter.model.state_dict().values())
+    if held > weights:  # half precision in files, single in memory
+        print(f"{held / 1e6:.1f} MB of weights in memory, which counts from here on")
+        weights = held
     report("built", weights, imports)
     for tensor in segmenter.model.state_dict().values():  # a mapped page counts once it has been read
         tensor.sum()
@@ -83,7 +89,7 @@ def report(what: str, weights: int, imports: float = 0.0) -> float:
 
 
 def write_random_weights(preset: str, cache: str) -> None:
-    """Files of a public EoMT preset's names, keys and sizes in the layout of the hub's cache, unless they are there."""
+    """Files of a preset's names, keys and sizes in the layout of the hub's or PyTorch's cache, unless there already."""
     import torch
     from open_clip import CLIP
     from transformers import EomtConfig, EomtForUniversalSegmentation
@@ -93,9 +99,12 @@ def write_random_weights(preset: str, cache: str) -> None:
     from ovseg_ros.core.proposals.published import published_eomt
 
     config = load_preset(preset)
+    if config.model.kind == "omtseg":
+        write_omtseg(preset, Path(cache))
+        return
     proposer, clip = config.model.proposer, config.model.clip
     if proposer.kind != "published_eomt" or clip.kind != "open_clip":
-        raise SystemExit("--random-weights is for presets with a published_eomt and an open_clip")
+        raise SystemExit("--random-weights is for omtseg, and for presets with a published_eomt and an open_clip")
     eomt = published_eomt(proposer.checkpoint).config
     settings = EomtConfig(
         hidden_size=eomt.width,
@@ -126,6 +135,32 @@ def write_random_weights(preset: str, cache: str) -> None:
         write_untrained_fisa(preset, Path(cache))
 
 
+def write_omtseg(preset: str, folder: Path) -> None:
+    """A BEiT-3 as it is published, in half precision, an OMTSeg preset's own checkpoint, and a copy of the preset."""
+    import torch
+
+    from ovseg_ros.core.backbones.beit3 import Beit3
+    from ovseg_ros.core.joint.omtseg.network import OMTSegNetwork
+    from ovseg_ros.core.presets import load_preset, preset_path
+    from ovseg_ros.core.weights.strict import save_state_half
+
+    model = load_preset(preset).model
+    published = folder / "hub" / "checkpoints" / model.encoder_weights
+    if not (tokens := published.parent / model.tokenizer.file).is_file():
+        raise SystemExit(f"{tokens} is not there, and cannot be made; copy BEiT-3's to it")
+    encoder, own = model.architecture.encoder, folder / model.checkpoint
+    with torch.device("meta"):
+        beit3 = Beit3(dataclasses.replace(encoder, image_size=(224, 224)))
+        network = OMTSegNetwork(model.architecture, Beit3(encoder))
+    if not published.exists():
+        torch.save(
+            {"model": {f"beit3.{key}": value.half() for key, value in random_state(beit3.state_dict())}}, published
+        )
+    if not own.exists():
+        save_state_half(dict(random_state(network.trained_state(encoder_is_public=True))), own)
+    (folder / f"{Path(preset).stem}.yaml").write_bytes(preset_path(preset).read_bytes())
+
+
 def write_untrained_fisa(preset: str, folder: Path) -> None:
     """A FISA preset's own checkpoint, and a copy of the preset beside it, which finds it there."""
     import torch
@@ -141,23 +176,29 @@ def write_untrained_fisa(preset: str, folder: Path) -> None:
 
 
 def save_random(model: "torch.nn.Module", path: Path) -> None:  # noqa: F821
-    """A checkpoint with a model's keys and shapes; small weights, unit norms."""
+    """A checkpoint with a model's keys and shapes."""
     import torch
     from safetensors.torch import save_file
 
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-    for key, value in model.state_dict().items():
-        if value.ndim > 1:
-            state[key] = torch.randn(value.shape, generator=generator) * 0.02
-        elif key.endswith(("weight", "lambda1", "gamma")):
-            state[key] = torch.ones(value.shape)
-        else:
-            state[key] = torch.full(value.shape, math.log(100) if key == "logit_scale" else 0.0)
+    state = dict(random_state(model.state_dict()))
     if path.suffix == ".safetensors":
         save_file(state, path)
     else:
         torch.save(state, path)
+
+
+def random_state(wanted: Mapping[str, "torch.Tensor"]) -> Iterator[tuple[str, "torch.Tensor"]]:  # noqa: F821
+    """Tensors by names, of the shapes of those wanted: small weights, unit norms."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for key, value in wanted.items():
+        if value.ndim > 1:
+            yield key, torch.randn(value.shape, generator=generator) * 0.02
+        elif key.endswith(("weight", "lambda1", "gamma")):
+            yield key, torch.ones(value.shape)
+        else:
+            yield key, torch.full(value.shape, math.log(100) if key == "logit_scale" else 0.0)
 
 
 if __name__ == "__main__":

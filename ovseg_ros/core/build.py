@@ -8,6 +8,8 @@ from functools import partial
 import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, CustomTextCLIP
 
+from ovseg_ros.core.backbones.beit3 import Beit3
+from ovseg_ros.core.backbones.beit3_weights import load_beit3
 from ovseg_ros.core.backbones.open_clip_model import (
     OpenClipConfig,
     build_open_clip,
@@ -22,24 +24,13 @@ from ovseg_ros.core.classification.pooled import PooledClassifier
 from ovseg_ros.core.classification.pooling import MaskPooling
 from ovseg_ros.core.classification.word_ensemble import WordEnsembleClassifier
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.images import IMAGENET_MEAN
+from ovseg_ros.core.images import BLACK, IMAGENET_MEAN
+from ovseg_ros.core.joint.omtseg.model import OMTSeg
+from ovseg_ros.core.joint.omtseg.network import OMTSegNetwork
+from ovseg_ros.core.joint.omtseg.tokens import SentencePieceTokenizer, Tokenizer, WordTokenizer
 from ovseg_ros.core.model import Classifier, Model, Proposer, TwoStage
 from ovseg_ros.core.presets import (
-    ClassifierSection,
-    ClipSection,
-    EoMTSection,
-    FisaSection,
-    GeneratorSection,
-    Mask2FormerSection,
-    ModelSection,
-    PooledSection,
     PresetFolder,
-    PromptGuidedSection,
-    ProposerSection,
-    PublishedEoMTSection,
-    SentenceClipSection,
-    TwoStageSection,
-    WordEnsembleSection,
     load_preset,
     preset_folder,
     require_weights,
@@ -47,15 +38,37 @@ from ovseg_ros.core.presets import (
 from ovseg_ros.core.proposals.eomt.checkpoints import load_eomt
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.proposals.mask_network import MaskNetwork
-from ovseg_ros.core.proposals.padded import BLACK, PaddedProposer, PromptGuidedProposer
+from ovseg_ros.core.proposals.padded import PaddedProposer, PromptGuidedProposer
 from ovseg_ros.core.proposals.prompt_guidance import PromptGuidance
+from ovseg_ros.core.sections import (
+    ClassifierSection,
+    ClipSection,
+    EoMTSection,
+    FisaSection,
+    GeneratorSection,
+    Mask2FormerSection,
+    ModelSection,
+    OMTSegSection,
+    PooledSection,
+    PromptGuidedSection,
+    ProposerSection,
+    PublishedEoMTSection,
+    SentenceClipSection,
+    SentencePieceSection,
+    TwoStageSection,
+    WordEnsembleSection,
+    WordListSection,
+)
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.templates import prompt_templates
 from ovseg_ros.core.text import Reader, TextEncoder
 from ovseg_ros.core.trained_weights import require_trained
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, find_vocabulary, load_vocabulary_file, normalize_name
-from ovseg_ros.core.weights.files import read_safetensors
-from ovseg_ros.core.weights.strict import load_strict
+from ovseg_ros.core.weights.files import find_file, read_safetensors
+from ovseg_ros.core.weights.strict import check_fit, load_strict
+
+_TENSORS_AT_ONCE = 64
+"""Of a file: its pages count as memory while any of its tensors is held."""
 
 
 def build_segmenter(preset: str, device: str = "auto") -> PanopticSegmenter:
@@ -81,6 +94,46 @@ def build_model(config: ModelSection, files: PresetFolder, device: torch.device)
     match config:
         case TwoStageSection():
             return build_two_stage(config, files, device)
+        case OMTSegSection():
+            tokenizer = build_tokenizer(config, files)  # first, as it is quick to say what is wrong
+            network = build_omtseg_network(config, files)
+            return OMTSeg(network, tokenizer, unknown_likeness=config.unknown_likeness)
+
+
+def build_omtseg_network(config: OMTSegSection, files: PresetFolder) -> OMTSegNetwork:
+    """OMTSeg's network: trained if the section names a checkpoint, else with random weights around its encoder's."""
+    architecture = config.architecture
+    encoder = (
+        Beit3(architecture.encoder)
+        if config.encoder_weights is None
+        else load_beit3(files.public(config.encoder_weights), architecture.encoder)
+    )
+    network = OMTSegNetwork(architecture, encoder)
+    if config.checkpoint is not None:
+        path = files.own(config.checkpoint)
+        wanted = network.trained_state(encoder_is_public=config.encoder_weights is not None)
+        check_fit(wanted, read_safetensors(path), path)
+        names = list(wanted)
+        for start in range(0, len(names), _TENSORS_AT_ONCE):
+            part = read_safetensors(path)
+            network.load_state_dict(
+                {name: part[name] for name in names[start : start + _TENSORS_AT_ONCE]}, strict=False
+            )
+    return network
+
+
+def build_tokenizer(config: OMTSegSection, files: PresetFolder) -> Tokenizer:
+    """What makes tokens of words; ConfigError if there are more than the encoder has rows for."""
+    match config.tokenizer:
+        case SentencePieceSection(file=file):
+            tokenizer: Tokenizer = SentencePieceTokenizer(find_file(files.public(file)))
+        case WordListSection(words=words):
+            tokenizer = WordTokenizer(words)
+    if tokenizer.size > (rows := config.architecture.encoder.words):
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.size} tokens, but architecture.encoder.words is {rows}; raise it"
+        )
+    return tokenizer
 
 
 def build_two_stage(

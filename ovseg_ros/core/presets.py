@@ -1,258 +1,42 @@
-"""Preset files, `config/models/NAME.yaml`: what they say, and where they and their weights are.
-
-A section's `kind` says which system it describes. A new system is one more section here, in the union of its place, and
-one more case in `build.py`.
-"""
+"""Preset files, `config/models/NAME.yaml`, and where they and their weights are."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveFloat
+from pydantic import Field, PositiveFloat
 from pydantic.dataclasses import dataclass
 
 from ovseg_ros.core.backbones.open_clip_model import CHECKPOINT_NAMES, OpenClipConfig
-from ovseg_ros.core.backbones.sentence_clip import ClipConfig
-from ovseg_ros.core.classification.ensemble import EnsembleConfig
-from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
-from ovseg_ros.core.classification.pooling import PoolingConfig
 from ovseg_ros.core.command import ovseg_command
-from ovseg_ros.core.config import STRICT, Share, find_config, from_mapping, load_yaml
+from ovseg_ros.core.config import STRICT, find_config, from_mapping, load_yaml
 from ovseg_ros.core.errors import CheckpointError, ConfigError
 from ovseg_ros.core.merge import MergeConfig
-from ovseg_ros.core.proposals.eomt.network import EoMTConfig
-from ovseg_ros.core.proposals.prompt_guidance import PromptConfig
 from ovseg_ros.core.proposals.published import published_eomt
 from ovseg_ros.core.resources import config_dir, weights_dir
-from ovseg_ros.core.templates import prompt_templates
-from ovseg_ros.core.weights.files import TRANSFORMERS_NAMES, cached_file, find_weights, repository_folder, repository_of
+from ovseg_ros.core.sections import (
+    ClassifierSection,
+    ClipSection,
+    EoMTSection,
+    FisaSection,
+    Mask2FormerSection,
+    ModelSection,
+    OMTSegSection,
+    PooledSection,
+    PromptGuidedSection,
+    ProposerSection,
+    PublishedEoMTSection,
+    SentenceClipSection,
+    SentencePieceSection,
+    TwoStageSection,
+    WordEnsembleSection,
+)
+from ovseg_ros.core.weights.files import TRANSFORMERS_NAMES, find_weights, repository_of
+from ovseg_ros.core.weights.weight_file import WeightFile
 
-
-@dataclass(frozen=True, slots=True, config=STRICT)
-class EoMTSection:
-    """A mask generator of this package.
-
-    Attributes:
-        checkpoint: its safetensors file, beside the preset or in the package.
-    """
-
-    architecture: EoMTConfig
-    checkpoint: str
-    kind: Literal["eomt"] = "eomt"
-
-
-@dataclass(frozen=True, slots=True, config=STRICT)
-class PublishedEoMTSection:
-    """A public EoMT, whose architecture is read from its tensors.
-
-    Attributes:
-        checkpoint: hub repository ("owner/name"), folder or file.
-        base: of an EoMT on DINOv3, the DINOv3 weights to which it holds differences, named likewise; None takes the
-            repository that the published one was trained from.
-        differences: whether a file on DINOv3 holds differences or whole weights; None: see `load_eomt`.
-    """
-
-    checkpoint: str
-    base: str | None = None
-    differences: bool | None = None
-    kind: Literal["published_eomt"] = "published_eomt"
-
-
-@dataclass(frozen=True, slots=True, config=STRICT)
-class Mask2FormerSection:
-    """A public Mask2Former: hub repository, folder or file in transformers' layout."""
-
-    checkpoint: str
-    kind: Literal["mask2former"] = "mask2former"
-
-
-GeneratorSection = EoMTSection | PublishedEoMTSection | Mask2FormerSection
-"""A mask generator that no words guide."""
-
-
-@dataclass(frozen=True, slots=True, config=STRICT)
-class PromptGuidedSection:
-    """A mask generator that words guide (PMP).
-
-    Attributes:
-        generator: whose masks words take part in; its weights are where a training begins, unless it goes on.
-        prompt: how they do.
-        checkpoint: the file of the whole trained network, beside the preset or in the package; None leaves the masks,
-            and what is said of them, to the generator, but for `prompt.residual: false`, which has no gate to close.
-    """
-
-    generator: Annotated[GeneratorSection, Field(discriminator="kind")]
-    prompt: PromptConfig = Field(default_factory=PromptConfig)
-    checkpoint: str | None = None
-    kind: Literal["prompt_guided"] = "prompt_guided"
-
-    def __post_init__(self) -> None:
-        if not self.prompt.residual and not isinstance(self.generator, Mask2FormerSection):
-            raise ValueError(
-                "prompt.residual: false is for a generator of kind mask2former; a block of an EoMT takes queries, keys "
-                "and values from one stream"
-            )
-
-
-@dataclass(frozen=True, slots=True, config=STRICT)
-class SentenceClipSection:
-    """A CLIP of this package.
-
-    Attributes:
-        checkpoint: the file of its image tower, temperature and bias, beside the preset or in the package.
-    """
-
-    architecture: ClipConfig
-    checkpoint: str
-    kind: Literal["sentence_clip"] = "sentence_clip"
-
-
-@dataclass(frozen=True, slots=True, config=STRICT)
-class FisaSection:
-    """Name masks by FISA.
-
-    Attributes:
-        checkpoint: the file of its trained tensors, beside the preset or in the package; None leaves them untrained.
-    """
-
-    architecture: FisaConfig = Field(default_factory=FisaConfig)
-    checkpoint: str | None = None
-    kind: Literal["fisa"] = "fisa"
-
-
-@dataclass(frozen=True, slots=True, config=STRICT)
-class PooledSection:
-    """Name masks by pooling CLIP's features, without training.
-
-    Attributes:
-        ensemble: how the mask generator's own classes join in; None leaves them out.
-    """
-
-    pooling: PoolingConfig = Field(default_factory=PoolingConfig)
-    ensemble: EnsembleConfig | None = None
-    kind: Literal["pooled"] = "pooled"
-
-
-ClipNamingSection = MaskedCropConfig | FisaSection | PooledSection
-"""How CLIP names masks."""
-
-
-@dataclass(frozen=True, slots=True, config=STRICT)
-class WordEnsembleSection:
-    """Name masks by the words that guided them, and by CLIP.
-
-    Attributes:
-        clip: how CLIP names them.
-        clip_share: how much CLIP counts, in [0, 1]; the default is the paper's.
-    """
-
-    clip: Annotated[ClipNamingSection, Field(discriminator="kind")]
-    clip_share: Share = 0.65
-    kind: Literal["word_ensemble"] = "word_ensemble"
-
-
-_MASK_STRIDE = 4
-"""Pixels of the image along a pixel of the masks."""
-
-Side = Annotated[int, Field(ge=4, le=4096)]
-"""Of images as the model sees them, pixels."""
-
-ProposerSection = GeneratorSection | PromptGuidedSection
-ClipSection = SentenceClipSection | OpenClipConfig
-ClassifierSection = ClipNamingSection | WordEnsembleSection
-
-
-@dataclass(frozen=True, slots=True, config=STRICT)
-class TwoStageSection:
-    """Masks first, then their names.
-
-    Attributes:
-        input_size: (height, width) that images are fitted into, pixels; multiples of the proposer's patches.
-        proposer, classifier: the stages.
-        clip: whose text tower reads the words, and whose image tower the classifier uses.
-        templates: prompts, each with one `{}`, or the name of a set: "vild" or "imagenet".
-    """
-
-    input_size: tuple[Side, Side]
-    proposer: Annotated[ProposerSection, Field(discriminator="kind")]
-    clip: Annotated[ClipSection, Field(discriminator="kind")]
-    classifier: Annotated[ClassifierSection, Field(discriminator="kind")]
-    templates: tuple[str, ...] | str = ("a photo of a {}",)
-    kind: Literal["two_stage"] = "two_stage"
-
-    def __post_init__(self) -> None:
-        naming, generator = self.naming, self.generator
-        if isinstance(naming, MaskedCropConfig) and not isinstance(self.clip, SentenceClipSection):
-            raise ValueError("classifier masked_crops needs a clip of kind sentence_clip; choose fisa or pooled")
-        ensemble = naming.ensemble if isinstance(naming, PooledSection) else None
-        if isinstance(self.classifier, WordEnsembleSection) and not isinstance(self.proposer, PromptGuidedSection):
-            raise ValueError(
-                f"classifier word_ensemble needs a proposer of kind prompt_guided, not {self.proposer.kind}; choose "
-                "masked_crops, fisa or pooled"
-            )
-        if isinstance(self.proposer, PromptGuidedSection) and ensemble is not None:
-            raise ValueError(
-                "ensemble joins in the generator's own classes, which are not trained any further once words guide its "
-                "masks; leave ensemble out, and choose word_ensemble to join in its words"
-            )
-        unit = _MASK_STRIDE
-        if isinstance(generator, EoMTSection):
-            unit = generator.architecture.patch_size
-            if ensemble is not None:
-                raise ValueError(
-                    "classifier.ensemble needs a proposer whose classes have names, published_eomt or mask2former, not "
-                    "eomt; leave ensemble out"
-                )
-        if any(side % unit for side in self.input_size):
-            raise ValueError(f"input_size is {list(self.input_size)}; with this proposer, expected multiples of {unit}")
-        prompt_templates(self.templates)
-
-    @property
-    def generator(self) -> GeneratorSection:
-        """The mask generator itself, whether or not words guide it."""
-        return self.proposer.generator if isinstance(self.proposer, PromptGuidedSection) else self.proposer
-
-    @property
-    def naming(self) -> ClipNamingSection:
-        """How CLIP names masks, whether or not the mask generator has a say."""
-        return self.classifier.clip if isinstance(self.classifier, WordEnsembleSection) else self.classifier
-
-
-ModelSection = TwoStageSection
-"""A second kind of model makes this a union and `PresetConfig.model` a choice by `kind`, as the parts above are."""
-
-
-@dataclass(frozen=True, slots=True, config=STRICT)
-class WeightFile:
-    """One file that `ovseg download` fetches.
-
-    Attributes:
-        repo: hub repository, "owner/name".
-        file: its name there.
-        alternatives: other names under which the same weights may lie there, should `file` not.
-        bytes: its size, as far as known; for planning, not for checking.
-        licence: under which it is published, as its page says.
-        sha256: of the content of `file`; None relies on the checksum that the hub states for it.
-        revision: branch, tag or commit; None is the main branch.
-    """
-
-    repo: str
-    file: str
-    bytes: NonNegativeInt
-    licence: str
-    alternatives: tuple[str, ...] = ()
-    sha256: str | None = None
-    revision: str | None = None
-
-    def cached(self, cache: Path | None = None) -> Path | None:
-        """Where the file lies in the local cache of the hub; None if it has not been fetched."""
-        return cached_file(self.repo, self.names, revision=self.revision, cache=cache)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """`file` and its alternatives, the preferred one first."""
-        return (self.file, *self.alternatives)
+_Part = ProposerSection | ClipSection | ClassifierSection | OMTSegSection
+"""What names weight files."""
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -269,7 +53,7 @@ class PresetConfig:
     """
 
     description: str
-    model: ModelSection
+    model: Annotated[ModelSection, Field(discriminator="kind")]
     merge: MergeConfig = Field(default_factory=MergeConfig)
     weights: tuple[WeightFile, ...] = ()
     memory_gb: PositiveFloat | None = None
@@ -315,9 +99,20 @@ def load_preset(preset: str) -> PresetConfig:
     return from_mapping(PresetConfig, load_yaml(path), path.name)
 
 
+def two_stage(preset: str) -> TwoStageSection:
+    """What a preset says of its two stages; ConfigError if its model has none."""
+    model = load_preset(preset).model
+    if not isinstance(model, TwoStageSection):
+        raise ConfigError(
+            f"the model of the preset {preset} is of kind {model.kind}, which makes masks and names at once; this is "
+            "for presets of kind two_stage, such as tabletop, fisa_l or pmp_eomt_l"
+        )
+    return model
+
+
 def fisa_section(preset: str) -> FisaSection:
     """What a preset says of its FISA; ConfigError if it has none."""
-    section = load_preset(preset).model.naming
+    section = two_stage(preset).naming
     if not isinstance(section, FisaSection):
         raise ConfigError(
             f"the classifier of the preset {preset} is of kind {section.kind}, not fisa; "
@@ -335,11 +130,10 @@ def checkpoint_paths(preset: str) -> tuple[Path, ...]:
     """The weight files that a preset is built from; CheckpointError if a public one is not on this machine."""
     config = load_preset(preset)
     require_weights(preset, config)
-    model = config.model
-    return section_paths(preset_folder(preset), model.proposer, model.clip, model.classifier)
+    return section_paths(preset_folder(preset), *_parts(config.model))
 
 
-def section_paths(files: PresetFolder, *parts: ProposerSection | ClipSection | ClassifierSection) -> tuple[Path, ...]:
+def section_paths(files: PresetFolder, *parts: _Part) -> tuple[Path, ...]:
     """The weight files of some sections of a preset; CheckpointError if a public one is not on this machine."""
     checkpoints = [found for part in parts for found in _checkpoints_of(part)]
     paths = [files.own(source) for source, names in checkpoints if not names]
@@ -350,21 +144,22 @@ def section_paths(files: PresetFolder, *parts: ProposerSection | ClipSection | C
 
 
 def missing_weights(config: PresetConfig) -> list[WeightFile]:
-    """Those of a preset's `weights` that are not in the local cache of the hub."""
+    """Those of a preset's `weights` that have not been fetched."""
     return [weights for weights in config.weights if weights.cached() is None]
 
 
 def require_weights(preset: str, config: PresetConfig) -> None:
     """CheckpointError, before anything is built, if a file that the preset's sections name has not been fetched."""
     files = preset_folder(preset)
-    used = {repository_of(files.public(source)) for source, names in _checkpoints(config.model) if names}
-    missing = [weights for weights in missing_weights(config) if weights.repo in used]
+    sources = [files.public(source) for source, names in _checkpoints(config.model) if names]
+    used = {repository_of(source) or source for source in sources if not Path(source).expanduser().exists()}
+    missing = [weights for weights in missing_weights(config) if (weights.repo or weights.name) in used]
     if missing:
         first, size = missing[0], sum(weights.bytes for weights in missing) / 1e9
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise CheckpointError(
-            f"preset {preset}: {first.file} of {first.repo}{more} is not on this machine; looked for it in "
-            f"{repository_folder(first.repo)}; fetch it with: {ovseg_command()} download {preset} ({size:.1f} GB)"
+            f"preset {preset}: {first.where}{more} is not on this machine; looked for it in {first.folder()}; "
+            f"fetch it with: {ovseg_command()} download {preset} ({size:.1f} GB)"
         )
 
 
@@ -373,11 +168,23 @@ _Checkpoint = tuple[str, Sequence[str]]
 
 
 def _checkpoints(model: ModelSection) -> list[_Checkpoint]:
-    return [found for part in (model.proposer, model.clip, model.classifier) for found in _checkpoints_of(part)]
+    return [found for part in _parts(model) for found in _checkpoints_of(part)]
 
 
-def _checkpoints_of(part: ProposerSection | ClipSection | ClassifierSection) -> list[_Checkpoint]:
+def _parts(model: ModelSection) -> Sequence[_Part]:
+    match model:
+        case TwoStageSection():
+            return model.proposer, model.clip, model.classifier
+        case OMTSegSection():
+            return (model,)
+
+
+def _checkpoints_of(part: _Part) -> list[_Checkpoint]:
     match part:
+        case OMTSegSection():
+            words = part.tokenizer.file if isinstance(part.tokenizer, SentencePieceSection) else None
+            public = [(source, TRANSFORMERS_NAMES) for source in (part.encoder_weights, words) if source is not None]
+            return [*public, *([(part.checkpoint, ())] if part.checkpoint is not None else [])]
         case EoMTSection() | SentenceClipSection() | FisaSection():
             return [(part.checkpoint, ())] if part.checkpoint is not None else []
         case PublishedEoMTSection():

@@ -3,21 +3,21 @@
 from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.config import load_yaml
 from ovseg_ros.core.errors import CheckpointError
-from ovseg_ros.core.presets import (
+from ovseg_ros.core.presets import PresetConfig, load_preset, preset_folder
+from ovseg_ros.core.resources import config_dir
+from ovseg_ros.core.sections import (
     FisaSection,
     ModelSection,
-    PresetConfig,
+    OMTSegSection,
     PromptGuidedSection,
-    load_preset,
-    preset_folder,
+    TwoStageSection,
 )
-from ovseg_ros.core.resources import config_dir
 
 
 def trained_files(model: ModelSection) -> list[str]:
     """The checkpoints that a preset names beside those it begins with."""
-    sections = (model.proposer, model.naming)
-    named = [part.checkpoint for part in sections if isinstance(part, PromptGuidedSection | FisaSection)]
+    parts = (model.proposer, model.naming) if isinstance(model, TwoStageSection) else (model,)
+    named = [part.checkpoint for part in parts if isinstance(part, PromptGuidedSection | FisaSection | OMTSegSection)]
     return [checkpoint for checkpoint in named if checkpoint is not None]
 
 

@@ -26,6 +26,10 @@ EXCEPTIONS = {
     "ovseg_ros/offline/cli/vocabulary.py imports ovseg_ros.ros.node.vocabulary_client.connect",
 }
 STAGES = {"proposals", "classification", "joint"}
+AROUND_MODELS = ("core/merge.py", "core/outputs.py", "core/tracking", "core/space", "core/metrics", "ros", "sim")
+OF_MODELS = {*STAGES, "backbones", "presets", "build", "model"}
+SEAM = {"ovseg_ros.core.build.build_segmenter", "ovseg_ros.core.model.Prompt"}
+"""All that those around them know of models."""
 FLOORS = {
     "offline": (("data", "options", "words"), ("train", "evaluate"), ("tools",), ("cli",)),
     "ros": (("node",), ("demo", "bench")),
@@ -67,7 +71,8 @@ def imports_of(path: Path) -> Iterator[str]:
 
 
 def modules_of(room: str) -> list[Path]:
-    paths = sorted((PACKAGE / room).rglob("*.py"))
+    path = PACKAGE / room
+    paths = [path] if path.is_file() else sorted(path.rglob("*.py"))
     assert paths, f"no modules in {PACKAGE / room}"
     return paths
 
@@ -128,6 +133,17 @@ def test_stage_folders_do_not_import_each_other() -> None:
         for path in (PACKAGE / "core" / stage).rglob("*.py")
         for name in imports_of(path)
         if any(name.startswith(f"ovseg_ros.core.{other}") for other in STAGES - {stage})
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("room", AROUND_MODELS)
+def test_what_is_around_models_knows_none_of_them(room: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules_of(room)
+        for name in imports_of(path)
+        if name.startswith("ovseg_ros.core.") and name.split(".")[2] in OF_MODELS and name not in SEAM
     ]
     assert not wrong, "\n".join(wrong)
 

@@ -1,5 +1,6 @@
 """Preset files: what may be combined, what comes with the package, and what is said when weights are missing."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from ovseg_ros.core.presets import (
 from ovseg_ros.core.templates import IMAGENET_TEMPLATES, VILD_TEMPLATES, prompt_templates
 from ovseg_ros.core.trained_weights import require_trained, trained_files
 from ovseg_ros.core.weights.files import read_safetensors
+from ovseg_ros.core.weights.weight_file import WeightFile
 
 PUBLIC = ("eomt_l_convnext", "eomt_s_convnext", "eomt_b_vit_b")
 MODEL = {
@@ -42,9 +44,12 @@ BY_WORDS = {"kind": "word_ensemble", "clip": {"kind": "pooled"}}
 TRAINED = {
     "fisa_b": "fisa_b_coco",
     "fisa_l": "fisa_l_coco",
+    "omtseg_b": "omtseg_b_coco",
+    "omtseg_l": "omtseg_l_coco",
     "pmp_eomt_l": "pmp_eomt_l_coco",
     "pmp_mask2former_b": "pmp_mask2former_coco",
     "tabletop_fisa": "tabletop_fisa",
+    "tabletop_omtseg": "tabletop_omtseg",
     "tabletop_pmp": "tabletop_pmp",
 }
 """Presets with a file that a training writes, and which that is."""
@@ -213,7 +218,7 @@ def test_fisa_under_a_word_ensemble_is_not_the_presets_own() -> None:
             {"proposer": {**GUIDED, "generator": OWN}, "input_size": [240, 328]},
             r"input_size is \[240, 328\]; .* expected multiples of 16",
         ),
-        ({"kind": "one_stage"}, "mine.yaml.model.kind: unknown kind 'one_stage'; did you mean 'two_stage'"),
+        ({"kind": "one_stage"}, "mine.yaml.model: unknown kind 'one_stage'; did you mean 'two_stage'"),
     ],
 )
 def test_sections_that_do_not_go_together_are_named(change: dict, message: str) -> None:
@@ -283,6 +288,58 @@ def test_dinov3_names_its_gated_base_before_anything_is_built(tmp_path: Path, mo
     path.write_text(yaml.safe_dump(values | {"weights": []}))
     with pytest.raises(CheckpointError, match="hf download facebook/dinov3-vits16-pretrain-lvd1689m"):
         build_segmenter(str(path), "cpu")
+
+
+def test_weights_at_a_url_are_asked_for_by_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folder, url = tmp_path / "torch" / "hub" / "checkpoints", "https://releases.example/v1/tiny.pth"
+    values = yaml.safe_load(preset_path("eomt_s_convnext").read_text())
+    values["model"]["proposer"]["checkpoint"] = "tiny.pth"
+    values["weights"] = [{"url": url, "bytes": 86000000, "licence": "MIT"}]
+    path = tmp_path / "mine" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(values))
+    for call in (lambda: build_segmenter(str(path), "cpu"), lambda: checkpoint_paths(str(path))):
+        with pytest.raises(CheckpointError) as caught:
+            call()
+        assert f"{url} is not on this machine; looked for it in {folder}; fetch it with:" in str(caught.value)
+    # Where it is there, or beside the preset, or where the command runs, only the CLIP is missing.
+    for place in (folder, path.parent, tmp_path / "here"):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "tiny.pth").touch()
+        monkeypatch.chdir(place)
+        with pytest.raises(CheckpointError, match=r"^the file open_clip\S+ of laion/CLIP\S+ is missing"):
+            checkpoint_paths(str(path))
+        (place / "tiny.pth").unlink()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({}, "expected repo and file, or url"),
+        ({"repo": "owner/model"}, "expected repo and file, or url"),
+        (
+            {"repo": "owner/model", "file": "a.bin", "url": "https://a.example/a.bin"},
+            "expected repo and file, or url; ",
+        ),
+        ({"url": "https://a.example/a.bin", "alternatives": ["b.bin"]}, "alternatives and revision go with repo"),
+        ({"url": "http://a.example/a.bin"}, "url is 'http://a.example/a.bin'; expected the https address of a file"),
+        ({"url": "https://a.example/"}, "expected the https address of a file"),
+        ({"url": "https://a.example/.."}, "expected the https address of a file"),
+        ({"url": "https://["}, "mine.yaml.weights"),
+    ],
+)
+def test_a_weight_file_is_of_the_hub_or_at_a_url(names: dict, message: str) -> None:
+    weights = {"bytes": 1, "licence": "MIT", **names}
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        from_mapping(PresetConfig, {**BASE, "weights": [weights]}, "mine.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_name_of_a_weight_file_at_a_url_is_the_last_part_of_its_path() -> None:
+    weights = WeightFile(url="https://a.example/v1/a.spm?raw=1#top", bytes=1, licence="MIT")
+    assert weights.names == ("a.spm",) and weights.where == weights.address("a.spm") == weights.url
 
 
 def test_weights_of_sections_that_were_replaced_are_not_asked_for(

@@ -13,9 +13,10 @@ from ovseg_ros.core.build import build_segmenter, build_two_stage
 from ovseg_ros.core.classification.word_ensemble import WordEnsembleClassifier
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.model import TwoStage
-from ovseg_ros.core.presets import TwoStageSection, load_preset, preset_folder
+from ovseg_ros.core.presets import load_preset, preset_folder
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.proposals.padded import PaddedProposer, PromptGuidedProposer
+from ovseg_ros.core.sections import TwoStageSection
 from ovseg_ros.core.text_attention import TextProjections
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.core.weights.strict import save_state_half

@@ -20,19 +20,26 @@ from transformers import (
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD
-from ovseg_ros.core.presets import checkpoint_paths, load_preset, preset_names, preset_path
+from ovseg_ros.core.presets import (
+    checkpoint_paths,
+    load_preset,
+    preset_names,
+    preset_path,
+)
 from ovseg_ros.core.proposals.eomt.layouts import TUE_MPS_DINOV3, dinov3_base_keys
 from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
+from ovseg_ros.core.sections import TwoStageSection
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.core.weights.strict import save_state_half
 from ovseg_ros.offline.cli.main import main
 
-GENERATORS = {name: load_preset(name).model.generator.kind for name in preset_names()}
+MODELS = {name: model for name in preset_names() if isinstance(model := load_preset(name).model, TwoStageSection)}
+GENERATORS = {name: model.generator.kind for name, model in MODELS.items()}
 PUBLIC = [name for name, kind in GENERATORS.items() if kind != "eomt"]
 EOMTS = [name for name in PUBLIC if GENERATORS[name] == "published_eomt"]
-GUIDED = [name for name in PUBLIC if load_preset(name).model.proposer.kind == "prompt_guided"]
-ENSEMBLES = [name for name in PUBLIC if load_preset(name).model.classifier.kind == "pooled"]
+GUIDED = [name for name in PUBLIC if MODELS[name].proposer.kind == "prompt_guided"]
+ENSEMBLES = [name for name in PUBLIC if MODELS[name].classifier.kind == "pooled"]
 WORD = Vocabulary.build([CategorySpec("mug")])
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 VIT = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.merge import merge_panoptic, upsampled_bands
 from ovseg_ros.core.metrics.confusion import confusion_pairs
 from ovseg_ros.core.metrics.mean_iou import MeanIoU
@@ -107,8 +106,7 @@ class Evaluator:
     def _with_true_masks(self, truth: Truth, prompt: Prompt) -> Prediction:
         """What the second stage says of the true masks."""
         model = self.segmenter.model
-        if not (isinstance(model, TwoStage) and isinstance(prompt, TwoStagePrompt)):
-            raise ConfigError("the oracle 'masks' is for models of two stages; this one makes and names masks at once")
+        assert isinstance(model, TwoStage) and isinstance(prompt, TwoStagePrompt)  # as `resolved` says
         pixels = self.segmenter.to_pixels([truth.image])
         return model.classify(pixels, true_proposals(truth, model.propose(pixels, prompt)), prompt)
 

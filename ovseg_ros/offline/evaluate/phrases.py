@@ -25,6 +25,7 @@ from ovseg_ros.core.vocabulary.words import named_spec
 from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, RenderedTabletop
 from ovseg_ros.offline.data.types import PanopticSample
 from ovseg_ros.offline.evaluate.output import shown, write_figures
+from ovseg_ros.offline.words import say
 from ovseg_ros.sim import categories as tabletop
 
 _COLUMNS = {
@@ -162,6 +163,12 @@ def evaluate_phrases(
             of_image[phrase.kind].append(answer_of(result, sample.segment_ids, phrase.answers))
         for kind, answers in of_image.items():
             images[kind].append(answers)
+    misread = [text for text, prompt in prompts.items() if prompt.remarks]
+    if misread:
+        say(
+            f"{len(misread)} of {len(prompts)} phrases are not read as they are meant, such as {misread[0]!r}: "
+            f"{prompts[misread[0]].remarks[0]}"
+        )
     report = {kind: _report(images[kind], config.seed) for kind in sorted(images)}
     facts = {
         "preset": preset,

