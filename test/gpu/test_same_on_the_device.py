@@ -88,7 +88,7 @@ class PaintedMasks(Task):
         self.pixels = pixels
         self.seen: list[float] = []
 
-    def losses(self, step: int, samples: range) -> dict[str, torch.Tensor]:
+    def losses(self, step: int, samples: range, counts: torch.Tensor) -> dict[str, torch.Tensor]:
         loss = (self.model(self.pixels).mask_logits - 1).square().mean()
         self.seen.append(float(loss.detach()))
         return {"square": loss}

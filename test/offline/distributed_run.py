@@ -17,11 +17,12 @@ import torch
 from fisa_scenes import coloured_views, scene_model
 from guided_networks import TEXT_WIDTH, encode, guided, pmp_task
 from numbered_images import Striped
+from omtseg_networks import omtseg_task
 from torch import Tensor
 
 from ovseg_ros.core.backbones.sentence_clip import ClipConfig, ImageTower
-from ovseg_ros.core.presets import EoMTSection
 from ovseg_ros.core.proposals.eomt.network import EoMTConfig
+from ovseg_ros.core.sections import EoMTSection
 from ovseg_ros.offline.train import eomt
 from ovseg_ros.offline.train.augmentation import JitterConfig
 from ovseg_ros.offline.train.clip import ClipTask, Stream
@@ -41,8 +42,8 @@ CLIP = ClipConfig(image_size=32, patch_size=8, width=32, layers=1, head_width=16
 LOOP = LoopConfig(steps=4, batch_size=4, learning_rate=1e-3, warmup_steps=1, gradient_clip=1e9)
 FISA_LOSS = FisaLossConfig(min_iou=0.3, none_weight=0.3)
 DATA = PanopticData(workers=2)
-NAMES = ("eomt", "eomt_points", "pmp", "pmp_points", "fisa", "fisa_collected", "clip")
-IN_DOUBLE = NAMES[:4]
+NAMES = ("eomt", "eomt_points", "pmp", "pmp_points", "omtseg", "omtseg_points", "fisa", "fisa_collected", "clip")
+IN_DOUBLE = NAMES[:6]
 """FISA takes what a frozen CLIP makes in single precision, and CLIP's crops are made in it."""
 
 
@@ -58,6 +59,9 @@ def make(name: str, run: Run) -> tuple[Task, object]:
     if name.startswith("pmp"):
         questions = QuestionConfig(synonyms=0.5)
         task = pmp_task(run, guided(opened=True), questions=questions, points=40 if name == "pmp_points" else 0)
+        return task, task.stream
+    if name.startswith("omtseg"):
+        task = omtseg_task(run, synonyms=0.5, points=40 if name == "omtseg_points" else 0)
         return task, task.stream
     if name == "clip":
         torch.manual_seed(0)

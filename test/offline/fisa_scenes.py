@@ -11,7 +11,8 @@ import torch
 from ovseg_ros.core.build import build_classifier, load_clip
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.model import Proposer, TwoStage
-from ovseg_ros.core.presets import FisaSection, load_preset, preset_folder
+from ovseg_ros.core.presets import load_preset, preset_folder
+from ovseg_ros.core.sections import FisaSection
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.offline.data.tabletop_views import TabletopViews
 from ovseg_ros.offline.train.data import RenderedViews

@@ -3,6 +3,7 @@
 Views show one settled scene from several random poses, because settling costs more than rendering.
 """
 
+import io
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ovseg_ros.core.errors import DatasetError
+from ovseg_ros.offline.data.files import write_bytes
 from ovseg_ros.sim.scene import random_camera
 from ovseg_ros.sim.simulator import TabletopSimulator
 
@@ -104,16 +106,14 @@ def _render_shard(job: tuple[Path, str, int, int]) -> None:
                 segment_ids.append(frame.segment_ids.astype(np.uint8))
                 labels.append([segment.label for segment in frame.segments])
                 textures.append(simulator.scene.textures)
-    path = _shard_path(folder, start)
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("wb") as file:
-        np.savez(
-            file,
-            images=np.stack(images),
-            segment_ids=np.stack(segment_ids),
-            facts=np.frombuffer(json.dumps({"labels": labels, "textures": textures}).encode(), dtype=np.uint8),
-        )
-    unfinished.replace(path)
+    content = io.BytesIO()
+    np.savez(
+        content,
+        images=np.stack(images),
+        segment_ids=np.stack(segment_ids),
+        facts=np.frombuffer(json.dumps({"labels": labels, "textures": textures}).encode(), dtype=np.uint8),
+    )
+    write_bytes(_shard_path(folder, start), content.getvalue())
 
 
 def _read_shard(path: Path) -> TabletopViews:

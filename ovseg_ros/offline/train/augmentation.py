@@ -49,6 +49,23 @@ class JitterConfig:
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
+class ShortSideConfig:
+    """Crops of an image whose short side has one of some lengths; drawn again while a view shows no segment.
+
+    Attributes:
+        size: (height, width) of a view in pixels.
+        sides: lengths of the image's short side in pixels, drawn evenly.
+        flip, padding: as of `JitterConfig`.
+    """
+
+    size: Size
+    sides: Annotated[tuple[Side, ...], Field(min_length=1)]
+    flip: Share = 0.5
+    padding: tuple[Level, Level, Level] = (0, 0, 0)
+    kind: Literal["short_side"] = "short_side"
+
+
+@pydantic_dataclass(frozen=True, slots=True, config=STRICT)
 class CropPhase:
     """Until `until` (share of the steps), views are crops of `size` (height, width)."""
 
@@ -79,12 +96,12 @@ class CropsConfig:
             raise ValueError(f"the phases must follow each other and the last one last until 1, got {ends}")
 
 
-AugmentationConfig = Annotated[JitterConfig | CropsConfig, Field(discriminator="kind")]
+AugmentationConfig = Annotated[JitterConfig | ShortSideConfig | CropsConfig, Field(discriminator="kind")]
 
 
 def view_sizes(config: AugmentationConfig) -> list[tuple[int, int]]:
     """Every (height, width) that views have in a training."""
-    return [config.size] if isinstance(config, JitterConfig) else [phase.size for phase in config.phases]
+    return [phase.size for phase in config.phases] if isinstance(config, CropsConfig) else [config.size]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +170,7 @@ def draw_view(sample: PanopticSample, config: AugmentationConfig, rng: np.random
     """A random view of a sample at a share of the steps, in [0, 1)."""
     height, width = sample.segment_ids.shape
     match config:
-        case JitterConfig():
+        case JitterConfig() | ShortSideConfig():
             wanted = [segment.id for segment in sample.segments if not segment.is_crowd]
             for _ in range(_ATTEMPTS):
                 view = draw_jitter((height, width), config, rng)
@@ -174,13 +191,17 @@ def whole_view(image_size: tuple[int, int], config: AugmentationConfig) -> View:
     size = view_sizes(config)[-1]
     scale = min(want / have for want, have in zip(size, image_size, strict=True))
     rows, columns = (max(1, round(side * scale)) for side in image_size)
-    padding = config.padding if isinstance(config, JitterConfig) else (0, 0, 0)
+    padding = (0, 0, 0) if isinstance(config, CropsConfig) else config.padding
     return View((rows, columns), 0, 0, size, flipped=False, padding=padding)
 
 
-def draw_jitter(image_size: tuple[int, int], config: JitterConfig, rng: np.random.Generator) -> View:
+def draw_jitter(image_size: tuple[int, int], config: JitterConfig | ShortSideConfig, rng: np.random.Generator) -> View:
     """A random view of an image of `image_size` (height, width)."""
-    scale = rng.uniform(*config.scale) * min(want / have for want, have in zip(config.size, image_size, strict=True))
+    if isinstance(config, JitterConfig):
+        fitting = min(want / have for want, have in zip(config.size, image_size, strict=True))
+        scale = rng.uniform(*config.scale) * fitting
+    else:
+        scale = config.sides[rng.integers(len(config.sides))] / min(image_size)
     rows, columns = (max(1, round(side * scale)) for side in image_size)
     top, left = (
         int(rng.integers(max(0, have - want) + 1)) for want, have in zip(config.size, (rows, columns), strict=True)

@@ -27,8 +27,9 @@ from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip, encod
 from ovseg_ros.core.config import STRICT, Share
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import normalize
-from ovseg_ros.core.presets import SentenceClipSection, load_preset, preset_folder
+from ovseg_ros.core.presets import preset_folder, two_stage
 from ovseg_ros.core.proposals.eomt.network import EoMT
+from ovseg_ros.core.sections import SentenceClipSection
 from ovseg_ros.core.weights.strict import load_strict
 from ovseg_ros.offline.train.crops import CropSource
 from ovseg_ros.offline.train.data import RenderedData, open_rendered
@@ -150,7 +151,7 @@ def clip_of(preset: str) -> SentenceClipSection:
     Raises:
         ConfigError: the preset is missing or malformed, or its CLIP is of another kind.
     """
-    section = load_preset(preset).model.clip
+    section = two_stage(preset).clip
     if not isinstance(section, SentenceClipSection):
         raise ConfigError(
             f"the clip of the preset {preset} is of kind {section.kind}; only sentence_clip can be trained"

@@ -23,10 +23,11 @@ from ovseg_ros.core.errors import ConfigError, DatasetError
 from ovseg_ros.offline.data.layouts import PanopticLayout
 from ovseg_ros.offline.data.open import DATASETS, dataset_info, open_dataset
 from ovseg_ros.offline.data.tabletop_views import TabletopViews, load_or_render
-from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample, SegmentLabel
+from ovseg_ros.offline.data.types import DatasetCategory, PanopticDataset, PanopticSample, SegmentLabel
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, View, draw_view, whole_view
 from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.loop_config import LoopConfig
+from ovseg_ros.sim.categories import SEEN
 
 T = TypeVar("T")
 Workers = Annotated[int, Field(ge=1, le=256)]
@@ -84,6 +85,11 @@ def open_data(config: DataConfig, run: Run) -> PanopticDataset:
             raise ConfigError(f"{config.dataset} has no panoptic ground truth; choose one of {fit}")
         case RenderedData():
             return RenderedViews(open_rendered(config, run), run.views, config.split)
+
+
+def shown_categories(config: DataConfig, dataset: PanopticDataset) -> list[DatasetCategory]:
+    """The categories that views may show: of the tabletop the seen ones, of a data set all."""
+    return [one for one in dataset.categories if isinstance(config, PanopticData) or one.name in SEEN]
 
 
 def require_seen(config: DataConfig) -> None:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import CheckpointError, ConfigError
-from ovseg_ros.core.presets import EoMTSection, load_preset
+from ovseg_ros.core.presets import two_stage
 from ovseg_ros.core.proposals.eomt.network import EoMT, annealed_mask_probabilities
-from ovseg_ros.core.proposals.mask_network import QueryPrediction
+from ovseg_ros.core.sections import EoMTSection
+from ovseg_ros.core.types import QueryPrediction
 from ovseg_ros.core.weights.files import find_weights, read_weights
 from ovseg_ros.core.weights.strict import check_fit
 from ovseg_ros.offline.data.types import DatasetCategory
@@ -82,7 +83,7 @@ def network_of(config: PresetNetwork | EoMTSection) -> EoMTSection:
     """
     if isinstance(config, EoMTSection):
         return config
-    proposer = load_preset(config.preset).model.proposer
+    proposer = two_stage(config.preset).proposer
     if not isinstance(proposer, EoMTSection):
         raise ConfigError(
             f"the mask generator of the preset {config.preset} is of kind {proposer.kind}, which is trained "

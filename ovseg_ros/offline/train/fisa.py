@@ -16,7 +16,13 @@ from ovseg_ros.core.classification.mask_views import crop_masks
 from ovseg_ros.core.config import STRICT, Share
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.model import TwoStage
-from ovseg_ros.core.presets import fisa_section, load_preset, preset_folder, require_weights
+from ovseg_ros.core.presets import (
+    fisa_section,
+    load_preset,
+    preset_folder,
+    require_weights,
+    two_stage,
+)
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
 from ovseg_ros.offline.train.data import DataConfig, PanopticData, open_data, require_seen
 from ovseg_ros.offline.train.engine import Engine, Run
@@ -164,7 +170,7 @@ def build_untrained(preset: str, device: torch.device, seed: int) -> tuple[TwoSt
     """
     config, untrained = load_preset(preset), replace(fisa_section(preset), checkpoint=None)
     require_weights(preset, config)
-    section = replace(config.model, classifier=untrained)
+    section = replace(two_stage(preset), classifier=untrained)
     model = build_two_stage(section, preset_folder(preset), device, seed=seed).to(device).eval()
     if not isinstance(model.classifier, FisaClassifier):
         raise ConfigError(f"the preset {preset} made a {type(model.classifier).__name__} of its section of kind fisa")

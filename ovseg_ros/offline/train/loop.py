@@ -25,7 +25,7 @@ from ovseg_ros.core.errors import OvsegError, TrainingError
 from ovseg_ros.offline.train.engine import Engine
 from ovseg_ros.offline.train.log import TrainingLog
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.optimization import ScheduledAdamW
+from ovseg_ros.offline.train.optimization import ScheduledOptimizer
 from ovseg_ros.offline.train.state import FREE_TO_CHANGE, TrainingState, require_steps
 
 logger = logging.getLogger(__name__)
@@ -92,13 +92,16 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
     shares = engine.shares(config.batch_size, config.gradient_accumulation)
     folder.mkdir(parents=True, exist_ok=True)
     model = task.model.to(engine.device)
-    optimizer = ScheduledAdamW(model, config)
+    scheduled = ScheduledOptimizer(model, config)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     plain = json.loads(json.dumps(asdict(config)))  # tuples as lists, as they come back from a checkpoint
     fixed = {key: value for key, value in plain.items() if key not in FREE_TO_CHANGE}
     accelerator = engine.accelerator()
     with _stop_signals(engine.is_main) as asked_to_stop:
-        losses_of, prepared = accelerator.prepare_model(_Losses(task)), accelerator.prepare_optimizer(optimizer)
+        losses_of, prepared = (
+            accelerator.prepare_model(_Losses(task)),
+            accelerator.prepare_optimizer(scheduled.optimizer),
+        )
         state = TrainingState(folder, model, prepared, accelerator.scaler, fixed)
         begun_at, sums = state.resume()
         require_steps(task.name, config.steps, begun_at)
@@ -108,7 +111,7 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
         model.train()
         with TrainingLog(folder, config, task.name, begun_at, sums, quiet=not engine.is_main) as log:
             for step in range(begun_at, config.steps):
-                rates = optimizer.set_rates(step)
+                rates = scheduled.set_rates(step)
                 prepared.zero_grad(set_to_none=True)
                 counts = _counts(engine, task, shares, step, config.batch_size)
                 with _memory(step, folder, saved_at, shares):

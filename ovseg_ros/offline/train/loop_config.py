@@ -1,6 +1,6 @@
 """How long, how fast and on what share of a batch at once a training loop learns."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -52,9 +52,11 @@ class LoopConfig:
     Attributes:
         steps: optimiser steps.
         batch_size: samples a step, over all processes and accumulation parts together.
-        learning_rate: peak of AdamW's, after a linear warm-up of `warmup_steps`; falls as (1 - t)^0.9.
+        optimizer: "adamw", or "lion" (Chen et al., 2023), whose steps have one size whatever the gradient's.
+        learning_rate: its peak, after a linear warm-up of `warmup_steps`; falls as (1 - t)^0.9.
         weight_decay: on matrices and convolutions; on biases, norms and embeddings of width one too if `decay_vectors`.
-        betas: of AdamW.
+        not_decayed: parts of names of parameters that are not decayed either, such as positions.
+        betas: of the optimiser.
         gradient_clip: largest gradient norm.
         gradient_accumulation: parts into which a process splits its share of a batch, to save memory.
         multipliers: parameters that learn faster or slower.
@@ -66,8 +68,10 @@ class LoopConfig:
     steps: Annotated[int, Field(ge=1, le=1_000_000_000)]
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
     learning_rate: Positive
+    optimizer: Literal["adamw", "lion"] = "adamw"
     weight_decay: Weight = 0.05
     decay_vectors: bool = False
+    not_decayed: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     betas: tuple[Momentum, Momentum] = (0.9, 0.98)
     warmup_steps: StepCount = 200
     gradient_clip: Positive = 1.0

@@ -5,8 +5,9 @@ Masks are compared everywhere, or on random points that prefer where the predict
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -15,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ovseg_ros.core.config import STRICT, Share
-from ovseg_ros.core.proposals.mask_network import QueryPrediction
+from ovseg_ros.core.types import QueryPrediction
 from ovseg_ros.offline.train.loop_config import Weight, require_weight
 
 
@@ -60,11 +61,13 @@ class BatchShare:
 class MaskTargets:
     """Ground truth of one image: `masks` (N, h, w) in [0, 1] or bool, `classes` (N,) int64.
 
-    Masks have the logits' resolution if all pixels are compared, and any if points are.
+    Masks have the logits' resolution if all pixels are compared, and any if points are. Of a network that names masks
+    apart from its classes, `words` (N,) int64 are which of its words each is.
     """
 
     masks: Tensor
     classes: Tensor
+    words: Tensor | None = None
 
 
 def soft_masks(segment_ids: Tensor, ids: Tensor, size: Sequence[int]) -> Tensor:
@@ -78,6 +81,8 @@ def mask_set_loss(
     targets: list[MaskTargets],
     config: MaskLossConfig,
     share: BatchShare | None = None,
+    *,
+    word_weight: float | None = None,
 ) -> dict[str, Tensor]:
     """Sum over predictions (deep supervision) of the matched losses, normalised by the masks in the batch.
 
@@ -88,67 +93,133 @@ def mask_set_loss(
         predictions: each (B, Q, h, w) and (B, Q, C + 1).
         targets: B of them, on the predictions' device; an image may have none.
         share: which part of what batch they are; None = all of one.
+        word_weight: of the words' cross-entropy, on matched queries alone. With it, the first prediction, before any
+            query has seen the image, has neither class nor word in its loss. None where targets have no words.
 
     Returns:
-        Weighted scalars "class", "bce" and "dice"; the loss is their sum.
+        Weighted scalars "class", "bce" and "dice", and with a `word_weight` "word"; the loss is their sum.
     """
     share = share or BatchShare(range(len(targets)), [len(target.classes) for target in targets])
     device = predictions[0].mask_logits.device
-    totals = {name: torch.zeros((), device=device) for name in ("class", "bce", "dice")}
-    for prediction in predictions:
-        exact = QueryPrediction(prediction.mask_logits.float(), prediction.class_logits.float())
-        with torch.autocast(device.type, enabled=False):
-            losses = _prediction_loss(exact, targets, config, share)
-        totals = {name: totals[name] + value for name, value in losses.items()}
+    names = ("class", "bce", "dice") if word_weight is None else ("class", "bce", "dice", "word")
+    totals = {name: torch.zeros((), device=device) for name in names}
+    exact = [_in_float32(prediction, with_words=word_weight is not None) for prediction in predictions]
+    with torch.autocast(device.type, enabled=False):
+        matched = None if config.points else _matched_everywhere(exact, targets, config)
+        for layer, prediction in enumerate(exact):
+            pairs = _matched_at_points(prediction, targets, config, share) if matched is None else matched[layer]
+            losses = _prediction_loss(prediction, targets, pairs, config, share, word_weight)
+            if word_weight is not None and layer == 0:
+                losses = {name: value for name, value in losses.items() if name in ("bce", "dice")}
+            totals = {name: value + losses[name] if name in losses else value for name, value in totals.items()}
     return totals
 
 
-def _prediction_loss(
+def _in_float32(prediction: QueryPrediction, *, with_words: bool) -> QueryPrediction:
+    words = None
+    if with_words:
+        assert prediction.word_logits is not None  # of a network that names masks apart from its classes
+        words = prediction.word_logits.float()
+    return QueryPrediction(prediction.mask_logits.float(), prediction.class_logits.float(), words)
+
+
+def _words_of(target: MaskTargets) -> Tensor:
+    assert target.words is not None  # as long as there is a `word_weight`
+    return target.words
+
+
+class _Matched(NamedTuple):
+    """Queries of a batch, and the targets that they are to become.
+
+    Attributes:
+        rows: (M,) int64, of all images' queries, image after image.
+        columns: (M,) int64, of all images' targets.
+        logits, masks: (M, pixels or points), of both.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    logits: Tensor
+    masks: Tensor
+
+
+def _matched_everywhere(
+    predictions: list[QueryPrediction], targets: list[MaskTargets], config: MaskLossConfig
+) -> list[_Matched]:
+    """Of every prediction, all pixels compared; the device is waited for once."""
+    masks = torch.cat([target.masks for target in targets]).float().flatten(1)  # (sum N, h * w)
+    flat = torch.stack([one.mask_logits.detach() for one in predictions]).flatten(3)  # (L, B, Q, h * w)
+    named = torch.stack([one.class_logits.detach() for one in predictions])  # (L, B, Q, C + 1)
+    sizes = [len(target.classes) for target in targets]
+    costs = [
+        matching_cost(flat[:, index], named[:, index], own, target.classes, config)
+        for index, (own, target) in enumerate(zip(masks.split(sizes), targets, strict=True))
+    ]
+    return [
+        _Matched(rows, columns, one.mask_logits.flatten(0, 1).flatten(1)[rows], masks[columns])
+        for one, (rows, columns) in zip(predictions, assign(costs), strict=True)
+    ]
+
+
+def _matched_at_points(
     prediction: QueryPrediction, targets: list[MaskTargets], config: MaskLossConfig, share: BatchShare
+) -> _Matched:
+    """Of one prediction, compared at random points, which are drawn for the whole batch."""
+    queries, device = prediction.mask_logits.shape[1], prediction.mask_logits.device
+    drawn = [draw_points(min(queries, count), config, device) for count in share.masks]
+    drawn = drawn[share.samples.start : share.samples.stop]
+    costs = []
+    for index, (target, (everywhere, *_)) in enumerate(zip(targets, drawn, strict=True)):
+        logits = sample_points(prediction.mask_logits[index, None].detach(), everywhere)  # (1, Q, points)
+        named = prediction.class_logits[index, None].detach()
+        masks = sample_points(target.masks.float()[None], everywhere)[0]  # (N, points)
+        costs.append(matching_cost(logits, named, masks, target.classes, config))
+    ((rows, columns),) = assign(costs)
+    sizes = [len(target.classes) for target in targets]
+    counts = [min(queries, size) for size in sizes]
+    compared = []
+    for index, own in enumerate(zip(rows.split(counts), columns.split(counts), strict=True)):
+        mask_logits = prediction.mask_logits[index][own[0] - index * queries][:, None]  # (M, 1, h, w)
+        masks = targets[index].masks.float()[own[1] - sum(sizes[:index])][:, None]  # (M, 1, H, W)
+        _, candidates, evenly = drawn[index]
+        chosen = uncertain_points(mask_logits[:, 0].detach(), candidates, evenly, config.points)
+        compared.append((sample_points(mask_logits, chosen)[:, 0], sample_points(masks, chosen)[:, 0]))
+    return _Matched(rows, columns, *(torch.cat(side) for side in zip(*compared, strict=True)))
+
+
+def _prediction_loss(
+    prediction: QueryPrediction,
+    targets: list[MaskTargets],
+    matched: _Matched,
+    config: MaskLossConfig,
+    share: BatchShare,
+    word_weight: float | None,
 ) -> dict[str, Tensor]:
     batch, queries, classes = prediction.class_logits.shape
     no_object = classes - 1
-    wanted_classes = torch.full((batch, queries), no_object, device=prediction.class_logits.device)
-    matched_logits, matched_masks = [], []
-    for sample, count in enumerate(share.masks):
-        if sample not in share.samples:
-            draw_points(min(queries, count), config, prediction.mask_logits.device)
-            continue
-        index = sample - share.samples.start
-        target = targets[index]
-        mask_logits, masks = prediction.mask_logits[index], target.masks.float()  # (Q, h, w), (N, H, W)
-        class_logits = prediction.class_logits[index].detach()  # (Q, C + 1)
-        if config.points:
-            everywhere, candidates, evenly = draw_points(min(queries, count), config, masks.device)
-            logits = sample_points(mask_logits.detach()[None], everywhere)[0]  # (Q, points)
-            flat = sample_points(masks[None], everywhere)[0]  # (N, points)
-            rows, columns = match(logits, class_logits, flat, target.classes, config)
-            chosen = uncertain_points(mask_logits[rows].detach(), candidates, evenly, config.points)
-            matched_logits.append(sample_points(mask_logits[rows][:, None], chosen)[:, 0])
-            matched_masks.append(sample_points(masks[columns][:, None], chosen)[:, 0])
-        else:
-            logits, flat = mask_logits.flatten(1), masks.flatten(1)  # (Q, h * w), (N, h * w)
-            rows, columns = match(logits.detach(), class_logits, flat, target.classes, config)
-            matched_logits.append(logits[rows])
-            matched_masks.append(flat[columns])
-        wanted_classes[index, rows] = target.classes[columns]
-    logits, masks = torch.cat(matched_logits), torch.cat(matched_masks)  # (M, pixels or points)
+    wanted_classes = torch.full((batch * queries,), no_object, device=prediction.class_logits.device)
+    wanted_classes[matched.rows] = torch.cat([target.classes for target in targets])[matched.columns]
     part = len(share.samples) / len(share.masks)
-    bce, dice = bce_and_dice(logits, masks, part * max(1.0, float(sum(share.masks))))
-    weights = torch.ones(classes, device=logits.device)
+    bce, dice = bce_and_dice(matched.logits, matched.masks, part * max(1.0, float(sum(share.masks))))
+    weights = torch.ones(classes, device=wanted_classes.device)
     weights[no_object] = config.no_object_weight
     own, whole = (
         sum(min(count, queries) + config.no_object_weight * max(0, queries - count) for count in counts)
         for counts in (share.masks[share.samples.start : share.samples.stop], share.masks)
     )  # sums of class weights, whatever is matched with what
     cross_entropy = F.cross_entropy(
-        prediction.class_logits.flatten(0, 1), wanted_classes.flatten(), weights, reduction="mean" if own else "sum"
+        prediction.class_logits.flatten(0, 1), wanted_classes, weights, reduction="mean" if own else "sum"
     )
-    return {
+    losses = {
         "class": config.class_weight * cross_entropy * (own / (part * whole) if own else 0.0),
         "bce": config.bce_weight * bce,
         "dice": config.dice_weight * dice,
     }
+    if word_weight is not None and prediction.word_logits is not None:
+        words = torch.cat([_words_of(target) for target in targets])[matched.columns]
+        named = F.cross_entropy(prediction.word_logits.flatten(0, 1)[matched.rows], words, reduction="sum")
+        losses["word"] = word_weight * named / (part * max(1, sum(min(count, queries) for count in share.masks)))
+    return losses
 
 
 def bce_and_dice(logits: Tensor, masks: Tensor, count: float) -> tuple[Tensor, Tensor]:
@@ -185,28 +256,44 @@ def uncertain_points(mask_logits: Tensor, candidates: Tensor, evenly: Tensor, po
     return torch.cat([candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), evenly], dim=1)
 
 
-def match(
+def matching_cost(
     mask_logits: Tensor, class_logits: Tensor, masks: Tensor, classes: Tensor, config: MaskLossConfig
-) -> tuple[Tensor, Tensor]:
-    """The cheapest one-to-one assignment of queries to targets.
+) -> Tensor:
+    """What it costs to make each query of an image each target, (L, Q, N), in L predictions.
 
     Args:
-        mask_logits: (Q, points).
-        class_logits: (Q, C + 1).
+        mask_logits: (L, Q, points).
+        class_logits: (L, Q, C + 1).
         masks: (N, points) in [0, 1].
         classes: (N,).
-
-    Returns:
-        Queries and their targets, min(Q, N) int64 of each.
     """
-    points = mask_logits.shape[1]
-    class_cost = -class_logits.softmax(dim=-1)[:, classes]  # (Q, N)
+    points = mask_logits.shape[-1]
+    class_cost = -class_logits.softmax(dim=-1)[..., classes]  # (L, Q, N)
     positive, negative = F.softplus(-mask_logits), F.softplus(mask_logits)
     bce_cost = (positive @ masks.T + negative @ (1 - masks).T) / points
     probabilities = mask_logits.sigmoid()
-    sizes = probabilities.sum(dim=1)[:, None] + masks.sum(dim=1)[None, :]
+    sizes = probabilities.sum(dim=-1)[..., None] + masks.sum(dim=1)
     dice_cost = 1 - (2 * probabilities @ masks.T + 1) / (sizes + 1)
     cost = config.class_weight * class_cost + config.bce_weight * bce_cost + config.dice_weight * dice_cost
-    assigned = linear_sum_assignment(torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy())
-    rows, columns = (torch.as_tensor(side, dtype=torch.int64, device=mask_logits.device) for side in assigned)
-    return rows, columns
+    return torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6)
+
+
+def assign(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The cheapest one-to-one assignments of queries to targets, all in one wait for the device.
+
+    Args:
+        costs: of each image, (L, Q, N) as of `matching_cost`.
+
+    Returns:
+        Of each of L predictions, two (M,) int64 on the device: which of all images' queries, image after image, and
+        which of all their targets. M, the sum of min(Q, N), is the same for each.
+    """
+    queries, device = costs[0].shape[1], costs[0].device
+    ends = np.cumsum([cost.shape[2] for cost in costs])
+    found = []
+    for layer in torch.cat(list(costs), dim=2).cpu().numpy():
+        pairs = []
+        for index, (own, end) in enumerate(zip(np.split(layer, ends[:-1], axis=1), ends, strict=True)):
+            pairs.append(np.add(linear_sum_assignment(own), [[index * queries], [end - own.shape[1]]]))
+        found.append(np.concatenate(pairs, axis=1))
+    return [(rows, columns) for rows, columns in torch.from_numpy(np.stack(found)).to(device)]

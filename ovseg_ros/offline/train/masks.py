@@ -10,8 +10,10 @@ from torch import Tensor
 
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize
+from ovseg_ros.core.joint.omtseg.network import OMTSegNetwork
 from ovseg_ros.core.proposals.eomt.network import EoMT
-from ovseg_ros.core.proposals.mask_network import MaskNetwork, QueryPrediction
+from ovseg_ros.core.proposals.mask_network import MaskNetwork
+from ovseg_ros.core.types import QueryPrediction
 from ovseg_ros.offline.data.types import PanopticDataset
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
 from ovseg_ros.offline.train.data import DataConfig, PanopticStream, SegmentedView, segmented_view, to_pixels
@@ -56,7 +58,10 @@ def require_whole_patches(augmentation: AugmentationConfig, patch_size: int) -> 
     """ConfigError unless the sides of all views are multiples of a patch's, `patch_size` pixels."""
     for size in view_sizes(augmentation):
         if any(side % patch_size for side in size):
-            raise ConfigError(f"views of size {size} must be multiples of the patch size {patch_size}")
+            raise ConfigError(
+                f"views of size {size} must be multiples of {patch_size} pixels, as patches or masks are; change the "
+                "sizes in augmentation"
+            )
 
 
 class MaskTraining(Protocol):
@@ -79,10 +84,15 @@ class MaskTask(Task):
         stream: of the views.
     """
 
-    model: MaskNetwork
+    model: MaskNetwork | OMTSegNetwork
 
     def __init__(
-        self, name: str, model: MaskNetwork, config: MaskTraining, dataset: PanopticDataset, device: torch.device
+        self,
+        name: str,
+        model: MaskNetwork | OMTSegNetwork,
+        config: MaskTraining,
+        dataset: PanopticDataset,
+        device: torch.device,
     ) -> None:
         self.name, self.model = name, model
         self._loss, self._device = config.loss, device
@@ -124,6 +134,12 @@ class MaskTask(Task):
             for view, sample in zip(views, samples, strict=True)
         ]
         share = BatchShare(samples, [int(count) for count in counts[:, 0].tolist()])
+        return self._compared(predictions, targets, share)
+
+    def _compared(
+        self, predictions: list[QueryPrediction], targets: list[MaskTargets], share: BatchShare
+    ) -> dict[str, Tensor]:
+        """The losses of a share's predictions."""
         return mask_set_loss(predictions, targets, self._loss, share)
 
     def pictures(self) -> dict[str, np.ndarray]:

@@ -1,8 +1,10 @@
 """Parameter groups and learning rates: multipliers, layer-wise decay and the two-stage warm-up of EoMT's recipe."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from lion_pytorch import Lion
 from torch import nn
 
 from ovseg_ros.core.errors import ConfigError
@@ -34,28 +36,43 @@ class Schedule:
         return max(0.0, remaining) ** 0.9
 
 
-Group = tuple[bool, float, Schedule]
-"""What parameters that learn alike share: whether they are vectors, the factor on the learning rate, the schedule."""
+class Group(NamedTuple):
+    """What parameters that learn alike share.
+
+    Attributes:
+        is_vector, is_decayed: of each.
+        factor: on the learning rate.
+        schedule: of the learning rate.
+    """
+
+    is_vector: bool
+    is_decayed: bool
+    factor: float
+    schedule: Schedule
 
 
-class ScheduledAdamW(torch.optim.AdamW):
-    """AdamW whose groups have their peak rate and schedule; the rate is a function of the step, so it has no state."""
+class ScheduledOptimizer:
+    """AdamW or Lion, and the learning rates of its groups, which are functions of the step and so have no state.
+
+    Attributes:
+        optimizer: the one of the two; it has all of the state.
+    """
 
     def __init__(self, model: nn.Module, config: LoopConfig) -> None:
         """Errors as of `parameter_groups`."""
         groups = parameter_groups(model, config)
-        decay = {True: config.weight_decay if config.decay_vectors else 0.0, False: config.weight_decay}
-        super().__init__(
-            [{"params": group, "weight_decay": decay[is_vector]} for (is_vector, *_), group in groups.items()],
-            lr=config.learning_rate,
-            betas=config.betas,
-        )
-        self._rates = [(config.learning_rate * factor, schedule) for _, factor, schedule in groups]
+        described = [
+            {"params": parameters, "weight_decay": config.weight_decay if group.is_decayed else 0.0}
+            for group, parameters in groups.items()
+        ]
+        kind = torch.optim.AdamW if config.optimizer == "adamw" else Lion
+        self.optimizer: torch.optim.Optimizer = kind(described, lr=config.learning_rate, betas=config.betas)
+        self._rates = [(config.learning_rate * group.factor, group.schedule) for group in groups]
 
     def set_rates(self, step: int) -> list[float]:
         """Set and return every group's learning rate of a step."""
         rates = [peak * schedule(step) for peak, schedule in self._rates]
-        for group, rate in zip(self.param_groups, rates, strict=True):
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         return rates
 
@@ -64,20 +81,25 @@ def parameter_groups(model: nn.Module, config: LoopConfig) -> dict[Group, list[n
     """The parameters that require gradients; groups in the order in which they first occur, matrices before vectors.
 
     Raises:
-        ConfigError: a prefix that no trained parameter has, or nothing to train.
+        ConfigError: a prefix, or a part in `not_decayed`, that no trained parameter's name has, or nothing to train.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:
         raise ConfigError("the model has no parameter that requires a gradient; nothing would be trained")
+    roots = ", ".join(dict.fromkeys(name.partition(".")[0] for name in trained))
     encoder = config.encoder
     for prefix in [multiplier.prefix for multiplier in config.multipliers] + ([encoder.prefix] if encoder else []):
         if not any(name.startswith(prefix) for name in trained):
-            roots = ", ".join(dict.fromkeys(name.partition(".")[0] for name in trained))
             raise ConfigError(f"no trained parameter's name begins with {prefix!r}; they begin with {roots}")
+    for part in config.not_decayed:
+        if not any(part in name for name in trained):
+            raise ConfigError(f"not_decayed: no trained parameter's name has {part!r} in it; they begin with {roots}")
     depth = _depth(model, encoder.prefix) if encoder else 0
     groups: dict[Group, list[nn.Parameter]] = {}
     for name, parameter in sorted(trained.items(), key=lambda item: item[1].ndim <= 1):
-        groups.setdefault((parameter.ndim <= 1, *_rate(name, depth, config)), []).append(parameter)
+        is_vector = parameter.ndim <= 1
+        is_spared = (is_vector and not config.decay_vectors) or any(part in name for part in config.not_decayed)
+        groups.setdefault(Group(is_vector, not is_spared, *_rate(name, depth, config)), []).append(parameter)
     return groups
 
 

@@ -14,11 +14,18 @@ from torch.nn.utils.rnn import pad_sequence
 from ovseg_ros.core.build import build_proposer, load_clip, text_width
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.presets import PromptGuidedSection, load_preset, preset_folder, require_weights
-from ovseg_ros.core.proposals.mask_network import MaskNetwork, QueryPrediction
+from ovseg_ros.core.presets import (
+    load_preset,
+    preset_folder,
+    require_weights,
+    two_stage,
+)
+from ovseg_ros.core.proposals.mask_network import MaskNetwork
 from ovseg_ros.core.proposals.padded import PromptGuidedProposer
+from ovseg_ros.core.sections import PromptGuidedSection
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.text_attention import in_float32
+from ovseg_ros.core.types import QueryPrediction
 from ovseg_ros.offline.train.augmentation import AugmentationConfig
 from ovseg_ros.offline.train.data import DataConfig, RenderedData, SegmentedView, open_data, require_seen
 from ovseg_ros.offline.train.engine import Run
@@ -60,7 +67,7 @@ class PmpTraining:
 
 def guided_section(preset: str) -> PromptGuidedSection:
     """What a preset says of its prompt-guided mask generator; ConfigError if it has none."""
-    section = load_preset(preset).model.proposer
+    section = two_stage(preset).proposer
     if not isinstance(section, PromptGuidedSection):
         raise ConfigError(
             f"the proposer of the preset {preset} is of kind {section.kind}, not prompt_guided; name another, such as "
@@ -93,6 +100,8 @@ class PmpTask(MaskTask):
     Attributes:
         questions: what is asked for.
     """
+
+    model: MaskNetwork
 
     def __init__(
         self, config: PmpTraining, network: MaskNetwork, text_encoder: TextEncoder, run: Run, *, name: str = "pmp"
@@ -149,14 +158,14 @@ def build_network(
     Raises:
         ConfigError, CheckpointError: the preset is malformed or has no guidance, or weights are missing or do not fit.
     """
-    config, section, files = load_preset(preset), guided_section(preset), preset_folder(preset)
-    require_weights(preset, config)
+    model, section, files = two_stage(preset), guided_section(preset), preset_folder(preset)
+    require_weights(preset, load_preset(preset))
     torch.manual_seed(seed)
     if begins_with == "generator":
         section = replace(section, checkpoint=None)
-    proposer, _ = build_proposer(section, config.model.input_size, files, text_width(config.model.clip, files))
+    proposer, _ = build_proposer(section, model.input_size, files, text_width(model.clip, files))
     assert isinstance(proposer, PromptGuidedProposer)
-    clip = load_clip(config.model.clip, config.model.templates, files, device)
+    clip = load_clip(model.clip, model.templates, files, device)
     return proposer.network, clip.text_encoder
 
 

@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,13 @@ from pydantic.dataclasses import dataclass
 
 from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.config import STRICT
-from ovseg_ros.core.presets import load_preset, preset_folder, require_weights, section_paths
+from ovseg_ros.core.presets import (
+    load_preset,
+    preset_folder,
+    require_weights,
+    section_paths,
+    two_stage,
+)
 from ovseg_ros.core.version import VERSION
 from ovseg_ros.core.weights.files import find_weights, read_safetensors
 from ovseg_ros.offline.data.files import sha256_of
@@ -23,11 +29,12 @@ from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.eomt import EoMTTraining, PresetNetwork, network_of
 from ovseg_ros.offline.train.fisa import FisaTraining
 from ovseg_ros.offline.train.loop_config import LoopConfig
+from ovseg_ros.offline.train.omtseg import OMTSegTraining, omtseg_section
 from ovseg_ros.offline.train.pmp import PmpTraining
 from ovseg_ros.offline.train.state import FREE_TO_CHANGE
 
 RECORD_NAME = "run.yaml"
-Stage = EoMTTraining | ClipTraining | FisaTraining | PmpTraining
+Stage = EoMTTraining | ClipTraining | FisaTraining | PmpTraining | OMTSegTraining
 
 _FREE = FREE_TO_CHANGE | {"mixed_precision", "workers", "on_error", "preset", "version", "command", "sessions"}
 """Keys that may change. A preset may be called or lie otherwise: what it says is compared, in `models`."""
@@ -139,12 +146,15 @@ def _weights_read(stages: Sequence[Stage]) -> Iterator[Sequence[Path]]:
                 trains_generator = True
                 yield find_weights(stage.encoder_weights).shards if stage.encoder_weights is not None else ()
             case ClipTraining():
-                files, model = preset_folder(stage.preset), load_preset(stage.preset).model
+                files, model = preset_folder(stage.preset), two_stage(stage.preset)
                 yield () if trains_generator else section_paths(files, model.proposer)
+            case OMTSegTraining():
+                require_weights(stage.preset, load_preset(stage.preset))
+                untrained_network = replace(omtseg_section(stage.preset), checkpoint=None)
+                yield section_paths(preset_folder(stage.preset), untrained_network)
             case FisaTraining() | PmpTraining():
-                preset = load_preset(stage.preset)
-                require_weights(stage.preset, preset)
-                model = preset.model
+                require_weights(stage.preset, load_preset(stage.preset))
+                model = two_stage(stage.preset)
                 untrained = isinstance(stage, PmpTraining) and stage.begins_with == "generator"
                 masks = model.generator if untrained else model.proposer
                 yield section_paths(preset_folder(stage.preset), masks, model.clip)

@@ -21,11 +21,14 @@ from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.eomt import EoMTTraining, network_of, train_eomt
 from ovseg_ros.offline.train.fisa import FisaTraining, checkpoint_of, train_fisa
 from ovseg_ros.offline.train.loop_config import LoopConfig
+from ovseg_ros.offline.train.omtseg import OMTSegTraining, omtseg_checkpoint, train_omtseg
 from ovseg_ros.offline.train.pmp import PmpTraining, guided_checkpoint, train_pmp
 from ovseg_ros.offline.train.record import RECORD_NAME, Record, differences, loops_of, plain, record_of
 from ovseg_ros.offline.train.state import has_state, require_steps, steps_done
 
-Stage = Annotated[EoMTTraining | ClipTraining | FisaTraining | PmpTraining, Field(discriminator="kind")]
+Stage = Annotated[
+    EoMTTraining | ClipTraining | FisaTraining | PmpTraining | OMTSegTraining, Field(discriminator="kind")
+]
 
 _EXAMPLE = "stages: ..."
 _CHANGES_TOLD = 4
@@ -121,6 +124,8 @@ def train(
                     train_fisa(stage, run)
                 case PmpTraining():
                     train_pmp(stage, run)
+                case OMTSegTraining():
+                    train_omtseg(stage, run)
     finally:
         run.engine.close()
 
@@ -136,6 +141,8 @@ def _result_of(stage: Stage) -> str:
             return checkpoint_of(stage.preset)
         case PmpTraining():
             return guided_checkpoint(stage.preset)
+        case OMTSegTraining():
+            return omtseg_checkpoint(stage.preset)
 
 
 def _with_loops(stage: Stage, changes: Mapping[str, Any]) -> Stage:

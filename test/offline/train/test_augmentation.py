@@ -12,9 +12,12 @@ from ovseg_ros.offline.data.types import PanopticSample, SegmentLabel
 from ovseg_ros.offline.train.augmentation import (
     OUTSIDE_LOGIT,
     JitterConfig,
+    ShortSideConfig,
     View,
     draw_jitter,
     draw_view,
+    view_sizes,
+    whole_view,
 )
 
 COLORS = np.array([[0, 0, 0], [250, 10, 10], [10, 250, 10], [10, 10, 250], [200, 200, 10]], dtype=np.uint8)
@@ -103,6 +106,26 @@ def test_views_are_drawn_again_until_a_wanted_segment_shows() -> None:
     ]
     assert sum(shows) > sum(plain) and sum(plain) < 15
     assert drawn((), 0).size == drawn((replace(segment, is_crowd=True),), 0).size == (20, 20)
+
+
+def test_the_short_side_has_every_length_and_long_views_are_cut() -> None:
+    sides = tuple(range(32, 129, 32))
+    config = ShortSideConfig((64, 64), sides, flip=0.0)
+    views = [draw_jitter((40, 60), config, np.random.default_rng(seed)) for seed in range(60)]
+    assert {view.resized for view in views} == {(side, round(1.5 * side)) for side in sides}
+    assert len({view.left for view in views if view.resized == (128, 192)}) > 3
+    small = next(view for view in views if view.resized == (32, 48))
+    assert (small.top, small.left) == (0, 0)
+    shown = small.of_segments(quadrants(40, 60))
+    assert shown[:32, :48].all() and not shown[32:].any() and not shown[:, 48:].any()
+    assert not small.of_image(np.full((40, 60, 3), 9, np.uint8))[32:].any()
+    assert view_sizes(config) == [(64, 64)] and whole_view((40, 60), config).resized == (43, 64)
+
+
+@pytest.mark.parametrize("bad", [{"sides": ()}, {"sides": (0,)}, {"sides": (3, 9000)}, {}])
+def test_bad_short_sides_are_refused(bad: dict) -> None:
+    with pytest.raises(ValueError, match=r"validation errors? for ShortSideConfig"):
+        ShortSideConfig(**{"size": (8, 8), **bad})
 
 
 @pytest.mark.parametrize("bad", [{"size": (0, 3)}, {"scale": (2.0, 1.0)}, {"scale": (0.0, 1.0)}, {"flip": 1.5}])

@@ -1,21 +1,31 @@
 """The set loss: matching by hand, perfect and wrong predictions, images without segments."""
 
+import math
+
 import pytest
 import torch
 
-from ovseg_ros.core.proposals.mask_network import QueryPrediction
+from ovseg_ros.core.types import QueryPrediction
 from ovseg_ros.offline.train.losses import (
     BatchShare,
     MaskLossConfig,
     MaskTargets,
+    assign,
     draw_points,
     mask_set_loss,
-    match,
+    matching_cost,
     sample_points,
     uncertain_points,
 )
 
 CONFIG = MaskLossConfig()
+
+
+def match(*compared: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mask logits, class logits, masks and classes of one image."""
+    mask_logits, class_logits, *wanted = compared
+    [(rows, columns)] = assign([matching_cost(mask_logits[None], class_logits[None], *wanted, CONFIG)])
+    return rows, columns
 
 
 def masks(*rows: list[float]) -> torch.Tensor:
@@ -31,7 +41,7 @@ def prediction(mask_logits: torch.Tensor, classes: list[int], confidence: float 
 def test_the_cheapest_assignment_is_found() -> None:
     targets = masks([1, 1, 0, 0], [0, 0, 1, 1])
     logits = 10 * (2 * masks([0, 0, 1, 1], [1, 0, 0, 1], [1, 1, 0, 0]) - 1)  # query 2 is target 0, query 0 target 1
-    rows, columns = match(logits.flatten(1), torch.zeros(3, 3), targets.flatten(1), torch.tensor([0, 0]), CONFIG)
+    rows, columns = match(logits.flatten(1), torch.zeros(3, 3), targets.flatten(1), torch.tensor([0, 0]))
     assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [(0, 1), (2, 0)]
 
 
@@ -39,7 +49,7 @@ def test_classes_break_ties_between_equal_masks() -> None:
     targets = masks([1, 1, 0, 0], [1, 1, 0, 0])
     logits = 10 * (2 * targets - 1)
     class_logits = torch.tensor([[0.0, 5.0, 0.0], [5.0, 0.0, 0.0]])
-    rows, columns = match(logits.flatten(1), class_logits, targets.flatten(1), torch.tensor([0, 1]), CONFIG)
+    rows, columns = match(logits.flatten(1), class_logits, targets.flatten(1), torch.tensor([0, 1]))
     assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [(0, 1), (1, 0)]
 
 
@@ -79,7 +89,7 @@ def test_more_segments_than_queries_match_the_best() -> None:
 
 def test_diverged_logits_still_match() -> None:
     broken = torch.tensor([[float("nan")] * 4, [1.0, 1.0, -1.0, -1.0]])
-    rows, _ = match(broken, torch.zeros(2, 3), masks([1, 1, 0, 0]).flatten(1), torch.tensor([0]), CONFIG)
+    rows, _ = match(broken, torch.zeros(2, 3), masks([1, 1, 0, 0]).flatten(1), torch.tensor([0]))
     assert rows.tolist() == [1]
 
 
@@ -165,3 +175,65 @@ def test_half_precision_predictions_are_compared_in_single() -> None:
 def test_bad_points_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(bad))}\n  Input should be (greater|less) than or equal to"):
         MaskLossConfig(**bad)
+
+
+LEFT, RIGHT = [1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]
+WORDS = MaskLossConfig(bce_weight=1.0, dice_weight=0.0, class_weight=2.0)
+"""Query 0 is the left half, query 1 nothing, query 2 the right half."""
+SAID_OF_WORDS = torch.tensor([[2.0, 0.0, -1.0], [9.0, -9.0, 0.0], [0.0, 1.0, 3.0]])
+SAID = QueryPrediction(
+    20 * (2 * masks(LEFT, [0, 0, 0, 0], RIGHT)[None] - 1),
+    torch.tensor([[[0.0, 0.0], [1.0, -1.0], [0.0, 0.0]]]),
+    SAID_OF_WORDS[None],
+)
+
+
+def objects(shown: torch.Tensor, *words: int) -> MaskTargets:
+    return MaskTargets(shown, torch.zeros(len(words), dtype=torch.int64), torch.tensor(words, dtype=torch.int64))
+
+
+def test_words_cost_what_matched_queries_say() -> None:
+    """By hand: the right half is word 1, the left half word 0; query 1 says nothing of words."""
+    target = objects(masks(RIGHT, LEFT), 1, 0)
+    both = mask_set_loss([SAID, SAID, SAID], [target], WORDS, word_weight=3.0)
+    wanted = (SAID_OF_WORDS[0].logsumexp(0) - 2.0) + (SAID_OF_WORDS[2].logsumexp(0) - 1.0)
+    # Twice: the first prediction has no words in its loss; the mean is over two masks.
+    assert float(both["word"]) == pytest.approx(2 * 3.0 * float(wanted) / 2, rel=1e-6)
+    # Nor has it classes: objects cost log 2 each, query 1 as "no object" a tenth of log(1 + e^2).
+    wanted_class = 2.0 * (2 * math.log(2) + 0.1 * math.log(1 + math.exp(2))) / 2.1
+    assert float(both["class"]) == pytest.approx(2 * wanted_class, rel=1e-6)
+    # Masks count before the first layer, too.
+    one = mask_set_loss([SAID], [target], WORDS, word_weight=3.0)
+    assert float(one["word"]) == float(one["class"]) == 0 and float(both["bce"]) == pytest.approx(3 * float(one["bce"]))
+    assert set(mask_set_loss([SAID], [target], WORDS)) == {"class", "bce", "dice"}
+
+
+def test_words_are_divided_by_all_masks_that_are_matched_in_the_batch() -> None:
+    """An image has one mask, one none, one more than there are queries; each is computed by itself."""
+    many = objects(masks(LEFT, RIGHT, [1, 1, 0, 0], [0, 0, 0, 0]), 0, 1, 2, 2)
+    targets = [objects(masks(RIGHT), 2), objects(masks()), many]
+    counts = [1, 0, 4]  # so 1 + 0 + 3 of 3 queries are matched
+    batch = QueryPrediction(
+        SAID.mask_logits.repeat(3, 1, 1, 1), SAID.class_logits.repeat(3, 1, 1), SAID_OF_WORDS.repeat(3, 1, 1)
+    )
+    whole = mask_set_loss([batch, batch], targets, WORDS, word_weight=1.0)
+    parts = [
+        mask_set_loss([SAID, SAID], [target], WORDS, BatchShare(range(i, i + 1), counts), word_weight=1.0)
+        for i, target in enumerate(targets)
+    ]
+    for name, value in whole.items():
+        assert float(value) == pytest.approx(sum(float(part[name]) for part in parts) / 3, rel=1e-6), name
+    costs = -SAID_OF_WORDS.log_softmax(dim=1)  # of each query and word; a share is a third of the batch
+    assert float(parts[0]["word"]) == pytest.approx(float(costs[2, 2]) / (4 / 3), rel=1e-6)
+    assert float(parts[1]["word"]) == 0
+    assert float(parts[2]["word"]) == pytest.approx(float(costs[0, 0] + costs[1, 2] + costs[2, 1]) / (4 / 3), rel=1e-6)
+
+
+def test_a_batch_without_any_segment_teaches_no_word_and_stays_finite() -> None:
+    classes, words = SAID.class_logits.clone().requires_grad_(), SAID_OF_WORDS[None].clone().requires_grad_()
+    predictions = [SAID, QueryPrediction(SAID.mask_logits, classes, words)]
+    losses = mask_set_loss(predictions, [objects(masks())], WORDS, word_weight=1.0)
+    assert losses["word"].item() == losses["bce"].item() == 0 < losses["class"].item()
+    torch.stack(list(losses.values())).sum().backward()
+    assert words.grad is not None and not words.grad.any()
+    assert classes.grad is not None and classes.grad.abs().sum() > 0

@@ -1,15 +1,19 @@
 """Parameter groups and learning rates, against the figures of EoMT's recipe."""
 
+import io
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+from ovseg_ros.core.config import from_mapping
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.presets import EoMTSection
 from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
+from ovseg_ros.core.sections import EoMTSection
 from ovseg_ros.offline.train.eomt import EoMTTraining
 from ovseg_ros.offline.train.loop_config import EncoderSchedule, LoopConfig, Multiplier
-from ovseg_ros.offline.train.optimization import ScheduledAdamW
+from ovseg_ros.offline.train.optimization import ScheduledOptimizer
 from ovseg_ros.offline.train.run import load_recipe
 
 RECIPE = LoopConfig(
@@ -23,16 +27,16 @@ def make_eomt(depth: int = 3) -> EoMT:
 
 def rates(model: nn.Module, config: LoopConfig, step: int) -> dict[str, float]:
     """Learning rate of every parameter at a step, by name."""
-    optimizer = ScheduledAdamW(model, config)
+    optimizer = ScheduledOptimizer(model, config)
     optimizer.set_rates(step)
-    rate_of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    rate_of = {id(p): group["lr"] for group in optimizer.optimizer.param_groups for p in group["params"]}
     return {name: rate_of[id(parameter)] for name, parameter in model.named_parameters()}
 
 
 def test_every_parameter_is_in_exactly_one_group() -> None:
     model = make_eomt()
-    optimizer = ScheduledAdamW(model, RECIPE)
-    grouped = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer = ScheduledOptimizer(model, RECIPE)
+    grouped = [id(parameter) for group in optimizer.optimizer.param_groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
 
 
@@ -79,7 +83,7 @@ def test_weight_decay_spares_vectors_unless_told() -> None:
     model = nn.Linear(3, 2)
     for decay_vectors, wanted in ((False, [0.05, 0.0]), (True, [0.05, 0.05])):
         config = LoopConfig(steps=1, batch_size=1, learning_rate=1.0, decay_vectors=decay_vectors)
-        assert [group["weight_decay"] for group in ScheduledAdamW(model, config).param_groups] == wanted
+        assert [group["weight_decay"] for group in ScheduledOptimizer(model, config).optimizer.param_groups] == wanted
 
 
 def test_multipliers_go_by_the_names_beginning() -> None:
@@ -92,12 +96,83 @@ def test_multipliers_go_by_the_names_beginning() -> None:
     assert found["class_head.weight"] == 1.0
 
 
+def test_parts_of_names_are_not_decayed_either() -> None:
+    config = LoopConfig(
+        steps=1, batch_size=1, learning_rate=1.0, decay_vectors=True, not_decayed=("pos_embed", "queries")
+    )  # fmt: skip
+    model = make_eomt()
+    groups = ScheduledOptimizer(model, config).optimizer.param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    spared = {name for name, parameter in model.named_parameters() if decay[id(parameter)] == 0}
+    assert spared == {"encoder.pos_embed", "queries.weight"} and set(decay.values()) == {0.0, 0.05}
+    with pytest.raises(
+        ConfigError, match="not_decayed: .* has 'level_embed' in it; they begin with encoder, queries, "
+    ):
+        ScheduledOptimizer(model, replace(config, not_decayed=("queries", "level_embed")))
+
+
+def lion() -> tuple[nn.Linear, ScheduledOptimizer]:
+    """Weights of 1, a bias of 1, a rate of 0.1 in step 0 and 0.2 in step 1."""
+    model = nn.Linear(2, 1)
+    nn.init.ones_(model.weight)
+    nn.init.ones_(model.bias)
+    config = LoopConfig(
+        steps=4, batch_size=1, optimizer="lion", learning_rate=0.2, weight_decay=0.5, betas=(0.9, 0.98), warmup_steps=2
+    )
+    return model, ScheduledOptimizer(model, config)
+
+
+def take(model: nn.Linear, scheduled: ScheduledOptimizer, step: int, weight: list[float], bias: float) -> None:
+    """A step with these gradients."""
+    model.weight.grad, model.bias.grad = torch.tensor([weight]), torch.tensor([bias])
+    scheduled.set_rates(step)
+    scheduled.optimizer.step()
+
+
+def test_two_steps_of_lion_by_hand() -> None:
+    """Decay, then a step of the rate's size against the sign of 0.9 m + 0.1 g; m becomes 0.98 m + 0.02 g."""
+    model, scheduled = lion()
+    take(model, scheduled, 0, [2.0, -0.001], 0.0)
+    assert model.weight[0].tolist() == pytest.approx([0.95 - 0.1, 0.95 + 0.1])  # 1 x (1 - 0.1 x 0.5)
+    assert model.bias.tolist() == [1.0]  # not decayed, and the sign of 0 is 0
+    # m is (0.04, -0.00002): of the first the sign follows m, of the second the new gradient.
+    take(model, scheduled, 1, [-0.3, 0.1], 5.0)
+    assert model.weight[0].tolist() == pytest.approx([0.85 * 0.9 - 0.2, 1.05 * 0.9 - 0.2])
+    assert model.bias.tolist() == pytest.approx([0.8])
+    momentum = scheduled.optimizer.state[model.weight]["exp_avg"][0].tolist()
+    assert momentum == pytest.approx([0.98 * 0.04 - 0.02 * 0.3, -0.98 * 0.00002 + 0.02 * 0.1])
+
+
+def test_lion_goes_on_to_the_bit() -> None:
+    gradients = [[0.3, -0.2], [-0.1, 0.7], [-0.05, -0.4]]
+    (model, scheduled), (again, resumed) = lion(), lion()
+    for step in range(2):
+        take(model, scheduled, step, gradients[step], 0.1)
+    kept = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": scheduled.optimizer.state_dict()}, kept)
+    take(model, scheduled, 2, gradients[2], -0.1)
+    state = torch.load(io.BytesIO(kept.getvalue()), weights_only=True)
+    again.load_state_dict(state["model"])
+    resumed.optimizer.load_state_dict(state["optimizer"])
+    take(again, resumed, 2, gradients[2], -0.1)
+    for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        states = resumed.optimizer.state[ours], scheduled.optimizer.state[theirs]
+        assert torch.equal(states[0]["exp_avg"], states[1]["exp_avg"])
+
+
+def test_another_optimizer_is_refused_with_the_nearest() -> None:
+    values = {"steps": 1, "batch_size": 1, "learning_rate": 1.0, "optimizer": "loin"}
+    with pytest.raises(ConfigError, match="unknown optimizer 'loin'; did you mean 'lion'"):
+        from_mapping(LoopConfig, values, "recipe.yaml")
+
+
 def test_a_prefix_of_nothing_and_a_frozen_model_are_refused() -> None:
     config = LoopConfig(steps=1, batch_size=1, learning_rate=1.0, multipliers=(Multiplier("backbone.", 0.1),))
     with pytest.raises(ConfigError, match="begins with 'backbone.'; they begin with encoder, queries, class_head"):
-        ScheduledAdamW(make_eomt(), config)
+        ScheduledOptimizer(make_eomt(), config)
     with pytest.raises(ConfigError, match="nothing would be trained"):
-        ScheduledAdamW(nn.Linear(1, 1).requires_grad_(False), config)
+        ScheduledOptimizer(nn.Linear(1, 1).requires_grad_(False), config)
 
 
 def test_the_coco_recipe_is_the_published_one() -> None:

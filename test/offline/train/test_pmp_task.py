@@ -14,7 +14,8 @@ from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.proposals.mask2former import Mask2Former
-from ovseg_ros.core.proposals.mask_network import MaskNetwork, QueryPrediction
+from ovseg_ros.core.proposals.mask_network import MaskNetwork
+from ovseg_ros.core.types import QueryPrediction
 from ovseg_ros.offline.data.types import PanopticSample
 from ovseg_ros.offline.train.augmentation import JitterConfig, View
 from ovseg_ros.offline.train.data import SegmentedView, segmented_view, to_pixels
@@ -260,9 +261,9 @@ def test_images_without_any_segment_teach_nothing_but_that(run: Run, points: int
 
 def test_views_must_be_whole_patches(run: Run) -> None:
     jitter = replace(JITTER, size=(40, 50))
-    with pytest.raises(ConfigError, match=r"views of size \(40, 50\) must be multiples of the patch size 16"):
+    with pytest.raises(ConfigError, match=r"views of size \(40, 50\) must be multiples of 16 pixels"):
         pmp_task(run, augmentation=jitter)
-    with pytest.raises(ConfigError, match=r"views of size \(40, 50\) must be multiples of the patch size 4"):
+    with pytest.raises(ConfigError, match=r"views of size \(40, 50\) must be multiples of 4 pixels"):
         pmp_task(run, guided(mask2former()), augmentation=jitter)
 
 
@@ -270,6 +271,6 @@ def test_the_swin_of_mask2former_learns_at_a_tenth_of_the_rate(run: Run) -> None
     """By the prefix that the recipe has."""
     [stage] = load_recipe("pmp_mask2former_coco").stages
     groups = parameter_groups(guided(mask2former()), stage.loop)
-    slow = {id(p) for (_, factor, _), group in groups.items() if factor == 0.1 for p in group}
+    slow = {id(p) for group, parameters in groups.items() if group.factor == 0.1 for p in parameters}
     encoder = guided(mask2former()).network.model.pixel_level_module.encoder
     assert len(slow) == len(list(encoder.parameters()))

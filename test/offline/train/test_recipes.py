@@ -1,19 +1,27 @@
 """Every recipe that comes with the package: it loads, and what it trains is what it says."""
 
-import pytest
+from dataclasses import replace
 
+import pytest
+import torch
+
+from ovseg_ros.core.backbones.beit3 import Beit3
 from ovseg_ros.core.backbones.open_clip_model import OpenClipConfig, build_open_clip
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.presets import FisaSection, SentenceClipSection, load_preset
+from ovseg_ros.core.joint.omtseg.network import OMTSegNetwork
+from ovseg_ros.core.presets import load_preset
 from ovseg_ros.core.resources import config_dir
+from ovseg_ros.core.sections import FisaSection, SentenceClipSection
 from ovseg_ros.offline.data.open import DATASETS, dataset_info
-from ovseg_ros.offline.train.augmentation import JitterConfig
+from ovseg_ros.offline.train.augmentation import JitterConfig, ShortSideConfig
 from ovseg_ros.offline.train.clip import ClipTraining
 from ovseg_ros.offline.train.data import PanopticData
 from ovseg_ros.offline.train.eomt import EoMTTraining, network_of
 from ovseg_ros.offline.train.fisa import FisaTraining
 from ovseg_ros.offline.train.loop_config import Multiplier
+from ovseg_ros.offline.train.losses import MaskLossConfig
+from ovseg_ros.offline.train.omtseg import OMTSegTraining, omtseg_checkpoint
 from ovseg_ros.offline.train.optimization import parameter_groups
 from ovseg_ros.offline.train.pmp import PmpTraining, guided_checkpoint
 from ovseg_ros.offline.train.questions import QuestionConfig
@@ -40,6 +48,8 @@ def test_a_recipe_loads_and_names_data_that_are_known(name: str) -> None:
             assert network.architecture.num_classes == wanted
         elif isinstance(stage, PmpTraining):
             assert guided_checkpoint(stage.preset) == f"{stage.preset}.safetensors"
+        elif isinstance(stage, OMTSegTraining):
+            assert omtseg_checkpoint(stage.preset) == f"{stage.preset}.safetensors"
         else:
             classifier = load_preset(stage.preset).model.classifier
             assert isinstance(classifier, FisaSection) and classifier.checkpoint is not None
@@ -67,7 +77,7 @@ def test_fisa_trains_as_in_the_paper(name: str, trained: float, view: int) -> No
         std=model.clip.std,
     )
     groups = parameter_groups(classifier, loop)
-    slow = sum(p.numel() for (_, factor, _), group in groups.items() if factor == 0.1 for p in group)
+    slow = sum(p.numel() for (*_, factor, _), group in groups.items() if factor == 0.1 for p in group)
     total = sum(p.numel() for group in groups.values() for p in group)
     width, layers = clip.visual.class_embedding.shape[0], len(clip.visual.transformer.resblocks)
     assert slow == layers * (width * width + width)
@@ -93,6 +103,28 @@ def test_pmp_trains_as_its_host(name: str, host: str) -> None:
     assert loop.multipliers == (Multiplier("network.model.pixel_level_module.encoder.", 0.1),)
 
 
+def test_omtseg_trains_as_in_the_paper_and_its_code() -> None:
+    """What the paper says, and what the authors' code has where it says nothing; base as large."""
+    [recipe], [base] = load_recipe("omtseg_l_coco").stages, load_recipe("omtseg_b_coco").stages
+    assert isinstance(recipe, OMTSegTraining) and base == replace(recipe, preset="omtseg_b")
+    assert load_recipe("omtseg_l_coco").mixed_precision == load_recipe("omtseg_b_coco").mixed_precision == "bf16"
+    loop = recipe.loop
+    assert (loop.optimizer, loop.learning_rate, loop.weight_decay, loop.betas) == ("lion", 3e-5, 0.15, (0.9, 0.99))
+    assert (loop.steps, loop.batch_size, loop.warmup_steps, loop.gradient_clip) == (90_000, 16, 2000, 1)
+    assert recipe.augmentation == ShortSideConfig((640, 640), tuple(range(320, 1281, 64)), flip=0.5, padding=(0, 0, 0))
+    assert recipe.loss == MaskLossConfig(2.0, 5.0, 5.0, 0.1, points=12_544, oversample=3.0, importance=0.75)
+    assert (recipe.word_weight, recipe.separators, recipe.synonyms) == (2, 3, 0)
+    architecture = load_preset(recipe.preset).model.architecture
+    with torch.device("meta"):
+        network = OMTSegNetwork(architecture, Beit3(architecture.encoder))
+    network.freeze_encoder()
+    kept = [name for name, _ in network.named_parameters() if any(part in name for part in loop.not_decayed)]
+    positions = "encoder.encoder.embed_positions"
+    assert kept == [f"{positions}.A.weight", f"{positions}.B.weight", "decoder.places.weight"]
+    trained = sum(parameter.numel() for group in parameter_groups(network, loop).values() for parameter in group)
+    assert trained == 46_893_699 + 2_690_048
+
+
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no recipe 'eomt_xl'.*eomt_l_coco, fisa_b_coco, fisa_l_coco"):
+    with pytest.raises(ConfigError, match="no recipe 'eomt_xl'.*eomt_l_coco, fisa_b_coco, fisa_l_coco, omtseg_b"):
         load_recipe("eomt_xl")

@@ -14,6 +14,7 @@ from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.errors import ConfigError, DatasetError
 from ovseg_ros.core.presets import preset_path
 from ovseg_ros.core.types import MaskProposals
+from ovseg_ros.offline.data import tabletop_views
 from ovseg_ros.offline.data.open import dataset_info
 from ovseg_ros.offline.data.tabletop_views import SCENES_PER_SHARD, TabletopViews, load_or_render
 from ovseg_ros.offline.train.augmentation import CropPhase, CropsConfig
@@ -113,6 +114,22 @@ def test_a_broken_shard_is_named(data: Path, tmp_path: Path) -> None:
     (folder / "000000.npz").write_bytes(b"torn")
     with pytest.raises(DatasetError, match="000000.npz"):
         load_or_render(tmp_path, "train", scenes=1, views=1)
+
+
+def test_two_commands_may_render_one_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tabletop_views, "SCENES_PER_SHARD", 1)
+    job, turns, original = (tmp_path, "train", 0, 1), [], np.savez
+
+    def savez(file, **arrays) -> None:  # type: ignore[no-untyped-def]
+        turns.append(file)
+        if len(turns) == 1:  # another command, which is done first
+            tabletop_views._render_shard(job)
+        original(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", savez)
+    tabletop_views._render_shard(job)
+    assert [path.name for path in tmp_path.iterdir()] == ["000000.npz"] and len(turns) == 2
+    assert len(tabletop_views._read_shard(tmp_path / "000000.npz")) == 1
 
 
 def stream_of(views: TabletopViews, crops: CropsConfig, prepare=segmented_view) -> PanopticStream:  # type: ignore[no-untyped-def]

@@ -167,7 +167,7 @@ def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path
     [
         (("learning_rate", "learning_rte"), "unknown key 'learning_rte'; did you mean 'learning_rate'"),
         (("num_classes: 100", "num_classes: 133"), "the architecture has 133 classes, but tabletop has 100; set"),
-        (("size: [64, 96]", "size: [60, 96]"), r"views of size \(60, 96\) must be multiples of the patch size 16"),
+        (("size: [64, 96]", "size: [60, 96]"), r"views of size \(60, 96\) must be multiples of 16 pixels"),
         (
             ("batch_size: 2", "batch_size: 0"),
             r"loop.batch_size: it should be greater than or equal to 1, got 0",

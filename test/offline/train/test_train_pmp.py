@@ -106,7 +106,7 @@ def test_initial_weights_are_the_generators_and_depend_on_the_seed_else(preset: 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (("size: [64, 96]", "size: [64, 90]"), r"views of size \(64, 90\) must be multiples of the patch size 16"),
+        (("size: [64, 96]", "size: [64, 90]"), r"views of size \(64, 90\) must be multiples of 16 pixels"),
         (("    loss:", "    questions: {groups: 0.5}\n    loss:"), "questions.groups needs data of kind rendered; the"),
         (("    loss:", "    questions: {wohle: 0.5}\n    loss:"), "unknown key 'wohle'; did you mean 'whole'"),
         (
