@@ -333,7 +333,7 @@ class DownloadOptions:
     """Fetch and verify a preset's public weights ahead of time."""
 
     preset: Annotated[str, Option(_PRESET, metavar="PRESET", by_place=True)]
-    cache: Annotated[Path | None, _folder("folder in place of the hub's cache (HF_HUB_CACHE)")] = None
+    cache: Annotated[Path | None, _folder("folder in place of the caches HF_HUB_CACHE and TORCH_HOME")] = None
     check: Annotated[bool, _switch("fetch nothing; say what is missing or damaged")] = False
 
 
@@ -346,13 +346,14 @@ class DoctorOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AblateOptions:
-    """Train and compare the parts of FISA, or ways to prompt masks; a run that was stopped goes on."""
+    """Train and compare the parts of FISA or OMTSeg, or ways to prompt masks; a run that was stopped goes on."""
 
     experiment: Annotated[
-        Literal["tabletop", "pmp"],
+        Literal["tabletop", "pmp", "omtseg"],
         Option(
-            "tabletop: FISA's parts; pmp: ways to let words take part in the masks; both on the simulated tabletop",
-            choices=("tabletop", "pmp"),
+            "tabletop: FISA's parts; pmp: ways to let words take part in the masks; omtseg: OMTSeg's parts; all on the "
+            "simulated tabletop",
+            choices=("tabletop", "pmp", "omtseg"),
             by_place=True,
         ),
     ]
@@ -360,9 +361,11 @@ class AblateOptions:
     data: Annotated[Path | None, _new_folder("folder for rendered data (default: OUT/data)")] = None
     recipe: Annotated[
         str | None,
-        Option("training recipe with a stage of kind fisa, or pmp (default: tabletop_fisa, or tabletop_pmp)"),
+        Option("training recipe with a stage of kind fisa, pmp or omtseg (default: tabletop_fisa, and so on)"),
     ] = None
-    seeds: Annotated[int | None, _number("trainings of each system (default: 3; of pmp 2)")] = None
+    device: Device = "auto"
+    seeds: Annotated[int | None, _number("trainings of each system (default: 3; of pmp and omtseg 2)")] = None
+    first_seed: Annotated[int, _seed("the first training")] = 0
     systems: Annotated[
         tuple[str, ...] | None, Option("only these systems (default: all)", nargs="+", metavar="NAME")
     ] = None

@@ -225,6 +225,10 @@ def _run(cls: type[Any], given: argparse.Namespace) -> int:
             from ovseg_ros.offline.tools.ablate_pmp import ablate_pmp
 
             return ablate_pmp(told)
+        case options.AblateOptions(experiment="omtseg"):
+            from ovseg_ros.offline.tools.ablate_omtseg import ablate_omtseg
+
+            return ablate_omtseg(told)
         case options.AblateOptions():
             from ovseg_ros.offline.tools.ablate import ablate_tabletop
 

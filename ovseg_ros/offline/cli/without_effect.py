@@ -12,6 +12,8 @@ _OF_EVALUATION = (
     *("vocabulary", "synonyms", "oracle", "min_objectness", "partial", "shard"),
 )
 
+_ON_THE_CPU = "this ablation computes on the CPU; --device is of ablate omtseg"
+
 
 def refuse_without_effect(told: Any, given: Collection[str]) -> None:
     """ConfigError, naming them, if options would change nothing.
@@ -62,9 +64,14 @@ def _idle(told: Any) -> Iterator[tuple[tuple[str, ...], str]]:
             yield ("frames", "warmup", "cameras", "rate", "threads"), "--soak watches one camera for its minutes"
         case options.BenchOptions():
             yield ("rate",), "it is of --delivered"
-        case options.AblateOptions(experiment="pmp"):
+        case options.AblateOptions(experiment="pmp" | "omtseg" as experiment):
             yield ("convolutions", "ranks"), "they are of FISA's parts, which ablate tabletop compares"
-        case options.AblateOptions(systems=systems) if systems is not None:
+            if experiment == "pmp":
+                yield ("device",), _ON_THE_CPU
+        case options.AblateOptions(systems=systems):
+            yield ("device",), _ON_THE_CPU
+            if systems is None:
+                return
             if "seve_lora" not in systems:
                 yield ("ranks",), "--systems leaves seve_lora out, which alone has ranks"
             if set(systems) == {"seve_lora"}:

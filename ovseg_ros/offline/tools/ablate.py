@@ -17,12 +17,21 @@ from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.presets import FisaSection, PresetFolder, fisa_section, load_preset, own_checkpoints, preset_folder
+from ovseg_ros.core.presets import (
+    PresetFolder,
+    fisa_section,
+    load_preset,
+    own_checkpoints,
+    preset_folder,
+    two_stage,
+)
+from ovseg_ros.core.sections import FisaSection
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.files import digest_of, sha256_of, write_bytes, write_json
 from ovseg_ros.offline.options import AblateOptions
 from ovseg_ros.offline.tools.ablation import (
     as_stored,
+    chosen_seeds,
     chosen_systems,
     evaluation_samples,
     kept_results,
@@ -121,7 +130,7 @@ def ablate_tabletop(options: AblateOptions) -> int:
     depth = fisa_section(training.preset).architecture.adapter_convolutions
     wanted = [(reference, 0) for reference in REFERENCES]
     for group in variants(systems, options, depth):
-        wanted += [(variant, seed) for seed in range(options.seeds or _SEEDS) for variant in group]
+        wanted += [(variant, seed) for seed in chosen_seeds(options, _SEEDS) for variant in group]
     results = _results(out, facts)
     missing = [key for key in wanted if key not in results]
     if missing:
@@ -143,8 +152,9 @@ class _Bench:
         """`digest`: of the settings; ends the names of training folders."""
         self._digest = digest
         device, self._training, self._run = run.engine.device, training, run
+        section = two_stage(training.preset)
         preset, self._files = load_preset(training.preset), preset_folder(training.preset)
-        self._clip = load_clip(preset.model.clip, preset.model.templates, self._files, device)
+        self._clip = load_clip(section.clip, section.templates, self._files, device)
         model, self._reader = build_untrained(training.preset, device, training.loop.seed)
         vocabulary = Vocabulary.build(TABLETOP_SPECS)
         self._text = model.text_encoder.encode(vocabulary)
@@ -164,7 +174,7 @@ class _Bench:
         return self._trained(variant, seed)
 
     def _masked_crops(self, *, mirrored: bool) -> dict[str, Any]:
-        section = load_preset("tabletop").model.classifier
+        section = two_stage("tabletop").classifier
         if not isinstance(section, MaskedCropConfig):
             raise ConfigError(f"the preset tabletop has a classifier of kind {section.kind}, not masked_crops")
         section = replace(section, mirrored=mirrored and section.mirrored)
@@ -208,7 +218,7 @@ def _stage(options: AblateOptions) -> FisaTraining:
 def _facts(options: AblateOptions, training: FisaTraining) -> dict[str, Any]:
     """What figures depend on, beside variant and seed."""
     preset, fisa = load_preset(training.preset), replace(fisa_section(training.preset), checkpoint=None)
-    frozen = own_checkpoints(replace(preset, model=replace(preset.model, classifier=fisa)))
+    frozen = own_checkpoints(replace(preset, model=replace(two_stage(training.preset), classifier=fisa)))
     files = preset_folder(training.preset)
     facts = {
         "split": options.split,

@@ -17,12 +17,18 @@ from tqdm import tqdm
 
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize
-from ovseg_ros.core.presets import PresetConfig, load_preset, own_checkpoints, preset_folder
+from ovseg_ros.core.presets import (
+    PresetConfig,
+    load_preset,
+    own_checkpoints,
+    preset_folder,
+    two_stage,
+)
 from ovseg_ros.core.proposals.eomt.network import EoMT
-from ovseg_ros.core.proposals.mask_network import QueryPrediction
 from ovseg_ros.core.proposals.prompt_guidance import GuidingWords
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.text_attention import in_float32
+from ovseg_ros.core.types import QueryPrediction
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.files import digest_of, sha256_of, write_json
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample
@@ -30,6 +36,7 @@ from ovseg_ros.offline.options import AblateOptions
 from ovseg_ros.offline.tools.ablate_pmp_report import write_report
 from ovseg_ros.offline.tools.ablation import (
     as_stored,
+    chosen_seeds,
     chosen_systems,
     evaluation_samples,
     kept_results,
@@ -83,7 +90,7 @@ def ablate_pmp(options: AblateOptions) -> int:
         ),
     )
     facts = _facts(options, training)
-    wanted = [(BUNDLED, 0), *((system, seed) for seed in range(options.seeds or _SEEDS) for system in systems)]
+    wanted = [(BUNDLED, 0), *((system, seed) for seed in chosen_seeds(options, _SEEDS) for system in systems)]
     made = {(one["variant"], one["seed"]) for one in kept_results(out, facts)}
     missing = [key for key in wanted if key not in made]
     if missing:
@@ -118,7 +125,7 @@ def _facts(options: AblateOptions, training: PmpTraining) -> dict[str, Any]:
 def _untrained(name: str) -> PresetConfig:
     """A preset before the training of its guidance."""
     preset, section = load_preset(name), replace(guided_section(name), checkpoint=None)
-    return replace(preset, model=replace(preset.model, proposer=section))
+    return replace(preset, model=replace(two_stage(name), proposer=section))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ovseg_ros.offline.data.files import write_bytes, write_json
+from ovseg_ros.offline.tools.ablation import cell, over_seeds
 from ovseg_ros.offline.tools.phrase_quality import METRICS, interval, mean_iou
 
 TITLES = {
@@ -57,7 +58,7 @@ def _row(name: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | No
             row[f"{metric}_{kind}"] = (
                 _of_iou([one["iou"][metric][kind] for one in found], [one["iou"][metric][kind] for one in pmp])
                 if metric in METRICS
-                else _of_quality([one[metric] for one in found], kind)
+                else over_seeds([one[metric] for one in found], kind)
             )
     return row
 
@@ -66,15 +67,9 @@ def _of_iou(sums: Sequence[Any], of_pmp: Sequence[Any]) -> dict[str, Any] | None
     """None where no image shows what would be asked for."""
     if math.isnan(mean_iou(sums)):
         return None
-    over_seeds = [mean_iou([one]) for one in sums]
-    found = {"mean": sum(over_seeds) / len(over_seeds), "over_seeds": over_seeds, "ci95": interval(sums)}
+    means = [mean_iou([one]) for one in sums]
+    found = {"mean": sum(means) / len(means), "over_seeds": means, "ci95": interval(sums)}
     return found | ({"pmp_minus_this_ci95": interval(of_pmp, sums)} if of_pmp else {})
-
-
-def _of_quality(figures: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
-    over_seeds = [one[kind] for one in figures]
-    mean = sum(over_seeds) / len(over_seeds)
-    return {"mean": mean, "over_seeds": over_seeds, "ci95_of_first_seed": figures[0][f"{kind}_interval"]}
 
 
 def _markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
@@ -85,7 +80,7 @@ def _markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> st
         parts.append("| system | trained parameters | " + " | ".join(names.values()) + " |")
         parts.append("|---" * (2 + len(names)) + "|")
         for row in rows:
-            cells = [_cell(row.get(f"{metric}_{kind}")) for metric in names]
+            cells = [cell(row.get(f"{metric}_{kind}")) for metric in names]
             trained = f"{row['trained_parameters']:,}" if row["trained_parameters"] else ""
             parts.append(f"| {TITLES[row['system']]} | {trained} | " + " | ".join(cells) + " |")
         parts.append("")
@@ -103,14 +98,6 @@ def _markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> st
         "by bootstrap over images (PQ: of the first seed), before them half the range over seeds.\n"
     )
     return "\n".join(parts)
-
-
-def _cell(figure: Mapping[str, Any] | None) -> str:
-    if figure is None:
-        return ""
-    low, high = figure.get("ci95") or figure["ci95_of_first_seed"]
-    spread = (max(figure["over_seeds"]) - min(figure["over_seeds"])) / 2
-    return f"{figure['mean']:.1f} ± {spread:.1f} ({low:.1f} to {high:.1f})"
 
 
 def _difference(figure: Mapping[str, Any] | None) -> str:

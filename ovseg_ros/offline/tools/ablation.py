@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,11 +15,12 @@ from ovseg_ros.offline.options import AblateOptions
 from ovseg_ros.offline.train.data import RenderedData, RenderedViews
 from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.fisa import FisaTraining
+from ovseg_ros.offline.train.omtseg import OMTSegTraining
 from ovseg_ros.offline.train.pmp import PmpTraining
 from ovseg_ros.offline.train.run import load_recipe
 from ovseg_ros.sim.categories import SEEN, UNSEEN
 
-Stage = TypeVar("Stage", FisaTraining, PmpTraining)
+Stage = TypeVar("Stage", FisaTraining, OMTSegTraining, PmpTraining)
 
 
 def chosen_systems(options: AblateOptions, known: Collection[str]) -> tuple[str, ...]:
@@ -27,7 +28,12 @@ def chosen_systems(options: AblateOptions, known: Collection[str]) -> tuple[str,
     for system in options.systems or ():
         if system not in known:
             raise ConfigError(f"unknown system {system!r}{choices(system, known)}")
-    return options.systems or tuple(known)
+    return tuple(dict.fromkeys(options.systems or known))
+
+
+def chosen_seeds(options: AblateOptions, count: int) -> range:
+    """Those that are asked for; `count` of them unless a number is."""
+    return range(options.first_seed, options.first_seed + (options.seeds or count))
 
 
 def rendered_stage(recipe: str, name: str, kind: type[Stage]) -> Stage:
@@ -55,20 +61,35 @@ def kept_results(out: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
     return [one for one in found if one.get("facts") == facts]
 
 
-def evaluation_samples(options: AblateOptions, run: Run) -> list[PanopticSample]:
+def evaluation_samples(options: AblateOptions, run: Run, asked: frozenset[str] = SEEN | UNSEEN) -> list[PanopticSample]:
     """One view of each of the first scenes.
 
     Raises:
-        ConfigError: they lack seen or unseen categories.
+        ConfigError: of the categories that are asked for, they lack seen or unseen ones.
     """
     views = load_or_render(run.views, options.split, scenes=options.images, views=1)
     dataset = RenderedViews(views, run.views, options.split)
     samples = list(itertools.islice(dataset, options.images))  # shards hold more scenes than asked for
     shown = {dataset.categories[segment.category].name for sample in samples for segment in sample.segments}
     for kind, names in (("seen", SEEN), ("unseen", UNSEEN)):
-        if not shown & names:
+        if not shown & names & asked:
             raise ConfigError(
                 f"the first {len(samples)} images of split {options.split} show no {kind} category; "
                 "evaluate more of them, or the split val or test"
             )
     return samples
+
+
+def over_seeds(figures: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """A figure of a system's trainings, seed by seed, beside its mean."""
+    found = [one[name] for one in figures]
+    return {"mean": sum(found) / len(found), "over_seeds": found, "ci95_of_first_seed": figures[0][f"{name}_interval"]}
+
+
+def cell(figure: Mapping[str, Any] | None) -> str:
+    """Mean ± half the range over seeds (interval), for a table."""
+    if figure is None:
+        return ""
+    low, high = figure.get("ci95") or figure["ci95_of_first_seed"]
+    spread = (max(figure["over_seeds"]) - min(figure["over_seeds"])) / 2
+    return f"{figure['mean']:.1f} ± {spread:.1f} ({low:.1f} to {high:.1f})"

@@ -21,6 +21,8 @@ from ovseg_ros.offline.train.fisa_losses import best_segments
 from ovseg_ros.offline.train.losses import soft_masks
 from ovseg_ros.sim.categories import SEEN, UNSEEN
 
+GROUPS = {"all": SEEN | UNSEEN, "seen": SEEN, "unseen": UNSEEN}
+"""Categories of which figures are told, by the name of the group."""
 _CERTAIN = 20.0
 """A logit beside which one of 0 has no probability."""
 
@@ -64,13 +66,13 @@ def panoptic_quality(
     vocabulary: Vocabulary,
     merge: MergeConfig,
 ) -> dict[str, Any]:
-    """PQ after the panoptic merge, in percent over the "seen" and over the "unseen" categories.
+    """PQ after the panoptic merge, in percent over each of `GROUPS`.
 
     Args:
         classify: gives logits (1, Q, K + 1) for an image's proposals.
 
     Returns:
-        Also "seen_interval" and "unseen_interval", of 95 % by bootstrap over images.
+        Also "all_interval" and so on, of 95 % by bootstrap over images.
     """
     quality = NamedQuality(vocabulary, merge)
     for image in images:
@@ -94,7 +96,7 @@ class NamedQuality:
     def figures(self) -> dict[str, Any]:
         """As `panoptic_quality` returns them."""
         figures: dict[str, Any] = {}
-        for name, names in (("seen", SEEN), ("unseen", UNSEEN)):
+        for name, names in GROUPS.items():
             group = {category.id for category in self._vocabulary.categories if category.name in names}
             figures |= {
                 name: self._quality.result(group).pq,

@@ -126,7 +126,7 @@ def test_numbers_out_of_their_range_are_answered_with_it(command, name, option, 
         told = _refused(command, capsys, f"{name}={value}")
         assert f"argument {name}: {value[:40]!r} is not a" in told
         assert any(expected in told for expected in (" from ", " such as ", " above 0 and at most "))
-    if name not in ("--seed", "--noise", "--min-objectness", "--convolutions"):
+    if name not in ("--seed", "--first-seed", "--noise", "--min-objectness", "--convolutions"):
         assert "'0' is not a" in _refused(command, capsys, f"{name}=0")
 
 
@@ -163,6 +163,9 @@ def test_the_splits_are_the_simulator_s():
         (["ablate", "tabletop", "--out", "x", "--systems", "seve", "--ranks", "4"], "--ranks would change nothing"),
         (["ablate", "tabletop", "--out", "x", "--systems", "seve_lora", "--convolutions", "2"], "--convolutions would"),
         (["ablate", "pmp", "--out", "x", "--ranks", "4", "--convolutions", "2"], "they are of FISA's parts, which"),
+        (["ablate", "omtseg", "--out", "x", "--ranks", "4"], "they are of FISA's parts, which"),
+        (["ablate", "pmp", "--out", "x", "--device", "cuda"], "this ablation computes on the CPU"),
+        (["ablate", "tabletop", "--out", "x", "--device", "cpu"], "this ablation computes on the CPU"),
     ],
 )
 def test_options_without_effect_are_refused(arguments, message, tmp_path, capsys):
@@ -274,6 +277,7 @@ WRITING = [
     ["train", "tabletop", "--out", "OUT"],
     ["ablate", "tabletop", "--out", "OUT"],
     ["ablate", "pmp", "--out", "OUT"],
+    ["ablate", "omtseg", "--out", "OUT"],
     ["count", "fisa_b", "--json", "OUT"],
     ["download", "fisa_b", "--cache", "OUT"],
 ]
