@@ -97,7 +97,9 @@ def build_model(config: ModelSection, files: PresetFolder, device: torch.device)
         case OMTSegSection():
             tokenizer = build_tokenizer(config, files)  # first, as it is quick to say what is wrong
             network = build_omtseg_network(config, files)
-            return OMTSeg(network, tokenizer, unknown_likeness=config.unknown_likeness)
+            return OMTSeg(
+                network, tokenizer, unknown_likeness=config.unknown_likeness, is_trained=config.checkpoint is not None
+            )
 
 
 def build_omtseg_network(config: OMTSegSection, files: PresetFolder) -> OMTSegNetwork:

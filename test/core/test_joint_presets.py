@@ -145,6 +145,12 @@ def test_around_a_public_encoder_only_what_was_trained_is_a_file(
         ({"tokenizer": {"file": "a.spm"}}, "tokenizer: missing kind; one of sentence_piece, word_list"),
         ({"tokenizer": {"kind": "sentencepiece", "file": "a"}}, "unknown kind 'sentencepiece'; did you mean"),
         ({"tokenizer": {"kind": "word_list", "words": []}}, "tokenizer.words"),
+        (
+            {"tokenizer": {"kind": "word_list", "words": ["Red"]}},
+            "words has 'Red'; expected single words in lower case",
+        ),
+        ({"tokenizer": {"kind": "word_list", "words": ["red cup"]}}, "words has 'red cup'; expected single words"),
+        ({"tokenizer": {"kind": "word_list", "words": ["red", "red"]}}, "words has 'red' twice; leave one out"),
         ({"tokenizer": {"kind": "word_list", "file": "a"}}, "tokenizer: unknown key 'file'"),
         ({"encoder_wieghts": "a.pth"}, "model: unknown key 'encoder_wieghts'; did you mean 'encoder_weights'"),
         ({"input_size": [640, 640]}, "model: unknown key 'input_size'"),

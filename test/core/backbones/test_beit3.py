@@ -249,3 +249,17 @@ def test_gradients_reach_everything_that_is_read(both: tuple[Beit3, Any]) -> Non
     without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert without == {"vision_embed.mask_token"}
     model.zero_grad()
+
+
+@pytest.mark.parametrize(("width", "heads"), [(128, 4), (64, 2), (60, 4), (20, 2)])
+def test_the_heads_of_a_fresh_text_look_at_the_following_places(width: int, heads: int) -> None:
+    config = Beit3Config(
+        (32, 32), width=width, layers=2, heads=heads, feed_forward_width=8, words=4, text_length=40
+    )  # fmt: skip
+    model = Beit3(config)
+    positions = model.encoder.embed_positions.B.weight[12:32]  # (places, D)
+    attention = model.layers[0].self_attn
+    query, key = (project.B.weight @ positions.T for project in (attention.q_proj, attention.k_proj))
+    for head, (q, k) in enumerate(zip(query.chunk(heads), key.chunk(heads), strict=True)):
+        likes = q.T @ k  # (places, places)
+        assert likes[: 20 - heads].argmax(dim=1).tolist() == [place + head for place in range(20 - heads)]

@@ -278,3 +278,11 @@ def test_a_preset_segments_with_ids_embeddings_and_thresholds(tmp_path: Path) ->
     assert not nothing.segments and not nothing.segment_ids.any()
     # The file has the same weights as the network that it was written of.
     torch.testing.assert_close(run(segmenter.model, prompt).class_logits, run(MODEL, prompt).class_logits)
+
+
+def test_a_preset_without_a_checkpoint_says_that_it_knows_nothing(tmp_path: Path) -> None:
+    preset = write_tiny_omtseg(tmp_path)
+    assert build_segmenter(str(preset), "cpu").prepare(words("cup")).remarks == ()
+    preset.write_text(preset.read_text().replace("  checkpoint: tiny_omtseg.safetensors\n", ""))
+    (remark,) = build_segmenter(str(preset), "cpu").prepare(words("cup")).remarks
+    assert "names no checkpoint, so its masks and names are noise" in remark

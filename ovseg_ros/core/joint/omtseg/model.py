@@ -14,6 +14,10 @@ from ovseg_ros.core.vocabulary import Category, Vocabulary, as_read
 from ovseg_ros.core.vocabulary.lists import listed, not_told_apart
 from ovseg_ros.core.word_logits import best_prompts, joined_with_objectness, with_none
 
+_UNTRAINED = (
+    "this preset names no checkpoint, so its masks and names are noise; train it, and name what the training wrote"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class OMTSegPrompt(Prompt):
@@ -49,11 +53,18 @@ class OMTSeg(Model):
         tokenizer: of the words.
     """
 
-    def __init__(self, network: OMTSegNetwork, tokenizer: Tokenizer, *, unknown_likeness: float) -> None:
-        """`unknown_likeness`: the cosine of "none of these", or a category "unknown", with every mask, in [-1, 1]."""
+    def __init__(
+        self, network: OMTSegNetwork, tokenizer: Tokenizer, *, unknown_likeness: float, is_trained: bool = True
+    ) -> None:
+        """What is around the network.
+
+        Args:
+            unknown_likeness: the cosine of "none of these", or a category "unknown", with every mask, in [-1, 1].
+            is_trained: whether the network has learned anything; if not, every prompt has a remark on it.
+        """
         super().__init__()
         self.network, self.tokenizer = network, tokenizer
-        self._unknown_likeness = unknown_likeness
+        self._unknown_likeness, self._is_trained = unknown_likeness, is_trained
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -67,7 +78,7 @@ class OMTSeg(Model):
         names = self._read([(c.name, k) for k, c in _named(vocabulary)])
         synonyms = self._read([(synonym, k) for k, c in _named(vocabulary) for synonym in c.synonyms])
         readings = sorted([*names, *synonyms], key=lambda reading: reading.owner)  # stable: a name before its synonyms
-        remarks: list[str] = []
+        remarks = [] if self._is_trained else [_UNTRAINED]
         if self._length(readings) > longest:
             readings = names
             if synonyms:
