@@ -15,8 +15,6 @@ from tqdm import tqdm
 
 from ovseg_ros.core.joint.omtseg.config import OMTSegConfig
 from ovseg_ros.core.joint.omtseg.model import OMTSeg
-from ovseg_ros.core.joint.omtseg.network import OMTSegNetwork
-from ovseg_ros.core.joint.omtseg.tokens import Tokenizer
 from ovseg_ros.core.metrics.mask_recall import MaskRecall
 from ovseg_ros.core.metrics.overlaps import mask_overlaps
 from ovseg_ros.core.presets import load_preset
@@ -40,8 +38,7 @@ from ovseg_ros.offline.tools.ablation import (
 )
 from ovseg_ros.offline.tools.named_quality import GROUPS, NamedQuality
 from ovseg_ros.offline.train.engine import Engine, Run
-from ovseg_ros.offline.train.loop import run_loop
-from ovseg_ros.offline.train.omtseg import OMTSegTask, OMTSegTraining, build_untrained, omtseg_section
+from ovseg_ros.offline.train.omtseg import OMTSegTraining, build_untrained, learn, omtseg_section
 from ovseg_ros.sim.categories import STUFF, TABLETOP_SPECS, UNSEEN_SHAPES, split_pair
 
 
@@ -180,6 +177,8 @@ def _figures_of(
     began = time.monotonic()
     learn(network, tokenizer, replace(training, loop=loop), run, folder)
     seconds = round(time.monotonic() - began, 1)
+    state = network.trained_state(encoder_is_public=section.encoder_weights is not None)
+    save_state_half(state, folder / "trained.safetensors")  # as a preset of this architecture reads it
     model = OMTSeg(network, tokenizer, unknown_likeness=section.unknown_likeness)
     segmenter = PanopticSegmenter(model, load_preset(training.preset).merge, run.engine.device)
     return {
@@ -188,17 +187,6 @@ def _figures_of(
         "device": run.engine.words,
         "figures": evaluate(segmenter, samples),
     }
-
-
-def learn(network: OMTSegNetwork, tokenizer: Tokenizer, training: OMTSegTraining, run: Run, folder: Path) -> None:
-    """Train in place, going on from `folder`, and write there what a preset of this architecture can read."""
-    task = OMTSegTask(training, network, tokenizer, run)
-    try:
-        run_loop(task, training.loop, folder, engine=run.engine)
-    finally:
-        task.stream.close()
-    is_public = omtseg_section(training.preset).encoder_weights is not None
-    save_state_half(network.trained_state(encoder_is_public=is_public), folder / "trained.safetensors")
 
 
 def evaluate(segmenter: PanopticSegmenter, samples: Sequence[PanopticSample]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from ovseg_ros.core.build import build_omtseg_network, build_tokenizer
 from ovseg_ros.core.config import STRICT, Share
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import BLACK, IMAGENET_MEAN, IMAGENET_STD, normalize, pad
-from ovseg_ros.core.joint.omtseg.config import OMTSegConfig
+from ovseg_ros.core.joint.omtseg.config import MASK_STRIDE, STRIDE, OMTSegConfig
 from ovseg_ros.core.joint.omtseg.network import OBJECT, OMTSegNetwork
 from ovseg_ros.core.joint.omtseg.tokens import Tokenizer, write_text
 from ovseg_ros.core.presets import load_preset, preset_folder, require_weights
@@ -32,7 +33,6 @@ from ovseg_ros.offline.train.masks import Answer, MaskTask, require_whole_patche
 
 _TEXT_STREAM = 2
 """Ends the seed of a step's text."""
-_STRIDE = 4
 _NAMES_TOLD = 4
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class OMTSegTask(MaskTask):
 
     def __init__(self, config: OMTSegTraining, network: OMTSegNetwork, tokenizer: Tokenizer, run: Run) -> None:
         """`network`: trained in place. Errors as of `train_omtseg`."""
-        require_whole_patches(config.augmentation, _STRIDE)
+        require_whole_patches(config.augmentation, MASK_STRIDE)
         dataset = open_data(config.data, run)
         super().__init__("omtseg", network, config, dataset, run.engine.device)
         self._config = config
@@ -170,7 +170,7 @@ class OMTSegTask(MaskTask):
 
     def _pixels(self, views: Sequence[SegmentedView]) -> Tensor:
         pixels = to_pixels([view.image for view in views], self._device)
-        height, width = (side + -side % self.model.patch_size for side in pixels.shape[-2:])
+        height, width = (side + -side % STRIDE for side in pixels.shape[-2:])
         return normalize(pad(pixels, (height, width), BLACK), IMAGENET_MEAN, IMAGENET_STD)
 
 
@@ -195,6 +195,15 @@ def build_untrained(
     return network, build_tokenizer(section, files)
 
 
+def learn(network: OMTSegNetwork, tokenizer: Tokenizer, config: OMTSegTraining, run: Run, folder: Path) -> None:
+    """Train in place, going on from the state in `folder`."""
+    task = OMTSegTask(config, network, tokenizer, run)
+    try:
+        run_loop(task, config.loop, folder, engine=run.engine)
+    finally:
+        task.stream.close()
+
+
 def train_omtseg(config: OMTSegTraining, run: Run) -> None:
     """Train, going on from the folder `omtseg` in --out, and write what was trained under the name that the preset has.
 
@@ -205,9 +214,5 @@ def train_omtseg(config: OMTSegTraining, run: Run) -> None:
     """
     checkpoint, section = omtseg_checkpoint(config.preset), omtseg_section(config.preset)
     network, tokenizer = build_untrained(config.preset, config.loop.seed)
-    task = OMTSegTask(config, network, tokenizer, run)
-    try:
-        run_loop(task, config.loop, run.out / "omtseg", engine=run.engine)
-    finally:
-        task.stream.close()
+    learn(network, tokenizer, config, run, run.out / "omtseg")
     run.save(checkpoint, network.trained_state(encoder_is_public=section.encoder_weights is not None))

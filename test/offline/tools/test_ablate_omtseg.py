@@ -69,8 +69,8 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AblateOptions:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The folders of the loops that began."""
     began: list[str] = []
-    original = ablation.run_loop
-    monkeypatch.setattr(ablation, "run_loop", lambda *a, **k: (began.append(a[2].name), original(*a, **k)))
+    original = ablation.learn
+    monkeypatch.setattr(ablation, "learn", lambda *a: (began.append(a[4].name), original(*a)))
     return began
 
 

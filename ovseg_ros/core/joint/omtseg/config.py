@@ -5,12 +5,13 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from ovseg_ros.core.backbones.beit3 import Beit3Config
+from ovseg_ros.core.backbones.beit3 import Beit3Config, Width
 from ovseg_ros.core.config import STRICT
 
-Width = Annotated[int, Field(ge=1, le=8192)]
 STRIDE = 32
 """Of the coarsest features: the sides of images are multiples of it, pixels."""
+MASK_STRIDE = 4
+"""Pixels of the image along a pixel of the masks."""
 STAGES = 4
 """Groups of layers, as many as there are features of one scale; an adapter stands around each."""
 

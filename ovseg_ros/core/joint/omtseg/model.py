@@ -86,7 +86,7 @@ class OMTSeg(Model):
             if self._length(names) > longest:
                 remarks.append(
                     f"{self._too_long(longest)}: these {len(names)} names make {self._length(names)} tokens; positions "
-                    "are interpolated, which nothing was trained for, so expect less of it, or name fewer things"
+                    "are interpolated, which nothing was trained for; expect less and slower, or name fewer things"
                 )
         written = write_text([reading.tokens for reading in readings], self.tokenizer)
         device = self.network.name_mark.device

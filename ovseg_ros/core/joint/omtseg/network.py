@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ovseg_ros.core.backbones.beit3 import Beit3
 from ovseg_ros.core.joint.omtseg.adapter import AdaptedEncoder, PlainEncoder
-from ovseg_ros.core.joint.omtseg.config import STRIDE, OMTSegConfig
+from ovseg_ros.core.joint.omtseg.config import MASK_STRIDE, STRIDE, OMTSegConfig
 from ovseg_ros.core.joint.omtseg.decoder import MaskedDecoder, build_pixel_decoder
 from ovseg_ros.core.joint.omtseg.tokens import PLACEHOLDER
 from ovseg_ros.core.text_attention import in_float32
@@ -17,7 +17,6 @@ from ovseg_ros.core.types import QueryPrediction
 OBJECT, NOTHING = 0, 1
 """Classes of the objectness logits."""
 _INITIAL_SCALE = 1 / 0.07
-_MASK_STRIDE = 4
 _ENCODER, _POSITIONS = "encoder.", "encoder.encoder.embed_positions."
 
 
@@ -63,18 +62,13 @@ class OMTSegNetwork(nn.Module):
         self.encoder.encoder.embed_positions.requires_grad_(True)
 
     @property
-    def patch_size(self) -> int:
-        """What the sides of images are multiples of, pixels."""
-        return STRIDE
-
-    @property
     def scale(self) -> Tensor:
         """What cosines are multiplied with, a float32 number on the device."""
         return self.log_scale.float().exp()
 
     def mask_size(self, height: int, width: int) -> tuple[int, int]:
         """A quarter."""
-        return height // _MASK_STRIDE, width // _MASK_STRIDE
+        return height // MASK_STRIDE, width // MASK_STRIDE
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embedded text (L, D) of token ids (L,), in which `PLACEHOLDER` is the trained vector before a name."""
