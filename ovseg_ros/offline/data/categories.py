@@ -8,14 +8,18 @@ from ovseg_ros.offline.data.types import DatasetCategory
 
 # The 80 things keep their ids of COCO's detection set, 1 to 90 with gaps; the 53 kinds of stuff follow, 92 to 200.
 # fmt: off
-_COCO_STUFF_IDS = (
+_PANOPTIC_STUFF_IDS = (
     92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138, 141, 144, 145, 147, 148, 149, 151, 154, 155,
     156, 159, 161, 166, 168, 171, 175, 176, 177, 178, 180, 181, *range(184, 201),
 )
 # fmt: on
 _COCO_THING_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-COCO_IDS = (*(i for i in range(1, 91) if i not in _COCO_THING_GAPS), *_COCO_STUFF_IDS)
+COCO_IDS = (*(i for i in range(1, 91) if i not in _COCO_THING_GAPS), *_PANOPTIC_STUFF_IDS)
 """COCO's category ids in the order of `coco_133.yaml`."""
+
+# COCO-Stuff's ids are 1 to 182 with these gaps, and 91, a hair brush, another; its label maps hold one less, and 255.
+COCO_STUFF_VALUES = tuple(i - 1 for i in range(1, 183) if i not in (*_COCO_THING_GAPS, 91))
+"""Values in COCO-Stuff's label maps as downloaded, 0 to 181, in the order of `coco_stuff_171.yaml`."""
 
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """Cityscapes' label ids (not train ids, which are 0 to 18) in the order of `cityscapes.yaml`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ovseg_ros.core.errors import ConfigError, DatasetError
-from ovseg_ros.offline.data.categories import CITYSCAPES_IDS, COCO_IDS, load_categories
+from ovseg_ros.offline.data.categories import CITYSCAPES_IDS, COCO_IDS, COCO_STUFF_VALUES, load_categories
 from ovseg_ros.offline.data.layouts import Files, PanopticLayout, SemanticLayout
 from ovseg_ros.offline.data.panoptic import PanopticFiles
 from ovseg_ros.offline.data.semantic import SemanticFiles
@@ -74,6 +74,30 @@ _COCO = PanopticLayout(
     Files("panoptic_{split}2017/*.png", or_else="annotations/panoptic_{split}2017/*.png"),
     Files("{split}2017/*.jpg"),
 )
+# In images/ as COCO-Stuff's authors and CAT-Seg have them.
+_COCO_IMAGES = Files("{split}2017/*.jpg", or_else="images/{split}2017/*.jpg")
+# As prepare_coco_stuff_164k_sem_seg.py (SimSeg) or prepare_coco_stuff.py (CAT-Seg) leaves it.
+_COCO_STUFF = SemanticLayout(
+    Files(
+        "stuffthingmaps_detectron2/{split}2017/*.png",
+        or_else="annotations_detectron2/{split}2017/*.png",
+        note="8-bit, 0 to 170, 255 = ignore",
+    ),
+    _COCO_IMAGES,
+    8,
+    (255,),
+)
+# As downloaded, in a folder of its own: in the archive, folders are called as those of the photographs.
+_COCO_STUFF_DOWNLOAD = SemanticLayout(
+    Files(
+        "stuffthingmaps/{split}2017/*.png",
+        or_else="annotations/{split}2017/*.png",
+        note="8-bit, 0 to 181, 255 = ignore",
+    ),
+    _COCO_IMAGES,
+    8,
+    (255,),
+)
 # As prepare_ade20k_pan_seg.py leaves it.
 _ADE20K_PANOPTIC = PanopticLayout(
     Files("ade20k_panoptic_{split}.json"), Files("ade20k_panoptic_{split}/*.png"), _LONG_IMAGES
@@ -121,6 +145,10 @@ _CITIES_SEMANTIC = SemanticLayout(
 
 DATASETS: dict[str, DatasetInfo] = {
     "coco_panoptic": DatasetInfo("coco_133", COCO_IDS, "coco", _images(118287, 5000), _COCO),
+    "coco_stuff": DatasetInfo("coco_stuff_171", range(171), "coco", _images(118287, 5000), _COCO_STUFF),
+    "coco_stuff_download": DatasetInfo(
+        "coco_stuff_171", COCO_STUFF_VALUES, "coco", _images(118287, 5000), _COCO_STUFF_DOWNLOAD
+    ),
     "ade20k_panoptic": DatasetInfo("ade20k_150", range(150), _ADE20K, _images(20210, 2000), _ADE20K_PANOPTIC),
     "ade20k_semantic": DatasetInfo("ade20k_150", range(1, 151), _ADE20K, _images(20210, 2000), _ADE20K_SEMANTIC),
     "ade20k_full": DatasetInfo("ade20k_847", range(847), "ADE20K_2021_17_01", _images(25574, 2000), _ADE20K_FULL),

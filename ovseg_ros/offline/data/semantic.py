@@ -1,4 +1,7 @@
-"""Data sets with a category for every pixel: an image folder and a folder of label maps with the same names."""
+"""Data sets with a category for every pixel: an image folder and a folder of label maps with the same names.
+
+Without instances, every category of an image is one region.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +11,16 @@ import numpy as np
 from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.offline.data.layouts import SemanticLayout
 from ovseg_ros.offline.data.pixels import read_image, read_labels
-from ovseg_ros.offline.data.types import IGNORE, DatasetCategory, SemanticDataset, SemanticSample
+from ovseg_ros.offline.data.types import (
+    IGNORE,
+    VOID,
+    DatasetCategory,
+    PanopticDataset,
+    PanopticSample,
+    SegmentLabel,
+    SemanticDataset,
+    SemanticSample,
+)
 
 
 class SemanticFiles(SemanticDataset):
@@ -55,3 +67,37 @@ class SemanticFiles(SemanticDataset):
             shown = ", ".join(f"{v} ({p} pixels)" for v, p in zip(values[:5].tolist(), pixels.tolist(), strict=False))
             raise DatasetError(f"the annotation {label_path}: {len(values)} of its labels are unknown: {shown}")
         return SemanticSample(image, indices, name)
+
+
+class CategorySegments(PanopticDataset):
+    """A semantic data set whose segments are the regions of its categories, for what learns categories alone.
+
+    Args:
+        dataset: the data set; its errors are this one's.
+    """
+
+    def __init__(self, dataset: SemanticDataset) -> None:
+        super().__init__(dataset.name, dataset.root, dataset.split, dataset.categories)
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def name_of(self, index: int) -> str:
+        return self._dataset.name_of(index)
+
+    def __getitem__(self, index: int) -> PanopticSample:
+        sample = self._dataset[index]
+        ids, category_of = regions(sample.labels)
+        areas = np.bincount(ids.ravel()).tolist()
+        segments = tuple(
+            SegmentLabel(i, category, self.categories[category].is_thing, False, area=areas[i], declared_area=areas[i])
+            for i, category in category_of.items()
+        )
+        return PanopticSample(sample.image, ids, segments, sample.name)
+
+
+def regions(labels: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
+    """Every category of a map (H, W) as one segment: ids (H, W) int32, 0 = void, and the category of each id."""
+    ids = np.where(labels == IGNORE, VOID, labels.astype(np.int32) + 1)
+    return ids, {i: i - 1 for i in np.unique(ids[ids != VOID]).tolist()}

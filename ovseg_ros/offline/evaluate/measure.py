@@ -17,10 +17,11 @@ from ovseg_ros.core.model import Prompt, TwoStage, TwoStagePrompt
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult, Prediction
 from ovseg_ros.core.vocabulary import Vocabulary
+from ovseg_ros.offline.data.semantic import regions
 from ovseg_ros.offline.evaluate.instances import detected_instances, true_instances, upsampled_masks
 from ovseg_ros.offline.evaluate.oracle import Oracle, named_rightly, true_classes, true_proposals
 from ovseg_ros.offline.evaluate.record import ImageRecord
-from ovseg_ros.offline.evaluate.truth import Truth, regions
+from ovseg_ros.offline.evaluate.truth import Truth
 
 _BAND_ELEMENTS = 1 << 23
 """Most scores (categories x pixels) or mask values held at once."""

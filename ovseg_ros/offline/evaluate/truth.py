@@ -7,6 +7,7 @@ import numpy as np
 
 from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.core.types import NO_CATEGORY
+from ovseg_ros.offline.data.semantic import regions
 from ovseg_ros.offline.data.types import PanopticSample, SemanticSample
 
 
@@ -86,9 +87,3 @@ def truth_of(sample: PanopticSample | SemanticSample) -> Truth:
         True,
         sample.name,
     )
-
-
-def regions(labels: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
-    """Every category of a map (H, W) as one segment: ids (H, W) int32, 0 = void, and the category of each id."""
-    ids = np.where(labels == NO_CATEGORY, 0, labels.astype(np.int32) + 1)
-    return ids, {i: i - 1 for i in np.unique(ids[ids != 0]).tolist()}

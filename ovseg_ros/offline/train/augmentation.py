@@ -1,4 +1,4 @@
-"""Random views of an image: how each is scaled, flipped, cut out and exposed, alike for its segments and masks."""
+"""Random views of an image: how each is scaled, flipped, cut out and coloured, alike for its segments and masks."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ovseg_ros.core.config import STRICT, Share
 from ovseg_ros.offline.data.types import VOID, PanopticSample
+from ovseg_ros.offline.train.color_jitter import ColorChange, ColorJitterConfig, draw_colors
 
 OUTSIDE_LOGIT = -20.0
 """Of a mask where a view shows padding."""
@@ -35,12 +36,14 @@ class JitterConfig:
         scale: range of the size of the image, as a multiple of what just fits into the view.
         flip: probability of a mirrored view.
         padding: red, green and blue of what an image leaves free, 0 to 255.
+        colors: random colours of the image, not of the padding; None = as they are.
     """
 
     size: Size
     scale: Range = (0.1, 2.0)
     flip: Share = 0.5
     padding: tuple[Level, Level, Level] = (0, 0, 0)
+    colors: ColorJitterConfig | None = None
     kind: Literal["jitter"] = "jitter"
 
     def __post_init__(self) -> None:
@@ -55,13 +58,14 @@ class ShortSideConfig:
     Attributes:
         size: (height, width) of a view in pixels.
         sides: lengths of the image's short side in pixels, drawn evenly.
-        flip, padding: as of `JitterConfig`.
+        flip, padding, colors: as of `JitterConfig`.
     """
 
     size: Size
     sides: Annotated[tuple[Side, ...], Field(min_length=1)]
     flip: Share = 0.5
     padding: tuple[Level, Level, Level] = (0, 0, 0)
+    colors: ColorJitterConfig | None = None
     kind: Literal["short_side"] = "short_side"
 
 
@@ -114,6 +118,7 @@ class View:
         size: (height, width) of the view, pixels.
         exposure: factors on red, green and blue; None leaves the pixels as they are.
         padding: red, green and blue, 0 to 255.
+        colors: how the pixels of the image change, those of the padding not; None leaves them as they are.
     """
 
     resized: tuple[int, int]
@@ -123,11 +128,15 @@ class View:
     flipped: bool
     exposure: tuple[float, float, float] | None = None
     padding: tuple[int, int, int] = (0, 0, 0)
+    colors: ColorChange | None = None
 
     def of_image(self, image: np.ndarray) -> np.ndarray:
         """uint8 RGB (H, W, 3) -> RGB of the view's size: uint8, or float32 in [0, 1] if exposed."""
         shrinks = self.resized[0] < image.shape[0]
         cut = self._cut(image, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR, self.padding)
+        if self.colors is not None:
+            shown = cut[: self.resized[0] - self.top, : self.resized[1] - self.left]
+            shown[:] = self.colors.of_image(shown)
         if self.exposure is None:
             return cut
         return np.clip(cut * (np.array(self.exposure) / 255).astype(np.float32), 0, 1, dtype=np.float32)
@@ -206,4 +215,6 @@ def draw_jitter(image_size: tuple[int, int], config: JitterConfig | ShortSideCon
     top, left = (
         int(rng.integers(max(0, have - want) + 1)) for want, have in zip(config.size, (rows, columns), strict=True)
     )
-    return View((rows, columns), top, left, config.size, bool(rng.random() < config.flip), padding=config.padding)
+    flipped = bool(rng.random() < config.flip)
+    colors = draw_colors(config.colors, rng) if config.colors is not None else None
+    return View((rows, columns), top, left, config.size, flipped, padding=config.padding, colors=colors)

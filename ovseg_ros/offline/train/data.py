@@ -20,8 +20,9 @@ from torch import Tensor
 from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import ConfigError, DatasetError
-from ovseg_ros.offline.data.layouts import PanopticLayout
+from ovseg_ros.offline.data.layouts import PanopticLayout, SemanticLayout
 from ovseg_ros.offline.data.open import DATASETS, dataset_info, open_dataset
+from ovseg_ros.offline.data.semantic import CategorySegments
 from ovseg_ros.offline.data.tabletop_views import TabletopViews, load_or_render
 from ovseg_ros.offline.data.types import DatasetCategory, PanopticDataset, PanopticSample, SegmentLabel
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, View, draw_view, whole_view
@@ -39,7 +40,8 @@ logger = logging.getLogger(__name__)
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
 class PanopticData:
-    """A data set with panoptic ground truth, in the folder --data. An epoch shows every image once.
+    """A data set in the folder --data, of panoptic ground truth unless categories alone are learned. An epoch shows
+    every image once.
 
     Attributes:
         dataset, split: as `open_dataset` takes them.
@@ -75,16 +77,27 @@ DataConfig = Annotated[PanopticData | RenderedData, Field(discriminator="kind")]
 
 
 def open_data(config: DataConfig, run: Run) -> PanopticDataset:
-    """The data set to train on; ConfigError if it has no panoptic ground truth, and errors as of `open_dataset`."""
+    """The data set to train on, with instances; errors as of `require_instances` and `open_dataset`."""
+    require_instances(config)
+    return open_semantic(config, run)
+
+
+def open_semantic(config: DataConfig, run: Run) -> PanopticDataset:
+    """The data set to train on, for what learns categories alone; of a data set without instances, each category that
+    an image shows is one segment. Errors as of `open_dataset`."""
     match config:
         case PanopticData():
             dataset = open_dataset(config.dataset, run.data, config.split)
-            if isinstance(dataset, PanopticDataset):
-                return dataset
-            fit = ", ".join(name for name, info in DATASETS.items() if isinstance(info.layout, PanopticLayout))
-            raise ConfigError(f"{config.dataset} has no panoptic ground truth; choose one of {fit}")
+            return dataset if isinstance(dataset, PanopticDataset) else CategorySegments(dataset)
         case RenderedData():
             return RenderedViews(open_rendered(config, run), run.views, config.split)
+
+
+def require_instances(config: DataConfig) -> None:
+    """ConfigError for a data set whose ground truth does not tell things apart."""
+    if isinstance(config, PanopticData) and isinstance(dataset_info(config.dataset).layout, SemanticLayout):
+        fit = ", ".join(name for name, info in DATASETS.items() if isinstance(info.layout, PanopticLayout))
+        raise ConfigError(f"{config.dataset} has no panoptic ground truth; choose one of {fit}")
 
 
 def shown_categories(config: DataConfig, dataset: PanopticDataset) -> list[DatasetCategory]:

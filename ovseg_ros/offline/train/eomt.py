@@ -19,7 +19,7 @@ from ovseg_ros.core.weights.files import find_weights, read_weights
 from ovseg_ros.core.weights.strict import check_fit
 from ovseg_ros.offline.data.types import DatasetCategory
 from ovseg_ros.offline.train.augmentation import AugmentationConfig
-from ovseg_ros.offline.train.data import DataConfig, SegmentedView, open_data
+from ovseg_ros.offline.train.data import DataConfig, SegmentedView, open_data, require_instances
 from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.loop import run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig, StepCount
@@ -63,6 +63,7 @@ class EoMTTraining:
     kind: Literal["eomt"] = "eomt"
 
     def __post_init__(self) -> None:
+        require_instances(self.data)
         if any(start >= end for start, end in zip(self.annealing_starts, self.annealing_ends, strict=False)):
             raise ValueError("each of annealing_starts must lie before the same block's end in annealing_ends")
 

@@ -24,7 +24,7 @@ from ovseg_ros.core.presets import (
     two_stage,
 )
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
-from ovseg_ros.offline.train.data import DataConfig, PanopticData, open_data, require_seen
+from ovseg_ros.offline.train.data import DataConfig, PanopticData, open_data, require_instances, require_seen
 from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.fisa_data import (
     CROPS_SHOWN,
@@ -71,6 +71,7 @@ class FisaTraining:
 
     def __post_init__(self) -> None:
         is_panoptic = isinstance(self.data, PanopticData)
+        require_instances(self.data)
         require_seen(self.data)
         if is_panoptic != (self.augmentation is not None) or (is_panoptic and self.synonyms):
             raise ValueError(

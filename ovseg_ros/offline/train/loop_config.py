@@ -53,7 +53,9 @@ class LoopConfig:
         steps: optimiser steps.
         batch_size: samples a step, over all processes and accumulation parts together.
         optimizer: "adamw", or "lion" (Chen et al., 2023), whose steps have one size whatever the gradient's.
-        learning_rate: its peak, after a linear warm-up of `warmup_steps`; falls as (1 - t)^0.9.
+        learning_rate: its peak, after a linear warm-up of `warmup_steps`, which may be 0.
+        schedule: how the rate falls to 0 after that, from t = 0 to 1: "poly", (1 - t)^0.9, or "cosine",
+            (1 + cos(pi t)) / 2.
         weight_decay: on matrices and convolutions; on biases, norms and embeddings of width one too if `decay_vectors`.
         not_decayed: parts of names of parameters that are not decayed either, such as positions.
         betas: of the optimiser.
@@ -74,6 +76,7 @@ class LoopConfig:
     not_decayed: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     betas: tuple[Momentum, Momentum] = (0.9, 0.98)
     warmup_steps: StepCount = 200
+    schedule: Literal["poly", "cosine"] = "poly"
     gradient_clip: Positive = 1.0
     gradient_accumulation: PositiveInt = 1
     multipliers: tuple[Multiplier, ...] = ()

@@ -24,7 +24,15 @@ from ovseg_ros.core.sections import OMTSegSection
 from ovseg_ros.core.types import QueryPrediction
 from ovseg_ros.core.vocabulary import as_read
 from ovseg_ros.offline.train.augmentation import AugmentationConfig
-from ovseg_ros.offline.train.data import DataConfig, SegmentedView, open_data, require_seen, shown_categories, to_pixels
+from ovseg_ros.offline.train.data import (
+    DataConfig,
+    SegmentedView,
+    open_data,
+    require_instances,
+    require_seen,
+    shown_categories,
+    to_pixels,
+)
 from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.loop import run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig, Weight
@@ -63,6 +71,7 @@ class OMTSegTraining:
     kind: Literal["omtseg"] = "omtseg"
 
     def __post_init__(self) -> None:
+        require_instances(self.data)
         require_seen(self.data)
 
 

@@ -1,7 +1,8 @@
 """Parameter groups and learning rates: multipliers, layer-wise decay and the two-stage warm-up of EoMT's recipe."""
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from lion_pytorch import Lion
@@ -18,12 +19,14 @@ class Schedule:
     Attributes:
         delay: steps with rate 0.
         warmup: steps over which it rises linearly; step 0 of the rise has 1 / warmup.
-        steps: where it reaches 0, falling as (1 - t)^0.9.
+        steps: where it reaches 0.
+        shape: how it falls, as of `LoopConfig.schedule`.
     """
 
     delay: int
     warmup: int
     steps: int
+    shape: Literal["poly", "cosine"] = "poly"
 
     def __call__(self, step: int) -> float:
         """Share of the peak, in [0, 1]."""
@@ -32,8 +35,8 @@ class Schedule:
             return 0.0
         if risen < self.warmup:
             return (risen + 1) / self.warmup
-        remaining = 1 - (risen - self.warmup) / max(1, self.steps - self.delay - self.warmup)
-        return max(0.0, remaining) ** 0.9
+        remaining = max(0.0, 1 - (risen - self.warmup) / max(1, self.steps - self.delay - self.warmup))
+        return remaining**0.9 if self.shape == "poly" else (1 - math.cos(math.pi * remaining)) / 2
 
 
 class Group(NamedTuple):
@@ -111,9 +114,9 @@ def _rate(name: str, depth: int, config: LoopConfig) -> tuple[float, Schedule]:
             factor *= multiplier.factor
     encoder = config.encoder
     if encoder is None or not name.startswith(encoder.prefix):
-        return factor, Schedule(0, config.warmup_steps, config.steps)
+        return factor, Schedule(0, config.warmup_steps, config.steps, config.schedule)
     layer = _layer_factor(name.removeprefix(encoder.prefix), depth, encoder)
-    return factor * layer, Schedule(config.warmup_steps, encoder.warmup_steps, config.steps)
+    return factor * layer, Schedule(config.warmup_steps, encoder.warmup_steps, config.steps, config.schedule)
 
 
 def _depth(model: nn.Module, prefix: str) -> int:

@@ -191,6 +191,18 @@ def test_tabletop(tmp_path: Path) -> None:
 
 SEMANTIC = {
     # name: image, label map, dtype, value -> category name or None
+    "coco_stuff": (
+        "val2017/a.jpg",
+        "stuffthingmaps_detectron2/val2017/a.png",
+        np.uint8,
+        {255: None, 0: "person", 11: "stop sign", 79: "toothbrush", 80: "banner", 170: "wood"},
+    ),
+    "coco_stuff_download": (  # one less than the id in the published list, which has gaps
+        "val2017/a.jpg",
+        "stuffthingmaps/val2017/a.png",
+        np.uint8,
+        {255: None, 0: "person", 12: "stop sign", 89: "toothbrush", 91: "banner", 156: "sky-other", 181: "wood"},
+    ),
     "ade20k_semantic": (
         "images/validation/a.jpg",
         "annotations/validation/a.png",
@@ -238,6 +250,34 @@ def test_semantic(tmp_path: Path, name: str) -> None:
     assert sample.labels.dtype == np.int32
     assert not sample.is_void
     assert dataset.name_of(0) == sample.name == ("b/b_1_2" if name == "cityscapes_semantic" else "a")
+
+
+@pytest.mark.parametrize(("name", "folder"), [("coco_stuff", "_detectron2"), ("coco_stuff_download", "")])
+def test_coco_stuff_where_cat_seg_has_it(tmp_path: Path, name: str, folder: str) -> None:
+    write_image(tmp_path / "images/val2017/a.jpg")
+    write_map(tmp_path / f"annotations{folder}/val2017/a.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+    (sample,) = open_dataset(name, tmp_path, "val")
+    assert (sample.name, sample.labels.tolist()) == ("a", [[0] * WIDTH] * HEIGHT)
+
+
+@pytest.mark.parametrize("unused", [11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90, 182])
+def test_a_value_that_coco_stuff_does_not_use_is_a_fault(tmp_path: Path, unused: int) -> None:
+    write_image(tmp_path / "val2017/a.jpg", (1, 2))
+    write_map(tmp_path / "stuffthingmaps/val2017/a.png", np.array([[0, unused]], np.uint8))
+    with pytest.raises(DatasetError, match=rf"1 of its labels are unknown: {unused} \(1 pixels\)"):
+        open_dataset("coco_stuff_download", tmp_path, "val")[0]
+
+
+def test_the_ids_of_coco_stuff_are_all_but_eleven() -> None:
+    converted, downloaded = (DATASETS[name].categories() for name in ("coco_stuff", "coco_stuff_download"))
+    assert [c.dataset_id for c in converted] == list(range(171)) and len(downloaded) == 171
+    assert [c.dataset_id for c in downloaded][80:] == list(range(91, 182))
+    assert [c.dataset_id + 1 for c in downloaded][:80] == [
+        c.dataset_id for c in DATASETS["coco_panoptic"].categories()
+    ][:80]
+    assert [(c.name, c.synonyms, c.is_thing) for c in converted] == [
+        (c.name, c.synonyms, c.is_thing) for c in downloaded
+    ]
 
 
 def test_ade20k_values_that_uint8_arithmetic_would_wrap(tmp_path: Path) -> None:

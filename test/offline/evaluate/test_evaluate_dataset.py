@@ -189,3 +189,23 @@ def test_a_semantic_data_set_has_a_mean_iou_and_nothing_of_instances(painted, tm
     assert len(right) == 4 and set(right) == {100.0} and found[""]["miou"] < 100.0  # tree is taken for ceiling
     assert found["masks"]["per_category"] == found[""]["per_category"]
     assert "Lowest mIoU" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_coco_stuff_as_downloaded_has_a_mean_iou(painted, tmp_path):
+    painted.use(painted.segmenter(mistakes={5: 4}))
+    source = painted.write_folder(tmp_path / "data", 2)
+    for folder in ("val2017", "stuffthingmaps/val2017"):
+        (tmp_path / "coco" / folder).mkdir(parents=True)
+    for number in range(2):
+        picture = cv2.imread(str(source / "images" / f"{number:06d}.png"))
+        cv2.imwrite(str(tmp_path / "coco" / "val2017" / f"{number}.png"), picture)
+        values = cv2.imread(str(source / "panoptic" / f"{number:06d}.png"))[..., 2] - 1  # of no category: 255
+        cv2.imwrite(str(tmp_path / "coco" / "stuffthingmaps" / "val2017" / f"{number}.png"), values)
+    path = tmp_path / "figures.json"
+    arguments = ["--data", "coco_stuff_download", "--root", str(tmp_path / "coco"), "--json", str(path)]
+    assert main(["evaluate", *arguments]) == 0
+    found = json.loads(path.read_text())
+    ious = {name: row["iou"] for name, row in found["per_category"].items() if row["iou"] is not None}
+    assert found["miou_categories"] == len(ious) == 6 and "all" not in found
+    assert [name for name, iou in ious.items() if iou < 100] == ["airplane", "bus"]  # the second is taken for the first
+    assert found["miou"] == pytest.approx(sum(ious.values()) / 6, abs=0.01)

@@ -116,6 +116,25 @@ def test_both_files_of_an_image_are_reported(tmp_path: Path) -> None:
     assert "images/000000.png" in faults[1]
 
 
+def test_coco_stuff_as_downloaded_and_as_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.full(SIZE, 255, np.uint8)
+    values[0], values[1] = 89, 181  # a toothbrush, and wood
+    for number in range(2):
+        write_image(tmp_path / f"val2017/{number}.jpg", np.zeros((*SIZE, 3), np.uint8))
+        write_image(tmp_path / f"stuffthingmaps/val2017/{number}.png", values)
+    code, out, _ = run(capsys, "coco_stuff_download", "--root", str(tmp_path))
+    assert code == 0 and "2 images, 0 with faults" in out and "5000 images are in the published split" in out
+    report = check_split("coco_stuff_download", tmp_path, "val", workers=1)
+    assert {name: n for name, n in report.images_of_category.items() if n} == {"toothbrush": 2, "wood": 2}
+    code, out, _ = run(capsys, "coco_stuff", "--root", str(tmp_path), "--split", "val")
+    assert code == 1
+    assert "missing: stuffthingmaps_detectron2/val2017/*.png, or annotations_detectron2/val2017/*.png\n" in out
+    # The download under the other's name is found out by its values.
+    (tmp_path / "stuffthingmaps").rename(tmp_path / "stuffthingmaps_detectron2")
+    code, out, _ = run(capsys, "coco_stuff", "--root", str(tmp_path), "--split", "val")
+    assert code == 1 and "2 images, 2 with faults" in out and "unknown: 181 (6 pixels)" in out
+
+
 def test_counts_that_are_no_faults(tmp_path: Path) -> None:
     write_tabletop(tmp_path, 2)
     write_image(tmp_path / "images/stray.png", np.zeros((*SIZE, 3), np.uint8))

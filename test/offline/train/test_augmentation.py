@@ -19,6 +19,7 @@ from ovseg_ros.offline.train.augmentation import (
     view_sizes,
     whole_view,
 )
+from ovseg_ros.offline.train.color_jitter import ColorChange, ColorJitterConfig, draw_colors
 
 COLORS = np.array([[0, 0, 0], [250, 10, 10], [10, 250, 10], [10, 10, 250], [200, 200, 10]], dtype=np.uint8)
 
@@ -132,3 +133,67 @@ def test_bad_short_sides_are_refused(bad: dict) -> None:
 def test_bad_jitter_is_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match="1 validation error for JitterConfig"):
         JitterConfig(**{"size": (8, 8), **bad})
+
+
+def changed(rgb: tuple[int, int, int], change: ColorChange) -> list[int]:
+    """What becomes of one pixel."""
+    return change.of_image(np.array([[rgb]], np.uint8))[0, 0].tolist()
+
+
+def test_each_change_of_colours_by_hand() -> None:
+    assert changed((10, 100, 240), ColorChange(brightness=32.0)) == [42, 132, 255]
+    assert changed((10, 100, 240), ColorChange(brightness=-32.0)) == [0, 68, 208]
+    assert changed((10, 100, 240), ColorChange(contrast=1.5)) == [15, 150, 255]
+    # Of (200, 100, 100) value is 200 and saturation 1/2; half of that is 1/4, twice that is all of it.
+    assert changed((200, 100, 100), ColorChange(saturation=0.5)) == [200, 150, 150]
+    assert changed((200, 100, 100), ColorChange(saturation=3.0)) == [200, 0, 0]
+    # Red is at 0 degrees, yellow at 60, magenta at -60.
+    assert changed((200, 0, 0), ColorChange(hue=60.0)) == [200, 200, 0]
+    assert changed((200, 0, 0), ColorChange(hue=-36.0)) == [200, 0, 120]
+    assert changed((90, 90, 90), ColorChange(saturation=1.5, hue=30.0)) == [90, 90, 90]  # grey has neither
+
+
+def test_the_order_of_contrast_matters_where_it_is_cut_off() -> None:
+    change = ColorChange(brightness=20.0, contrast=1.5, saturation=0.5)
+    # +20: (200, 120, 120), saturation 0.4. First x 1.5: (255, 180, 180), then halfway to grey: (255, 217.5, 217.5).
+    assert changed((180, 100, 100), change) in ([255, 217, 217], [255, 218, 218])
+    # First halfway to grey: (200, 160, 160), then x 1.5.
+    assert changed((180, 100, 100), replace(change, contrast_last=True)) == [255, 240, 240]
+
+
+def test_no_change_changes_nothing() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    assert np.array_equal(ColorChange().of_image(image), image)
+    assert np.abs(ColorChange(hue=1e-9).of_image(image).astype(int) - image).max() <= 1  # through HSV and back
+
+
+def test_each_change_is_drawn_half_the_time_from_its_range() -> None:
+    config = ColorJitterConfig(brightness=10, contrast=(0.8, 0.9), saturation=(1.1, 1.2), hue=5)
+    rng = np.random.default_rng(0)
+    drawn = [draw_colors(config, rng) for _ in range(400)]
+    for name, idle, low, high in (
+        ("brightness", 0, -10, 10), ("contrast", 1, 0.8, 0.9), ("saturation", 1, 1.1, 1.2), ("hue", 0, -5, 5),
+    ):  # fmt: skip
+        values = [value for value in (getattr(change, name) for change in drawn) if value != idle]
+        assert 150 < len(values) < 250 and all(low <= value <= high for value in values)
+    assert 150 < sum(change.contrast_last for change in drawn) < 250
+
+
+def test_colours_leave_padding_segments_and_the_other_draws_alone() -> None:
+    image, ids = np.full((40, 60, 3), 100, np.uint8), quadrants(40, 60)
+    plain = ShortSideConfig((48, 48), (32, 40), padding=(128, 128, 128))
+    for seed in range(20):
+        without = draw_jitter((40, 60), plain, np.random.default_rng(seed))
+        colored = draw_jitter((40, 60), replace(plain, colors=ColorJitterConfig()), np.random.default_rng(seed))
+        assert without.colors is None and colored == replace(without, colors=colored.colors)
+        assert np.array_equal(colored.of_segments(ids), without.of_segments(ids))
+        view, side = colored.of_image(image), colored.resized[0]
+        assert view.dtype == np.uint8 and (view[side:] == 128).all()
+        assert (view[:side] == changed((100, 100, 100), colored.colors)).all()
+    assert whole_view((40, 60), replace(plain, colors=ColorJitterConfig())).colors is None
+
+
+def test_bad_colours_are_refused() -> None:
+    for bad in ({"contrast": (1.5, 0.5)}, {"saturation": (2.0, 1.0)}, {"hue": 181.0}, {"brightness": -1.0}):
+        with pytest.raises(ValueError, match="1 validation error for ColorJitterConfig"):
+            ColorJitterConfig(**bad)

@@ -79,6 +79,63 @@ def test_the_heads_warm_up_first_then_the_vit(step: int, head: float, encoder: f
     assert found["encoder.norm.weight"] == pytest.approx(1e-4 * encoder)
 
 
+@pytest.mark.parametrize(
+    ("warmup", "step", "share"),
+    [
+        (0, 0, 1.0),
+        (0, 20_000, (1 + 2**-0.5) / 2),  # cos 45 degrees
+        (0, 40_000, 0.5),
+        (0, 60_000, (1 - 2**-0.5) / 2),
+        (0, 80_000, 0.0),
+        (0, 90_000, 0.0),
+        (8000, 0, 1 / 8000),
+        (8000, 7999, 1.0),
+        (8000, 44_000, 0.5),  # halfway between the warm-up and the end
+    ],
+)
+def test_the_rate_may_fall_as_a_cosine(warmup: int, step: int, share: float) -> None:
+    config = LoopConfig(
+        steps=80_000, batch_size=4, learning_rate=2e-4, warmup_steps=warmup, schedule="cosine",
+        encoder=EncoderSchedule(warmup_steps=0, layer_decay=1.0),
+    )  # fmt: skip
+    found = rates(make_eomt(), config, step)
+    assert found["class_head.weight"] == pytest.approx(2e-4 * share, abs=1e-18)
+    assert found["encoder.norm.weight"] == pytest.approx(2e-4 * share if step >= warmup else 0.0, abs=1e-18)
+
+
+class Fused(nn.Module):
+    """Names and kinds of parameters as of a scorer with CLIP's two towers and SAM: matrices, biases, norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual, self.text, self.sam, self.embed = (nn.Linear(2, 2) for _ in range(4))
+        self.decoder = nn.Sequential(nn.Conv2d(2, 2, 3), nn.GroupNorm(1, 2))
+
+
+def test_what_the_recipe_of_cat_seg_needs_can_be_said() -> None:
+    """AdamW with rates of two sizes, decay that spares norms alone or all vectors, no warm-up, a cosine."""
+    towers = tuple(Multiplier(prefix, 0.01) for prefix in ("visual.", "text.", "sam."))
+    config = LoopConfig(
+        steps=80_000, batch_size=4, learning_rate=2e-4, weight_decay=1e-4, betas=(0.9, 0.999), warmup_steps=0,
+        schedule="cosine", gradient_clip=0.01, multipliers=towers,
+    )  # fmt: skip
+    model = Fused()
+    slow = {f"{tower}.{kind}" for tower in ("visual", "text", "sam") for kind in ("weight", "bias")}
+    for name, rate in rates(model, config, 0).items():
+        assert rate == pytest.approx(2e-6 if name in slow else 2e-4)
+
+    def spared(config: LoopConfig) -> set[str]:
+        scheduled = ScheduledOptimizer(model, config).optimizer
+        assert isinstance(scheduled, torch.optim.AdamW) and scheduled.defaults["betas"] == (0.9, 0.999)
+        decay = {id(p): group["weight_decay"] for group in scheduled.param_groups for p in group["params"]}
+        assert set(decay.values()) == {0.0, 1e-4}
+        return {name for name, parameter in model.named_parameters() if decay[id(parameter)] == 0}
+
+    norms = {"decoder.1.weight", "decoder.1.bias"}
+    assert spared(config) == norms | {name for name, _ in model.named_parameters() if name.endswith("bias")}
+    assert spared(replace(config, decay_vectors=True, not_decayed=("decoder.1.",))) == norms
+
+
 def test_weight_decay_spares_vectors_unless_told() -> None:
     model = nn.Linear(3, 2)
     for decay_vectors, wanted in ((False, [0.05, 0.0]), (True, [0.05, 0.05])):

@@ -1,13 +1,25 @@
 """Training samples: a function of seed, step and number; every image once an epoch; damaged images named."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from numbered_images import Numbered
+from PIL import Image
 
-from ovseg_ros.core.errors import DatasetError
+from ovseg_ros.core.errors import ConfigError, DatasetError
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample
 from ovseg_ros.offline.train.augmentation import JitterConfig, View
-from ovseg_ros.offline.train.data import PanopticData, PanopticStream, SegmentedView, segmented_view
+from ovseg_ros.offline.train.data import (
+    PanopticData,
+    PanopticStream,
+    SegmentedView,
+    open_data,
+    open_semantic,
+    segmented_view,
+)
+from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.eomt import each_segment
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.masks import to_targets
@@ -80,3 +92,32 @@ def test_targets_leave_out_crowds_and_what_the_view_does_not_show() -> None:
     assert masks.shape == (1, 16, 16) and masks[0, :12, :8].all() and masks.sum() == 96
     right = segmented_view(sample, View((12, 16), 0, 8, (12, 8), flipped=False))
     assert right.ids.tolist() == [] and masks_of(right).shape == (0, 12, 8)
+
+
+def write_coco_stuff(root: Path) -> Run:
+    """An image of two trees (value 168), a person (0) between them, and a pixel without a category; and an
+    image without any. Returns a run on them."""
+    for name, values in {"a": [[168, 0, 168, 255]], "b": [[255] * 4]}.items():
+        for folder in ("train2017", "stuffthingmaps/train2017"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((1, 4, 3), 7, np.uint8)).save(root / "train2017" / f"{name}.png")
+        Image.fromarray(np.array(values, np.uint8)).save(root / "stuffthingmaps/train2017" / f"{name}.png")
+    return Run(root, root / "out", Engine("cpu"))
+
+
+def test_of_categories_alone_each_is_one_segment(tmp_path: Path) -> None:
+    dataset = open_semantic(PanopticData("coco_stuff_download"), write_coco_stuff(tmp_path))
+    sample = dataset[0]
+    tree = next(category.index for category in dataset.categories if category.name == "tree")
+    assert sample.segment_ids.tolist() == [[tree + 1, 1, tree + 1, 0]] and sample.segment_ids.dtype == np.int32
+    found = {segment.id: (segment.category, segment.is_thing, segment.area) for segment in sample.segments}
+    assert found == {1: (0, True, 1), tree + 1: (tree, False, 2)}
+    assert (sample.name, dataset.name_of(1), len(dataset), dataset[1].is_void) == ("a", "b", 2, True)
+    view = segmented_view(sample, View((1, 4), 0, 0, (1, 5), flipped=False))
+    assert (view.categories.tolist(), view.segment_ids.tolist()) == ([0, tree], [[tree + 1, 1, tree + 1, 0, 0]])
+
+
+def test_what_needs_instances_refuses_a_set_without(tmp_path: Path) -> None:
+    config = PanopticData("coco_stuff_download")
+    with pytest.raises(ConfigError, match="coco_stuff_download has no panoptic ground truth; choose one of coco_pan"):
+        open_data(config, write_coco_stuff(tmp_path))

@@ -182,7 +182,7 @@ def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path
             "annealing_starts must lie before the same block's end",
         ),
         (("dataset: tabletop", "dataset: tabeltop"), "unknown data set 'tabeltop'; did you mean 'tabletop'"),
-        (("dataset: tabletop", "dataset: ade20k_full"), "folder .* is missing"),
+        (("dataset: tabletop", "dataset: ade20k_full"), "ade20k_full has no panoptic ground truth; choose one of"),
         (("workers: 2", "workers: 2, on_error: ignore"), "unknown on_error 'ignore'; expected one of skip, stop"),
         (("  - kind: eomt", "  - kind: eomtt"), "unknown kind 'eomtt'; did you mean 'eomt'"),
         (("batch_size: 2", "batch_size: 2, betas: [0.9, 1.0]"), r"betas\[1\]: it should be less than 1, got 1.0"),
@@ -196,7 +196,7 @@ def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path
         (("joint_blocks: 1", "joint_blocks: 9"), "joint_blocks must be 1 to depth = 2, got 9"),
         (("heads: 2", "heads: 3"), "width must be a multiple of heads = 3, got 16"),
         (("image_size: [64, 96]", "image_size: [8, 96]"), "patch_size must be 8 at most, got 16"),
-        (("dataset: tabletop", "dataset: ade20k_semantic"), "folder .* is missing"),
+        (("dataset: tabletop", "dataset: ade20k_panoptic"), "ade20k_panoptic_train.json is missing; it may be"),
         (("batch_size: 2", "batch_size: 1e1"), "batch_size: expected a whole number, got '1e1'; write 10$"),
         (("batch_size: 2", "batch_size: 10.0"), "batch_size: expected a whole number, got 10.0; write 10$"),
         (("batch_size: 2", "batch_size: 2.5"), "batch_size: expected a whole number, got 2.5$"),
@@ -236,10 +236,12 @@ def test_options_and_data_that_cannot_be_are_named(
     assert run(tmp_path, EOMT_RECIPE.replace("dataset: tabletop", "dataset: ade20k_semantic"), tmp_path) == 2
     assert "choose one of coco_panoptic, ade20k_panoptic, mapillary_vistas, " in capsys.readouterr().err
     monkeypatch.delenv("OVSEG_DATASETS", raising=False)
+    recipe = (tmp_path / "recipe.yaml").read_text()
+    (tmp_path / "recipe.yaml").write_text(recipe.replace("ade20k_semantic", "ade20k_panoptic"))
     assert main(["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path), "--device", "cpu"]) == 2
     error = capsys.readouterr().err
     assert (
-        "where is ade20k_semantic? Give its folder (--root DIR of evaluate" in error and "--data DIR of train" in error
+        "where is ade20k_panoptic? Give its folder (--root DIR of evaluate" in error and "--data DIR of train" in error
     )
 
 
