@@ -38,6 +38,15 @@ def fit(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(pixels, size=fitted, mode="bilinear", align_corners=False, antialias=scale < 1)
 
 
+def squash(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, 3, H, W) scaled to a size, whatever its aspect ratio."""
+    height, width = pixels.shape[-2:]
+    if (height, width) == size:
+        return pixels
+    shrinks = height > size[0] or width > size[1]
+    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=shrinks)
+
+
 def pad(pixels: Tensor, size: tuple[int, int], color: tuple[float, float, float]) -> Tensor:
     """(B, 3, h, w) at the top left of a canvas (B, 3, *size) of one colour, RGB in [0, 1]."""
     height, width = pixels.shape[-2:]

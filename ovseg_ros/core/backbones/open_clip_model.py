@@ -120,7 +120,6 @@ def model_description(architecture: str) -> dict[str, Any]:
     return {key: description[key] for key in taken if key in description}
 
 
-@torch.no_grad()
 def encode_prompts(model: open_clip.CustomTextCLIP, tokenizer: SimpleTokenizer, sentences: Sequence[str]) -> Tensor:
     """Unit vectors (N, D) of sentences, by the text encoder on its own device.
 

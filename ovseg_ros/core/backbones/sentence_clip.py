@@ -106,7 +106,6 @@ def _vision(config: ClipConfig) -> dict[str, int]:
     return {name: getattr(config, name) for name in ("image_size", "patch_size", "width", "layers", "head_width")}
 
 
-@torch.no_grad()
 def encode_sentences(clip: open_clip.CustomTextCLIP, tokenizer: HFTokenizer, sentences: Sequence[str]) -> Tensor:
     """Unit vectors (N, D) of sentences, by the text encoder on its own device.
 
