@@ -1,12 +1,13 @@
 """Preset -> segmenter: which modules, and where their weights come from. One match for each place in a preset."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, CustomTextCLIP
+from torch import Tensor, nn
 
 from ovseg_ros.core.backbones.beit3 import Beit3
 from ovseg_ros.core.backbones.beit3_weights import load_beit3
@@ -17,35 +18,39 @@ from ovseg_ros.core.backbones.open_clip_model import (
     encode_prompts,
     model_description,
 )
+from ovseg_ros.core.backbones.sam import SamConfig, SamEncoder, load_sam
 from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip, clip_shapes, count_tokens, encode_sentences
+from ovseg_ros.core.classification.ensemble import class_phrases
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
+from ovseg_ros.core.classification.lmseg import LMSegClassifier
 from ovseg_ros.core.classification.masked_crops import MaskedCropClassifier, MaskedCropConfig
 from ovseg_ros.core.classification.pooled import PooledClassifier
 from ovseg_ros.core.classification.pooling import MaskPooling
 from ovseg_ros.core.classification.word_ensemble import WordEnsembleClassifier
+from ovseg_ros.core.descriptions import DescriptionFiles, DescriptionsConfig
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import BLACK, IMAGENET_MEAN
 from ovseg_ros.core.joint.omtseg.model import OMTSeg
 from ovseg_ros.core.joint.omtseg.network import OMTSegNetwork
 from ovseg_ros.core.joint.omtseg.tokens import SentencePieceTokenizer, Tokenizer, WordTokenizer
+from ovseg_ros.core.joint.semantic import SemanticModel
 from ovseg_ros.core.model import Classifier, Model, Proposer, TwoStage
-from ovseg_ros.core.presets import (
-    PresetFolder,
-    load_preset,
-    preset_folder,
-    require_weights,
-)
+from ovseg_ros.core.presets import PresetFolder, load_preset, preset_folder, require_weights
 from ovseg_ros.core.proposals.eomt.checkpoints import load_eomt
+from ovseg_ros.core.proposals.eomt.features import EoMTFeatures
 from ovseg_ros.core.proposals.eomt.network import EoMT
 from ovseg_ros.core.proposals.mask_network import MaskNetwork
 from ovseg_ros.core.proposals.padded import PaddedProposer, PromptGuidedProposer
 from ovseg_ros.core.proposals.prompt_guidance import PromptGuidance
+from ovseg_ros.core.scoring.lmseg.cat_seg_weights import load_cat_seg
+from ovseg_ros.core.scoring.lmseg.scorer import LMSegScorer
 from ovseg_ros.core.sections import (
     ClassifierSection,
     ClipSection,
     EoMTSection,
     FisaSection,
     GeneratorSection,
+    LMSegSection,
     Mask2FormerSection,
     ModelSection,
     OMTSegSection,
@@ -53,6 +58,8 @@ from ovseg_ros.core.sections import (
     PromptGuidedSection,
     ProposerSection,
     PublishedEoMTSection,
+    ScorerSection,
+    SemanticSection,
     SentenceClipSection,
     SentencePieceSection,
     TwoStageSection,
@@ -63,7 +70,7 @@ from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.templates import prompt_templates
 from ovseg_ros.core.text import Reader, TextEncoder
 from ovseg_ros.core.trained_weights import require_trained
-from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, find_vocabulary, load_vocabulary_file, normalize_name
+from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.core.weights.files import find_file, read_safetensors
 from ovseg_ros.core.weights.strict import check_fit, load_strict
 
@@ -99,6 +106,15 @@ def build_model(config: ModelSection, files: PresetFolder, device: torch.device)
             network = build_omtseg_network(config, files)
             return OMTSeg(
                 network, tokenizer, unknown_likeness=config.unknown_likeness, is_trained=config.checkpoint is not None
+            )
+        case SemanticSection():
+            clip = load_clip(config.clip, config.templates, files, device, config.descriptions)
+            split = config.instances == "components"
+            return SemanticModel(
+                build_scorer(config.scorer, clip, files),
+                clip.text_encoder,
+                max_components=config.max_instances if split else None,
+                is_trained=is_trained(config.scorer),
             )
 
 
@@ -143,7 +159,7 @@ def build_two_stage(
 ) -> TwoStage:
     """Two stages. `seed`: of an untrained classifier's initial weights; None leaves them to the global generator."""
     proposer, class_names = build_proposer(config.proposer, config.input_size, files, text_width(config.clip, files))
-    clip = load_clip(config.clip, config.templates, files, device)
+    clip = load_clip(config.clip, config.templates, files, device, config.descriptions)
     if seed is not None:
         torch.manual_seed(seed)
     classifier = build_classifier(config.classifier, clip, files, class_names)
@@ -207,25 +223,40 @@ class LoadedClip:
 
     Attributes:
         tower: reads images.
+        text: the text tower; None where it is a language model's, which is never trained.
+        encode: sentences -> (N, D) unit vectors, by the text tower on its device; with gradients where they are enabled
+            and anything of it is trained.
         text_encoder: reads words, on the segmenter's device.
         mean, std: of the tower's pixels.
     """
 
     tower: ImageTower
+    text: nn.Module | None
+    encode: Callable[[Sequence[str]], Tensor]
     text_encoder: TextEncoder
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 def load_clip(
-    config: ClipSection, templates: Sequence[str] | str, files: PresetFolder, device: torch.device
+    config: ClipSection,
+    templates: Sequence[str] | str,
+    files: PresetFolder,
+    device: torch.device,
+    descriptions: DescriptionsConfig | None = None,
 ) -> LoadedClip:
     """A preset's CLIP, its text tower on `device`; on the meta device its shapes alone, and no file is read."""
     templates = prompt_templates(templates)
     if device.type == "meta":
-        shapes = _clip_shapes(config)
-        words = TextEncoder(lambda some: torch.empty(len(some), shapes.text.output_dim, device=device), templates)
-        return LoadedClip(ImageTower(shapes), words, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+        shapes = _clip_shapes(config, files)
+
+        def encode(some: Sequence[str]) -> Tensor:
+            return torch.empty(len(some), shapes.text.output_dim, device=device)
+
+        words = TextEncoder(encode, templates)
+        text = shapes.text if isinstance(config, OpenClipConfig) else None
+        return LoadedClip(ImageTower(shapes), text, encode, words, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+    described = DescriptionFiles(descriptions, files.descriptions(descriptions)) if descriptions is not None else None
     match config:
         case SentenceClipSection():
             own, tokenizer = build_clip(config.architecture)
@@ -233,24 +264,26 @@ def load_clip(
             tower = ImageTower(own)
             load_strict(tower, files.own(config.checkpoint))
             reader = Reader(partial(count_tokens, tokenizer), config.architecture.context_length)
-            words = TextEncoder(partial(encode_sentences, own, tokenizer), templates, reader)
-            return LoadedClip(tower, words, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+            by_own = partial(encode_sentences, own, tokenizer)
+            words = TextEncoder(by_own, templates, reader, described)
+            return LoadedClip(tower, None, by_own, words, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
         case OpenClipConfig():
             architecture, checkpoint = files.public(config.architecture), files.public(config.checkpoint)
             found = replace(config, architecture=architecture, checkpoint=checkpoint)
             model, simple_tokenizer = build_open_clip(found)
             model.text.to(device)
             reader = Reader(partial(count_prompt_tokens, simple_tokenizer), model.context_length)
-            words = TextEncoder(partial(encode_prompts, model, simple_tokenizer), templates, reader)
-            return LoadedClip(ImageTower(model), words, config.mean, config.std)
+            by_clip = partial(encode_prompts, model, simple_tokenizer)
+            words = TextEncoder(by_clip, templates, reader, described)
+            return LoadedClip(ImageTower(model), model.text, by_clip, words, config.mean, config.std)
 
 
-def _clip_shapes(config: ClipSection) -> CustomTextCLIP:
+def _clip_shapes(config: ClipSection, files: PresetFolder) -> CustomTextCLIP:
     match config:
         case SentenceClipSection():
             return clip_shapes(config.architecture)
         case OpenClipConfig():
-            return build_open_clip(config, device="meta")[0]
+            return build_open_clip(replace(config, architecture=files.public(config.architecture)), device="meta")[0]
 
 
 def build_classifier(
@@ -272,6 +305,9 @@ def build_classifier(
             return MaskedCropClassifier(clip.tower, config)
         case FisaSection():
             return build_fisa(config, clip, files)
+        case LMSegSection():
+            scorer = build_scorer(config.scorer, clip, files)
+            return LMSegClassifier(scorer, config.void_correction, is_trained=is_trained(config.scorer))
         case WordEnsembleSection():
             by_clip = build_classifier(config.clip, clip, files, class_names, is_joined=True)
             return WordEnsembleClassifier(by_clip, config.clip_share)
@@ -283,8 +319,8 @@ def build_classifier(
                 MaskPooling(clip.tower.visual, config.pooling, clip.mean, clip.std),
                 logit_scale=float(clip.tower.logit_scale.detach().exp()),
                 ensemble=ensemble,
-                class_phrases=_class_phrases(class_names, ensemble.synonyms) if ensemble is not None else (),
-                background=clip.text_encoder.encode(words) if words is not None else None,
+                class_phrases=class_phrases(class_names, ensemble.synonyms) if ensemble is not None else (),
+                background=partial(clip.text_encoder.encode, words) if words is not None else None,
                 drops_nothing=not is_joined,
             )
 
@@ -305,21 +341,39 @@ def build_fisa(config: FisaSection, clip: LoadedClip, files: PresetFolder) -> Fi
     return fisa
 
 
-def _class_phrases(names: Sequence[str], vocabulary: str | None) -> list[tuple[str, ...]]:
-    """Every name of each class: the checkpoint's own, and those of the vocabulary's category at the same place."""
-    if vocabulary is None:
-        return [(name,) for name in names]
-    path = find_vocabulary(vocabulary)
-    specs = load_vocabulary_file(path)[: len(names)]
-    described = [(spec.name, *spec.synonyms) for spec in specs]
-    known = [{normalize_name(phrase) for phrase in phrases} for phrases in described]
-    agreeing = sum(normalize_name(name) in phrases for name, phrases in zip(names, known, strict=False))
-    if len(described) != len(names) or 2 * agreeing < len(names):
-        raise ConfigError(
-            f"ensemble.synonyms: {path} does not describe the mask generator's {len(names)} classes ({names[0]}, ...): "
-            f"{agreeing} of its {len(described)} categories agree; name another vocabulary, or null"
-        )
-    return [(name, *phrases) for name, phrases in zip(names, described, strict=True)]
+def build_scorer(config: ScorerSection, clip: LoadedClip, files: PresetFolder) -> LMSegScorer:
+    """A scorer on a CLIP, of which it trains a part; trained if the section names a checkpoint."""
+    tuned = clip.text if config.architecture.tunes_clip else None
+    sam, sam_width = _second_encoder(config.sam, files)
+    scorer = LMSegScorer(
+        clip.tower.visual, tuned, sam, config.architecture, sam_width=sam_width, mean=clip.mean, std=clip.std
+    )
+    if config.checkpoint is not None:
+        path = files.own(config.checkpoint)
+        scorer.load_trained_state_dict(read_safetensors(path), path)
+    elif config.warm_start is not None:
+        load_cat_seg(files.public(config.warm_start), scorer)
+    return scorer
+
+
+def is_trained(config: ScorerSection) -> bool:
+    """Whether a scorer knows anything."""
+    return config.checkpoint is not None or config.warm_start is not None
+
+
+def _second_encoder(config: SamConfig | EoMTSection | None, files: PresetFolder) -> tuple[nn.Module | None, int]:
+    """What sees edges beside CLIP, its trained part ready to learn; and the width of its features."""
+    match config:
+        case None:
+            return None, 0
+        case SamConfig():
+            sam = SamEncoder(config) if config.checkpoint is None else load_sam(files.public(config.checkpoint), config)
+            sam.tune_attention()
+            return sam, sam.width
+        case EoMTSection():
+            eomt = EoMT(config.architecture)
+            load_strict(eomt, files.own(config.checkpoint))
+            return EoMTFeatures(eomt), config.architecture.width
 
 
 def pick_device(name: str) -> torch.device:

@@ -99,18 +99,25 @@ def choices(wrong: str, names: Collection[str]) -> str:
 def load_yaml(path: Path, example: str = "description: ...") -> Mapping[str, Any]:
     """The mapping in a YAML file; ConfigError if it is missing, is not YAML or holds something else than `example`."""
     try:
-        content = parse_yaml(path.read_bytes().decode())
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; expected a YAML file") from error
+    return yaml_mapping(content, str(path), example)
+
+
+def yaml_mapping(content: bytes, where: str, example: str) -> Mapping[str, Any]:
+    """As `load_yaml`, of a file's content; `where` is its path."""
+    try:
+        document = parse_yaml(content.decode())
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        raise ConfigError(f"{path} is not UTF-8: byte {byte:#04x} at {error.start}; save it as UTF-8") from error
+        raise ConfigError(f"{where} is not UTF-8: byte {byte:#04x} at {error.start}; save it as UTF-8") from error
     except YamlFault as fault:
-        raise ConfigError(f"{path}{fault.place} is not valid YAML: {fault}") from fault
-    if not isinstance(content, Mapping):
-        found = "is empty" if content is None else f"holds {str(content)[:60]!r}"
-        raise ConfigError(f"{path} {found}; expected names and values, such as {example!r}")
-    return content
+        raise ConfigError(f"{where}{fault.place} is not valid YAML: {fault}") from fault
+    if not isinstance(document, Mapping):
+        found = "is empty" if document is None else f"holds {str(document)[:60]!r}"
+        raise ConfigError(f"{where} {found}; expected names and values, such as {example!r}")
+    return document
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -174,7 +181,8 @@ def _explain(cls: type, fault: Any, where: str) -> str:
         case "union_tag_invalid":
             return f"{place}: unknown kind {_nearest(fault['ctx']['tag'], list(_options(kind)))}"
         case "literal_error":
-            return f"{place}: unknown {fault['loc'][-1]} {_nearest(fault['input'], typing.get_args(kind))}"
+            what = "value" if isinstance(fault["loc"][-1], int) else fault["loc"][-1]
+            return f"{place}: unknown {what} {_nearest(fault['input'], typing.get_args(kind))}"
         case "union_tag_not_found":
             return f"{place}: missing kind; one of {', '.join(_options(kind))}"
         case "too_short":
@@ -227,6 +235,8 @@ def _place(kind: Any, path: Sequence[str | int], where: str) -> tuple[str, Any]:
         elif typing.get_origin(kind) is tuple:
             where, inner = f"{where}[{step}]", typing.get_args(kind)
             kind = inner[0] if inner[-1] is ... else inner[min(int(step), len(inner) - 1)]
+        elif typing.get_origin(kind) is Mapping:
+            where, kind = f"{where}.{step}", typing.get_args(kind)[1]
         else:  # pydantic names which option of a union it tried
             kind = _options(kind).get(str(step), kind)
         if typing.get_origin(kind) in (typing.Union, types.UnionType):
@@ -239,6 +249,8 @@ def _options(union: Any) -> dict[str, Any]:
     """The sections that may stand in one place, by their kind; other options by pydantic's name for them."""
     options = {}
     for option in typing.get_args(union):
+        if option is type(None):
+            continue
         kind = typing.get_type_hints(option).get("kind") if dataclasses.is_dataclass(option) else None
         options[typing.get_args(kind)[0] if kind else getattr(option, "__name__", str(option))] = option
     return options

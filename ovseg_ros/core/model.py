@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ovseg_ros.core.descriptions import Descriptions
 from ovseg_ros.core.images import fit
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.types import MaskProposals, Prediction, TextEmbeddings
@@ -26,10 +27,12 @@ class Prompt:
     Attributes:
         vocabulary: as it was given.
         remarks: which words the model cannot read or tell apart, in sentences for whoever chose them.
+        descriptions: what its words were read with; None for a model that asks for none.
     """
 
     vocabulary: Vocabulary
     remarks: tuple[str, ...] = field(default=(), kw_only=True)
+    descriptions: Descriptions | None = field(default=None, kw_only=True)
 
 
 class Model(nn.Module, ABC):
@@ -71,6 +74,10 @@ class Classifier(nn.Module, ABC):
     def prepare(self, text: TextEmbeddings) -> Any:
         """What naming needs of the words."""
 
+    def remarks(self, vocabulary: Vocabulary) -> tuple[str, ...]:
+        """As of `Prompt`: what this naming makes of some words, where it is not what whoever chose them expects."""
+        return ()
+
     @abstractmethod
     def forward(self, pixels: Tensor, proposals: MaskProposals, words: Any) -> Tensor:
         """Logits (B, Q, K + 1) of proposals for images (B, 3, h, w) in [0, 1]; the last is "no object"."""
@@ -105,8 +112,19 @@ class TwoStage(Model):
     def prepare(self, vocabulary: Vocabulary) -> TwoStagePrompt:
         """Embeds the words, of which only new ones cost time; then each stage makes of them what it needs."""
         text = self.text_encoder.encode(vocabulary)
-        remarks = (*self.text_encoder.remarks(text), *self.proposer.remarks(vocabulary))
-        return TwoStagePrompt(vocabulary, self.proposer.prepare(text), self.classifier.prepare(text), remarks=remarks)
+        proposer, classifier = self.proposer, self.classifier
+        remarks = (
+            *self.text_encoder.remarks(text),
+            *proposer.remarks(vocabulary),
+            *classifier.remarks(vocabulary),
+        )
+        return TwoStagePrompt(
+            vocabulary,
+            proposer.prepare(text),
+            classifier.prepare(text),
+            remarks=remarks,
+            descriptions=text.descriptions,
+        )
 
     def forward(self, pixels: Tensor, prompt: TwoStagePrompt) -> Prediction:
         """See `Model`."""

@@ -1,6 +1,7 @@
 """Preset files, `config/models/NAME.yaml`, and where they and their weights are."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +9,11 @@ from pydantic import Field, PositiveFloat
 from pydantic.dataclasses import dataclass
 
 from ovseg_ros.core.backbones.open_clip_model import CHECKPOINT_NAMES, OpenClipConfig
+from ovseg_ros.core.backbones.sam import SamConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.config import STRICT, find_config, from_mapping, load_yaml
+from ovseg_ros.core.descriptions import DescriptionsConfig
 from ovseg_ros.core.errors import CheckpointError, ConfigError
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.proposals.published import published_eomt
@@ -20,6 +23,7 @@ from ovseg_ros.core.sections import (
     ClipSection,
     EoMTSection,
     FisaSection,
+    LMSegSection,
     Mask2FormerSection,
     ModelSection,
     OMTSegSection,
@@ -27,6 +31,8 @@ from ovseg_ros.core.sections import (
     PromptGuidedSection,
     ProposerSection,
     PublishedEoMTSection,
+    ScorerSection,
+    SemanticSection,
     SentenceClipSection,
     SentencePieceSection,
     TwoStageSection,
@@ -35,7 +41,7 @@ from ovseg_ros.core.sections import (
 from ovseg_ros.core.weights.files import TRANSFORMERS_NAMES, find_weights, repository_of
 from ovseg_ros.core.weights.weight_file import WeightFile
 
-_Part = ProposerSection | ClipSection | ClassifierSection | OMTSegSection
+_Part = ProposerSection | ClipSection | ClassifierSection | OMTSegSection | ScorerSection
 """What names weight files."""
 
 
@@ -77,6 +83,11 @@ class PresetFolder:
         beside = self.folder / Path(source).expanduser()
         return str(beside) if beside.exists() else source
 
+    def descriptions(self, config: DescriptionsConfig | None) -> tuple[Path, ...]:
+        """The descriptions files that a preset asks for; ConfigError if one is not there."""
+        names = config.files if config is not None else ()
+        return tuple(find_config("descriptions file", self.public(n), config_dir() / "descriptions") for n in names)
+
 
 def preset_names() -> list[str]:
     """Presets that come with the package."""
@@ -104,7 +115,7 @@ def two_stage(preset: str) -> TwoStageSection:
     model = load_preset(preset).model
     if not isinstance(model, TwoStageSection):
         raise ConfigError(
-            f"the model of the preset {preset} is of kind {model.kind}, which makes masks and names at once; this is "
+            f"the model of the preset {preset} is of kind {model.kind}, which has no two stages; this is "
             "for presets of kind two_stage, such as tabletop, fisa_l or pmp_eomt_l"
         )
     return model
@@ -121,6 +132,34 @@ def fisa_section(preset: str) -> FisaSection:
     return section
 
 
+def scored_section(preset: str) -> tuple[TwoStageSection | SemanticSection, ScorerSection]:
+    """What a preset says of its model, and of its scorer (LMSeg); ConfigError if it has none."""
+    model = load_preset(preset).model
+    match model:
+        case SemanticSection():
+            return model, model.scorer
+        case TwoStageSection() if isinstance(model.classifier, LMSegSection):
+            return model, model.classifier.scorer
+    found = f"classifier of kind {model.naming.kind}" if isinstance(model, TwoStageSection) else f"kind {model.kind}"
+    raise ConfigError(
+        f"the model of the preset {preset} scores no pixels, it is of {found}; name another, such as lmseg_l or "
+        "tabletop_lmseg"
+    )
+
+
+def with_untrained_scorer(preset: str) -> PresetConfig:
+    """A preset as the training of its scorer begins with it; ConfigError if it has none."""
+    config = load_preset(preset)
+    model, scorer = scored_section(preset)
+    untrained = replace(scorer, checkpoint=None)
+    match model:
+        case SemanticSection():
+            return replace(config, model=replace(model, scorer=untrained))
+        case TwoStageSection():
+            assert isinstance(model.classifier, LMSegSection)  # as `scored_section` says: words guide none of its masks
+            return replace(config, model=replace(model, classifier=replace(model.classifier, scorer=untrained)))
+
+
 def own_checkpoints(config: PresetConfig) -> list[str]:
     """The files of this package's networks that a preset names."""
     return [source for source, names in _checkpoints(config.model) if not names]
@@ -131,6 +170,13 @@ def checkpoint_paths(preset: str) -> tuple[Path, ...]:
     config = load_preset(preset)
     require_weights(preset, config)
     return section_paths(preset_folder(preset), *_parts(config.model))
+
+
+def description_paths(preset: str) -> tuple[Path, ...]:
+    """The descriptions files that a preset asks for; ConfigError if one is not there."""
+    model = load_preset(preset).model
+    asked = model.descriptions if isinstance(model, TwoStageSection | SemanticSection) else None
+    return preset_folder(preset).descriptions(asked)
 
 
 def section_paths(files: PresetFolder, *parts: _Part) -> tuple[Path, ...]:
@@ -177,6 +223,8 @@ def _parts(model: ModelSection) -> Sequence[_Part]:
             return model.proposer, model.clip, model.classifier
         case OMTSegSection():
             return (model,)
+        case SemanticSection():
+            return model.clip, model.scorer
 
 
 def _checkpoints_of(part: _Part) -> list[_Checkpoint]:
@@ -200,5 +248,25 @@ def _checkpoints_of(part: _Part) -> list[_Checkpoint]:
             return [*_checkpoints_of(part.generator), *trained]
         case WordEnsembleSection():
             return _checkpoints_of(part.clip)
+        case LMSegSection():
+            return _checkpoints_of(part.scorer)
+        case ScorerSection():
+            return [*_second_encoder(part), *_trained_scorer(part)]
         case MaskedCropConfig() | PooledSection():
             return []
+
+
+def _second_encoder(scorer: ScorerSection) -> list[_Checkpoint]:
+    match scorer.sam:
+        case None:
+            return []
+        case SamConfig():
+            return [(scorer.sam.checkpoint, TRANSFORMERS_NAMES)] if scorer.sam.checkpoint is not None else []
+        case EoMTSection():
+            return [(scorer.sam.checkpoint, ())]
+
+
+def _trained_scorer(scorer: ScorerSection) -> list[_Checkpoint]:
+    if scorer.checkpoint is not None:  # with which a training began is in it
+        return [(scorer.checkpoint, ())]
+    return [(scorer.warm_start, TRANSFORMERS_NAMES)] if scorer.warm_start is not None else []

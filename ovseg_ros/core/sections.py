@@ -10,15 +10,18 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ovseg_ros.core.backbones.open_clip_model import OpenClipConfig
+from ovseg_ros.core.backbones.sam import SamConfig
 from ovseg_ros.core.backbones.sentence_clip import ClipConfig
 from ovseg_ros.core.classification.ensemble import EnsembleConfig
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.classification.pooling import PoolingConfig
 from ovseg_ros.core.config import STRICT, Share
+from ovseg_ros.core.descriptions import DescriptionsConfig
 from ovseg_ros.core.joint.omtseg.config import OMTSegConfig
 from ovseg_ros.core.proposals.eomt.network import EoMTConfig
 from ovseg_ros.core.proposals.prompt_guidance import PromptConfig
+from ovseg_ros.core.scoring.lmseg.config import LMSegConfig
 from ovseg_ros.core.templates import prompt_templates
 
 
@@ -127,7 +130,42 @@ class PooledSection:
     kind: Literal["pooled"] = "pooled"
 
 
-ClipNamingSection = MaskedCropConfig | FisaSection | PooledSection
+@dataclass(frozen=True, slots=True, config=STRICT)
+class ScorerSection:
+    """What scores every pixel for every word (LMSeg, or without `sam`, CAT-Seg).
+
+    Attributes:
+        sam: the encoder beside CLIP, which sees edges: SAM's, or at toy size a trained EoMT's; None for CLIP alone.
+        warm_start: CAT-Seg's public weights, with which a training begins: repository, folder or file. Not read where
+            there is a checkpoint.
+        checkpoint: the file of what was trained, beside the preset or in the package; None leaves it as it begins.
+    """
+
+    architecture: LMSegConfig = Field(default_factory=LMSegConfig)
+    sam: Annotated[SamConfig | EoMTSection, Field(discriminator="kind")] | None = None
+    warm_start: Annotated[str, Field(min_length=1)] | None = None
+    checkpoint: Annotated[str, Field(min_length=1)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.warm_start is not None and not self.architecture.tunes_clip:
+            raise ValueError("warm_start holds a trained CLIP, too; leave architecture.tunes_clip true")
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class LMSegSection:
+    """Name masks by how well words fit their pixels (LMSeg).
+
+    Attributes:
+        void_correction: how far the certainty of a word lowers the mask generator's "no object", in [0, 1]: it calls so
+            what it was not trained with.
+    """
+
+    scorer: ScorerSection
+    void_correction: Share = 0.5
+    kind: Literal["lmseg"] = "lmseg"
+
+
+ClipNamingSection = MaskedCropConfig | FisaSection | PooledSection | LMSegSection
 """How CLIP names masks."""
 
 
@@ -165,6 +203,7 @@ class TwoStageSection:
         proposer, classifier: the stages.
         clip: whose text tower reads the words, and whose image tower the classifier uses.
         templates: prompts, each with one `{}`, or the name of a set: "vild" or "imagenet".
+        descriptions: of words, in place of the templates or beside them; None leaves all words to the templates.
     """
 
     input_size: tuple[Side, Side]
@@ -172,6 +211,7 @@ class TwoStageSection:
     clip: Annotated[ClipSection, Field(discriminator="kind")]
     classifier: Annotated[ClassifierSection, Field(discriminator="kind")]
     templates: tuple[str, ...] | str = ("a photo of a {}",)
+    descriptions: DescriptionsConfig | None = None
     kind: Literal["two_stage"] = "two_stage"
 
     def __post_init__(self) -> None:
@@ -179,6 +219,13 @@ class TwoStageSection:
         if isinstance(naming, MaskedCropConfig) and not isinstance(self.clip, SentenceClipSection):
             raise ValueError("classifier masked_crops needs a clip of kind sentence_clip; choose fisa or pooled")
         ensemble = naming.ensemble if isinstance(naming, PooledSection) else None
+        if isinstance(naming, LMSegSection):
+            reads_anew = naming.scorer.architecture.tunes_clip and isinstance(self.clip, OpenClipConfig)
+            if isinstance(self.proposer, PromptGuidedSection) and reads_anew:
+                raise ValueError(
+                    "classifier lmseg with tunes_clip reads words by a text tower of its own, and not by the one whose "
+                    "words guided the masks; choose another classifier, or a proposer that no words guide"
+                )
         if isinstance(self.classifier, WordEnsembleSection) and not isinstance(self.proposer, PromptGuidedSection):
             raise ValueError(
                 f"classifier word_ensemble needs a proposer of kind prompt_guided, not {self.proposer.kind}; choose "
@@ -265,4 +312,33 @@ class OMTSegSection:
         return self.architecture.encoder.image_size
 
 
-ModelSection = TwoStageSection | OMTSegSection
+@dataclass(frozen=True, slots=True, config=STRICT)
+class SemanticSection:
+    """Every pixel to the word that fits it best, without masks.
+
+    Attributes:
+        clip: whose towers read the words and, with others, the image.
+        scorer: what compares them.
+        templates, descriptions: as of `TwoStageSection`.
+        instances: "components" splits the pixels of a thing into what does not touch; "none" leaves them one segment.
+        max_instances: most segments in an image that is split so, the largest.
+    """
+
+    clip: Annotated[ClipSection, Field(discriminator="kind")]
+    scorer: ScorerSection
+    templates: tuple[str, ...] | str = ("a photo of a {}",)
+    descriptions: DescriptionsConfig | None = None
+    instances: Literal["none", "components"] = "none"
+    max_instances: Annotated[int, Field(ge=1, le=10_000)] = 100
+    kind: Literal["semantic"] = "semantic"
+
+    def __post_init__(self) -> None:
+        prompt_templates(self.templates)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) that images are scaled to, pixels."""
+        return self.scorer.architecture.image_size
+
+
+ModelSection = TwoStageSection | OMTSegSection | SemanticSection

@@ -7,6 +7,7 @@ import yaml
 
 _MOST_DIGITS = 19
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_NO_KEYS = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:binary")
 _MOST_VALUES = 1_000_000
 """With aliases written out; a few lines of them can stand for more than fits into memory."""
 
@@ -60,6 +61,8 @@ def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise YamlFault("a list or a mapping stands where a key is expected", key.start_mark)
+            if key.tag in _NO_KEYS:
+                raise YamlFault(f"the key {key.value[:100]} would be read as a date or bytes; quote it", key.start_mark)
             if key.value in seen:
                 raise YamlFault(f"key '{key.value[:100]}' appears twice; keep one of them", key.start_mark)
             seen.add(key.value)

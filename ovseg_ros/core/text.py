@@ -1,7 +1,7 @@
 """Words to vectors: prompts, averaged templates, and a cache so that a word is encoded once."""
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg_ros.core.descriptions import DescriptionFiles, Descriptions
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import Vocabulary, as_read
 from ovseg_ros.core.vocabulary.lists import listed, not_told_apart
@@ -35,14 +36,39 @@ class Reader:
     context_length: int
 
 
+_Key = tuple[str, tuple[str, ...]]
+"""A phrase, and what its description says."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """Phrases of which a text encoder loses something.
+
+    Attributes:
+        unknown: have signs that it does not know.
+        cut: lose their end in one template or more.
+        unknown_descriptions, cut_descriptions: of these, it is in what their descriptions say.
+    """
+
+    unknown: list[str]
+    cut: list[str]
+    unknown_descriptions: list[str]
+    cut_descriptions: list[str]
+
+
 class TextEncoder:
     """Embeds vocabularies. Safe to call from several threads.
 
-    A phrase's vector is the mean over templates of unit vectors, made unit again (as in CLIP's zero-shot recipe).
+    A phrase's vector is the mean of its sentences' unit vectors, made unit again (as in CLIP's zero-shot recipe, and in
+    CuPL). Its sentences are the templates with the phrase in them, or what its description says.
     """
 
     def __init__(
-        self, encode: Callable[[Sequence[str]], Tensor], templates: Sequence[str], reader: Reader | None = None
+        self,
+        encode: Callable[[Sequence[str]], Tensor],
+        templates: Sequence[str],
+        reader: Reader | None = None,
+        descriptions: DescriptionFiles | None = None,
     ) -> None:
         """What the encoder is made of.
 
@@ -50,71 +76,113 @@ class TextEncoder:
             encode: sentences -> (N, D) unit vectors.
             templates: contain one `{}` each, which the phrase replaces.
             reader: None where nobody knows what is lost of a sentence.
+            descriptions: of some phrases; read at every call, so that a changed file counts at once.
         """
         if not templates or any(template.count("{}") != 1 for template in templates):
             raise ValueError(f"every template needs exactly one {{}}, got {list(templates)}")
         self._encode = encode
         self._templates = tuple(templates)
         self._reader = reader
-        self._cache: OrderedDict[str, Tensor] = OrderedDict()
+        self._descriptions = descriptions
+        self._cache: OrderedDict[_Key, Tensor] = OrderedDict()
         self._lock = threading.Lock()
 
     def encode(self, vocabulary: Vocabulary) -> TextEmbeddings:
-        """One vector for every name and synonym; only phrases that were not seen before are computed."""
-        prompts = _prompts(vocabulary)
-        vectors = self.vectors([as_read(phrase) for phrase, _ in prompts])
+        """One vector for every name and synonym; only phrases with new sentences are computed.
+
+        Raises:
+            ConfigError: a descriptions file is gone or malformed.
+        """
+        prompts, descriptions = _prompts(vocabulary), self.described()
+        vectors = self._vectors([as_read(phrase) for phrase, _ in prompts], descriptions)
         owners = torch.tensor([owner for _, owner in prompts], dtype=torch.int64, device=vectors.device)
-        return TextEmbeddings(vectors, owners, vocabulary)
+        return TextEmbeddings(vectors, owners, vocabulary, descriptions)
 
     def remarks(self, text: TextEmbeddings) -> tuple[str, ...]:
         """Which words of an embedded vocabulary are read in part, or are one with another category's; in sentences.
 
         The work is linear in the words.
         """
-        unknown, cut = self._lost([phrase for phrase, _ in _prompts(text.vocabulary)])
-        same = _same(text)
-        remarks = not_told_apart("the text encoder", same)
-        if unknown:
-            remarks.append(f"the text encoder does not know all characters of {listed(unknown)}; use other words")
-        if cut and self._reader is not None:
-            limit = f"reads {self._reader.context_length} tokens and cuts the rest"
-            remarks.append(f"the text encoder {limit}, as of {listed(cut)}; use shorter words")
+        remarks = not_told_apart("the text encoder", _same(text))
+        if self._reader is None:
+            return tuple(remarks)
+        lost = self._lost(self._reader, [phrase for phrase, _ in _prompts(text.vocabulary)], text.descriptions)
+        limit = f"the text encoder reads {self._reader.context_length} tokens and cuts the rest"
+        signs = "the text encoder does not know all characters of"
+        if lost.unknown:
+            remarks.append(f"{signs} {listed(lost.unknown)}; use other words")
+        if lost.cut:
+            remarks.append(f"{limit}, as of {listed(lost.cut)}; use shorter words")
+        if lost.unknown_descriptions:
+            remarks.append(f"{signs} the descriptions of {listed(lost.unknown_descriptions)}; correct them")
+        if lost.cut_descriptions:
+            remarks.append(f"{limit}, as of the descriptions of {listed(lost.cut_descriptions)}; shorten them")
         return tuple(remarks)
 
-    def _lost(self, phrases: list[str]) -> tuple[list[str], list[str]]:
-        """Phrases with unknown signs, and phrases whose end is cut in one template or more."""
-        if self._reader is None:
-            return [], []
-        with self._lock:  # a tokenizer belongs to one thread at a time
-            readings = self._reader.read([as_read(phrase) for phrase in phrases])
-            before = max(tokens for tokens, _ in self._reader.read([t.split("{}")[0] for t in self._templates]))
-        room = self._reader.context_length - before + _ENDS
-        pairs = list(zip(phrases, readings, strict=True))
-        unknown = [phrase for phrase, (_, unknown) in pairs if unknown]
-        return unknown, [phrase for phrase, (tokens, _) in pairs if tokens > room]
-
     def vectors(self, phrases: Sequence[str]) -> Tensor:
-        """One unit vector for each phrase as it is, (N, D); only phrases that were not seen before are computed."""
+        """One unit vector for each phrase as it is, (N, D); errors and work as of `encode`."""
+        return self._vectors(phrases, self.described())
+
+    def sentences(self, phrase: str, descriptions: Descriptions | None) -> tuple[str, ...]:
+        """What is averaged for a phrase: what is said of it, else, or as well if that is asked for, the templates."""
+        described = descriptions.sentences(phrase) if descriptions is not None else ()
+        if described and descriptions is not None and not descriptions.with_templates:
+            return described
+        return (*described, *(template.format(phrase) for template in self._templates))
+
+    def described(self) -> Descriptions | None:
+        """What the descriptions files say now; None if there are none. Errors as of `encode`."""
+        return self._descriptions.current() if self._descriptions is not None else None
+
+    def _vectors(self, phrases: Sequence[str], descriptions: Descriptions | None) -> Tensor:
+        # The templates are always the same, so that they are no part of the key.
+        keys = [(phrase, descriptions.sentences(phrase) if descriptions is not None else ()) for phrase in phrases]
         with self._lock:
-            known = {phrase: self._cache[phrase] for phrase in phrases if phrase in self._cache}
-            new = [phrase for phrase in dict.fromkeys(phrases) if phrase not in known]
-            batch = max(1, _BATCH_SENTENCES // len(self._templates))
-            for start in range(0, len(new), batch):
-                some = new[start : start + batch]
-                known.update(zip(some, self._embed(some), strict=True))
-            for phrase in phrases:
-                self._cache[phrase] = known[phrase]
-                self._cache.move_to_end(phrase)
+            known = {key: self._cache[key] for key in keys if key in self._cache}
+            new: defaultdict[int, dict[_Key, tuple[str, ...]]] = defaultdict(dict)
+            for key in keys:
+                if key not in known:
+                    sentences = self.sentences(key[0], descriptions)
+                    new[len(sentences)][key] = sentences
+            for count, group in new.items():
+                batch = max(1, _BATCH_SENTENCES // count)
+                for start in range(0, len(group), batch):
+                    some = list(group)[start : start + batch]
+                    known.update(zip(some, self._embed([group[key] for key in some]), strict=True))
+            for key in keys:
+                self._cache[key] = known[key]
+                self._cache.move_to_end(key)
             while len(self._cache) > _CACHED_PHRASES:
                 self._cache.popitem(last=False)
-        return torch.stack([known[phrase] for phrase in phrases])  # (P, D)
+        return torch.stack([known[key] for key in keys])  # (P, D)
 
     @torch.inference_mode()
-    def _embed(self, phrases: list[str]) -> Tensor:
-        """(N, D) unit vectors of N phrases."""
-        sentences = [template.format(phrase) for phrase in phrases for template in self._templates]
-        vectors = self._encode(sentences).unflatten(0, (len(phrases), len(self._templates)))  # (N, T, D)
+    def _embed(self, phrases: list[tuple[str, ...]]) -> Tensor:
+        """(N, D) unit vectors of N phrases, each of equally many sentences."""
+        sentences = [sentence for sentences in phrases for sentence in sentences]
+        vectors = self._encode(sentences).unflatten(0, (len(phrases), len(phrases[0])))  # (N, S, D)
         return F.normalize(vectors.mean(dim=1), dim=-1)
+
+    def _lost(self, reader: Reader, phrases: list[str], descriptions: Descriptions | None) -> "_Lost":
+        described = {phrase: descriptions.sentences(phrase) for phrase in phrases} if descriptions is not None else {}
+        told = [phrase for phrase, sentences in described.items() for _ in sentences]
+        with self._lock:  # a tokenizer belongs to one thread at a time
+            readings = reader.read([as_read(phrase) for phrase in phrases])
+            before = max(tokens for tokens, _ in reader.read([t.split("{}")[0] for t in self._templates]))
+            told_readings = reader.read([s for sentences in described.values() for s in sentences]) if told else []
+        room = reader.context_length - before + _ENDS
+        pairs = list(zip(phrases, readings, strict=True))
+        in_template = set(phrases)
+        if descriptions is not None and not descriptions.with_templates:
+            in_template -= set(told)
+        unknown = [phrase for phrase, (_, unknown) in pairs if unknown]
+        told_pairs = list(zip(told, told_readings, strict=True))
+        return _Lost(
+            unknown,
+            [phrase for phrase, (tokens, _) in pairs if tokens > room and phrase in in_template],
+            list(dict.fromkeys(phrase for phrase, (_, some) in told_pairs if some and phrase not in unknown)),
+            list(dict.fromkeys(phrase for phrase, (tokens, _) in told_pairs if tokens > reader.context_length)),
+        )
 
 
 def _prompts(vocabulary: Vocabulary) -> list[tuple[str, int]]:

@@ -7,17 +7,28 @@ from ovseg_ros.core.presets import PresetConfig, load_preset, preset_folder
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.core.sections import (
     FisaSection,
+    LMSegSection,
     ModelSection,
     OMTSegSection,
     PromptGuidedSection,
+    ScorerSection,
+    SemanticSection,
     TwoStageSection,
 )
 
 
 def trained_files(model: ModelSection) -> list[str]:
     """The checkpoints that a preset names beside those it begins with."""
-    parts = (model.proposer, model.naming) if isinstance(model, TwoStageSection) else (model,)
-    named = [part.checkpoint for part in parts if isinstance(part, PromptGuidedSection | FisaSection | OMTSegSection)]
+    match model:
+        case TwoStageSection():
+            naming = model.naming.scorer if isinstance(model.naming, LMSegSection) else model.naming
+            parts: tuple[object, ...] = (model.proposer, naming)
+        case SemanticSection():
+            parts = (model.scorer,)
+        case OMTSegSection():
+            parts = (model,)
+    trained = PromptGuidedSection | FisaSection | OMTSegSection | ScorerSection
+    named = [part.checkpoint for part in parts if isinstance(part, trained)]
     return [checkpoint for checkpoint in named if checkpoint is not None]
 
 

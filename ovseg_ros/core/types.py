@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ovseg_ros.core.descriptions import Descriptions
 from ovseg_ros.core.vocabulary import Vocabulary
 
 NO_CATEGORY = 65535
@@ -33,14 +34,16 @@ class TextEmbeddings:
     """A vocabulary as vectors, from which the stages prepare; made once for each vocabulary, never for a frame.
 
     Attributes:
-        vectors: (P, D) float, unit norm, one row for each name or synonym (templates already averaged).
+        vectors: (P, D) float, unit norm, one row for each name or synonym (its sentences already averaged).
         category_of_prompt: (P,) int64 in [0, K): index into `vocabulary.categories`.
         vocabulary: the vocabulary that was embedded.
+        descriptions: what was in force of descriptions; None where nobody asked for any.
     """
 
     vectors: torch.Tensor
     category_of_prompt: torch.Tensor
     vocabulary: Vocabulary
+    descriptions: Descriptions | None = None
 
     def __post_init__(self) -> None:
         _require(self.vectors.ndim == 2, f"vectors must be (P, D), got {tuple(self.vectors.shape)}")

@@ -18,8 +18,10 @@ def given_vocabulary(text: str) -> Vocabulary:
 
 
 def prepared(segmenter: PanopticSegmenter, vocabulary: Vocabulary) -> Prompt:
-    """A prompt; what the model cannot read or tell apart is said."""
+    """A prompt; what describes its words is said, and what of them the model cannot read or tell apart."""
     prompt = segmenter.prepare(vocabulary)
+    if prompt.descriptions is not None:
+        say(prompt.descriptions.remark(vocabulary))
     for remark in prompt.remarks:
         say(remark)
     return prompt

@@ -27,11 +27,13 @@ EXCEPTIONS = {
 }
 STAGES = {"proposals", "classification", "joint"}
 AROUND_MODELS = ("core/merge.py", "core/outputs.py", "core/tracking", "core/space", "core/metrics", "ros", "sim")
-OF_MODELS = {*STAGES, "backbones", "presets", "build", "model"}
+OF_MODELS = {*STAGES, "scoring", "backbones", "presets", "build", "model"}
 SEAM = {"ovseg_ros.core.build.build_segmenter", "ovseg_ros.core.model.Prompt"}
 """All that those around them know of models."""
+CONNECTING = ("urllib.request", "http.", "requests", "socket", "transformers.pipeline", "transformers.generation")
+"""What asks others, a language model among them; `offline` alone does."""
 FLOORS = {
-    "offline": (("data", "options", "words"), ("train", "evaluate"), ("tools",), ("cli",)),
+    "offline": (("data", "options", "words"), ("describe_options",), ("train", "evaluate"), ("tools",), ("cli",)),
     "ros": (("node",), ("demo", "bench")),
 }
 """Of each room, its own rooms: those of a floor import from lower floors only."""
@@ -129,10 +131,21 @@ def test_only_the_ros_room_imports_ros() -> None:
 def test_stage_folders_do_not_import_each_other() -> None:
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
-        for stage in STAGES
+        for stage in {*STAGES, "scoring"}
         for path in (PACKAGE / "core" / stage).rglob("*.py")
         for name in imports_of(path)
         if any(name.startswith(f"ovseg_ros.core.{other}") for other in STAGES - {stage})
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("room", ["core", "sim", "ros"])
+def test_only_the_offline_room_asks_others(room: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules_of(room)
+        for name in imports_of(path)
+        if f"{name}.".startswith(CONNECTING) or "CausalLM" in name
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -144,6 +157,17 @@ def test_what_is_around_models_knows_none_of_them(room: str) -> None:
         for path in modules_of(room)
         for name in imports_of(path)
         if name.startswith("ovseg_ros.core.") and name.split(".")[2] in OF_MODELS and name not in SEAM
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("room", ["scoring", "backbones"])
+def test_what_stages_are_made_of_knows_no_stage(room: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules_of(f"core/{room}")
+        for name in imports_of(path)
+        if name.startswith("ovseg_ros.core.") and name.split(".")[2] in {*STAGES, "presets", "build", "model"}
     ]
     assert not wrong, "\n".join(wrong)
 

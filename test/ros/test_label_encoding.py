@@ -110,7 +110,7 @@ def test_the_warning_is_in_the_models_status() -> None:
             state="active",
             preset="tabletop",
             device="cpu",
-            vocabulary=Vocabulary.build([CategorySpec("cup")]),
+            prompt=Prompt(Vocabulary.build([CategorySpec("cup")])),
             host_memory=0,
             device_memory=None,
             fault=fault,

@@ -7,6 +7,8 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.duration import Duration
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 
+from ovseg_ros.core.descriptions import ATTRIBUTES, Descriptions
+from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.ros.node.diagnostics import camera_status, model_status
 from ovseg_ros.ros.node.qos import incompatibility, input_qos, latched_qos, output_qos
@@ -111,11 +113,12 @@ def test_stamps_of_another_clock_are_named_and_give_no_latency(latency: float, w
 
 def test_the_models_status() -> None:
     first = Vocabulary.build([CategorySpec("cup")])
+    words = Vocabulary.build([CategorySpec(name) for name in ("cup", "mug", "pot")], previous=first)
     described: dict[str, Any] = {
         "state": "active",
         "preset": "tabletop",
         "device": "cuda:0",
-        "vocabulary": Vocabulary.build([CategorySpec(name) for name in ("cup", "mug", "pot")], previous=first),
+        "prompt": Prompt(words),
         "host_memory": 2_000_000_000,
         "device_memory": (3_000_000_000, 5_000_000_000),
         "fault": "",
@@ -129,7 +132,12 @@ def test_the_models_status() -> None:
         "5000",
     )
     assert (values["vocabulary version"], values["categories"]) == ("2", "3")
-    described |= {"state": "unconfigured", "vocabulary": None, "device_memory": None}
+    assert values["descriptions"] == "none"
+    files = (("mugs.yaml", "0123456789abcdef" * 4), ("cups.yaml", "fedcba9876543210" * 4))
+    prompt = Prompt(words, descriptions=Descriptions({}, ATTRIBUTES, with_templates=False, files=files))
+    told = values_of(model_status(**described | {"prompt": prompt}))["descriptions"]
+    assert told == "mugs.yaml (SHA-256 01234567), cups.yaml (SHA-256 fedcba98)"
+    described |= {"state": "unconfigured", "prompt": None, "device_memory": None}
     status = model_status(**described | {"fault": "cannot start: no preset"})
     assert values_of(status)["vocabulary version"] == "0"
     assert (status.level, status.message) == (DiagnosticStatus.ERROR, "unconfigured: cannot start: no preset")

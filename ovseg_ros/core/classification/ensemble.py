@@ -1,6 +1,6 @@
 """The proposer's own classes and CLIP's words, joined as FC-CLIP joins them (Yu et al., NeurIPS 2023, Eq. 7).
 
-Pure functions of probabilities; `pooled.py` puts them together.
+Pure functions of probabilities, and the names of classes; `pooled.py` puts them together.
 
 Notation: N classes that the proposer was trained with, K categories of the vocabulary.
 """
@@ -12,7 +12,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ovseg_ros.core.config import STRICT, Share
-from ovseg_ros.core.vocabulary import Category, normalize_name
+from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.vocabulary import Category, find_vocabulary, load_vocabulary_file, normalize_name
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -34,6 +35,23 @@ class EnsembleConfig:
     gamma: Share = 0.5
     synonyms: str | None = None
     background: tuple[str, ...] = ()
+
+
+def class_phrases(names: Sequence[str], vocabulary: str | None) -> list[tuple[str, ...]]:
+    """Every name of each class: the checkpoint's own, and those of the vocabulary's category at the same place."""
+    if vocabulary is None:
+        return [(name,) for name in names]
+    path = find_vocabulary(vocabulary)
+    specs = load_vocabulary_file(path)[: len(names)]
+    described = [(spec.name, *spec.synonyms) for spec in specs]
+    known = [{normalize_name(phrase) for phrase in phrases} for phrases in described]
+    agreeing = sum(normalize_name(name) in phrases for name, phrases in zip(names, known, strict=False))
+    if len(described) != len(names) or 2 * agreeing < len(names):
+        raise ConfigError(
+            f"ensemble.synonyms: {path} does not describe the mask generator's {len(names)} classes ({names[0]}, ...): "
+            f"{agreeing} of its {len(described)} categories agree; name another vocabulary, or null"
+        )
+    return [(name, *phrases) for name, phrases in zip(names, described, strict=True)]
 
 
 def match_classes(categories: Sequence[Category], class_phrases: Sequence[Sequence[str]]) -> Tensor:

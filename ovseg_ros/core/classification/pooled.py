@@ -1,6 +1,6 @@
 """Naming masks with public weights and no training: pooled CLIP features, joined with the proposer's own classes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +43,7 @@ class PooledClassifier(Classifier):
         logit_scale: float,
         ensemble: EnsembleConfig | None = None,
         class_phrases: Sequence[Sequence[str]] = (),
-        background: TextEmbeddings | None = None,
+        background: Callable[[], TextEmbeddings] | None = None,
         drops_nothing: bool = True,
     ) -> None:
         """What the classifier is made of.
@@ -53,7 +53,8 @@ class PooledClassifier(Classifier):
             logit_scale: what cosines are multiplied with before the softmax: 1 / temperature, CLIP's own.
             ensemble: None lets CLIP alone name what the proposer calls an object.
             class_phrases: names of each of the N classes in the proposals' `class_logits`, without "no object".
-            background: the embedded `EnsembleConfig.background`, one prompt for each word.
+            background: embeds `EnsembleConfig.background`, one prompt for each word; asked with each vocabulary, since
+                descriptions of its words may change.
             drops_nothing: whether words become impossible for a mask that is likelier nothing than any of them; False
                 leaves their shares to whoever joins them with others.
         """
@@ -69,9 +70,12 @@ class PooledClassifier(Classifier):
         """The words and the background words beside them, and which of the proposer's classes they are."""
         asked = text.vocabulary.categories
         vectors, owner = text.vectors.float(), text.category_of_prompt
-        extra, rows = self._free_background(asked)
-        if self._background is not None and extra:
-            vectors = torch.cat([vectors, self._background.vectors[rows].to(vectors)])
+        extra: list[Category] = []
+        if self._background is not None:
+            background = self._background()
+            rows = self._free_background(asked, background.vocabulary.categories)
+            extra = [background.vocabulary.categories[row] for row in rows]
+            vectors = torch.cat([vectors, background.vectors[rows].to(vectors)])
             owner = torch.cat([owner, torch.arange(len(asked), len(asked) + len(extra)).to(owner)])
         shares = match_classes([*asked, *extra], self._class_phrases).to(vectors.device)
         return PooledWords(len(asked), vectors, owner, shares)
@@ -118,16 +122,12 @@ class PooledClassifier(Classifier):
             logits[..., :-1].masked_fill_(is_nothing, IMPOSSIBLE)
         return logits
 
-    def _free_background(self, asked: Sequence[Category]) -> tuple[list[Category], list[int]]:
-        """Background words, and their rows, that mean nothing that was asked for, by name or by the proposer's class.
+    def _free_background(self, asked: Sequence[Category], words: Sequence[Category]) -> list[int]:
+        """The background words that mean nothing that was asked for, by name or by the proposer's class.
 
         Whoever asks for "man" does not want "person" to take it away.
         """
-        if self._background is None:
-            return [], []
         groups = [{normalize_name(phrase) for phrase in phrases} for phrases in self._class_phrases]
         taken = {normalize_name(phrase) for category in asked for phrase in (category.name, *category.synonyms)}
         taken = taken.union(*(group for group in groups if group & taken))
-        words = self._background.vocabulary.categories
-        rows = [row for row, word in enumerate(words) if normalize_name(word.name) not in taken]
-        return [words[row] for row in rows], rows
+        return [row for row, word in enumerate(words) if normalize_name(word.name) not in taken]

@@ -33,6 +33,8 @@ TRANSFORMERS_NAMES = (
 
 _SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 _HUB_PREFIX = "hf-hub:"
+_SPACES = "spaces"
+"""What an address on the hub begins with, if it is not of a model's repository."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,9 @@ def find_weights(source: str, names: Sequence[str] = TRANSFORMERS_NAMES) -> Weig
 
     Args:
         source: a file (.safetensors, .bin, .ckpt, .pt, .pth, or an index.json of shards) as `find_file` takes it; a
-            folder that holds one; or a hub repository, "owner/name" or "hf-hub:owner/name", looked for in the local
-            cache of huggingface_hub. An existing path wins over a repository. A config.json beside the weights is read.
+            folder that holds one; or a hub repository, "owner/name" or "hf-hub:owner/name", or a file of a hub's space,
+            "spaces/owner/name/file", looked for in the local cache of huggingface_hub. An existing path wins over a
+            repository. A config.json beside the weights is read.
         names: file names to look for in a folder or repository, the preferred one first. A folder may instead hold
             exactly one weight file of any name.
 
@@ -77,12 +80,14 @@ def find_weights(source: str, names: Sequence[str] = TRANSFORMERS_NAMES) -> Weig
     elif path.is_file() or repository is None:
         file = find_file(source)
     else:
+        names = [source.removeprefix(f"{repository}/")] if repository.startswith(f"{_SPACES}/") else names
         cached = cached_file(repository, names)
         if cached is None:
+            owner_name, kind = on_hub(repository)
             raise CheckpointError(
                 f"the file {names[0]} of {repository} is missing: there is no folder {source}, and the hub's cache has "
                 f"none in {repository_folder(repository)}; fetch it with: {ovseg_command()} download PRESET, or: hf "
-                f"download {repository}"
+                f"download {owner_name}{'' if kind == 'model' else f' --repo-type {kind}'}"
             )
         file = cached
     settings = file.parent / "config.json"
@@ -128,10 +133,20 @@ def checkpoint_folder(cache: Path | None = None) -> Path:
 
 
 def repository_of(source: str) -> str | None:
-    """The hub repository, "owner/name", if `source` is written like one; else None."""
+    """The hub repository, "owner/name", if `source` is written like one, or "spaces/owner/name" of a space's file; else
+    None.
+    """
     repository = source.removeprefix(_HUB_PREFIX)
     parts = repository.split("/")
+    if len(parts) > 3 and all(parts) and parts[0] == _SPACES:
+        return "/".join(parts[:3])
     return repository if len(parts) == 2 and all(parts) and parts[0] not in (".", "..", "~") else None
+
+
+def on_hub(repository: str) -> tuple[str, str]:
+    """A repository's "owner/name" and type, "model" or "space", as huggingface_hub takes them."""
+    space = repository.removeprefix(f"{_SPACES}/")
+    return (space, "space") if space != repository else (repository, "model")
 
 
 def cached_file(
@@ -140,13 +155,15 @@ def cached_file(
     """The first of `names` that the local cache has of a repository; None if it has none.
 
     Args:
+        repository: as `repository_of` writes it.
         revision: branch, tag or commit; None is the main branch.
         cache: its folder; None is the hub's own (HF_HUB_CACHE).
     """
+    owner_name, kind = on_hub(repository)
     for name in names:
         try:
             found = try_to_load_from_cache(
-                repository, name, cache_dir=cache or constants.HF_HUB_CACHE, revision=revision
+                owner_name, name, cache_dir=cache or constants.HF_HUB_CACHE, revision=revision, repo_type=kind
             )
         except HFValidationError:
             return None
@@ -157,7 +174,8 @@ def cached_file(
 
 def repository_folder(repository: str, cache: Path | None = None) -> Path:
     """Where the local cache, or another folder in its place, keeps a repository."""
-    return (cache or Path(constants.HF_HUB_CACHE)) / f"models--{repository.replace('/', '--')}"
+    owner_name, kind = on_hub(repository)
+    return (cache or Path(constants.HF_HUB_CACHE)) / f"{kind}s--{owner_name.replace('/', '--')}"
 
 
 def read_weights(files: WeightFiles) -> dict[str, Tensor]:

@@ -38,6 +38,19 @@ def load_strict(module: nn.Module, path: Path) -> None:
     module.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()})
 
 
+def trained_state(module: nn.Module) -> dict[str, Tensor]:
+    """Everything of a module that trains, and nothing else."""
+    return {name: value.detach() for name, value in module.named_parameters() if value.requires_grad}
+
+
+def load_trained_state(module: nn.Module, state: Mapping[str, Tensor], where: Path | str) -> None:
+    """Fill what trains, in place, from a state with exactly its names and shapes; errors as of `check_fit`."""
+    wanted = trained_state(module)
+    check_fit(wanted, state, where)
+    for name, value in wanted.items():
+        value.copy_(state[name])
+
+
 def check_fit(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path | str) -> None:
     """CheckpointError, naming them, if any keys or shapes of a checkpoint and a module's state differ."""
     faults = fit_faults({key: tuple(value.shape) for key, value in wanted.items()}, state)

@@ -15,7 +15,7 @@ class WeightFile:
     """One file that `ovseg download` fetches: `file` of `repo`, or what lies at `url`.
 
     Attributes:
-        repo: hub repository, "owner/name".
+        repo: hub repository, "owner/name"; "spaces/owner/name" of a space.
         file: its name there.
         url: of a file that is not on the hub, https; its name is the last part of the path.
         alternatives: other names under which the same weights may lie in `repo`, should `file` not.

@@ -11,7 +11,7 @@ from rclpy.clock_type import ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from ovseg_ros.core.vocabulary import Vocabulary
+from ovseg_ros.core.model import Prompt
 from ovseg_ros.ros.node.statistics import CameraFigures
 
 PERIOD = 1.0
@@ -49,7 +49,7 @@ def model_status(
     state: str,
     preset: str,
     device: str,
-    vocabulary: Vocabulary | None,
+    prompt: Prompt | None,
     host_memory: int,
     device_memory: tuple[int, int] | None,
     fault: str,
@@ -59,17 +59,20 @@ def model_status(
 
     Args:
         state: of the lifecycle, or what it is doing.
+        prompt: in force; None without a model.
         host_memory: resident bytes of the process.
         device_memory: bytes held on the GPU, and bytes free on it; None without a GPU.
         fault: why the last transition failed; empty if it did not.
         warning: what else to know, as long as it lasts; empty for nothing.
     """
+    described = prompt.descriptions if prompt is not None else None
     values = {
         "state": state,
         "preset": preset,
         "device": device,
-        "vocabulary version": vocabulary.version if vocabulary is not None else 0,
-        "categories": len(vocabulary.categories) if vocabulary is not None else 0,
+        "vocabulary version": prompt.vocabulary.version if prompt is not None else 0,
+        "categories": len(prompt.vocabulary.categories) if prompt is not None else 0,
+        "descriptions": described.sources if described is not None else "none",
         "host memory (MB)": round(host_memory / 1e6),
     }
     if device_memory is not None:

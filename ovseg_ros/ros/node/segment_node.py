@@ -234,7 +234,7 @@ class SegmentNode(LifecycleNode):
             state=self._doing or ("active" if self._is_active else resting),
             preset=self._value("preset"),
             device=str(pipeline.device) if pipeline is not None else self._value("device"),
-            vocabulary=pipeline.vocabulary.current.vocabulary if pipeline is not None else None,
+            prompt=pipeline.vocabulary.current if pipeline is not None else None,
             host_memory=host_memory(),
             device_memory=device_memory(pipeline.device) if pipeline is not None else None,
             fault=self._fault,

@@ -58,7 +58,7 @@ class VocabularyService:
         self._saved_to, self._on_save_error = saved_to, on_save_error
         self._encoding: str = node.get_parameter("label_image_encoding").value
         self._current = self._prepare(vocabulary)
-        self._log(self._current.remarks)
+        self._log(self._current, self._current.remarks)
         # Made only now, so that there is nothing to destroy where the first vocabulary fails.
         self._publisher = latched_publisher(node, VocabularyMessage, "vocabulary")
         self._vision = VisionAnnouncer(node)
@@ -119,7 +119,9 @@ class VocabularyService:
     def _prepare(self, vocabulary: Vocabulary) -> Prompt:
         return in_own_thread("text", lambda: self._segmenter.prepare(vocabulary))
 
-    def _log(self, remarks: Iterable[str]) -> None:
+    def _log(self, prompt: Prompt, remarks: Iterable[str]) -> None:
+        for line in _described(prompt):
+            self._node.get_logger().info(line)
         for remark in remarks:
             self._node.get_logger().warning(remark)
 
@@ -141,7 +143,8 @@ class VocabularyService:
         self._current = prompt
         remarks += prompt.remarks
         remarks += filter(None, (_reused_ids(vocabulary, previous), "" if known_warning else self.warning))
-        self._log(remarks)
+        self._log(prompt, remarks)
+        remarks[:0] = _described(prompt)
         if request.text:
             remarks.insert(0, _origin(request.text, vocabulary))
         try:
@@ -170,6 +173,11 @@ def build_vocabulary(node: Node, specs: Sequence[CategorySpec], previous: Vocabu
         max_categories=node.get_parameter("max_categories").value,
         fit_mono8=node.get_parameter("label_image_encoding").value == "mono8",
     )
+
+
+def _described(prompt: Prompt) -> list[str]:
+    """What describes the words, and how many of them; nothing where nobody asked for descriptions."""
+    return [prompt.descriptions.remark(prompt.vocabulary)] if prompt.descriptions is not None else []
 
 
 def _reused_ids(vocabulary: Vocabulary, previous: Vocabulary) -> str:

@@ -1,6 +1,7 @@
 """The training-free classifier, with embeddings that are given rather than pooled."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -98,8 +99,8 @@ def test_a_certain_clip_saves_a_mask_from_the_generators_verdict() -> None:
     assert lost[0, :2].max() == 0
 
 
-def background(*names: str) -> TextEmbeddings:
-    return text(**{name: [[0.0, 1.0]] for name in names})
+def background(*names: str) -> Callable[[], TextEmbeddings]:
+    return lambda: text(**{name: [[0.0, 1.0]] for name in names})
 
 
 def test_background_words_take_what_nobody_asked_for() -> None:

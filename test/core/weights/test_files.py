@@ -78,6 +78,21 @@ def test_what_is_written_like_a_repository(source: str, expected: bool) -> None:
     assert (repository_of(source) is not None) == expected
 
 
+def test_a_file_of_a_space_is_looked_up_in_the_cache(cache: Path) -> None:
+    source = "spaces/owner/demo/large.pth"
+    with pytest.raises(CheckpointError) as caught:
+        find_weights(source)
+    assert f"large.pth of spaces/owner/demo is missing: there is no folder {source}" in str(caught.value)
+    assert f"none in {cache / 'spaces--owner--demo'};" in str(caught.value)
+    assert str(caught.value).endswith("hf download owner/demo --repo-type space")
+    put(cache, "owner/demo", "large.pth")  # a model of the same name is another thing
+    assert cached_file("spaces/owner/demo", ["large.pth"]) is None
+    (cache / "models--owner--demo").rename(cache / "spaces--owner--demo")
+    put(cache, "owner/demo", "small.pth").rename(cache / "spaces--owner--demo" / "snapshots" / "c0ffee" / "small.pth")
+    assert [path.name for path in find_weights(source).shards] == ["large.pth"]
+    assert repository_of(source) == "spaces/owner/demo" and repository_of("spaces/owner/demo") is None
+
+
 @pytest.fixture
 def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of torch.hub's, by TORCH_HOME."""

@@ -26,7 +26,7 @@ from ovseg_ros.core.images import normalize
 from ovseg_ros.core.model import Classifier
 from ovseg_ros.core.text_attention import KeyValues
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
-from ovseg_ros.core.weights.strict import check_fit
+from ovseg_ros.core.weights.strict import load_trained_state, trained_state
 from ovseg_ros.core.word_logits import IMPOSSIBLE, best_prompts, joined_with_objectness, with_none
 
 
@@ -208,7 +208,7 @@ class FisaClassifier(Classifier):
 
     def trained_state_dict(self) -> dict[str, Tensor]:
         """Everything that trains, and nothing else: what a FISA checkpoint holds."""
-        return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
+        return trained_state(self)
 
     def load_trained_state_dict(self, state: Mapping[str, Tensor], where: Path | str) -> None:
         """Fill what trains from a state with exactly its names and shapes; `where` it is from, for errors.
@@ -216,11 +216,7 @@ class FisaClassifier(Classifier):
         Raises:
             CheckpointError: naming what is missing, unexpected or of another shape.
         """
-        wanted = {name: value for name, value in self.named_parameters() if value.requires_grad}
-        check_fit(wanted, state, where)
-        with torch.no_grad():
-            for name, value in wanted.items():
-                value.copy_(state[name])
+        load_trained_state(self, state, where)
 
     def _patches_inside(self, views: MaskViews, adapted: Tensor) -> Tensor:
         """Patches (N, 1, P) of crops, or (B, M, P) of whole images, that hold any pixel of their mask (B, M, h, w)."""

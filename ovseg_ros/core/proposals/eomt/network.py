@@ -191,6 +191,12 @@ class EoMT(MaskNetwork):
             word_logits=predictions[-1].word_logits,
         )
 
+    def patches(self, images: Tensor) -> Tensor:
+        """Of images as of `forward`, the patches after the last block: (B, C, H / patch, W / patch)."""
+        tokens, _ = self._run(images, None)
+        rows, columns = (side // self.config.patch_size for side in images.shape[-2:])
+        return tokens[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
+
     def forward_layers(self, images: Tensor, words: GuidingWords | None = None) -> list[QueryPrediction]:
         """As `forward_masked`, without masks."""
         return self.forward_masked(images, torch.zeros(self.config.joint_blocks), words=words)
