@@ -97,7 +97,8 @@ class Option:
     output: Literal["file", "folder"] | None = None
 
 
-def _switch(text: str) -> Option:
+def switch(text: str) -> Option:
+    """True if it is given."""
     return Option(text, None, action="store_true")
 
 
@@ -131,13 +132,13 @@ class SegmentOptions:
     out: Annotated[Path, _new_folder("folder for the results")]
     preset: Preset = "tabletop"
     device: Device = "auto"
-    overwrite: Annotated[bool, _switch("replace the results that DIR already holds")] = False
+    overwrite: Annotated[bool, switch("replace the results that DIR already holds")] = False
     topic: Annotated[
         tuple[str, ...] | None,
         Option("of a bag: an image topic to segment, repeated for several (default: its only one)", action="append"),
     ] = None
-    no_overlay: Annotated[bool, _switch("of a bag: write no pictures for people")] = False
-    mask_rle: Annotated[bool, _switch("of a bag: every segment's mask as COCO's RLE, too")] = False
+    no_overlay: Annotated[bool, switch("of a bag: write no pictures for people")] = False
+    mask_rle: Annotated[bool, switch("of a bag: every segment's mask as COCO's RLE, too")] = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,7 +170,7 @@ class EvaluateOptions:
     vocabulary: Annotated[
         str | None, Option("words in place of the data set's names, in the same order", metavar=_WORDS, heading="how")
     ] = None
-    synonyms: Annotated[bool, _switch("also replace every name by one never trained on")] = False
+    synonyms: Annotated[bool, switch("also replace every name by one never trained on")] = False
     oracle: Annotated[
         Literal["masks", "classes"] | None,
         Option("put the true masks, or the true classes, for the model's own", choices=("masks", "classes")),
@@ -224,7 +225,7 @@ class EvaluatePhrasesOptions:
     split: Annotated[str, Option("default: test", choices=SPLITS)] = "test"
     images: Annotated[int, _number("the first so many images (default: 100)", 100_000)] = 100
     seed: Annotated[int, _seed("the first scene")] = 0
-    other_words: Annotated[bool, _switch("as a control, let another phrase's words guide the masks")] = False
+    other_words: Annotated[bool, switch("as a control, let another phrase's words guide the masks")] = False
     device: Device = "auto"
     json: Json = None
 
@@ -245,7 +246,7 @@ class BenchOptions:
     threads: Annotated[int | None, _number("CPU threads for PyTorch (default: its own choice)", 1024)] = None
     cameras: Annotated[int, _number("cameras that share the model (default: 1)", 64)] = 1
     delivered: Annotated[
-        bool, _switch("instead, count the frames that arrive, with a stand-in for the model that returns at once")
+        bool, switch("instead, count the frames that arrive, with a stand-in for the model that returns at once")
     ] = False
     rate: Annotated[
         float, Option("of --delivered: frames per second (default: 30)", number(0, 1000, above=True), "HZ")
@@ -334,26 +335,26 @@ class DownloadOptions:
 
     preset: Annotated[str, Option(_PRESET, metavar="PRESET", by_place=True)]
     cache: Annotated[Path | None, _folder("folder in place of the caches HF_HUB_CACHE and TORCH_HOME")] = None
-    check: Annotated[bool, _switch("fetch nothing; say what is missing or damaged")] = False
+    check: Annotated[bool, switch("fetch nothing; say what is missing or damaged")] = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorOptions:
     """Say what is wrong with this installation, and what to do about it."""
 
-    json: Annotated[bool, _switch("for machines")] = False
+    json: Annotated[bool, switch("for machines")] = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AblateOptions:
-    """Train and compare the parts of FISA or OMTSeg, or ways to prompt masks; a run that was stopped goes on."""
+    """Train and compare the parts of FISA, OMTSeg or LMSeg, or ways to prompt masks; a run that was stopped goes on."""
 
     experiment: Annotated[
-        Literal["tabletop", "pmp", "omtseg"],
+        Literal["tabletop", "pmp", "omtseg", "lmseg"],
         Option(
-            "tabletop: FISA's parts; pmp: ways to let words take part in the masks; omtseg: OMTSeg's parts; all on the "
-            "simulated tabletop",
-            choices=("tabletop", "pmp", "omtseg"),
+            "tabletop: FISA's parts; pmp: ways to let words take part in the masks; omtseg: OMTSeg's parts; lmseg: "
+            "LMSeg's words, fusion and attention; all on the simulated tabletop",
+            choices=("tabletop", "pmp", "omtseg", "lmseg"),
             by_place=True,
         ),
     ]
@@ -361,10 +362,10 @@ class AblateOptions:
     data: Annotated[Path | None, _new_folder("folder for rendered data (default: OUT/data)")] = None
     recipe: Annotated[
         str | None,
-        Option("training recipe with a stage of kind fisa, pmp or omtseg (default: tabletop_fisa, and so on)"),
+        Option("training recipe with a stage of kind fisa, pmp, omtseg or lmseg (default: tabletop_fisa, and so on)"),
     ] = None
     device: Device = "auto"
-    seeds: Annotated[int | None, _number("trainings of each system (default: 3; of pmp and omtseg 2)")] = None
+    seeds: Annotated[int | None, _number("trainings of each system (default: 3; of pmp, omtseg and lmseg 2)")] = None
     first_seed: Annotated[int, _seed("the first training")] = 0
     systems: Annotated[
         tuple[str, ...] | None, Option("only these systems (default: all)", nargs="+", metavar="NAME")
@@ -390,5 +391,5 @@ class CountOptions:
     preset: Annotated[str, Option(_PRESET, by_place=True)]
     masks: Annotated[int, _number("masks in an image, for FISA (default: 100)", 65535)] = 100
     words: Annotated[int, _number("words of the vocabulary (default: 150)", 2000)] = 150
-    timing: Annotated[bool, _switch("also time FISA at 10 and 1000 words, with random weights")] = False
+    timing: Annotated[bool, switch("also time FISA at 10 and 1000 words, with random weights")] = False
     json: Json = None

@@ -25,6 +25,7 @@ from ovseg_ros.offline import options
 from ovseg_ros.offline.cli import vocabulary
 from ovseg_ros.offline.cli.evaluate import evaluate_as_told
 from ovseg_ros.offline.cli.without_effect import refuse_without_effect
+from ovseg_ros.offline.describe_options import DescribeOptions
 
 _COMMANDS = {
     "segment": options.SegmentOptions,
@@ -40,6 +41,7 @@ _COMMANDS = {
     "doctor": options.DoctorOptions,
     "ablate": options.AblateOptions,
     "count": options.CountOptions,
+    "describe": DescribeOptions,
 }
 _SIGPIPE_EXIT_CODE = 141
 _SIGTERM_EXIT_CODE = 143
@@ -229,6 +231,10 @@ def _run(cls: type[Any], given: argparse.Namespace) -> int:
             from ovseg_ros.offline.tools.ablate_omtseg import ablate_omtseg
 
             return ablate_omtseg(told)
+        case options.AblateOptions(experiment="lmseg"):
+            from ovseg_ros.offline.tools.ablate_lmseg import ablate_lmseg
+
+            return ablate_lmseg(told)
         case options.AblateOptions():
             from ovseg_ros.offline.tools.ablate import ablate_tabletop
 
@@ -237,6 +243,10 @@ def _run(cls: type[Any], given: argparse.Namespace) -> int:
             from ovseg_ros.offline.tools.count import count
 
             return count(told)
+        case DescribeOptions():
+            from ovseg_ros.offline.tools.describe import describe
+
+            return describe(told)
     raise AssertionError(cls)
 
 

@@ -6,13 +6,14 @@ from typing import Any
 
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.offline import options
+from ovseg_ros.offline.describe_options import DescribeOptions
 
 _OF_EVALUATION = (
     *("preset", "data", "dataset", "split", "images", "seed", "on_error"),
     *("vocabulary", "synonyms", "oracle", "min_objectness", "partial", "shard"),
 )
 
-_ON_THE_CPU = "this ablation computes on the CPU; --device is of ablate omtseg"
+_ON_THE_CPU = "this ablation computes on the CPU; --device is of ablate omtseg and lmseg"
 
 
 def refuse_without_effect(told: Any, given: Collection[str]) -> None:
@@ -64,7 +65,7 @@ def _idle(told: Any) -> Iterator[tuple[tuple[str, ...], str]]:
             yield ("frames", "warmup", "cameras", "rate", "threads"), "--soak watches one camera for its minutes"
         case options.BenchOptions():
             yield ("rate",), "it is of --delivered"
-        case options.AblateOptions(experiment="pmp" | "omtseg" as experiment):
+        case options.AblateOptions(experiment="pmp" | "omtseg" | "lmseg" as experiment):
             yield ("convolutions", "ranks"), "they are of FISA's parts, which ablate tabletop compares"
             if experiment == "pmp":
                 yield ("device",), _ON_THE_CPU
@@ -76,3 +77,10 @@ def _idle(told: Any) -> Iterator[tuple[tuple[str, ...], str]]:
                 yield ("ranks",), "--systems leaves seve_lora out, which alone has ranks"
             if set(systems) == {"seve_lora"}:
                 yield ("convolutions",), "--systems leaves all out but seve_lora, which has the preset's"
+        case DescribeOptions(backend="http"):
+            yield ("device",), "--backend http computes where its server is"
+        case DescribeOptions(backend="transformers"):
+            yield ("url", "timeout"), "they are of --backend http"
+        case DescribeOptions():
+            yield ("model", "url", "timeout", "device"), "they are of --backend http and transformers"
+            yield ("only_missing",), "without a language model nothing that is described is replaced"

@@ -29,7 +29,7 @@ COMMANDS: dict[str, argparse.ArgumentParser] = next(
 )
 # Of pip, ROS, colcon, docker and torchrun, and the pattern of an option's name.
 OPTIONS_OF_OTHERS = {"--no-deps", "--ros-args", "--params-file", "--log-level", "--packages-select", "--gpus", "--ipc"}
-OPTIONS_OF_OTHERS |= {"--shm-size", "--nproc-per-node", "--its-name"}
+OPTIONS_OF_OTHERS |= {"--shm-size", "--nproc-per-node", "--its-name", "--repo-type"}
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*|<.*>|\[.*|.*\]|\.\.\.|…")
 
 

@@ -16,6 +16,7 @@ from ovseg_ros.offline.tools import doctor
 
 # fmt: off
 COMMANDS = (
+    "describe",
     "segment", "evaluate", "evaluate-space", "evaluate-tracking", "bench", "dataset", "check-dataset", "train",
     "vocabulary", "download", "doctor", "ablate", "count",
 )
