@@ -44,11 +44,15 @@ BY_WORDS = {"kind": "word_ensemble", "clip": {"kind": "pooled"}}
 TRAINED = {
     "fisa_b": "fisa_b_coco",
     "fisa_l": "fisa_l_coco",
+    "lmseg_b": "lmseg_b_coco_stuff",
+    "lmseg_l": "lmseg_l_coco_stuff",
+    "lmseg_l_semantic": "lmseg_l_coco_stuff",
     "omtseg_b": "omtseg_b_coco",
     "omtseg_l": "omtseg_l_coco",
     "pmp_eomt_l": "pmp_eomt_l_coco",
     "pmp_mask2former_b": "pmp_mask2former_coco",
     "tabletop_fisa": "tabletop_fisa",
+    "tabletop_lmseg": "tabletop_lmseg",
     "tabletop_omtseg": "tabletop_omtseg",
     "tabletop_pmp": "tabletop_pmp",
 }

@@ -16,6 +16,7 @@ import open_clip
 import torch
 from fisa_scenes import coloured_views, scene_model
 from guided_networks import TEXT_WIDTH, encode, guided, pmp_task
+from lmseg_training import lmseg_task
 from numbered_images import Striped
 from omtseg_networks import omtseg_task
 from torch import Tensor
@@ -42,8 +43,11 @@ CLIP = ClipConfig(image_size=32, patch_size=8, width=32, layers=1, head_width=16
 LOOP = LoopConfig(steps=4, batch_size=4, learning_rate=1e-3, warmup_steps=1, gradient_clip=1e9)
 FISA_LOSS = FisaLossConfig(min_iou=0.3, none_weight=0.3)
 DATA = PanopticData(workers=2)
-NAMES = ("eomt", "eomt_points", "pmp", "pmp_points", "omtseg", "omtseg_points", "fisa", "fisa_collected", "clip")
-IN_DOUBLE = NAMES[:6]
+NAMES = (
+    "eomt", "eomt_points", "pmp", "pmp_points", "omtseg", "omtseg_points", "lmseg", "lmseg_likeliest", "fisa",
+    "fisa_collected", "clip",
+)  # fmt: skip
+IN_DOUBLE = NAMES[:8]
 """FISA takes what a frozen CLIP makes in single precision, and CLIP's crops are made in it."""
 
 
@@ -63,6 +67,9 @@ def make(name: str, run: Run) -> tuple[Task, object]:
     if name.startswith("omtseg"):
         task = omtseg_task(run, synonyms=0.5, points=40 if name == "omtseg_points" else 0)
         return task, task.stream
+    if name.startswith("lmseg"):
+        others = "likeliest" if name == "lmseg_likeliest" else "random"
+        return lmseg_task(run, others=others, max_words=7, synonyms=0.5)
     if name == "clip":
         torch.manual_seed(0)
         text = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}

@@ -42,7 +42,7 @@ GUIDED = [name for name in PUBLIC if MODELS[name].proposer.kind == "prompt_guide
 ENSEMBLES = [name for name in PUBLIC if MODELS[name].classifier.kind == "pooled"]
 WORD = Vocabulary.build([CategorySpec("mug")])
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-VIT = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
+VIT = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 3, "head_width": 16}
 CONVNEXT = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "mlp", "image_size": 64}
 
 
@@ -90,7 +90,15 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     model["proposer"].get("generator", model["proposer"])["checkpoint"] = "."  # of the guidance nothing, as untrained
     model["clip"] |= {"architecture": "clip.json", "checkpoint": "."}
     naming = model["classifier"].get("clip", model["classifier"])
-    if naming["kind"] == "pooled":
+    if naming["kind"] == "lmseg":
+        scorer = naming["scorer"]
+        scorer["architecture"] |= {"image_size": [64, 64], "skip_layers": [0, 1], "width": 32, "guidance_width": 8}
+        scorer["architecture"]["upsampling"] = {"widths": [16, 16], "guidance_widths": [8, 4]}
+        if "sam" in scorer:
+            sizes = {"image_size": 64, "width": 32, "layers": 2, "heads": 2, "window": 3, "global_layers": 1}
+            scorer["sam"] = {"kind": "sam", **sizes}
+        scorer.pop("checkpoint", None), scorer.pop("warm_start")
+    elif naming["kind"] == "pooled":
         naming["pooling"] = {"short_side": 64, "long_side": 107}
     else:
         naming["architecture"] |= {"input_size": 64, "seve_width": 16, "seve_heads": 2}

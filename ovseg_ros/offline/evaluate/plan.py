@@ -13,7 +13,7 @@ from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import ConfigError, VocabularyError
-from ovseg_ros.core.presets import checkpoint_paths, load_preset, preset_path
+from ovseg_ros.core.presets import checkpoint_paths, description_paths, load_preset, preset_path
 from ovseg_ros.core.sections import FisaSection, TwoStageSection
 from ovseg_ros.core.trained_weights import require_trained
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, normalize_name, parse_vocabulary
@@ -82,6 +82,7 @@ class Plan:
         scenes: see `Dataset.scenes`; of what is rendered, those that are not given have their defaults.
         preset_sha256: of the preset's file.
         checkpoints: SHA-256 of each weight file.
+        descriptions: SHA-256 of each file of descriptions that the preset asks for.
         vocabulary_sha256: of all names, synonyms and traits.
         categories: name and whether it is a thing, in the order of the data set's indices.
         groups: category indices of the data set's groups.
@@ -101,6 +102,7 @@ class Plan:
     scenes: Mapping[str, int] = field(default_factory=dict)
     preset_sha256: str = ""
     checkpoints: Mapping[str, str] = field(default_factory=dict)
+    descriptions: Mapping[str, str] = field(default_factory=dict)
     vocabulary_sha256: str = ""
     categories: tuple[tuple[str, bool], ...] = ()
     groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -152,6 +154,7 @@ def resolved(plan: Plan, dataset: PanopticDataset | SemanticDataset) -> Plan:
         scenes=dataset.scenes,
         preset_sha256=sha256_of(preset_path(plan.preset)),
         checkpoints=_digests(checkpoint_paths(plan.preset)),
+        descriptions=_digests(description_paths(plan.preset)),
         vocabulary_sha256=digest_of([[c.name, c.synonyms, c.is_thing, c.threshold, c.negative] for c in words]),
         categories=tuple((category.name, category.is_thing) for category in dataset.categories),
         groups={name: tuple(c.index for c in dataset.categories if c.name in g) for name, g in info.groups.items()},

@@ -47,7 +47,9 @@ def html_report(plan: Plan, figures: Mapping[str, Any], worst: Sequence[Picture]
     """The page of what `figures_of` gives; `worst` and `median` in the order in which they are shown."""
     title = f"{plan.preset} on {plan.data} {plan.split}"
     facts = [(name, value) for name, value in asdict(plan).items() if isinstance(value, str) and value]
-    facts.append(("checkpoints", ", ".join(f"{name} {digest[:12]}" for name, digest in plan.checkpoints.items())))
+    for kind, files in (("checkpoints", plan.checkpoints), ("descriptions", plan.descriptions)):
+        if files:
+            facts.append((kind, ", ".join(f"{name} {digest[:12]}" for name, digest in files.items())))
     score = "PQ" if "all" in figures else "mIoU"
     parts = [_HEAD.format(title=escape(title)), f"<h1>{escape(title)}</h1>", _table(("", ""), facts)]
     if rows := quality_rows(figures):

@@ -19,13 +19,14 @@ from ovseg_ros.core.presets import (
     preset_folder,
     two_stage,
 )
-from ovseg_ros.core.sections import FisaSection, OMTSegSection, TwoStageSection
+from ovseg_ros.core.sections import FisaSection, LMSegSection, OMTSegSection, SemanticSection, TwoStageSection
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.offline.evaluate.output import write_figures
 from ovseg_ros.offline.options import CountOptions
 from ovseg_ros.offline.tools.count_joint import count_omtseg, print_omtseg
 from ovseg_ros.offline.tools.count_masks import count_masks
+from ovseg_ros.offline.tools.count_scorer import count_scorer, print_scorer
 from ovseg_ros.offline.tools.shapes import FEW_WORDS, MANY_WORDS, META, flops_of, parameters_of, print_row
 
 _MASK_STRIDE = 4
@@ -47,6 +48,11 @@ def count(options: CountOptions) -> int:
             if options.timing:
                 fisa_section(preset)
             report = {"preset": preset, "words": options.words, **count_omtseg(model, options.words)}
+        case SemanticSection() as model:
+            if options.timing:
+                fisa_section(preset)
+            scorer = count_scorer(model.clip, model.scorer, preset_folder(preset), options.words)
+            report = {"preset": preset, "words": options.words, "scorer": scorer}
         case TwoStageSection() as stages:
             report = _count_stages(stages, options)
     write_figures(options.json, report)
@@ -59,10 +65,13 @@ def _count_stages(model: TwoStageSection, options: CountOptions) -> dict[str, An
     figures = count_masks(model, preset_folder(preset), words)
     if isinstance(model.naming, FisaSection):
         figures = {**count_fisa(preset, masks=masks, words=words), **figures}
+    if isinstance(model.naming, LMSegSection):
+        figures["scorer"] = count_scorer(model.clip, model.naming.scorer, preset_folder(preset), words)
     if not figures:
         raise ConfigError(
             f"there is nothing to count in the preset {preset}: its mask generator is a public checkpoint, whose shape "
-            "is in its file, and its classifier is not fisa; name another, such as fisa_l, pmp_eomt_l or tabletop"
+            "is in its file, and its classifier is neither fisa nor lmseg; name another, such as fisa_l, lmseg_l, "
+            "pmp_eomt_l or tabletop"
         )
     report = {"preset": preset, "masks": masks, "words": words, **figures}
     if options.timing:
@@ -184,6 +193,10 @@ def print_report(report: dict[str, Any]) -> None:
     if "tokens" in report:
         print_omtseg(report)
         return
+    if "masks" not in report:
+        print(f"preset {report['preset']}, {report['words']} words")
+        print_scorer(report["scorer"])
+        return
     print(f"preset {report['preset']}, {report['masks']} masks, {report['words']} words")
     if "mask_generator" in report:
         _print_masks(report["mask_generator"], report.get("guidance"))
@@ -191,6 +204,8 @@ def print_report(report: dict[str, Any]) -> None:
         print("mask generator: a public checkpoint, whose shape is in its file; not counted")
     if "parameters" in report:
         _print_fisa(report)
+    if "scorer" in report:
+        print_scorer(report["scorer"])
     if "timing" in report:
         print(
             f"time of a frame's classification at {MANY_WORDS} words over {FEW_WORDS}: {report['timing']['ratio']:.3f}"

@@ -25,7 +25,7 @@ from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.presets import PresetConfig, load_preset, preset_folder
 from ovseg_ros.core.trained_weights import trained_files, training_command
-from ovseg_ros.core.weights.files import checkpoint_folder
+from ovseg_ros.core.weights.files import checkpoint_folder, on_hub
 from ovseg_ros.core.weights.weight_file import WeightFile
 from ovseg_ros.offline.data.files import check_outputs, sha256_of
 from ovseg_ros.offline.options import DownloadOptions
@@ -155,8 +155,15 @@ def _fetch_from_url(weights: WeightFile, path: Path) -> Path:
 def _fetch_from_hub(repository: str, weights: WeightFile, cache: Path | None, endpoint: str | None) -> Path:
     """Download a file under the first of its names that the repository has."""
     where = weights.where
+    owner_name, kind = on_hub(repository)
     fetch = partial(
-        hf_hub_download, repository, revision=weights.revision, cache_dir=cache, endpoint=endpoint, etag_timeout=10
+        hf_hub_download,
+        owner_name,
+        repo_type=kind,
+        revision=weights.revision,
+        cache_dir=cache,
+        endpoint=endpoint,
+        etag_timeout=10,
     )
     for name in weights.names:
         try:

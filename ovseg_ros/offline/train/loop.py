@@ -107,8 +107,8 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
         require_steps(task.name, config.steps, begun_at)
         engine.wait()  # all have read the state before the main process replaces it
         saved_at = begun_at
-        _announce(engine, task, config, begun_at, shares)
         model.train()
+        _announce(engine, task, config, begun_at, shares)
         with TrainingLog(folder, config, task.name, begun_at, sums, quiet=not engine.is_main) as log:
             for step in range(begun_at, config.steps):
                 rates = scheduled.set_rates(step)
@@ -226,7 +226,7 @@ def _announce(engine: Engine, task: Task, config: LoopConfig, begun_at: int, sha
         f"{task.name}: steps {begun_at} to {config.steps} on {engine.words}, batch {config.batch_size} = {told}",
         flush=True,
     )
-    modules = list(task.model.modules())
+    modules = [module for module in task.model.modules() if module.training]  # the rest stays as it is in use
     norms = any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in modules)
     drops = any(type(module).__name__.endswith("DropPath") for module in modules)  # timm's and transformers', if in use
     for has, what in ((norms, "batch norm, which normalises"), (drops, "drop path, which draws for")):

@@ -27,7 +27,14 @@ from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.text_attention import in_float32
 from ovseg_ros.core.types import QueryPrediction
 from ovseg_ros.offline.train.augmentation import AugmentationConfig
-from ovseg_ros.offline.train.data import DataConfig, RenderedData, SegmentedView, open_data, require_seen
+from ovseg_ros.offline.train.data import (
+    DataConfig,
+    RenderedData,
+    SegmentedView,
+    open_data,
+    require_instances,
+    require_seen,
+)
 from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.loop import run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
@@ -60,6 +67,7 @@ class PmpTraining:
     kind: Literal["pmp"] = "pmp"
 
     def __post_init__(self) -> None:
+        require_instances(self.data)
         require_seen(self.data)
         if self.questions.groups and not isinstance(self.data, RenderedData):
             raise ValueError("questions.groups needs data of kind rendered; the plurals of a data set are not known")
@@ -165,7 +173,7 @@ def build_network(
         section = replace(section, checkpoint=None)
     proposer, _ = build_proposer(section, model.input_size, files, text_width(model.clip, files))
     assert isinstance(proposer, PromptGuidedProposer)
-    clip = load_clip(model.clip, model.templates, files, device)
+    clip = load_clip(model.clip, model.templates, files, device, model.descriptions)
     return proposer.network, clip.text_encoder
 
 

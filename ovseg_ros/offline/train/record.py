@@ -1,5 +1,6 @@
 """What a run was begun with: kept in its folder, and compared with what it is to go on with."""
 
+import hashlib
 import json
 import shlex
 import sys
@@ -13,28 +14,33 @@ from pydantic.dataclasses import dataclass
 from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.presets import (
+    description_paths,
     load_preset,
     preset_folder,
     require_weights,
+    scored_section,
     section_paths,
     two_stage,
+    with_untrained_scorer,
 )
 from ovseg_ros.core.version import VERSION
 from ovseg_ros.core.weights.files import find_weights, read_safetensors
 from ovseg_ros.offline.data.files import sha256_of
+from ovseg_ros.offline.data.layouts import SemanticLayout
 from ovseg_ros.offline.data.open import dataset_info, dataset_root
 from ovseg_ros.offline.train.clip import ClipTraining
-from ovseg_ros.offline.train.data import PanopticData, open_data
+from ovseg_ros.offline.train.data import PanopticData, open_semantic
 from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.eomt import EoMTTraining, PresetNetwork, network_of
 from ovseg_ros.offline.train.fisa import FisaTraining
+from ovseg_ros.offline.train.lmseg import LMSegTraining
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.omtseg import OMTSegTraining, omtseg_section
 from ovseg_ros.offline.train.pmp import PmpTraining
 from ovseg_ros.offline.train.state import FREE_TO_CHANGE
 
 RECORD_NAME = "run.yaml"
-Stage = EoMTTraining | ClipTraining | FisaTraining | PmpTraining | OMTSegTraining
+Stage = EoMTTraining | ClipTraining | FisaTraining | PmpTraining | OMTSegTraining | LMSegTraining
 
 _FREE = FREE_TO_CHANGE | {"mixed_precision", "workers", "on_error", "preset", "version", "command", "sessions"}
 """Keys that may change. A preset may be called or lie otherwise: what it says is compared, in `models`."""
@@ -75,8 +81,8 @@ class Record:
 
     Attributes:
         version, command: of the first session.
-        data: by stage, the data set's index with the first digits of its SHA-256; rendered views follow from the
-            recipe and the version.
+        data: by stage, the data set's index with the first digits of its SHA-256, or the number of images and those of
+            their names; rendered views follow from the recipe and the version.
         models: by stage, what its preset says.
         weights: by stage, the files that it reads, frozen or to begin with, and the first digits of their SHA-256; None
             in the records of older versions.
@@ -110,7 +116,7 @@ def record_of(stages: tuple[Stage, ...], run: Run, *, results: Mapping[str, str]
         done: steps, by the folder of a loop that was begun.
 
     Raises:
-        ConfigError, DatasetError: a preset is missing or malformed, or a data set's index is missing.
+        ConfigError, DatasetError: a preset is missing or malformed, or a data set is.
         CheckpointError: weights are missing.
     """
     data: dict[str, str] = {}
@@ -133,7 +139,7 @@ def record_of(stages: tuple[Stage, ...], run: Run, *, results: Mapping[str, str]
         else:
             models[stage.kind] = plain(load_preset(stage.preset).model)
         if not isinstance(stage, ClipTraining) and isinstance(stage.data, PanopticData):
-            data[stage.kind] = _index_digest(stage.data, run)
+            data[stage.kind] = _data_digest(stage.data, run)
     return Record(VERSION, command, data, models, weights, (session,))
 
 
@@ -152,12 +158,18 @@ def _weights_read(stages: Sequence[Stage]) -> Iterator[Sequence[Path]]:
                 require_weights(stage.preset, load_preset(stage.preset))
                 untrained_network = replace(omtseg_section(stage.preset), checkpoint=None)
                 yield section_paths(preset_folder(stage.preset), untrained_network)
+            case LMSegTraining():
+                require_weights(stage.preset, with_untrained_scorer(stage.preset))
+                scored, scorer = scored_section(stage.preset)
+                read = section_paths(preset_folder(stage.preset), scored.clip, replace(scorer, checkpoint=None))
+                yield (*read, *description_paths(stage.preset))
             case FisaTraining() | PmpTraining():
                 require_weights(stage.preset, load_preset(stage.preset))
                 model = two_stage(stage.preset)
                 untrained = isinstance(stage, PmpTraining) and stage.begins_with == "generator"
                 masks = model.generator if untrained else model.proposer
-                yield section_paths(preset_folder(stage.preset), masks, model.clip)
+                read = section_paths(preset_folder(stage.preset), masks, model.clip)
+                yield (*read, *description_paths(stage.preset))
 
 
 def _digest(weights: Path) -> str:
@@ -166,11 +178,16 @@ def _digest(weights: Path) -> str:
     return f"{weights.name}, SHA-256 {sha256_of(weights)[:16]}"
 
 
-def _index_digest(data: PanopticData, run: Run) -> str:
-    info = dataset_info(data.dataset)
-    index = info.layout.parts(data.split)[0].place(dataset_root(data.dataset, run.data))
+def _data_digest(data: PanopticData, run: Run) -> str:
+    """Of the index or, where a data set has none, of its images' names."""
+    layout = dataset_info(data.dataset).layout
+    if isinstance(layout, SemanticLayout):
+        dataset = open_semantic(data, run)
+        names = "\n".join(dataset.name_of(index) for index in range(len(dataset)))
+        return f"{len(dataset)} images, SHA-256 {hashlib.sha256(names.encode()).hexdigest()[:16]}"
+    index = layout.index.of_split(data.split).place(dataset_root(data.dataset, run.data))
     if not index.is_file():
-        open_data(data, run)  # says what is missing
+        open_semantic(data, run)  # says what is missing
     return f"{index.name}, SHA-256 {sha256_of(index)[:16]}"
 
 

@@ -20,6 +20,7 @@ from ovseg_ros.offline.train.data import RenderedData
 from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.eomt import EoMTTraining, network_of, train_eomt
 from ovseg_ros.offline.train.fisa import FisaTraining, checkpoint_of, train_fisa
+from ovseg_ros.offline.train.lmseg import LMSegTraining, lmseg_checkpoint, train_lmseg
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.omtseg import OMTSegTraining, omtseg_checkpoint, train_omtseg
 from ovseg_ros.offline.train.pmp import PmpTraining, guided_checkpoint, train_pmp
@@ -27,7 +28,8 @@ from ovseg_ros.offline.train.record import RECORD_NAME, Record, differences, loo
 from ovseg_ros.offline.train.state import has_state, require_steps, steps_done
 
 Stage = Annotated[
-    EoMTTraining | ClipTraining | FisaTraining | PmpTraining | OMTSegTraining, Field(discriminator="kind")
+    EoMTTraining | ClipTraining | FisaTraining | PmpTraining | OMTSegTraining | LMSegTraining,
+    Field(discriminator="kind"),
 ]
 
 _EXAMPLE = "stages: ..."
@@ -126,6 +128,8 @@ def train(
                     train_pmp(stage, run)
                 case OMTSegTraining():
                     train_omtseg(stage, run)
+                case LMSegTraining():
+                    train_lmseg(stage, run)
     finally:
         run.engine.close()
 
@@ -143,6 +147,8 @@ def _result_of(stage: Stage) -> str:
             return guided_checkpoint(stage.preset)
         case OMTSegTraining():
             return omtseg_checkpoint(stage.preset)
+        case LMSegTraining():
+            return lmseg_checkpoint(stage.preset)
 
 
 def _with_loops(stage: Stage, changes: Mapping[str, Any]) -> Stage:

@@ -3,11 +3,14 @@
 import json
 
 import pytest
+import yaml
 
+from ovseg_ros.core.presets import preset_path
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.data.files import sha256_of
 from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, write_dataset
 from ovseg_ros.offline.evaluate import plan, run
+from ovseg_ros.offline.evaluate.partial import read_partial
 from ovseg_ros.sim.categories import SEEN, TABLETOP_SPECS, UNSEEN, held_out_synonym
 
 
@@ -129,3 +132,27 @@ def test_what_the_data_does_not_have_is_refused(painted, tmp_path, options, reas
     (ade / "images" / "validation" / "000000.png").rename(ade / "images" / "validation" / "000000.jpg")
     assert main(["evaluate", *(option.format(folder=folder, ade=ade) for option in options)]) == 2
     assert reason in capsys.readouterr().err
+
+
+def test_the_descriptions_that_a_preset_asks_for_are_told_and_keep_parts_apart(tmp_path, tiny, capsys):
+    path = preset_path("tabletop")
+    content = yaml.safe_load(path.read_text())
+    content["model"]["descriptions"] = {"files": ["mine.yaml"]}
+    preset, described = tmp_path / "mine_preset.yaml", tmp_path / "mine.yaml"
+    preset.write_text(yaml.safe_dump(content))
+    found, parts = [], []
+    for number, color in enumerate(("red", "blue"), start=1):
+        described.write_text(f"format: 1\nwords: {{cup: {{color: [{color}]}}}}\n")
+        part = tmp_path / f"{number}.jsonl"
+        options = ["--preset", preset, "--images", 2, "--shard", f"{number}/2", "--partial", part]
+        assert main(["evaluate", *map(str, options)]) == 0
+        found.append({"mine.yaml": sha256_of(described)})
+        parts.append(str(part))
+        assert read_partial(part)[0].descriptions == found[-1]
+    assert main(["evaluate", "--merge", *parts]) == 2
+    assert "belong to different evaluations: descriptions is {'mine.yaml': " in capsys.readouterr().err
+    assert figures(tmp_path, "--preset", preset, "--images", 1)["descriptions"] == found[-1]
+    assert figures(tmp_path, "--images", 1)["descriptions"] == {}
+    described.unlink()
+    assert main(["evaluate", "--preset", str(preset), "--images", "1"]) == 2
+    assert "there is no descriptions file 'mine.yaml'" in capsys.readouterr().err

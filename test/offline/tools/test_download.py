@@ -19,7 +19,11 @@ from ovseg_ros.offline.tools.download import download, verify
 
 LARGE = bytes(range(256)) * 400
 SMALL = b'{"model_type": "eomt"}'
-FILES = {"/owner/model/resolve/main/weights.bin": LARGE, "/owner/model/resolve/main/config.json": SMALL}
+FILES = {
+    "/owner/model/resolve/main/weights.bin": LARGE,
+    "/owner/model/resolve/main/config.json": SMALL,
+    "/spaces/owner/model/resolve/main/large.pth": LARGE,
+}
 
 
 class Hub(ThreadingHTTPServer):
@@ -131,6 +135,18 @@ def test_everything_is_fetched_once_and_verified_offline(
     for check in (False, True):
         assert fetch(preset, cache=cache, check=check, endpoint="http://127.0.0.1:9") == 0
     assert len(hub.ranges) == 1
+
+
+def test_a_file_of_a_space_is_fetched_and_verified(hub: Hub, preset: str, tmp_path: Path) -> None:
+    cache, values = tmp_path / "hub", yaml.safe_load(Path(preset).read_text())
+    values["weights"] = [{"repo": "spaces/owner/model", "file": "large.pth", "bytes": 100, "licence": "MIT"}]
+    Path(preset).write_text(yaml.safe_dump(values))
+    assert fetch(preset, cache=cache, endpoint=hub.address) == 0
+    (path,) = (cache / "spaces--owner--model" / "snapshots").rglob("large.pth")
+    assert path.read_bytes() == LARGE
+    assert fetch(preset, cache=cache, check=True) == 0
+    path.resolve().write_bytes(LARGE[:-1])
+    assert fetch(preset, cache=cache, check=True) == 1
 
 
 def test_a_download_that_broke_off_goes_on_where_it_stopped(

@@ -10,15 +10,18 @@ from ovseg_ros.core.backbones.open_clip_model import OpenClipConfig, build_open_
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.joint.omtseg.network import OMTSegNetwork
-from ovseg_ros.core.presets import load_preset
+from ovseg_ros.core.presets import load_preset, preset_folder, scored_section
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.core.sections import FisaSection, SentenceClipSection
 from ovseg_ros.offline.data.open import DATASETS, dataset_info
+from ovseg_ros.offline.tools.count_scorer import scorer_shapes
 from ovseg_ros.offline.train.augmentation import JitterConfig, ShortSideConfig
 from ovseg_ros.offline.train.clip import ClipTraining
+from ovseg_ros.offline.train.color_jitter import ColorJitterConfig
 from ovseg_ros.offline.train.data import PanopticData
 from ovseg_ros.offline.train.eomt import EoMTTraining, network_of
 from ovseg_ros.offline.train.fisa import FisaTraining
+from ovseg_ros.offline.train.lmseg import LMSegTraining, lmseg_checkpoint
 from ovseg_ros.offline.train.loop_config import Multiplier
 from ovseg_ros.offline.train.losses import MaskLossConfig
 from ovseg_ros.offline.train.omtseg import OMTSegTraining, omtseg_checkpoint
@@ -50,6 +53,8 @@ def test_a_recipe_loads_and_names_data_that_are_known(name: str) -> None:
             assert guided_checkpoint(stage.preset) == f"{stage.preset}.safetensors"
         elif isinstance(stage, OMTSegTraining):
             assert omtseg_checkpoint(stage.preset) == f"{stage.preset}.safetensors"
+        elif isinstance(stage, LMSegTraining):
+            assert lmseg_checkpoint(stage.preset) == f"{stage.preset}.safetensors"
         else:
             classifier = load_preset(stage.preset).model.classifier
             assert isinstance(classifier, FisaSection) and classifier.checkpoint is not None
@@ -125,6 +130,29 @@ def test_omtseg_trains_as_in_the_paper_and_its_code() -> None:
     assert trained == 46_893_699 + 2_690_048
 
 
+def test_lmseg_trains_as_cat_seg() -> None:
+    """But for pixels without a category, and SAM's attention, which learns as slowly as CLIP's."""
+    [recipe], [base] = load_recipe("lmseg_l_coco_stuff").stages, load_recipe("lmseg_b_coco_stuff").stages
+    assert isinstance(recipe, LMSegTraining) and base == replace(recipe, preset="lmseg_b")
+    assert recipe.augmentation == ShortSideConfig(
+        (384, 384), (384,), flip=0.5, padding=(128, 128, 128), colors=ColorJitterConfig()
+    )
+    loop = recipe.loop
+    assert (loop.steps, loop.batch_size, loop.learning_rate, loop.weight_decay) == (80_000, 4, 2e-4, 1e-4)
+    assert (loop.schedule, loop.warmup_steps, loop.gradient_clip, loop.betas) == ("cosine", 0, 0.01, (0.9, 0.999))
+    assert (recipe.max_words, recipe.ignored_is_negative) == (None, False)
+    model, section = scored_section("lmseg_b")
+    scorer = scorer_shapes(model.clip, section, preset_folder("lmseg_b"))
+    groups = parameter_groups(scorer, loop)
+    slow = sum(p.numel() for (*_, factor, _), group in groups.items() if factor == 0.01 for p in group)
+    assert slow == 20_447_232 + 28_320_768  # queries and values of CLIP, SAM's attention
+    total = sum(p.numel() for group in groups.values() for p in group)
+    assert total == sum(value.numel() for value in scorer.trained_state_dict().values()) == 53_568_738
+
+
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no recipe 'eomt_xl'.*eomt_l_coco, fisa_b_coco, fisa_l_coco, omtseg_b"):
+    with pytest.raises(
+        ConfigError,
+        match="no recipe 'eomt_xl'.*did you mean 'eomt_l_coco'.*there are 14, from eomt_l_coco to tabletop_pmp",
+    ):
         load_recipe("eomt_xl")

@@ -1,5 +1,6 @@
 """What a run folder keeps of its recipe and data, and what a run that goes on may change."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -10,14 +11,14 @@ import pytest
 import yaml
 from tiny_training import EOMT_RECIPE, run
 
-from ovseg_ros.core.errors import CheckpointError, ConfigError
+from ovseg_ros.core.errors import CheckpointError, ConfigError, DatasetError
 from ovseg_ros.core.presets import preset_path
 from ovseg_ros.core.version import VERSION
-from ovseg_ros.offline.train.data import RenderedData
+from ovseg_ros.offline.train.data import PanopticData, RenderedData
 from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.fisa import FisaTraining
 from ovseg_ros.offline.train.loop_config import LoopConfig
-from ovseg_ros.offline.train.record import LoopSession, differences, plain, record_of
+from ovseg_ros.offline.train.record import LoopSession, _data_digest, differences, plain, record_of
 from ovseg_ros.offline.train.run import load_recipe
 
 CLIP = {
@@ -84,6 +85,20 @@ def test_other_images_are_refused(eomt: Path, data: Path, tmp_path: Path, capsys
     assert re.search(
         r"record.data.eomt was 'panoptic.json, SHA-256 \w+', is 'panoptic.json, SHA-256", capsys.readouterr().err
     )
+
+
+def test_of_a_data_set_without_an_index_the_names_count(tmp_path: Path) -> None:
+    for number in range(2):
+        for file in (f"train2017/{number}.jpg", f"stuffthingmaps/train2017/{number}.png"):
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).touch()
+    here = Run(tmp_path, tmp_path / "out", Engine("cpu"))
+    both = _data_digest(PanopticData("coco_stuff_download"), here)
+    assert both == "2 images, SHA-256 " + hashlib.sha256(b"0\n1").hexdigest()[:16]
+    (tmp_path / "train2017/2.jpg").touch()
+    assert _data_digest(PanopticData("coco_stuff_download"), here).startswith("3 images, SHA-256 ")
+    with pytest.raises(DatasetError, match="stuffthingmaps_detectron2/train2017 is missing"):
+        _data_digest(PanopticData("coco_stuff"), here)
 
 
 def test_what_does_not_matter_may_change(
