@@ -154,7 +154,7 @@ class _Bench:
         device, self._training, self._run = run.engine.device, training, run
         section = two_stage(training.preset)
         preset, self._files = load_preset(training.preset), preset_folder(training.preset)
-        self._clip = load_clip(section.clip, section.templates, self._files, device)
+        self._clip = load_clip(section.clip, section.templates, self._files, device, section.descriptions)
         model, self._reader = build_untrained(training.preset, device, training.loop.seed)
         vocabulary = Vocabulary.build(TABLETOP_SPECS)
         self._text = model.text_encoder.encode(vocabulary)

@@ -32,9 +32,10 @@ from ovseg_ros.offline.tools.ablation import (
     chosen_systems,
     evaluation_samples,
     kept_results,
-    over_seeds,
     rendered_stage,
     result_path,
+    row_of,
+    shortened,
 )
 from ovseg_ros.offline.tools.named_quality import GROUPS, NamedQuality
 from ovseg_ros.offline.train.engine import Engine, Run
@@ -123,10 +124,7 @@ def _told(result: Mapping[str, Any]) -> str:
 def _training(options: AblateOptions) -> OMTSegTraining:
     """What the recipe says of OMTSeg, with the steps that are asked for."""
     stage = rendered_stage(options.recipe or "tabletop_omtseg", "omtseg", OMTSegTraining)
-    steps = options.steps or stage.loop.steps
-    return replace(
-        stage, loop=replace(stage.loop, steps=steps, warmup_steps=min(stage.loop.warmup_steps, max(1, steps // 10)))
-    )
+    return replace(stage, loop=shortened(stage.loop, options.steps))
 
 
 def _facts(options: AblateOptions, training: OMTSegTraining) -> dict[str, Any]:
@@ -222,26 +220,14 @@ def _batches(samples: Sequence[PanopticSample]) -> Iterator[Sequence[PanopticSam
 
 def write_report(out: Path, facts: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
     """`ablation.md` and `ablation.json`, of what `runs/` holds."""
-    rows = [row for name in SYSTEMS if (row := _row(name, results)) is not None]
+    metrics = [*_METRICS, *(f"mask_recall_75_{group}" for group in GROUPS)]
+    rows = [
+        {**row, "published_pq": system.published}
+        for name, system in SYSTEMS.items()
+        if (row := row_of(name, results, metrics)) is not None
+    ]
     write_json(out / "ablation.json", {"facts": facts, "rows": rows})
     write_bytes(out / "ablation.md", _markdown(rows, facts).encode())
-
-
-def _row(name: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The seeds of a variant together; None without any."""
-    runs = sorted((one for one in results if one["variant"] == name), key=lambda one: one["seed"])
-    if not runs:
-        return None
-    figures = [one["figures"] for one in runs]
-    metrics = [*_METRICS, *(f"mask_recall_75_{group}" for group in GROUPS)]
-    return {
-        "system": name,
-        "published_pq": SYSTEMS[name].published,
-        "seeds": [one["seed"] for one in runs],
-        "trained_parameters": runs[0]["trained_parameters"],
-        "training_seconds": [one["training_seconds"] for one in runs],
-        **{metric: over_seeds(figures, metric) for metric in metrics},
-    }
 
 
 def _in_order(figures: Mapping[str, float]) -> str:

@@ -2,7 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,12 +16,14 @@ from ovseg_ros.offline.options import AblateOptions
 from ovseg_ros.offline.train.data import RenderedData, RenderedViews
 from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.fisa import FisaTraining
+from ovseg_ros.offline.train.lmseg import LMSegTraining
+from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.omtseg import OMTSegTraining
 from ovseg_ros.offline.train.pmp import PmpTraining
 from ovseg_ros.offline.train.run import load_recipe
 from ovseg_ros.sim.categories import SEEN, UNSEEN
 
-Stage = TypeVar("Stage", FisaTraining, OMTSegTraining, PmpTraining)
+Stage = TypeVar("Stage", FisaTraining, LMSegTraining, OMTSegTraining, PmpTraining)
 
 
 def chosen_systems(options: AblateOptions, known: Collection[str]) -> tuple[str, ...]:
@@ -42,6 +45,12 @@ def rendered_stage(recipe: str, name: str, kind: type[Stage]) -> Stage:
         if isinstance(stage, kind) and isinstance(stage.data, RenderedData):
             return stage
     raise ConfigError(f"the recipe {recipe} has no stage of kind {name} on rendered data to ablate")
+
+
+def shortened(loop: LoopConfig, steps: int | None) -> LoopConfig:
+    """A loop of so many steps, if a number is asked for, of which it warms up over a tenth at most."""
+    steps = steps or loop.steps
+    return replace(loop, steps=steps, warmup_steps=min(loop.warmup_steps, max(1, steps // 10)))
 
 
 def as_stored(facts: dict[str, Any]) -> dict[str, Any]:
@@ -84,6 +93,24 @@ def over_seeds(figures: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any
     """A figure of a system's trainings, seed by seed, beside its mean."""
     found = [one[name] for one in figures]
     return {"mean": sum(found) / len(found), "over_seeds": found, "ci95_of_first_seed": figures[0][f"{name}_interval"]}
+
+
+def row_of(system: str, results: Sequence[Mapping[str, Any]], metrics: Iterable[str]) -> dict[str, Any] | None:
+    """What a system's trainings cost, and figures as of `over_seeds`; None if it has none.
+
+    `results`: of any systems; each with "variant", "seed", "trained_parameters", "training_seconds" and "figures".
+    """
+    runs = sorted((one for one in results if one["variant"] == system), key=lambda one: one["seed"])
+    if not runs:
+        return None
+    figures = [one["figures"] for one in runs]
+    return {
+        "system": system,
+        "seeds": [one["seed"] for one in runs],
+        "trained_parameters": runs[0]["trained_parameters"],
+        "training_seconds": [one["training_seconds"] for one in runs],
+        **{metric: over_seeds(figures, metric) for metric in metrics},
+    }
 
 
 def cell(figure: Mapping[str, Any] | None) -> str:
