@@ -91,8 +91,8 @@ def build_segmenter(preset: str, device: str = "auto") -> PanopticSegmenter:
     """
     config = load_preset(preset)
     target = pick_device(device)
+    require_trained(preset, config)  # first: whoever has to train need not fetch gigabytes to learn it
     require_weights(preset, config)
-    require_trained(preset, config)
     return PanopticSegmenter(build_model(config.model, preset_folder(preset), target), config.merge, target)
 
 
