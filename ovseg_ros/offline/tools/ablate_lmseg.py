@@ -4,7 +4,7 @@ All variants learn alike; see docs/lmseg.md.
 """
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,13 +43,11 @@ from ovseg_ros.offline.options import AblateOptions
 from ovseg_ros.offline.tools.ablation import (
     as_stored,
     cell,
-    chosen_seeds,
     chosen_systems,
     evaluation_samples,
-    kept_results,
     rendered_stage,
-    result_path,
     row_of,
+    run_ablation,
     shortened,
 )
 from ovseg_ros.offline.tools.named_quality import GROUPS, NamedQuality
@@ -90,7 +88,6 @@ _METRICS = {
     **{f"miou_{group}": f"mIoU {group}" for group in ("seen", "unseen")},
     **{f"pq_{group}": f"PQ {group}" for group in ("seen", "unseen")},
 }
-_SEEDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +111,14 @@ def ablate_lmseg(options: AblateOptions) -> int:
     Raises:
         ConfigError, CheckpointError, DatasetError: for a bad option, recipe or preset, or damaged results in --out.
     """
-    systems, out = chosen_systems(options, SYSTEMS), options.out
-    training = _training(options)
+    systems, training = chosen_systems(options, SYSTEMS), _training(options)
     facts = _facts(options, training)
-    made = {(one["variant"], one["seed"]) for one in kept_results(out, facts)}
-    wanted = [(system, seed) for seed in chosen_seeds(options, _SEEDS) for system in systems]
-    missing = [key for key in wanted if key not in made]
-    if missing:
-        weights = [facts[what] for what in ("model", "training", "checkpoints", "descriptions")]  # depend on these
-        bench = _Bench(options, training, digest_of(weights, 8))
-        for system, seed in missing:
-            result = {"variant": system, "seed": seed, "facts": facts, **bench.run(system, seed)}
-            write_json(result_path(out, system, seed), result)
-            told = ", ".join(f"{title} {result['figures'][name]:.1f}" for name, title in _METRICS.items())
-            print(f"{system} seed {seed}: {told}", flush=True)
-            write_report(out, facts, kept_results(out, facts))
-    write_report(out, facts, kept_results(out, facts))
+    weights = [facts[what] for what in ("model", "training", "checkpoints", "descriptions")]  # depend on these
+
+    def begin() -> Callable[[str, int], dict[str, Any]]:
+        return _Bench(options, training, digest_of(weights, 8)).run
+
+    run_ablation(options, systems, facts, begin, _METRICS, write_report)
     return 0
 
 

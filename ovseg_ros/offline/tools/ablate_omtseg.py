@@ -4,7 +4,7 @@ All variants learn alike, from random weights; see docs/omtseg.md.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -28,13 +28,11 @@ from ovseg_ros.offline.options import AblateOptions
 from ovseg_ros.offline.tools.ablation import (
     as_stored,
     cell,
-    chosen_seeds,
     chosen_systems,
     evaluation_samples,
-    kept_results,
     rendered_stage,
-    result_path,
     row_of,
+    run_ablation,
     shortened,
 )
 from ovseg_ros.offline.tools.named_quality import GROUPS, NamedQuality
@@ -79,7 +77,6 @@ _METRICS = {
 }
 """Columns of the table."""
 _THRESHOLDS = {"mask_recall_50": 0.5, "mask_recall_75": 0.75}
-_SEEDS = 2
 _BATCH = 20
 """Images evaluated at once."""
 
@@ -96,29 +93,18 @@ def ablate_omtseg(options: AblateOptions) -> int:
     Raises:
         ConfigError, CheckpointError, DatasetError: for a bad option, recipe or preset, or damaged results in --out.
     """
-    systems, out = chosen_systems(options, SYSTEMS), options.out
-    training = _training(options)
+    systems, training = chosen_systems(options, SYSTEMS), _training(options)
     facts = _facts(options, training)
-    made = {(one["variant"], one["seed"]) for one in kept_results(out, facts)}
-    wanted = [(system, seed) for seed in chosen_seeds(options, _SEEDS) for system in systems]
-    missing = [key for key in wanted if key not in made]
-    if missing:
-        run = Run(options.data, out, Engine(options.device, "no"))
+
+    def begin() -> Callable[[str, int], dict[str, Any]]:
+        run = Run(options.data, options.out, Engine(options.device, "no"))
         digest = digest_of([facts["model"], facts["training"]], 8)  # what weights depend on
         asked = frozenset(category.name for category in VOCABULARY.categories)
         samples = [known(sample) for sample in evaluation_samples(options, run, asked)]
-        for system, seed in missing:
-            result = {"variant": system, "seed": seed, "facts": facts}
-            result |= _figures_of(system, seed, training, run, samples, digest)
-            write_json(result_path(out, system, seed), result)
-            print(f"{system} seed {seed}: {_told(result)}", flush=True)
-            write_report(out, facts, kept_results(out, facts))
-    write_report(out, facts, kept_results(out, facts))
+        return lambda system, seed: _figures_of(system, seed, training, run, samples, digest)
+
+    run_ablation(options, systems, facts, begin, _METRICS, write_report)
     return 0
-
-
-def _told(result: Mapping[str, Any]) -> str:
-    return ", ".join(f"{title} {result['figures'][name]:.1f}" for name, title in _METRICS.items())
 
 
 def _training(options: AblateOptions) -> OMTSegTraining:

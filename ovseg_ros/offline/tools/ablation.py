@@ -2,14 +2,14 @@
 
 import itertools
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ovseg_ros.core.config import choices
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.offline.data.files import read_json
+from ovseg_ros.offline.data.files import read_json, write_json
 from ovseg_ros.offline.data.tabletop_views import load_or_render
 from ovseg_ros.offline.data.types import PanopticSample
 from ovseg_ros.offline.options import AblateOptions
@@ -87,6 +87,38 @@ def evaluation_samples(options: AblateOptions, run: Run, asked: frozenset[str] =
                 "evaluate more of them, or the split val or test"
             )
     return samples
+
+
+def run_ablation(
+    options: AblateOptions,
+    systems: Sequence[str],
+    facts: dict[str, Any],
+    begin: Callable[[], Callable[[str, int], dict[str, Any]]],
+    metrics: Mapping[str, str],
+    write_report: Callable[[Path, dict[str, Any], Sequence[Mapping[str, Any]]], None],
+    *,
+    seeds: int = 2,
+) -> None:
+    """Make what is missing of some systems' results, each kept and reported as soon as it is there.
+
+    Args:
+        begin: called if anything is missing; gives what trains and evaluates a system with a seed.
+        metrics: figures to tell, with their titles.
+        seeds: of each system, unless a number is asked for.
+    """
+    out = options.out
+    made = {(one["variant"], one["seed"]) for one in kept_results(out, facts)}
+    wanted = [(system, seed) for seed in chosen_seeds(options, seeds) for system in systems]
+    missing = [key for key in wanted if key not in made]
+    if missing:
+        figures_of = begin()
+        for system, seed in missing:
+            result = {"variant": system, "seed": seed, "facts": facts, **figures_of(system, seed)}
+            write_json(result_path(out, system, seed), result)
+            told = ", ".join(f"{title} {result['figures'][name]:.1f}" for name, title in metrics.items())
+            print(f"{system} seed {seed}: {told}", flush=True)
+            write_report(out, facts, kept_results(out, facts))
+    write_report(out, facts, kept_results(out, facts))
 
 
 def over_seeds(figures: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
