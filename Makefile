@@ -14,13 +14,13 @@ ON_OWN_DOMAIN := export ROS_DOMAIN_ID=$${ROS_DOMAIN_ID:-$$((RANDOM % 100 + 1))} 
 OTHER := $(filter-out kilted,$(ROS_DISTRO))
 VENV := .venv$(OTHER:%=-%)/requirements.stamp
 BUILD := install$(OTHER:%=/%)/build.stamp
-# The other tests do not meet ROS.
-TESTS := test$(if $(OTHER),/ros)
+# The other tests do not meet ROS, and may run side by side: a process for each of two cores.
+APART := $(if $(OTHER),,pytest -n 2 --dist loadfile --ignore test/ros test &&)
 # Node, services, parameters and lifecycle.
 SMOKE := $(addprefix test/ros/,test_distribution.py test_lifecycle.py test_parameters.py test_processes.py)
 PACKAGE_FILES := $(shell find msg srv launch config ovseg_ros scripts -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help setup demo test smoke test-gpu lint bench clean distclean
+.PHONY: help setup demo test smoke test-gpu gpu-check lint bench clean distclean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -31,7 +31,7 @@ demo: $(BUILD) ## Simulated camera, node and demo client over DDS; pictures and 
 	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) python tools/run_demo.py --out out/demo
 
 test: $(BUILD) ## Run all tests, the ROS ones included; with ROS_DISTRO=jazzy, the ROS ones
-	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) OMP_NUM_THREADS=1 pytest $(TESTS)
+	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) export OMP_NUM_THREADS=1; $(APART) pytest test/ros
 
 smoke: $(BUILD) ## Run the few ROS tests, and the demo, that show whether a distribution works (ROS_DISTRO=jazzy)
 	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) export OMP_NUM_THREADS=1; pytest $(SMOKE) && python tools/run_demo.py --out out/demo
@@ -39,6 +39,9 @@ smoke: $(BUILD) ## Run the few ROS tests, and the demo, that show whether a dist
 test-gpu: $(BUILD) ## Run the tests that need a CUDA device; never part of make test's verdict
 	@$(IN_ENVIRONMENT) pytest -m gpu test
 	@$(IN_ENVIRONMENT) pytest test/core/test_merge.py
+
+gpu-check: $(BUILD) ## On a machine with a GPU: the GPU tests, then speed against the goals; out/gpu-check/report.md
+	@$(IN_ENVIRONMENT) $(ON_OWN_DOMAIN) python tools/gpu_check.py
 
 lint: $(VENV) ## Check formatting, style and types
 	.venv/bin/ruff format --check .

@@ -33,6 +33,8 @@ setup(
         "ovseg_ros.interfaces": ["*.msg"],
         **{package: ["*"] for package in CONFIG_PACKAGES},
     },
+    # Not required: on a GPU, another package than onnxruntime brings it.
+    extras_require={"export": ["onnx>=1.17,<2", "onnxruntime>=1.20,<2", "onnxscript>=0.5,<1"]},
     install_requires=[line for line in REQUIREMENTS if line and not line.startswith("#")],
     entry_points={"console_scripts": ["ovseg=ovseg_ros.offline.cli.__main__:main"]},
 )
