@@ -7,6 +7,7 @@ import numpy as np
 
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.draw import draw_overlay, draw_segments
+from ovseg_ros.core.engine.options import EngineOptions
 from ovseg_ros.core.errors import OvsegError
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.segmenter import PanopticSegmenter
@@ -17,6 +18,7 @@ from ovseg_ros.core.vocabulary import Vocabulary, parse_vocabulary
 from ovseg_ros.offline.data import files, images
 
 __all__ = [
+    "EngineOptions",
     "MergeConfig",
     "OvsegError",
     "PanopticResult",

@@ -1,6 +1,6 @@
 """Preset -> segmenter: which modules, and where their weights come from. One match for each place in a preset."""
 
-import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from ovseg_ros.core.backbones.beit3 import Beit3
 from ovseg_ros.core.backbones.beit3_weights import load_beit3
+from ovseg_ros.core.backbones.image_encoder import ImageEncoder
 from ovseg_ros.core.backbones.open_clip_model import (
     OpenClipConfig,
     build_open_clip,
-    count_prompt_tokens,
     encode_prompts,
     model_description,
+    prompt_encoder,
 )
 from ovseg_ros.core.backbones.sam import SamConfig, SamEncoder, load_sam
-from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip, clip_shapes, count_tokens, encode_sentences
+from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip, clip_shapes, sentence_encoder
 from ovseg_ros.core.classification.ensemble import class_phrases
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.classification.lmseg import LMSegClassifier
@@ -28,6 +29,8 @@ from ovseg_ros.core.classification.pooled import PooledClassifier
 from ovseg_ros.core.classification.pooling import MaskPooling
 from ovseg_ros.core.classification.word_ensemble import WordEnsembleClassifier
 from ovseg_ros.core.descriptions import DescriptionFiles, DescriptionsConfig
+from ovseg_ros.core.devices import pick_device
+from ovseg_ros.core.engine.options import AUTOMATIC, EngineOptions
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import BLACK, IMAGENET_MEAN
 from ovseg_ros.core.joint.omtseg.model import OMTSeg
@@ -67,6 +70,7 @@ from ovseg_ros.core.sections import (
     WordListSection,
 )
 from ovseg_ros.core.segmenter import PanopticSegmenter
+from ovseg_ros.core.start import started
 from ovseg_ros.core.templates import prompt_templates
 from ovseg_ros.core.text import Reader, TextEncoder
 from ovseg_ros.core.trained_weights import require_trained
@@ -78,22 +82,35 @@ _TENSORS_AT_ONCE = 64
 """Of a file: its pages count as memory while any of its tensors is held."""
 
 
-def build_segmenter(preset: str, device: str = "auto") -> PanopticSegmenter:
+def build_segmenter(
+    preset: str,
+    device: str = "auto",
+    options: EngineOptions = AUTOMATIC,
+    tell: Callable[[str], None] = warnings.warn,
+) -> PanopticSegmenter:
     """A segmenter ready to run.
 
     Args:
         preset: name of a bundled preset or path to a YAML file.
         device: "auto" (the GPU where there is one), "cpu", "cuda", "cuda:1", ...
+        options: what runs it, and in which precision; the segmenter's `engine` says what was taken.
+        tell: told when an engine fails and another takes its place, now or while it runs.
 
     Raises:
-        ConfigError: for a missing or malformed preset, or a device that is not there.
+        ConfigError: for a missing or malformed preset, a device that is not there, or an engine or precision that was
+            asked for by name and does not do.
         CheckpointError: for missing or ill-fitting weights.
     """
     config = load_preset(preset)
     target = pick_device(device)
     require_trained(preset, config)  # first: whoever has to train need not fetch gigabytes to learn it
     require_weights(preset, config)
-    return PanopticSegmenter(build_model(config.model, preset_folder(preset), target), config.merge, target)
+    folder = preset_folder(preset)
+
+    def build() -> PanopticSegmenter:
+        return PanopticSegmenter(build_model(config.model, folder, target), config.merge, target)
+
+    return started(build, preset, options, tell)
 
 
 def build_model(config: ModelSection, files: PresetFolder, device: torch.device) -> Model:
@@ -175,14 +192,20 @@ def build_proposer(
     """
     if not isinstance(config, PromptGuidedSection):
         network, class_names, padding_color = _mask_network(config, input_size, files)
-        return PaddedProposer(network, input_size, padding_color=padding_color), class_names
+        return PaddedProposer(network, input_size, padding_color=padding_color, pads=_pads(config)), class_names
     network, class_names, padding_color = _mask_network(config.generator, input_size, files)
     network.guidance = PromptGuidance(*network.guided_layers, text_width, config.prompt)
     is_trained = config.checkpoint is not None
     if config.checkpoint is not None:
         load_strict(network, files.own(config.checkpoint))
-    guided = PromptGuidedProposer(network, input_size, padding_color=padding_color, is_trained=is_trained)
+    guided = PromptGuidedProposer(
+        network, input_size, padding_color=padding_color, pads=_pads(config.generator), is_trained=is_trained
+    )
     return guided, class_names
+
+
+def _pads(config: GeneratorSection) -> bool:
+    return isinstance(config, Mask2FormerSection) or config.pads
 
 
 def _mask_network(
@@ -263,18 +286,19 @@ def load_clip(
             own.text.to(device)
             tower = ImageTower(own)
             load_strict(tower, files.own(config.checkpoint))
-            reader = Reader(partial(count_tokens, tokenizer), config.architecture.context_length)
-            by_own = partial(encode_sentences, own, tokenizer)
-            words = TextEncoder(by_own, templates, reader, described)
+            by_own = sentence_encoder(own, tokenizer)
+            words = TextEncoder(
+                by_own, templates, Reader(by_own.count, by_own.context_length), described, tower=by_own.tower
+            )
             return LoadedClip(tower, None, by_own, words, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
         case OpenClipConfig():
             architecture, checkpoint = files.public(config.architecture), files.public(config.checkpoint)
             found = replace(config, architecture=architecture, checkpoint=checkpoint)
             model, simple_tokenizer = build_open_clip(found)
             model.text.to(device)
-            reader = Reader(partial(count_prompt_tokens, simple_tokenizer), model.context_length)
+            read = prompt_encoder(model, simple_tokenizer)
+            words = TextEncoder(read, templates, Reader(read.count, read.context_length), described, tower=read.tower)
             by_clip = partial(encode_prompts, model, simple_tokenizer)
-            words = TextEncoder(by_clip, templates, reader, described)
             return LoadedClip(ImageTower(model), model.text, by_clip, words, config.mean, config.std)
 
 
@@ -361,7 +385,7 @@ def is_trained(config: ScorerSection) -> bool:
     return config.checkpoint is not None or config.warm_start is not None
 
 
-def _second_encoder(config: SamConfig | EoMTSection | None, files: PresetFolder) -> tuple[nn.Module | None, int]:
+def _second_encoder(config: SamConfig | EoMTSection | None, files: PresetFolder) -> tuple[ImageEncoder | None, int]:
     """What sees edges beside CLIP, its trained part ready to learn; and the width of its features."""
     match config:
         case None:
@@ -374,18 +398,3 @@ def _second_encoder(config: SamConfig | EoMTSection | None, files: PresetFolder)
             eomt = EoMT(config.architecture)
             load_strict(eomt, files.own(config.checkpoint))
             return EoMTFeatures(eomt), config.architecture.width
-
-
-def pick_device(name: str) -> torch.device:
-    """What "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:1" means; ConfigError if it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu(:0)?|cuda(:\d{1,3})?", name):
-        raise ConfigError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N")
-    device, gpus = torch.device(name), torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= gpus:
-        raise ConfigError(
-            f"device {name!r} is not there: PyTorch {torch.__version__} sees {gpus} CUDA devices; "
-            "use device auto or cpu, or check the driver with nvidia-smi"
-        )
-    return device

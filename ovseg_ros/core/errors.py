@@ -12,6 +12,10 @@ class ConfigError(OvsegError):
     """A preset or configuration file is missing, malformed or contradicts itself."""
 
 
+class ImageSizeError(ConfigError):
+    """What runs the model was made for images of other sizes."""
+
+
 class CheckpointError(OvsegError):
     """A checkpoint is missing, unreadable or does not fit the architecture."""
 

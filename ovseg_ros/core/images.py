@@ -1,10 +1,14 @@
 """Images as networks take them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg_ros.core.engine.precision import Float32Island
+from ovseg_ros.core.engine.transfers import start_upload
 from ovseg_ros.core.errors import ImageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -20,12 +24,23 @@ def check_image(image: np.ndarray) -> None:
 
 
 def to_tensor(image: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 (H, W, 3) -> float (1, 3, H, W) in [0, 1]; converted on the device, so a quarter of the bytes travel."""
+    """uint8 (H, W, 3) -> float (1, 3, H, W) in [0, 1]; see `to_tensors`."""
+    return to_tensors([image], device)
+
+
+def to_tensors(images: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """B of uint8 (H, W, 3) -> float (B, 3, H, W) in [0, 1]; converted on the device: a quarter of the bytes travel."""
+    pixels = start_upload(images, device) if device.type != "cpu" else torch.from_numpy(_stacked(images))
+    return pixels.permute(0, 3, 1, 2).float() / 255
+
+
+def _stacked(images: Sequence[np.ndarray]) -> np.ndarray:
+    """(B, H, W, 3), of one image without a copy where torch takes it as it is."""
+    image = images[0]
     # A flipped side of one pixel counts as contiguous. A bag's messages cannot be written to, which torch warns of.
-    if not image.flags.c_contiguous or min(image.strides) < 0 or not image.flags.writeable:
-        image = np.array(image, order="C")
-    pixels = torch.from_numpy(image).to(device)
-    return pixels.permute(2, 0, 1)[None].float() / 255
+    if len(images) == 1 and image.flags.c_contiguous and min(image.strides) >= 0 and image.flags.writeable:
+        return image[None]
+    return np.stack(images)
 
 
 def fit(pixels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -55,6 +70,34 @@ def pad(pixels: Tensor, size: tuple[int, int], color: tuple[float, float, float]
     canvas = torch.tensor(color, device=pixels.device)[:, None, None].expand(len(pixels), 3, *size).clone()
     canvas[..., :height, :width] = pixels
     return canvas
+
+
+class Canvas(Float32Island):
+    """Normalised images, on a canvas of one colour if they are smaller. Its constants are on the model's device."""
+
+    shift: Tensor
+    scale: Tensor
+    color: Tensor
+
+    def __init__(
+        self,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        color: tuple[float, float, float] = BLACK,
+    ) -> None:
+        """`mean`, `std` of channels in [0, 1], and the canvas's `color` in the same."""
+        super().__init__()
+        for name, values in (("shift", mean), ("scale", std), ("color", color)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    def forward(self, pixels: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """(B, 3, h, w) in [0, 1] -> (B, 3, *size), the image at the top left; None for its own size."""
+        height, width = pixels.shape[-2:]
+        if size is not None and (height, width) != size:
+            canvas = self.color.expand(len(pixels), 3, *size).clone()
+            canvas[..., :height, :width] = pixels
+            pixels = canvas
+        return (pixels - self.shift) / self.scale
 
 
 def normalize(images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ovseg_ros.core.descriptions import Descriptions
+from ovseg_ros.core.engine.part import Part
+from ovseg_ros.core.engine.streams import SideBySide
 from ovseg_ros.core.images import fit
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.types import MaskProposals, Prediction, TextEmbeddings
@@ -28,11 +30,18 @@ class Prompt:
         vocabulary: as it was given.
         remarks: which words the model cannot read or tell apart, in sentences for whoever chose them.
         descriptions: what its words were read with; None for a model that asks for none.
+        traits: `Vocabulary.traits` on the model's device, so that no frame sends them there; None leaves it to frames.
     """
 
     vocabulary: Vocabulary
     remarks: tuple[str, ...] = field(default=(), kw_only=True)
     descriptions: Descriptions | None = field(default=None, kw_only=True)
+    traits: Tensor | None = field(default=None, kw_only=True)
+
+
+def traits_on(device: torch.device, vocabulary: Vocabulary) -> Tensor:
+    """A prompt's `traits`."""
+    return torch.from_numpy(vocabulary.traits).to(device)
 
 
 class Model(nn.Module, ABC):
@@ -40,15 +49,29 @@ class Model(nn.Module, ABC):
 
     It owns its preprocessing: it takes pixels of any size, and what it scales, pads and normalises, in which precision,
     is nobody else's business.
+
+    Attributes:
+        text_encoder: what reads words, if that is no part of the module; whoever converts this converts that.
     """
+
+    text_encoder: TextEncoder | None = None
 
     @abstractmethod
     def prepare(self, vocabulary: Vocabulary) -> Prompt:
         """All that depends on the words alone. May be called beside `forward`, from another thread."""
 
     @abstractmethod
-    def forward(self, pixels: Tensor, prompt: Any) -> Prediction:
-        """What is in images (B, 3, H, W), RGB in [0, 1], under a prompt that this model prepared."""
+    def forward(self, pixels: Tensor, prompt: Any, least: float = 0.0) -> Prediction:
+        """What is in images (B, 3, H, W), RGB in [0, 1], under a prompt that this model prepared.
+
+        `least`: a probability. Masks that surely are any segment with no more than this need not be named: they may
+        come back as "no object".
+        """
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What engines run; all heavy work is in them."""
+        return ()
 
 
 class Proposer(nn.Module, ABC):
@@ -66,6 +89,11 @@ class Proposer(nn.Module, ABC):
     def forward(self, pixels: Tensor, words: Any) -> MaskProposals:
         """Masks of images (B, 3, h, w) in [0, 1], which they cover; `words` is what `prepare` made."""
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """As of `Model`."""
+        return ()
+
 
 class Classifier(nn.Module, ABC):
     """Stage two: names."""
@@ -78,9 +106,26 @@ class Classifier(nn.Module, ABC):
         """As of `Prompt`: what this naming makes of some words, where it is not what whoever chose them expects."""
         return ()
 
+    def look(self, pixels: Tensor) -> Any:
+        """What naming needs of images (B, 3, h, w) in [0, 1], whatever their masks: it may be made beside them."""
+        return None
+
     @abstractmethod
-    def forward(self, pixels: Tensor, proposals: MaskProposals, words: Any) -> Tensor:
-        """Logits (B, Q, K + 1) of proposals for images (B, 3, h, w) in [0, 1]; the last is "no object"."""
+    def forward(
+        self, pixels: Tensor, proposals: MaskProposals, words: Any, seen: Any = None, least: float = 0.0
+    ) -> Tensor:
+        """Logits (B, Q, K + 1) of proposals for images (B, 3, h, w) in [0, 1]; the last is "no object".
+
+        Args:
+            words: from `prepare`.
+            seen: from `look`, of these images; None looks now.
+            least: as of `Model`: proposals with no more objectness may come back as "no object".
+        """
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """As of `Model`."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +145,8 @@ class TwoStage(Model):
         input_size: (height, width) that images are fitted into, pixels.
     """
 
+    text_encoder: TextEncoder
+
     def __init__(
         self, proposer: Proposer, classifier: Classifier, text_encoder: TextEncoder, input_size: tuple[int, int]
     ) -> None:
@@ -107,6 +154,7 @@ class TwoStage(Model):
         self.proposer, self.classifier = proposer, classifier
         self.input_size = input_size
         self.text_encoder = text_encoder
+        self._side_by_side = SideBySide()
 
     @torch.inference_mode()
     def prepare(self, vocabulary: Vocabulary) -> TwoStagePrompt:
@@ -124,12 +172,21 @@ class TwoStage(Model):
             classifier.prepare(text),
             remarks=remarks,
             descriptions=text.descriptions,
+            traits=traits_on(text.vectors.device, vocabulary),
         )
 
-    def forward(self, pixels: Tensor, prompt: TwoStagePrompt) -> Prediction:
-        """See `Model`."""
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Those of both stages."""
+        return (*self.proposer.parts, *self.classifier.parts)
+
+    def forward(self, pixels: Tensor, prompt: TwoStagePrompt, least: float = 0.0) -> Prediction:
+        """See `Model`. On a GPU the classifier looks at the images while the masks are made."""
         pixels = fit(pixels, self.input_size)
-        return self._named(pixels, self.proposer(pixels, prompt.proposer), prompt)
+        seen, proposals = self._side_by_side(
+            pixels.device, lambda: self.classifier.look(pixels), lambda: self.proposer(pixels, prompt.proposer)
+        )
+        return self._named(pixels, proposals, prompt, seen, least)
 
     def propose(self, pixels: Tensor, prompt: TwoStagePrompt) -> MaskProposals:
         """The masks alone, of images (B, 3, H, W) in [0, 1]."""
@@ -140,6 +197,8 @@ class TwoStage(Model):
         """Names for masks, which may be anybody's, of images (B, 3, H, W) in [0, 1]."""
         return self._named(fit(pixels, self.input_size), proposals, prompt)
 
-    def _named(self, pixels: Tensor, proposals: MaskProposals, prompt: TwoStagePrompt) -> Prediction:
-        logits = self.classifier(pixels, proposals, prompt.classifier)
+    def _named(
+        self, pixels: Tensor, proposals: MaskProposals, prompt: TwoStagePrompt, seen: Any = None, least: float = 0.0
+    ) -> Prediction:
+        logits = self.classifier(pixels, proposals, prompt.classifier, seen, least)
         return Prediction(proposals.mask_logits, logits, proposals.query_embeddings, proposals.objectness)

@@ -31,10 +31,13 @@ class EoMTSection:
 
     Attributes:
         checkpoint: its safetensors file, beside the preset or in the package.
+        pads: whether the network sees what is beside an image that does not fill the input size, as in its training;
+            False spares it that.
     """
 
     architecture: EoMTConfig
     checkpoint: str
+    pads: bool = True
     kind: Literal["eomt"] = "eomt"
 
 
@@ -47,11 +50,13 @@ class PublishedEoMTSection:
         base: of an EoMT on DINOv3, the DINOv3 weights to which it holds differences, named likewise; None takes the
             repository that the published one was trained from.
         differences: whether a file on DINOv3 holds differences or whole weights; None: see `load_eomt`.
+        pads: as of `EoMTSection`.
     """
 
     checkpoint: str
     base: str | None = None
     differences: bool | None = None
+    pads: bool = True
     kind: Literal["published_eomt"] = "published_eomt"
 
 

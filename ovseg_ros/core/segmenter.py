@@ -1,16 +1,29 @@
 """The pipeline on one screen: check, model, merge."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
+from ovseg_ros.core.engine.options import REFERENCE, Engine
 from ovseg_ros.core.errors import ImageError
-from ovseg_ros.core.images import check_image, to_tensor
-from ovseg_ros.core.merge import MergeConfig, merge_panoptic
+from ovseg_ros.core.images import check_image, to_tensors
+from ovseg_ros.core.merge import Candidates, MergeConfig, start_merge
 from ovseg_ros.core.model import Model, Prompt
 from ovseg_ros.core.types import PanopticResult, Prediction
 from ovseg_ros.core.vocabulary import Vocabulary
+
+
+class Pending:
+    """Images whose segmentation has begun; the device may still be at it."""
+
+    def __init__(self, finish: Callable[[], list[PanopticResult]]) -> None:
+        """`finish` waits for the device, once, and makes the results."""
+        self._finish = finish
+
+    def results(self) -> list[PanopticResult]:
+        """One for each image; called once, from any thread."""
+        return self._finish()
 
 
 class PanopticSegmenter:
@@ -21,12 +34,16 @@ class PanopticSegmenter:
     Attributes:
         model: in evaluation mode, on `device`.
         merge: the preset's thresholds, in force unless a call has others.
+        engine: what runs the model.
     """
+
+    engine: Engine = REFERENCE
 
     def __init__(self, model: Model, merge: MergeConfig, device: torch.device) -> None:
         self.device = device
         self.merge = merge
         self.model = model.to(device).eval()
+        self._candidates = Candidates()
 
     def prepare(self, vocabulary: Vocabulary) -> Prompt:
         """Make a vocabulary ready for `segment`: work for each new word, not for each frame."""
@@ -45,19 +62,33 @@ class PanopticSegmenter:
         """
         return self.segment_batch([image], prompt, merge)[0]
 
-    @torch.inference_mode()
     def segment_batch(
         self, images: Sequence[np.ndarray], prompt: Prompt, merge: MergeConfig | None = None
     ) -> list[PanopticResult]:
         """As `segment`, for B >= 1 images in one pass of the networks; ImageError also if they differ in size."""
-        predicted = self.predict(images, prompt)
-        size = images[0].shape[:2]
-        return [
-            merge_panoptic(masks, scores, prompt.vocabulary, size, merge or self.merge, query_embeddings=embeddings)
-            for masks, scores, embeddings in zip(
-                predicted.mask_logits, predicted.class_logits, predicted.query_embeddings, strict=True
+        return self.start(images, prompt, merge).results()
+
+    @torch.inference_mode()
+    def start(self, images: Sequence[np.ndarray], prompt: Prompt, merge: MergeConfig | None = None) -> Pending:
+        """As `segment_batch`, but returns as soon as the work is queued on the device; on a CPU, when it is done.
+
+        So the next images are read while these are segmented. Each pending call holds page-locked memory: more than two
+        need more of it.
+        """
+        merge = merge or self.merge
+        predicted = self.model(self.to_pixels(images), prompt, merge.object_threshold)
+        return Pending(
+            start_merge(
+                predicted.mask_logits,
+                predicted.class_logits,
+                prompt.vocabulary,
+                images[0].shape[:2],
+                merge,
+                query_embeddings=predicted.query_embeddings,
+                traits=prompt.traits,
+                candidates=self._candidates,
             )
-        ]
+        )
 
     @torch.inference_mode()
     def predict(self, images: Sequence[np.ndarray], prompt: Prompt) -> Prediction:
@@ -71,4 +102,4 @@ class PanopticSegmenter:
         sizes = {image.shape[:2] for image in images}
         if len(sizes) != 1:
             raise ImageError(f"a batch needs images of one size, got {sorted(sizes)}; segment them one by one")
-        return torch.cat([to_tensor(image, self.device) for image in images])
+        return to_tensors(images, self.device)

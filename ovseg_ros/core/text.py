@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovseg_ros.core.descriptions import DescriptionFiles, Descriptions
+from ovseg_ros.core.engine.precision import store
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import Vocabulary, as_read
 from ovseg_ros.core.vocabulary.lists import listed, not_told_apart
 
-_BATCH_SENTENCES = 128
-_CACHED_PHRASES = 50_000
+_SENTENCES_AT_ONCE = 16_384
+_KEPT_PHRASES = 50_000
 _SAME = 1e-3
 """Distance of unit vectors that differ by rounding alone; different words are hundreds of times as far apart."""
 _ENDS = 2
@@ -61,6 +62,10 @@ class TextEncoder:
 
     A phrase's vector is the mean of its sentences' unit vectors, made unit again (as in CLIP's zero-shot recipe, and in
     CuPL). Its sentences are the templates with the phrase in them, or what its description says.
+
+    Attributes:
+        tower: the network that reads; no part of the model, so whoever stores that in half precision stores this, too.
+            Vectors are float32 all the same. None where there is none.
     """
 
     def __init__(
@@ -69,6 +74,8 @@ class TextEncoder:
         templates: Sequence[str],
         reader: Reader | None = None,
         descriptions: DescriptionFiles | None = None,
+        *,
+        tower: nn.Module | None = None,
     ) -> None:
         """What the encoder is made of.
 
@@ -77,15 +84,27 @@ class TextEncoder:
             templates: contain one `{}` each, which the phrase replaces.
             reader: None where nobody knows what is lost of a sentence.
             descriptions: of some phrases; read at every call, so that a changed file counts at once.
+            tower: what `encode` runs, for whoever converts or moves it.
         """
         if not templates or any(template.count("{}") != 1 for template in templates):
             raise ValueError(f"every template needs exactly one {{}}, got {list(templates)}")
+        self.tower = tower
         self._encode = encode
         self._templates = tuple(templates)
         self._reader = reader
         self._descriptions = descriptions
-        self._cache: OrderedDict[_Key, Tensor] = OrderedDict()
-        self._lock = threading.Lock()
+        self._kept = _KeptVectors(_KEPT_PHRASES)
+
+    def store(self, dtype: torch.dtype) -> None:
+        """Converts the tower's weights in place, and forgets the vectors that it made before."""
+        if self.tower is not None:
+            store(self.tower, dtype)
+        self._kept = _KeptVectors(_KEPT_PHRASES)
+
+    def replace(self, encode: Callable[[Sequence[str]], Tensor]) -> None:
+        """Reads without the tower from now on, for all who hold this encoder, and forgets the vectors made before."""
+        self.tower, self._encode = None, encode
+        self._kept = _KeptVectors(_KEPT_PHRASES)
 
     def encode(self, vocabulary: Vocabulary) -> TextEmbeddings:
         """One vector for every name and synonym; only phrases with new sentences are computed.
@@ -137,24 +156,21 @@ class TextEncoder:
     def _vectors(self, phrases: Sequence[str], descriptions: Descriptions | None) -> Tensor:
         # The templates are always the same, so that they are no part of the key.
         keys = [(phrase, descriptions.sentences(phrase) if descriptions is not None else ()) for phrase in phrases]
-        with self._lock:
-            known = {key: self._cache[key] for key in keys if key in self._cache}
-            new: defaultdict[int, dict[_Key, tuple[str, ...]]] = defaultdict(dict)
-            for key in keys:
-                if key not in known:
-                    sentences = self.sentences(key[0], descriptions)
-                    new[len(sentences)][key] = sentences
-            for count, group in new.items():
-                batch = max(1, _BATCH_SENTENCES // count)
-                for start in range(0, len(group), batch):
-                    some = list(group)[start : start + batch]
-                    known.update(zip(some, self._embed([group[key] for key in some]), strict=True))
-            for key in keys:
-                self._cache[key] = known[key]
-                self._cache.move_to_end(key)
-            while len(self._cache) > _CACHED_PHRASES:
-                self._cache.popitem(last=False)
-        return torch.stack([known[key] for key in keys])  # (P, D)
+        rows, vectors = self._kept.find(keys)
+        new: defaultdict[int, dict[_Key, tuple[str, ...]]] = defaultdict(dict)
+        for key in keys:
+            if key not in rows:
+                sentences = self.sentences(key[0], descriptions)
+                new[len(sentences)][key] = sentences
+        for count, group in new.items():
+            names, at_once = list(group), max(1, _SENTENCES_AT_ONCE // count)
+            for start in range(0, len(names), at_once):
+                some = names[start : start + at_once]
+                vectors.append(self._embed([group[key] for key in some]))
+                self._kept.add(some, vectors[-1])
+                rows.update(zip(some, range(len(rows), len(rows) + len(some)), strict=True))
+        wanted = torch.tensor([rows[key] for key in keys], device=vectors[0].device)
+        return torch.cat(vectors)[wanted]  # (P, D)
 
     @torch.inference_mode()
     def _embed(self, phrases: list[tuple[str, ...]]) -> Tensor:
@@ -166,10 +182,9 @@ class TextEncoder:
     def _lost(self, reader: Reader, phrases: list[str], descriptions: Descriptions | None) -> "_Lost":
         described = {phrase: descriptions.sentences(phrase) for phrase in phrases} if descriptions is not None else {}
         told = [phrase for phrase, sentences in described.items() for _ in sentences]
-        with self._lock:  # a tokenizer belongs to one thread at a time
-            readings = reader.read([as_read(phrase) for phrase in phrases])
-            before = max(tokens for tokens, _ in reader.read([t.split("{}")[0] for t in self._templates]))
-            told_readings = reader.read([s for sentences in described.values() for s in sentences]) if told else []
+        readings = reader.read([as_read(phrase) for phrase in phrases])
+        before = max(tokens for tokens, _ in reader.read([t.split("{}")[0] for t in self._templates]))
+        told_readings = reader.read([s for sentences in described.values() for s in sentences]) if told else []
         room = reader.context_length - before + _ENDS
         pairs = list(zip(phrases, readings, strict=True))
         in_template = set(phrases)
@@ -183,6 +198,51 @@ class TextEncoder:
             list(dict.fromkeys(phrase for phrase, (_, some) in told_pairs if some and phrase not in unknown)),
             list(dict.fromkeys(phrase for phrase, (tokens, _) in told_pairs if tokens > reader.context_length)),
         )
+
+
+class _KeptVectors:
+    """Vectors of the phrases used last, rows of one matrix. Safe to call from several threads, none of which waits for
+    a text tower here.
+    """
+
+    def __init__(self, most: int) -> None:
+        """`most`: phrases that are kept."""
+        self._most = most
+        self._rows: OrderedDict[_Key, int] = OrderedDict()
+        """All rows up to their number, those used last at the end."""
+        self._matrix = torch.empty(0, 0)
+        self._lock = threading.Lock()
+
+    def find(self, keys: Sequence[_Key]) -> tuple[dict[_Key, int], list[Tensor]]:
+        """Those of `keys` that are kept, each with its row, and the (N, D) that rows are of; none if none is."""
+        with self._lock:
+            known = [key for key in dict.fromkeys(keys) if key in self._rows]
+            if not known:
+                return {}, []
+            for key in known:
+                self._rows.move_to_end(key)
+            rows = torch.tensor([self._rows[key] for key in known], device=self._matrix.device)
+            return {key: row for row, key in enumerate(known)}, [self._matrix[rows]]
+
+    def add(self, keys: Sequence[_Key], vectors: Tensor) -> None:
+        """Keeps vectors (N, D), in place of those that were not used for longest."""
+        with self._lock:
+            new = [index for index, key in enumerate(keys) if key not in self._rows][-self._most :]
+            freed = [self._rows.popitem(last=False)[1] for _ in range(len(self._rows) + len(new) - self._most)]
+            used = len(self._rows) + len(freed)
+            rows = [*freed, *range(used, len(self._rows) + len(new))]
+            if rows and rows[-1] >= len(self._matrix):
+                self._grow(rows[-1] + 1, vectors)
+            self._matrix[rows] = vectors[new]
+            self._rows.update((keys[index], row) for index, row in zip(new, rows, strict=True))
+
+    def _grow(self, rows: int, like: Tensor) -> None:
+        size = min(self._most, max(rows, 2 * len(self._matrix)))
+        with torch.inference_mode(False):  # else it could be changed in inference mode alone
+            grown = torch.empty(size, like.shape[1], dtype=like.dtype, device=like.device)
+        if len(self._matrix):
+            grown[: len(self._matrix)] = self._matrix
+        self._matrix = grown
 
 
 def _prompts(vocabulary: Vocabulary) -> list[tuple[str, int]]:

@@ -11,6 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovseg_ros.core.engine.precision import Float32Island
+
+_UNREAD = -1e30
+"""Added to the likeness of a word that is not read: finite, so that a softmax over such words alone is a number."""
+
 
 class KeyValues(NamedTuple):
     """What attention reads: keys and values (..., heads, T, d / heads) of T tokens."""
@@ -21,7 +26,9 @@ class KeyValues(NamedTuple):
 
 def in_float32(device: torch.device) -> AbstractContextManager[object]:
     """A block that autocast leaves alone."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def linear_float32(layer: nn.Linear, values: Tensor) -> Tensor:
@@ -45,7 +52,7 @@ def joined_heads(values: Tensor) -> Tensor:
     return values.transpose(-3, -2).flatten(-2)
 
 
-class TextProjections(nn.Module):
+class TextProjections(Float32Island):
     """What makes the keys and values, d wide, of text vectors D wide; which layers there are, subclasses say.
 
     Vectors are normalised first, without trained parameters: unit vectors of D numbers have entries near 1 / sqrt(D),
@@ -96,7 +103,9 @@ class TextAttention(TextProjections):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, tokens: Tensor, text: KeyValues, present: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, text: KeyValues, present: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
         """What to add to tokens (N, M, C), same shape and type: FISA Eq. 3, its softmax scaled by 1 / sqrt(d / heads).
 
         No text token at all adds nothing.
@@ -104,23 +113,29 @@ class TextAttention(TextProjections):
         Args:
             text: of all images, (heads, T, d / heads), or of each its own, (N, heads, T, d / heads).
             present: (T,) or (N, T) bool, False for text tokens that are not read, such as padding; None reads all.
+            bias: (T,) in place of it, 0 for text tokens of all images and -inf for those that only fill up. If there
+                is no other, what is added is a number, but means nothing.
         """
         if text.keys.shape[-2] == 0:
             return tokens.new_zeros(tokens.shape)
         with in_float32(tokens.device):
             queries = linear_float32(self.query, normalised_float32(tokens))  # (N, M, d)
-            read = read_text(in_heads(queries, self.heads), text, present)  # (N, heads, M, d / heads)
+            read = read_text(in_heads(queries, self.heads), text, present, bias)  # (N, heads, M, d / heads)
             added = linear_float32(self.out, joined_heads(read))
             if present is not None:  # without any text, not even the bias
                 added = added * present.any(dim=-1)[..., None, None]
         return added.to(tokens.dtype)
 
 
-def read_text(queries: Tensor, text: KeyValues, present: Tensor | None = None) -> Tensor:
+def read_text(queries: Tensor, text: KeyValues, present: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """Attention of queries (N, heads, M, d / heads) to text, of the same shape; arguments as of `TextAttention`."""
     if text.keys.ndim == 3 and present is None:  # one text for all: one long row of queries
         flat = queries.transpose(0, 1).flatten(1, 2)  # (heads, N * M, d / heads)
-        read = F.scaled_dot_product_attention(flat, text.keys, text.values)
+        if bias is None:
+            read = F.scaled_dot_product_attention(flat, text.keys, text.values)
+        else:  # four axes, which every engine knows
+            unread = bias.clamp(min=_UNREAD)[None, None, None]
+            read = F.scaled_dot_product_attention(flat[None], text.keys[None], text.values[None], unread)[0]
         return read.unflatten(1, (queries.shape[0], queries.shape[2])).transpose(0, 1)
     allowed = None
     if present is not None:

@@ -96,12 +96,12 @@ class MaskProposals:
 
     @property
     def objectness(self) -> torch.Tensor:
-        """(B, Q) in [0, 1]: the probability of being any segment, of the words that guided the masks if any did; 1
-        where the proposer does not say."""
+        """(B, Q) in [0, 1], float32 of logits of any type: the probability of being any segment, of the words that
+        guided the masks if any did; 1 where the proposer does not say."""
         logits = self.class_logits if self.word_logits is None else self.word_logits
         if logits is None:
             return self.mask_logits.new_ones(self.mask_logits.shape[:2])
-        return 1 - logits.softmax(dim=-1)[..., -1]
+        return 1 - logits.float().softmax(dim=-1)[..., -1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,23 @@
 """From prompts to categories: what all do who know how well each prompt fits a mask."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_ros.core.vocabulary import Vocabulary
 
 IMPOSSIBLE = -1e4
 """Logit of what cannot be; finite, so that a softmax over a row of them stays a number."""
+
+
+def unit(embeddings: Tensor) -> Tensor:
+    """(..., D) of any type -> unit vectors in float32."""
+    return F.normalize(embeddings.float(), dim=-1)
+
+
+def unit_mean(one: Tensor, other: Tensor) -> Tensor:
+    """The unit vectors (..., D) between unit vectors."""
+    return F.normalize(one + other, dim=-1)
 
 
 def best_prompts(prompts: Tensor, owner: Tensor, count: int) -> Tensor:
@@ -43,3 +54,25 @@ def joined_with_objectness(words: Tensor, objectness: Tensor) -> Tensor:
     likelihood = objectness[..., None].to(words).clamp(1e-6, 1 - 1e-6)
     nothing = (1 - likelihood * (1 - words[..., -1:].exp())).log()
     return torch.cat([words[..., :-1] + likelihood.log(), nothing], dim=-1)
+
+
+def margin(logits: Tensor) -> Tensor:
+    """(...): by how much the best of (..., K + 1) logits leads the second."""
+    best, second = logits.topk(2, dim=-1).values.unbind(-1)
+    return best - second
+
+
+def of_all(words: Tensor, objectness: Tensor, images: Tensor, queries: Tensor, is_read: Tensor) -> Tensor:
+    """Logits of all masks (B, Q, K + 1), as `joined_with_objectness`; those that were not read are "no object".
+
+    Args:
+        words: (..., K + 1) logits of mask `queries` (...) of image `images`, which may be one index for several masks.
+        objectness: (B, Q).
+        is_read: (...) bool, False for rows that only fill up.
+    """
+    known = joined_with_objectness(words, objectness[images, queries])
+    unread = known.new_full(known.shape[-1:], IMPOSSIBLE)
+    unread[-1:] = 0.0  # of one number alone, the host would wait for its copy
+    logits = unread.repeat(*objectness.shape, 1)
+    logits[images, queries] = torch.where(is_read[..., None], known, unread)
+    return logits

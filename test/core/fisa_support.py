@@ -73,7 +73,7 @@ def stir(classifier: FisaClassifier, amount: float = 0.2) -> FisaClassifier:
 
 def embed(classifier: FisaClassifier, images: Tensor, masks: Tensor, text: TextEmbeddings) -> Tensor:
     """Unit embeddings (B, M, D) of masks (B, M, h, w), step by step."""
-    return classifier.embed(classifier.look(images, masks), classifier.adapter(masks), classifier.prepare(text))
+    return classifier.embed(classifier.views_of(images, masks), classifier.adapter(masks), classifier.prepare(text))
 
 
 def classify(classifier: FisaClassifier, images: Tensor, found: MaskProposals, text: TextEmbeddings) -> Tensor:

@@ -8,8 +8,9 @@ from fisa_support import MEAN, STD, tower
 from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
+from ovseg_ros.core.backbones.image_encoder import ImageEncoder
 from ovseg_ros.core.scoring.lmseg.config import FusionConfig, LMSegConfig, UpsamplingConfig
-from ovseg_ros.core.scoring.lmseg.scorer import LMSegScorer, ScoredWords, Scores
+from ovseg_ros.core.scoring.lmseg.scorer import Encoded, LMSegScorer, ScoredWords, Scores
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 
@@ -20,17 +21,22 @@ PADDED = 6
 """Words that the tiny LMSeg compares."""
 
 
-class Edges(nn.Module):
+class Edges(ImageEncoder):
     """A second encoder: features (B, 5, 10, 10) of images of any size."""
+
+    width = SECOND_WIDTH
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Conv2d(3, SECOND_WIDTH, kernel_size=3, padding=1)
         self.seen: list[Tensor] = []
 
-    def forward(self, images: Tensor) -> Tensor:
+    def pixels(self, images: Tensor) -> Tensor:
         self.seen.append(images)
-        return self.layer(F.adaptive_avg_pool2d(images, 10))
+        return F.adaptive_avg_pool2d(images, 10)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        return self.layer(pixels)
 
 
 def text_tower() -> TextTransformer:
@@ -48,11 +54,12 @@ def lmseg_config(**changes: object) -> LMSegConfig:
 
 def make(
     *,
-    second: nn.Module | None = None,
+    second: ImageEncoder | None = None,
     fusion: FusionConfig | None = None,
     visual: VisionTransformer | None = None,
     text: TextTransformer | None = None,
     seed: int = 5,
+    sam_width: int = SECOND_WIDTH,
     **changes: object,
 ) -> LMSegScorer:
     """A tiny LMSeg in evaluation mode; what has its name in two of them has its weights, too."""
@@ -63,7 +70,7 @@ def make(
         text,
         second,
         lmseg_config(**changes),
-        sam_width=SECOND_WIDTH,
+        sam_width=sam_width,
         mean=MEAN,
         std=STD,
     )
@@ -114,5 +121,8 @@ class GivenScores(nn.Module):
         features = torch.zeros(batch, D, 2, 2) if features is None else features
         self.scores = Scores(logits, chosen, features)
 
-    def forward(self, images: Tensor, words: ScoredWords) -> Scores:
+    def encode(self, images: Tensor) -> Encoded:
+        return self.inner.encode(images)
+
+    def forward(self, images: Tensor, words: ScoredWords, encoded: Encoded | None = None) -> Scores:
         return self.scores

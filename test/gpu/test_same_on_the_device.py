@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.core.engine.options import REPRODUCIBLE, EngineOptions
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
 from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import Prediction
-from ovseg_ros.core.vocabulary import Vocabulary
+from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.offline.train.engine import Engine
 from ovseg_ros.offline.train.loop import Task, run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
@@ -67,13 +68,49 @@ def test_no_mask_and_a_tiny_image(pair: tuple[PanopticSegmenter, PanopticSegment
 
 
 def test_bfloat16_masks_overlap_those_of_float32(image: np.ndarray) -> None:
-    segmenter = build_segmenter("tabletop", DEVICE)
+    segmenter = build_segmenter("tabletop", DEVICE, REPRODUCIBLE)
     expected = predict(segmenter, image).mask_logits > 0
     with torch.autocast("cuda", dtype=torch.bfloat16):
         found = predict(segmenter, image).mask_logits > 0
     likely = predict(segmenter, image).objectness > 0.5
     both, either = (expected & found)[likely].sum(), (expected | found)[likely].sum()
     assert both / either >= 0.95
+
+
+@pytest.mark.parametrize("preset", ["tabletop", "tabletop_fisa", "tabletop_lmseg", "tabletop_pmp"])
+@pytest.mark.parametrize("engine", ["eager", "cuda_graph"])
+def test_a_frame_is_queued_without_a_wait(preset: str, engine: str, image: np.ndarray) -> None:
+    """PyTorch itself says where the host would wait; the download, which is waited for later, is no such place."""
+    segmenter = build_segmenter(preset, DEVICE, EngineOptions(engine, "float16"))
+    text = segmenter.prepare(VOCABULARY)
+    expected = [segmenter.segment(image, text) for _ in range(2)][-1]  # graphs and memory are there from then on
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        pending = segmenter.start([image], text)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    (found,) = pending.results()
+    assert (found.category_ids == expected.category_ids).mean() >= 0.99
+
+
+@pytest.mark.parametrize("preset", ["tabletop_fisa", "tabletop_lmseg"])
+def test_graphs_say_what_eager_mode_says(preset: str, image: np.ndarray) -> None:
+    """Frame after frame, on two streams, while vocabularies change; and no frame changes what an earlier one gave."""
+    graphs, eager = (
+        build_segmenter(preset, DEVICE, EngineOptions(name, "float32")) for name in ("cuda_graph", "eager")
+    )
+    names = [f"thing {number}" for number in range(40)]
+    made = []
+    for frame in range(12):
+        words = Vocabulary.build([CategorySpec("mug"), *map(CategorySpec, names[: (1, 39, 5)[frame % 3]])])
+        picture = np.roll(image, 7 * frame, axis=1)
+        made.append([one.predict([picture], one.prepare(words)) for one in (eager, graphs)])
+    for expected, found in made:
+        for name in ("mask_logits", "objectness", "query_embeddings"):
+            one, other = getattr(expected, name), getattr(found, name)
+            assert (one - other).abs().max() <= 0.02 * one.abs().max(), name
+        chosen, others = (prediction.class_logits.softmax(dim=-1) for prediction in (expected, found))
+        assert (chosen - others).abs().median() <= 0.01
 
 
 class PaintedMasks(Task):

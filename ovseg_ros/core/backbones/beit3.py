@@ -77,8 +77,8 @@ class Tokens(NamedTuple):
         """Those that there are, the image first."""
         return [part for part in self if part is not None]
 
-    def __add__(self, more: "Tokens") -> "Tokens":  # type: ignore[override]
-        """Of tokens with the same halves: their sum, not the longer tuple."""
+    def plus(self, more: "Tokens") -> "Tokens":
+        """The sum of tokens with the same halves."""
         halves = zip(self, more, strict=True)
         return Tokens(*(None if one is None or other is None else one + other for one, other in halves))
 
@@ -175,8 +175,8 @@ class Beit3Layer(nn.Module):
             present: (B, L) bool, False for text tokens that nothing reads, such as padding; None reads all.
             fused: whether image and text see each other.
         """
-        tokens = tokens + self.self_attn(self.self_attn_layer_norm(tokens), present, fused)
-        return tokens + self.ffn(self.final_layer_norm(tokens))
+        tokens = tokens.plus(self.self_attn(self.self_attn_layer_norm(tokens), present, fused))
+        return tokens.plus(self.ffn(self.final_layer_norm(tokens)))
 
 
 class _ImageEmbedding(nn.Module):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
+from ovseg_ros.core.backbones.masked_attention import attended, queries_keys_values
 from ovseg_ros.core.errors import ConfigError
 
 
@@ -71,6 +72,20 @@ def check_dense_tower(visual: nn.Module, skip_layers: tuple[int, ...]) -> Vision
     return visual
 
 
+class DenseClip(nn.Module):
+    """`dense_features` of a tower, tensors in and tensors out."""
+
+    def __init__(self, visual: VisionTransformer, skip_layers: tuple[int, ...]) -> None:
+        super().__init__()
+        self.visual = visual
+        self._skip_layers = skip_layers
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The projected features of images, and the skips in their order."""
+        found = dense_features(self.visual, images, self._skip_layers)
+        return (found.projected, *found.skips)
+
+
 def dense_features(visual: VisionTransformer, images: Tensor, skip_layers: tuple[int, ...]) -> DenseFeatures:
     """Features of patches that stay where they are: the last block mixes no patches, but adds its values.
 
@@ -88,7 +103,12 @@ def dense_features(visual: VisionTransformer, images: Tensor, skip_layers: tuple
     *blocks, last = visual.transformer.resblocks
     skips = {}
     for index, block in enumerate(blocks):
-        tokens = block(tokens)
+        if torch.compiler.is_compiling() and isinstance(
+            block.attn, nn.MultiheadAttention
+        ):  # which takes a way of its own
+            tokens = attended(block, tokens, *queries_keys_values(block, tokens))
+        else:
+            tokens = block(tokens)
         if index in skip_layers:
             skips[index] = _as_map(tokens[:, 1:], rows)
     values = tokens[:, :1] + last.ls_1(_values(last.attn, last.ln_1(tokens[:, 1:])))
@@ -107,13 +127,13 @@ def _values(attention: SplitAttention | nn.MultiheadAttention, tokens: Tensor) -
 
 
 def _positions(visual: VisionTransformer, grid: tuple[int, int]) -> Tensor:
-    """(1 + rows * columns, C): CLIP's own on its own grid, interpolated bicubically on any other."""
+    """(1 + rows * columns, C): CLIP's own on its own grid, interpolated bicubically, in float32, on any other."""
     own: Tensor = visual.positional_embedding
     if grid == tuple(visual.grid_size):
         return own
     patches = own[1:].unflatten(0, tuple(visual.grid_size)).permute(2, 0, 1)[None]  # (1, C, rows, columns)
-    patches = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
-    return torch.cat([own[:1], patches[0].flatten(1).T])
+    patches = F.interpolate(patches.float(), size=grid, mode="bicubic", align_corners=False)
+    return torch.cat([own[:1], patches[0].flatten(1).T.to(own.dtype)])
 
 
 def _as_map(tokens: Tensor, rows: int) -> Tensor:

@@ -14,6 +14,7 @@ from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from ovseg_ros.core.backbones.sentences import PieceTokenizer, SentenceEncoder
 from ovseg_ros.core.config import STRICT, choices
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.weights.files import find_weights, read_weights
@@ -121,25 +122,46 @@ def model_description(architecture: str) -> dict[str, Any]:
 
 
 def encode_prompts(model: open_clip.CustomTextCLIP, tokenizer: SimpleTokenizer, sentences: Sequence[str]) -> Tensor:
-    """Unit vectors (N, D) of sentences, by the text encoder on its own device.
-
-    A token attends only to earlier ones, so what follows the last sentence's end is not computed: the same vectors for
-    a sixth of the work.
-    """
+    """Unit vectors (N, D) of sentences in one batch, by the text encoder on its own device; gradients flow."""
     text = model.text
     tokens = tokenizer(list(sentences)).to(text.positional_embedding.device)  # (N, context length)
-    if text.pool_type != "argmax" or text.attn_mask is None or text.cls_emb is not None:
-        return F.normalize(text(tokens), dim=-1)
-    ends = tokens.argmax(dim=1)  # the end token has the highest id
-    length = int(ends.max()) + 1
-    states = text.token_embedding(tokens[:, :length]) + text.positional_embedding[:length]  # (N, L, C)
+    if _is_read_to_the_end(text):
+        tokens = tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
+    return F.normalize(embed_tokens(text, tokens), dim=-1)
+
+
+def prompt_encoder(model: open_clip.CustomTextCLIP, tokenizer: SimpleTokenizer) -> SentenceEncoder:
+    """As `encode_prompts`, for sentences by the thousand, without gradients."""
+    text, length = model.text, model.context_length
+
+    def embed(tokens: Tensor) -> Tensor:
+        return embed_tokens(text, tokens if _is_read_to_the_end(text) else F.pad(tokens, (0, length - tokens.shape[1])))
+
+    tokens = PieceTokenizer(lambda texts: [tokenizer.encode(some) for some in texts])
+    ends = (tokenizer.sot_token_id, tokenizer.eot_token_id)
+    return SentenceEncoder(text, embed, tokens, ends=ends, context_length=length)
+
+
+def _is_read_to_the_end(text: open_clip.transformer.TextTransformer) -> bool:
+    """Whether a token attends only to earlier ones, and the end's is all that counts.
+
+    Then what follows the last sentence's end need not be computed: the same vectors for a sixth of the work.
+    """
+    return text.pool_type == "argmax" and text.attn_mask is not None and text.cls_emb is None
+
+
+def embed_tokens(text: open_clip.transformer.TextTransformer, tokens: Tensor) -> Tensor:
+    """Vectors (N, D) of tokens (N, L); if the tower reads to the end, L may be less than the context's length."""
+    if not _is_read_to_the_end(text):
+        embedded: Tensor = text(tokens)
+        return embedded
+    ends, length = tokens.argmax(dim=1), tokens.shape[1]  # the end token has the highest id
+    states = text.token_embedding(tokens) + text.positional_embedding[:length]  # (N, L, C)
     states = text.transformer(states, attn_mask=text.attn_mask[:length, :length])
     pooled = text.ln_final(states[torch.arange(len(tokens), device=tokens.device), ends])  # (N, C)
     if isinstance(text.text_projection, nn.Linear):
-        pooled = text.text_projection(pooled)
-    elif text.text_projection is not None:
-        pooled = pooled @ text.text_projection
-    return F.normalize(pooled, dim=-1)
+        return text.text_projection(pooled)
+    return pooled if text.text_projection is None else pooled @ text.text_projection
 
 
 def count_prompt_tokens(tokenizer: SimpleTokenizer, sentences: Sequence[str]) -> list[tuple[int, int]]:

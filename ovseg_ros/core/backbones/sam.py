@@ -4,7 +4,7 @@ The network is transformers', whose import takes seconds: only who builds one pa
 public files of its layout.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,10 @@ from pydantic.dataclasses import dataclass
 from timm.layers import resample_abs_pos_embed_nhwc
 from torch import Tensor, nn
 
+from ovseg_ros.core.backbones.image_encoder import ImageEncoder
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import CheckpointError
-from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize, squash
+from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, Canvas, squash
 from ovseg_ros.core.weights.files import WeightFiles, find_weights, read_weights
 from ovseg_ros.core.weights.strict import check_fit
 
@@ -80,12 +81,11 @@ class SamConfig:
         return list(range(group - 1, self.layers, group))
 
 
-class SamEncoder(nn.Module):
+class SamEncoder(ImageEncoder):
     """Features of images on a grid.
 
     Attributes:
         config: its architecture.
-        width: channels of the features.
         vision_encoder: transformers' `SamVisionEncoder`.
     """
 
@@ -108,18 +108,31 @@ class SamEncoder(nn.Module):
         )
         self.width: int = described.output_channels
         self.vision_encoder: nn.Module = SamVisionModel(described).vision_encoder
+        for layer in self._layers:
+            layer.attn = _Attention(layer.attn)
+        self.make_constants()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Features (B, width, grid, grid).
+    def make_constants(self) -> None:
+        """What no file holds; to be made again, on the CPU, after weights came to a model without memory."""
+        self.canvas = Canvas(IMAGENET_MEAN, IMAGENET_STD)
+        for layer in self._layers:
+            layer.attn.make_constants(layer.window_size or self.config.grid)
 
-        Args:
-            images: (B, 3, H, W) RGB in [0, 1], of any size. They are squashed to the configured square, so that
-                features lie on the same part of any image, whatever its aspect ratio.
+    @property
+    def _layers(self) -> Any:
+        return self.vision_encoder.layers
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] squashed to the configured square, so that features lie on the same part of any image,
+        whatever its aspect ratio.
         """
         side = self.config.image_size
-        pixels = normalize(squash(images, (side, side)), IMAGENET_MEAN, IMAGENET_STD)
-        features: Tensor = self.vision_encoder(pixels).last_hidden_state
-        return features
+        return self.canvas(squash(images, (side, side)))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """(B, width, grid, grid) of what `pixels` made."""
+        found: Tensor = self.vision_encoder(pixels).last_hidden_state
+        return found
 
     def tune_attention(self) -> dict[str, nn.Parameter]:
         """Freeze all but what LMSeg trains, and return that by name: projections into attention, but for their biases,
@@ -131,6 +144,42 @@ class SamEncoder(nn.Module):
         for parameter in tuned.values():
             parameter.requires_grad_(True)
         return tuned
+
+
+class _Attention(nn.Module):
+    """transformers' attention with positions between tokens, of one side for all that it sees.
+
+    Which position is between which tokens is a constant. transformers asks the host for each image anew, so that a GPU
+    is waited for twice in every layer.
+    """
+
+    between: Tensor
+
+    def __init__(self, attention: Any) -> None:
+        """Takes over the weights of `attention`, a `SamVisionAttention`."""
+        super().__init__()
+        self._heads: int = attention.num_attention_heads
+        self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
+        self.qkv: nn.Linear = attention.qkv
+        self.proj: nn.Linear = attention.proj
+
+    def make_constants(self, side: int) -> None:
+        """`side`: tokens along a side of what is seen."""
+        place = torch.arange(side)
+        self.register_buffer("between", place[:, None] - place + side - 1, persistent=False)  # (side, side)
+
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, None]:
+        """(N, side, side, C) -> the same, and no weights."""
+        batch, rows, columns, _ = hidden_states.shape
+        parts = self.qkv(hidden_states).reshape(batch, rows * columns, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
+        queries, keys, values = parts.unbind(0)  # (N, heads, side * side, d) each
+        on_grid = queries.flatten(0, 1).unflatten(1, (rows, columns))
+        down = torch.einsum("bhwc,hkc->bhwk", on_grid, self.rel_pos_h[self.between])
+        across = torch.einsum("bhwc,wkc->bhwk", on_grid, self.rel_pos_w[self.between])
+        bias = (down[..., :, None] + across[..., None, :]).reshape(batch, self._heads, rows * columns, rows * columns)
+        read = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
+        read = read.unflatten(2, (rows, columns)).permute(0, 2, 3, 1, 4).reshape(batch, rows, columns, -1)
+        return self.proj(read), None
 
 
 def load_sam(source: str, config: SamConfig) -> SamEncoder:
@@ -169,6 +218,7 @@ def load_sam(source: str, config: SamConfig) -> SamEncoder:
             rows = F.interpolate(weights[key].T[None], size=2 * config.grid - 1, mode="linear")
             weights[key] = rows[0].T.contiguous()
     model.load_state_dict(weights, assign=True)
+    model.make_constants()
     return model
 
 

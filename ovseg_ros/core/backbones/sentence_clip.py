@@ -11,12 +11,18 @@ import torch
 import torch.nn.functional as F
 import transformers
 from open_clip.tokenizer import HFTokenizer
+from open_clip.transformer import VisionTransformer
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from ovseg_ros.core.backbones.masked_attention import attended, attention_bias, queries_keys_values
+from ovseg_ros.core.backbones.sentences import PieceTokenizer, SentenceEncoder
 from ovseg_ros.core.config import STRICT
+from ovseg_ros.core.engine.precision import Float32Tensors
 from ovseg_ros.core.errors import CheckpointError
+from ovseg_ros.core.images import Canvas
+from ovseg_ros.core.word_logits import unit
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -118,14 +124,29 @@ def encode_sentences(clip: open_clip.CustomTextCLIP, tokenizer: HFTokenizer, sen
     return F.normalize(clip.text(tokens[:, :longest].to(device)), dim=-1)
 
 
-def count_tokens(tokenizer: HFTokenizer, sentences: Sequence[str]) -> list[tuple[int, int]]:
-    """Of each sentence: its tokens before it is cut, the start's and the end's included, and how many are unknown."""
-    rows = tokenizer.tokenizer([tokenizer.clean_fn(sentence) for sentence in sentences], truncation=False).input_ids
-    return [(len(row), row.count(tokenizer.tokenizer.unk_token_id)) for row in rows]
+def sentence_encoder(clip: open_clip.CustomTextCLIP, tokenizer: HFTokenizer) -> SentenceEncoder:
+    """As `encode_sentences`, for sentences by the thousand."""
+
+    def tokenize(texts: Sequence[str]) -> list[list[int]]:
+        cleaned = [tokenizer.clean_fn(some) for some in texts]
+        found: list[list[int]] = tokenizer.tokenizer(cleaned, add_special_tokens=False, truncation=False).input_ids
+        return found
+
+    words = tokenizer.tokenizer
+    return SentenceEncoder(
+        clip.text,
+        clip.text,
+        PieceTokenizer(tokenize),
+        ends=(words.cls_token_id, words.sep_token_id),
+        context_length=tokenizer.context_length,
+        unknown=words.unk_token_id,
+    )
 
 
-class ImageTower(nn.Module):
+class ImageTower(Float32Tensors):
     """The trained half of a CLIP: vision transformer, temperature and bias. Its state is a preset's CLIP checkpoint."""
+
+    float32_tensors = frozenset({"logit_scale", "logit_bias"})
 
     def __init__(self, clip: open_clip.CustomTextCLIP) -> None:
         super().__init__()
@@ -136,7 +157,7 @@ class ImageTower(nn.Module):
         """Unit embeddings (B, D) whose class token reads only the patches of a mask.
 
         This is the mask attention of MaskCLIP and FISA. Patch tokens are computed as in unmodified CLIP, except that
-        the class token they see is the masked one.
+        the class token they see is the masked one. Trainings run it; a `MaskedReader` is the same at less work.
 
         Args:
             images: (B, 3, S, S), normalised; B may be 0.
@@ -166,3 +187,36 @@ class ImageTower(nn.Module):
         "None of these" has logit 0 beside them.
         """
         return self.logit_scale.exp() * embeddings @ vectors.T + self.logit_bias
+
+
+class MaskedReader(nn.Module):
+    """What CLIP reads in masks, for running: `ImageTower.encode_masked` up to rounding.
+
+    The last block computes the class token alone, and all heads share one bias.
+    """
+
+    def __init__(self, visual: VisionTransformer, pixels: Canvas) -> None:
+        """`pixels` normalises as CLIP was trained."""
+        super().__init__()
+        self.visual, self.pixels = visual, pixels
+
+    def forward(self, crops: Tensor, inside: Tensor) -> tuple[Tensor]:
+        """Unit embeddings (M, D), float32, of crops (M, 3, S, S) in [0, 1] with masks (M, S / patch, S / patch) bool.
+
+        A mask without any patch reads the whole crop.
+        """
+        visual = self.visual
+        weight = visual.conv1.weight
+        patches = visual.conv1(self.pixels(crops).to(weight.dtype)).flatten(2).transpose(1, 2)  # (M, P, C)
+        class_token = visual.class_embedding.expand(len(patches), 1, -1)
+        tokens = visual.ln_pre(torch.cat([class_token, patches], dim=1) + visual.positional_embedding)
+        is_read = inside.flatten(1)
+        is_read = F.pad(is_read | ~is_read.any(dim=1, keepdim=True), (1, 0), value=True)[:, None, None]
+        of_class = attention_bias(is_read, tokens.dtype)  # (M, 1, 1, 1 + P)
+        count = tokens.shape[1]
+        of_all = attention_bias(F.pad(is_read, (0, 0, 0, count - 1), value=True), tokens.dtype)  # (M, 1, 1 + P, 1 + P)
+        *blocks, last = visual.transformer.resblocks
+        for block in blocks:
+            tokens = attended(block, tokens, *queries_keys_values(block, tokens), of_all)
+        tokens = attended(last, tokens[:, :1], *queries_keys_values(last, tokens, first=1), of_class)
+        return (unit(visual.ln_post(tokens[:, 0]) @ visual.proj),)

@@ -6,6 +6,7 @@ Notation: N classes that the proposer was trained with, K categories of the voca
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -78,21 +79,43 @@ def match_classes(categories: Sequence[Category], class_phrases: Sequence[Sequen
     return shares
 
 
-def in_vocabulary(class_probabilities: Tensor, shares: Tensor) -> Tensor:
+class ClassShares(NamedTuple):
+    """What of the proposer's classes a vocabulary's categories receive, made ready for every frame.
+
+    Attributes:
+        shares: (N, K) from `match_classes`.
+        seen: (K,) bool, whether a category is any class.
+        unseen: how many are not, or 1.
+        clip: (K,) CLIP's share a of each category.
+    """
+
+    shares: Tensor
+    seen: Tensor
+    unseen: int
+    clip: Tensor
+
+
+def class_shares(shares: Tensor, config: EnsembleConfig, device: torch.device) -> ClassShares:
+    """Of shares (N, K) on the CPU, their like on `device`."""
+    seen = shares.any(dim=0)
+    clip = torch.where(seen, config.alpha, config.beta)
+    return ClassShares(shares.to(device), seen.to(device), max(1, int((~seen).sum())), clip.to(device))
+
+
+def in_vocabulary(class_probabilities: Tensor, classes: ClassShares) -> Tensor:
     """The proposer's opinion on the vocabulary; what it gives to classes nobody asked for goes to unseen categories.
 
     Args:
         class_probabilities: (..., N), without "no object", each row adding up to 1.
-        shares: (N, K) from `match_classes`.
+        classes: what of them the K categories receive.
 
     Returns:
         (..., K): seen categories their classes' probability, unseen ones the rest in equal parts. Rows add up to 1
         unless every category is seen.
     """
-    seen = shares.any(dim=0)  # (K,)
-    matched = class_probabilities @ shares.to(class_probabilities.dtype)  # (..., K)
+    matched = class_probabilities @ classes.shares.to(class_probabilities.dtype)  # (..., K)
     rest = (1 - matched.sum(dim=-1, keepdim=True)).clamp(min=0)
-    return torch.where(seen, matched, rest / (~seen).sum().clamp(min=1))
+    return torch.where(classes.seen, matched, rest / classes.unseen)
 
 
 def geometric_ensemble(inside: Tensor, clip: Tensor, share: Tensor | float) -> Tensor:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from ovseg_ros.core.classification.ensemble import corrected_void
-from ovseg_ros.core.classification.pooling import grid_weights
+from ovseg_ros.core.classification.pooling import CellGrids
+from ovseg_ros.core.engine.part import Part
 from ovseg_ros.core.model import Classifier
-from ovseg_ros.core.scoring.lmseg.scorer import LMSegScorer, ScoredWords, Scores
+from ovseg_ros.core.scoring.lmseg.scorer import Encoded, LMSegScorer, ScoredWords, Scores
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.core.word_logits import IMPOSSIBLE, joined_with_objectness, with_none
@@ -44,6 +45,7 @@ class LMSegClassifier(Classifier):
         super().__init__()
         self.scorer = scorer
         self._void_correction, self._is_trained = void_correction, is_trained
+        self._grids = CellGrids()
 
     def remarks(self, vocabulary: Vocabulary) -> tuple[str, ...]:
         return self.scorer.remarks(vocabulary, is_trained=self._is_trained)
@@ -52,21 +54,39 @@ class LMSegClassifier(Classifier):
         """What the scorer needs of the words."""
         return LMSegWords(text.vocabulary, self.scorer.prepare(text))
 
-    def forward(self, images: Tensor, proposals: MaskProposals, words: LMSegWords) -> Tensor:
+    def look(self, pixels: Tensor) -> Encoded:
+        """What the scorer's encoders make of the whole images."""
+        return self.scorer.encode(pixels)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The scorer's."""
+        return self.scorer.parts
+
+    def forward(
+        self,
+        images: Tensor,
+        proposals: MaskProposals,
+        words: LMSegWords,
+        seen: Encoded | None = None,
+        least: float = 0.0,
+    ) -> Tensor:
         """Logits (B, Q, K + 1) of every proposal: logarithms of probabilities, the last of "no object".
 
         Args:
             images: (B, 3, H, W) in [0, 1], the area that the mask logits cover.
             proposals: any.
             words: from `prepare`.
+            seen: from `look`.
+            least: changes nothing, as a mask more costs next to nothing.
         """
-        return self.name_masks(self.scorer(images, words.scored), proposals, words)
+        return self.name_masks(self.scorer(images, words.scored, seen), proposals, words)
 
     def name_masks(self, scores: Scores, proposals: MaskProposals, words: LMSegWords) -> Tensor:
-        """As `forward`, of images whose scores are known."""
-        found = scores.logits.sigmoid()  # (B, k, h, w)
+        """As `forward`, of images whose scores are known; in float32."""
+        found = scores.logits.float().sigmoid()  # (B, k, h, w)
         grid = (found.shape[-2], found.shape[-1])
-        weights = grid_weights(proposals.mask_logits.to(found.dtype), grid, (float(grid[0]), float(grid[1])))
+        weights = self._grids.grid_weights(proposals.mask_logits, grid, (float(grid[0]), float(grid[1])))
         pooled = weights.flatten(2) @ found.flatten(2).transpose(1, 2)  # (B, Q, k)
         logits = pooled.new_full((*pooled.shape[:2], len(words.vocabulary.categories)), IMPOSSIBLE)
         places = words.scored.categories[scores.words][:, None].expand_as(pooled)  # (B, Q, k)

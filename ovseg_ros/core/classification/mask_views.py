@@ -7,6 +7,29 @@ from torchvision.ops import roi_align
 
 _BAND_ELEMENTS = 1 << 24
 """Most mask values upsampled at once: 100 masks at 896 x 896 would be 320 MB."""
+_ROUNDING = 1e-5
+"""By how much a score may exceed the objectness that bounds it."""
+
+
+def likeliest(objectness: Tensor, most: int, worth: float, least: float) -> tuple[Tensor, Tensor]:
+    """Masks worth reading, of each image the likeliest first.
+
+    Args:
+        objectness: (B, Q), the probability of being any segment.
+        most: read in one image.
+        worth: masks below this objectness are not worth it.
+        least: nor are those with no more objectness than this, whose score cannot be above it.
+
+    Returns:
+        Queries (B, M), and (B, M) bool: whether each is worth reading, or only fills up. On a CPU M is the number that
+        some image needs; elsewhere, where the host would have to wait for that number, always `most`.
+    """
+    scores, queries = objectness.topk(min(most, objectness.shape[1]), dim=1)
+    is_read = (scores >= worth) & (scores > least - _ROUNDING)
+    if objectness.device.type == "cpu" and is_read.numel():
+        count = int(is_read.sum(dim=1).max())
+        queries, is_read = queries[:, :count], is_read[:, :count]
+    return queries, is_read
 
 
 def view_size(height: int, width: int, longer_side: int, patch: tuple[int, int]) -> tuple[int, int]:
@@ -61,11 +84,36 @@ def crop_images(images: Tensor, windows: Tensor, image_index: Tensor, size: tupl
     return roi_align(images, rois(image_index, windows).to(images), size, sampling_ratio=2, aligned=True)
 
 
+def both_ways(views: Tensor) -> Tensor:
+    """Views (N, ..., w), then their mirror images."""
+    return torch.cat([views, views.flip(-1)])
+
+
 def crop_masks(mask_logits: Tensor, windows: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Window n (of (N, 4), in the image's pixels) of mask n (of (N, h, w)), bilinearly: (N, 1, *size)."""
     across, down = mask_logits.shape[-1] / image_size[1], mask_logits.shape[-2] / image_size[0]
-    own = rois(torch.arange(len(windows), device=windows.device), windows * windows.new_tensor([across, down] * 2))
-    return roi_align(mask_logits[:, None], own.to(mask_logits), size, sampling_ratio=1, aligned=True)
+    scaled = torch.stack([windows[:, 0::2] * across, windows[:, 1::2] * down], dim=-1).flatten(1)
+    own = rois(torch.arange(len(windows), device=windows.device), scaled)
+    masks = mask_logits[:, None].float()  # roi_align knows no bfloat16
+    return roi_align(masks, own.to(masks), size, sampling_ratio=1, aligned=True)
+
+
+def patch_shares(mask_logits: Tensor, windows: Tensor, image_width: int, grid: tuple[int, int]) -> Tensor:
+    """Share (M, rows, columns) of each patch of a crop that its mask covers.
+
+    Args:
+        mask_logits: (M, h, w), covering images `image_width` pixels wide.
+        windows: (M, 4) of the crops, in the image's pixels.
+        grid: rows and columns of patches.
+    """
+    return roi_align(
+        (mask_logits > 0).to(windows)[:, None],
+        rois(torch.arange(len(windows), device=windows.device), windows),
+        grid,
+        spatial_scale=mask_logits.shape[-1] / image_width,
+        sampling_ratio=4,
+        aligned=True,
+    )[:, 0]
 
 
 def patches_inside(mask_logits: Tensor, size: tuple[int, int], patch: tuple[int, int]) -> Tensor:

@@ -4,16 +4,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ovseg_ros.core.classification.ensemble import (
+    ClassShares,
     EnsembleConfig,
+    class_shares,
     corrected_void,
     geometric_ensemble,
     in_vocabulary,
     match_classes,
 )
-from ovseg_ros.core.classification.pooling import MaskPooling
+from ovseg_ros.core.classification.pooling import Features, MaskPooling
+from ovseg_ros.core.engine.part import Part
 from ovseg_ros.core.model import Classifier
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.core.vocabulary import Category, normalize_name
@@ -24,13 +28,15 @@ from ovseg_ros.core.word_logits import IMPOSSIBLE, best_prompts
 class PooledWords:
     """A vocabulary made ready, with the background words that do not collide with it: K categories and L words.
 
-    `vectors` (P', D); `owner` (P',) in [0, K + L); `shares` (N, K + L); `asked` is K.
+    `vectors` (P', D); `owner` (P',) in [0, K + L); `asked` is K and `count` K + L; `classes` is what of the proposer's
+    classes each receives, where there is an ensemble.
     """
 
     asked: int
+    count: int
     vectors: Tensor
     owner: Tensor
-    shares: Tensor
+    classes: ClassShares | None
 
 
 class PooledClassifier(Classifier):
@@ -49,7 +55,7 @@ class PooledClassifier(Classifier):
         """What the classifier is made of.
 
         Args:
-            pooling: images and masks to unit embeddings.
+            pooling: images and masks to embeddings.
             logit_scale: what cosines are multiplied with before the softmax: 1 / temperature, CLIP's own.
             ensemble: None lets CLIP alone name what the proposer calls an object.
             class_phrases: names of each of the N classes in the proposals' `class_logits`, without "no object".
@@ -77,10 +83,29 @@ class PooledClassifier(Classifier):
             extra = [background.vocabulary.categories[row] for row in rows]
             vectors = torch.cat([vectors, background.vectors[rows].to(vectors)])
             owner = torch.cat([owner, torch.arange(len(asked), len(asked) + len(extra)).to(owner)])
-        shares = match_classes([*asked, *extra], self._class_phrases).to(vectors.device)
-        return PooledWords(len(asked), vectors, owner, shares)
+        classes = None
+        if self._ensemble is not None:
+            shares = match_classes([*asked, *extra], self._class_phrases)
+            classes = class_shares(shares, self._ensemble, vectors.device)
+        return PooledWords(len(asked), len(asked) + len(extra), vectors, owner, classes)
 
-    def forward(self, images: Tensor, proposals: MaskProposals, words: PooledWords) -> Tensor:
+    def look(self, pixels: Tensor) -> Features:
+        """CLIP's features of the whole images."""
+        return self.pooling.look(pixels)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """CLIP's encoder, and its projection."""
+        return self.pooling.parts
+
+    def forward(
+        self,
+        images: Tensor,
+        proposals: MaskProposals,
+        words: PooledWords,
+        seen: Features | None = None,
+        least: float = 0.0,
+    ) -> Tensor:
         """Open-vocabulary logits (B, Q, K + 1) of every proposal: logarithms of probabilities.
 
         "No object" stands for the proposer's verdict or, if that is likelier, for the best background word. Where it
@@ -92,26 +117,31 @@ class PooledClassifier(Classifier):
             proposals: with `class_logits` of N + 1 entries, the last of which is "no object"; or with word logits,
                 whose "no object" counts then, while class logits count for an ensemble only.
             words: from `prepare`.
+            seen: from `look`.
+            least: changes nothing, as a mask more costs next to nothing.
         """
         known = proposals.class_logits if proposals.word_logits is None else proposals.word_logits
         if known is None:
             raise ValueError("pooling needs proposals with class logits or word logits, the last 'no object'")
-        count = words.asked
-        embeddings = self.pooling(images, proposals.mask_logits)  # (B, Q, D)
-        prompts = self._logit_scale * embeddings.float() @ words.vectors.T  # (B, Q, P')
-        clip = best_prompts(prompts, words.owner, words.shares.shape[1]).softmax(dim=-1)  # (B, Q, K + L)
+        classes, count = proposals.class_logits, len(self._class_phrases)
+        if self._ensemble is not None and (classes is None or classes.shape[-1] != count + 1):
+            raise ValueError(
+                f"class_logits has {0 if classes is None else classes.shape[-1]} entries, expected {count} classes and "
+                "'no object'"
+            )
+        embeddings = self.pooling(self.look(images) if seen is None else seen, proposals.mask_logits)  # (B, Q, D)
+        return self._word_logits(embeddings, known, classes, words)
+
+    def _word_logits(self, embeddings: Tensor, known: Tensor, classes: Tensor | None, words: PooledWords) -> Tensor:
+        """What `forward` returns, in float32; `known` says which masks are nothing."""
+        unit = F.normalize(embeddings.float(), dim=-1)
+        prompts = self._logit_scale * unit @ words.vectors.T  # (B, Q, P')
+        clip = best_prompts(prompts, words.owner, words.count).softmax(dim=-1)  # (B, Q, K + L)
         void = known.float().softmax(dim=-1)[..., -1]  # (B, Q)
-        likelihood = clip
-        if self._ensemble is not None:
-            classes = proposals.class_logits
-            if classes is None or classes.shape[-1] != len(self._class_phrases) + 1:
-                raise ValueError(
-                    f"class_logits has {0 if classes is None else classes.shape[-1]} entries, expected "
-                    f"{len(self._class_phrases)} classes and 'no object'"
-                )
-            inside = in_vocabulary(classes[..., :-1].float().softmax(dim=-1), words.shares)
-            share = torch.where(words.shares.any(dim=0), self._ensemble.alpha, self._ensemble.beta)  # seen or not
-            likelihood = geometric_ensemble(inside, clip, share.to(clip.dtype))
+        likelihood, count = clip, words.asked
+        if self._ensemble is not None and words.classes is not None and classes is not None:
+            inside = in_vocabulary(classes[..., :-1].float().softmax(dim=-1), words.classes)
+            likelihood = geometric_ensemble(inside, clip, words.classes.clip)
             void = corrected_void(void, clip[..., :count], self._ensemble.gamma)
         likelihood = likelihood * (1 - void[..., None])
         nothing = torch.cat([void[..., None], likelihood[..., count:]], dim=-1).amax(dim=-1, keepdim=True)  # (B, Q, 1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ovseg_ros.core.classification.ensemble import geometric_ensemble
+from ovseg_ros.core.engine.part import Part
 from ovseg_ros.core.model import Classifier
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.core.vocabulary import Vocabulary
@@ -32,21 +33,33 @@ class WordEnsembleClassifier(Classifier):
         self.clip = clip
         self._share = clip_share
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Those of CLIP's half."""
+        return self.clip.parts
+
     def prepare(self, text: TextEmbeddings) -> EnsembleWords:
         """What CLIP's half needs of the words; the generator has read them already."""
         return EnsembleWords(text.vocabulary, self.clip.prepare(text))
 
-    def forward(self, images: Tensor, proposals: MaskProposals, words: EnsembleWords) -> Tensor:
+    def look(self, pixels: Tensor) -> Any:
+        """As CLIP's half looks."""
+        return self.clip.look(pixels)
+
+    def forward(
+        self, images: Tensor, proposals: MaskProposals, words: EnsembleWords, seen: Any = None, least: float = 0.0
+    ) -> Tensor:
         """Logits (B, Q, K + 1) of every proposal: logarithms of probabilities.
 
         A category "unknown", which guides no masks, is to the generator any object; so CLIP decides, by its "none of
         these" where it has one (masked crops, FISA).
-        Masks that no words guided, as true ones, are named by CLIP alone.
+        Masks that no words guided, as true ones, are named by CLIP alone. CLIP reads masks whatever `least` is, since
+        the mean of two names may be surer than the generator's objectness.
 
         Raises:
             ValueError: the words that guided the masks are more or fewer than these.
         """
-        named: Tensor = self.clip(images, proposals, words.clip)
+        named: Tensor = self.clip(images, proposals, words.clip, seen)
         if proposals.word_logits is None:
             return named
         if proposals.word_logits.shape != named.shape:

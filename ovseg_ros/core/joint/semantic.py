@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_ros.core.model import Model, Prompt
+from ovseg_ros.core.engine.part import Part
+from ovseg_ros.core.model import Model, Prompt, traits_on
 from ovseg_ros.core.scoring.lmseg.scorer import LMSegScorer, ScoredWords
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.types import Prediction
@@ -35,6 +36,8 @@ class SemanticModel(Model):
         text_encoder: makes vectors of words.
     """
 
+    text_encoder: TextEncoder
+
     def __init__(
         self, scorer: LMSegScorer, text_encoder: TextEncoder, *, max_components: int | None, is_trained: bool = True
     ) -> None:
@@ -53,15 +56,21 @@ class SemanticModel(Model):
         """(height, width) that images are scaled to, pixels."""
         return self.scorer.config.image_size
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The scorer's."""
+        return self.scorer.parts
+
     @torch.inference_mode()
     def prepare(self, vocabulary: Vocabulary) -> SemanticPrompt:
         """Embeds the words, of which only new ones cost time."""
         text = self.text_encoder.encode(vocabulary)
         remarks = (*self.text_encoder.remarks(text), *self.scorer.remarks(vocabulary, is_trained=self._is_trained))
         words = self.scorer.prepare(text)
-        return SemanticPrompt(vocabulary, words, remarks=remarks, descriptions=text.descriptions)
+        traits = traits_on(text.vectors.device, vocabulary)
+        return SemanticPrompt(vocabulary, words, remarks=remarks, descriptions=text.descriptions, traits=traits)
 
-    def forward(self, pixels: Tensor, prompt: SemanticPrompt) -> Prediction:
+    def forward(self, pixels: Tensor, prompt: SemanticPrompt, least: float = 0.0) -> Prediction:
         """See `Model`. The masks of a category are certain to be of it, so a pixel goes to the highest score."""
         scores = self.scorer(pixels, prompt.words)
         masks, categories = scores.logits, prompt.words.categories[scores.words]  # (B, k, h, w), (B, k)
@@ -73,29 +82,33 @@ class SemanticModel(Model):
         if self._max_components is not None:
             masks, categories = self._split(masks, categories, prompt.vocabulary, self._max_components)
         count = len(prompt.vocabulary.categories)
-        classes = masks.new_full((*categories.shape, count + 1), IMPOSSIBLE)
+        classes = torch.full((*categories.shape, count + 1), IMPOSSIBLE, device=masks.device)
         classes.scatter_(2, categories[..., None], 0.0)
-        return Prediction(masks, classes, _pooled(scores.features, masks), (categories < count).to(masks.dtype))
+        return Prediction(masks, classes, _pooled(scores.features, masks), (categories < count).float())
 
     def _split(self, masks: Tensor, categories: Tensor, vocabulary: Vocabulary, most: int) -> tuple[Tensor, Tensor]:
         """Masks (B, Q, h, w) of the components of things and of whole stuff, and their categories (B, Q).
 
         A cell belongs to the category with its highest score, where that is not below 0. A component's mask is its
         category's, but for the category's other components. Images with fewer masks than others, or none, are filled
-        up with empty masks of no object.
+        up with empty masks of no object; on a GPU, where nothing may depend on what is in an image, to `most`.
         """
+        device = masks.device
         best, winner = masks.max(dim=1)
         winner = torch.where(best >= 0, winner, -1)  # (B, h, w)
         told = torch.cat([winner.flatten(1), categories], dim=1).cpu().numpy()  # the one wait for the device
-        owners, of_mask = told[:, : winner[0].numel()].reshape(winner.shape), told[:, winner[0].numel() :]
+        cells = winner[0].numel()
+        owners, of_mask = told[:, :cells].reshape(winner.shape), told[:, cells:]
         is_thing = vocabulary.traits[1] > 0
         found = [_components(*one, most) for one in zip(owners, is_thing[of_mask], strict=True)]
-        count = max(1, *(len(parts.owners) for parts in found))
-        owner = torch.tensor([parts.owners + [-1] * (count - len(parts.owners)) for parts in found])
-        number = torch.from_numpy(np.stack([parts.numbers for parts in found])).to(masks.device)
-        owner = owner.to(masks.device)  # (B, Q), -1 of what fills up
+        count = most if device.type == "cuda" else max(1, *(len(parts.owners) for parts in found))
+        made = np.full((len(found), count + cells), -1)  # of what fills up, the owner is -1
+        for row, parts in zip(made, found, strict=True):
+            row[: len(parts.owners)], row[count:] = parts.owners, parts.numbers.ravel()
+        owner, number = _sent(made, device).split([count, cells], dim=1)
+        number = number.unflatten(1, winner.shape[1:])
         mask_of = owner.clamp(min=0)
-        others = number[:, None] != torch.arange(count, device=masks.device)[:, None, None]
+        others = number[:, None] != torch.arange(count, device=device)[:, None, None]
         nowhere = (winner[:, None] == mask_of[..., None, None]) & others | (owner < 0)[..., None, None]
         split = masks.gather(1, mask_of[..., None, None].expand(nowhere.shape)).masked_fill(nowhere, _NOWHERE)
         return split, categories.gather(1, mask_of).masked_fill(owner < 0, len(vocabulary.categories))
@@ -126,6 +139,12 @@ def _components(owners: np.ndarray, is_thing: np.ndarray, most: int) -> _Parts:
     rank = np.full(len(of_part) + 1, -1)  # the last is of cells in no part
     rank[order] = np.arange(len(order))
     return _Parts(rank[numbers], [of_part[part] for part in order])
+
+
+def _sent(values: np.ndarray, device: torch.device) -> Tensor:
+    """The array on the device, for which a GPU is not waited."""
+    sent = torch.from_numpy(values)
+    return sent.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else sent
 
 
 def _pooled(features: Tensor, masks: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerModelOutput
 
+from ovseg_ros.core.backbones.pixel_decoder import PixelDecoder
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.proposals.closed_set import class_names
 from ovseg_ros.core.proposals.mask_network import MaskNetwork
@@ -43,8 +44,11 @@ class Mask2Former(MaskNetwork):
     """
 
     def __init__(self, network: Mask2FormerForUniversalSegmentation) -> None:
+        """Takes over `network`, whose pixel decoder is replaced by one that waits for nothing."""
         super().__init__()
         self.network = network
+        level = network.model.pixel_level_module
+        level.decoder = PixelDecoder(level.decoder)
 
     def forward(self, images: Tensor, words: GuidingWords | None = None) -> MaskProposals:
         """Mask proposals.
@@ -96,8 +100,11 @@ class Mask2Former(MaskNetwork):
         if height % _STRIDE or width % _STRIDE:
             raise ValueError(f"Mask2Former takes images of multiples of {_STRIDE} pixels, got {height} x {width}")
         padded = F.pad(images, (0, -width % _ALIGNMENT, 0, -height % _ALIGNMENT))
-        with self._guided(words):
-            return self.network.model(pixel_values=padded, output_hidden_states=True)
+        inputs = {"pixel_values": padded, "pixel_mask": padded[:, 0]}  # not read, but without it one is made
+        if self.guidance is None or words is None:
+            return self.network.model(**inputs, output_hidden_states=True)
+        with self._guided(self.guidance, words):
+            return self.network.model(**inputs, output_hidden_states=True)
 
     def _predict(
         self, outputs: Mask2FormerModelOutput, layer: int, images: Tensor, words: GuidingWords | None
@@ -112,18 +119,17 @@ class Mask2Former(MaskNetwork):
         )
 
     @contextmanager
-    def _guided(self, words: GuidingWords | None) -> Iterator[None]:
-        """While in it, the queries of each masked cross-attention read the words, if there are any to guide."""
+    def _guided(self, guidance: PromptGuidance, words: GuidingWords) -> Iterator[None]:
+        """While in it, the queries of each masked cross-attention read the words."""
         with ExitStack() as hooks:
-            if self.guidance is not None and words is not None:
-                for index, layer in enumerate(self.network.model.transformer_module.decoder.layers):
-                    attention: nn.MultiheadAttention = layer.cross_attn
-                    if self.guidance.config.residual:
-                        hook = partial(_read_first, self.guidance, index, words)
-                        hooks.enter_context(attention.register_forward_pre_hook(hook, with_kwargs=True))
-                    else:
-                        replace = partial(_read_instead, self.guidance, index, words)
-                        hooks.enter_context(attention.register_forward_hook(replace, with_kwargs=True))
+            for index, layer in enumerate(self.network.model.transformer_module.decoder.layers):
+                attention: nn.MultiheadAttention = layer.cross_attn
+                if guidance.config.residual:
+                    hook = partial(_read_first, guidance, index, words)
+                    hooks.enter_context(attention.register_forward_pre_hook(hook, with_kwargs=True))
+                else:
+                    replace = partial(_read_instead, guidance, index, words)
+                    hooks.enter_context(attention.register_forward_hook(replace, with_kwargs=True))
             yield
 
 

@@ -34,6 +34,10 @@ class MaskNetwork(nn.Module, ABC):
         Arguments and errors as of `forward`.
         """
 
+    def on_canvas(self, height: int, width: int) -> None:
+        """Images will lie at the top left of a canvas of this size, pixels; nothing where positions fit every size."""
+        return
+
     @property
     @abstractmethod
     def guided_layers(self) -> tuple[int, int]:

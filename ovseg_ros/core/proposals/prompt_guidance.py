@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor, nn
 
 from ovseg_ros.core.config import STRICT
+from ovseg_ros.core.engine.precision import Float32Island
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.text_attention import (
     KeyValues,
@@ -57,27 +58,31 @@ class GuidingWords:
 
     Attributes:
         vectors: (P, D) unit text vectors for all images, or (B, P, D).
-        layers: keys and values of each guided layer.
+        layers: keys and values of the guided layers, (L, heads, P, d / heads) or (L, B, heads, P, d / heads).
         present: (P,) or (B, P) bool, False for rows that are not asked for, such as padding; None asks for all.
         owner: (P,) int64 in [0, K), the category of each row; None where each row is one.
         count: K, the number of categories.
     """
 
     vectors: Tensor
-    layers: tuple[KeyValues, ...]
+    layers: KeyValues
     present: Tensor | None
     owner: Tensor | None
     count: int
+
+    def of_layer(self, layer: int) -> KeyValues:
+        """Its keys and values."""
+        return KeyValues(self.layers.keys[layer], self.layers.values[layer])
 
     @property
     def guides(self) -> Tensor:
         """() bool for all images, or (B,) of each: whether there is any word that guides."""
         if self.present is not None:
             return self.present.any(dim=-1)
-        return torch.tensor(self.vectors.shape[-2] > 0, device=self.vectors.device)
+        return torch.full((), self.vectors.shape[-2] > 0, device=self.vectors.device)
 
 
-class WordHead(nn.Module):
+class WordHead(Float32Island):
     """Names a query by its cosine with words and with a learned "no object" (Eq. 1), under a learned temperature."""
 
     def __init__(self, token_width: int, text_width: int) -> None:
@@ -141,13 +146,15 @@ class PromptGuidance(nn.Module):
         for prompt in self.prompts:
             assert isinstance(prompt, TextProjections)  # a ModuleList loses the type
             layers.append(prompt.key_values(vectors))
-        return GuidingWords(vectors, tuple(layers), present, owner, vectors.shape[-2] if count is None else count)
+        keys, values = (torch.stack(part) for part in zip(*layers, strict=True))
+        count = vectors.shape[-2] if count is None else count
+        return GuidingWords(vectors, KeyValues(keys, values), present, owner, count)
 
     def guide(self, layer: int, queries: Tensor, words: GuidingWords) -> Tensor:
         """Queries (B, Q, C) before a layer and, added to them, what they read of the words."""
         prompt = self.prompts[layer]
         assert isinstance(prompt, TextAttention)  # residual
-        return queries + prompt(queries, words.layers[layer], words.present)
+        return queries + prompt(queries, words.of_layer(layer), words.present)
 
     def replace(self, layer: int, queries: Tensor, words: GuidingWords) -> Tensor:
         """Q' of Eq. 5, in the place of projected queries (B, Q, C), of the same shape and type: what they read.
@@ -157,7 +164,7 @@ class PromptGuidance(nn.Module):
         if words.vectors.shape[-2] == 0:
             return queries
         with in_float32(queries.device):
-            read = read_text(in_heads(queries.float(), self.config.heads), words.layers[layer], words.present)
+            read = read_text(in_heads(queries.float(), self.config.heads), words.of_layer(layer), words.present)
             return joined_heads(read).to(queries.dtype)
 
     def word_logits(self, queries: Tensor, words: GuidingWords) -> Tensor:

@@ -4,6 +4,7 @@ Weights stay in the file, mapped into memory, until they are used: opening a che
 """
 
 import argparse
+import hashlib
 import json
 import pickle
 import zipfile
@@ -211,6 +212,15 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             f"{path} is not a readable safetensors file: {error}; it has {path.stat().st_size} bytes and may be cut "
             f"off, download or write it again"
         ) from error
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _weights_in(folder: Path, names: Sequence[str]) -> Path:

@@ -6,9 +6,18 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
+from waits import counted_waits
 
-from ovseg_ros.core.backbones.open_clip_model import OpenClipConfig, build_open_clip, encode_prompts, model_description
+from ovseg_ros.core.backbones.open_clip_model import (
+    OpenClipConfig,
+    build_open_clip,
+    encode_prompts,
+    model_description,
+    prompt_encoder,
+)
+from ovseg_ros.core.engine.precision import store
 from ovseg_ros.core.errors import CheckpointError, ConfigError
 
 DESCRIPTION = {
@@ -80,6 +89,29 @@ def test_leaving_the_padding_out_changes_no_vector(
     vectors = encode_prompts(model, tokenizer, sentences)
     torch.testing.assert_close(vectors, published.encode_text(tokenizer(sentences), normalize=True))
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(len(sentences)))
+    encode = prompt_encoder(model, tokenizer)
+    torch.testing.assert_close(encode(sentences), vectors)
+    store(encode.tower, torch.bfloat16)
+    assert encode.tower is model.text and model.text.ln_final.weight.dtype == torch.bfloat16
+    assert encode(sentences).dtype == torch.float32
+    torch.testing.assert_close(encode(sentences), vectors, atol=0.05, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pool", ["argmax", "last"])
+def test_thousands_of_sentences_wait_for_no_gpu_in_half_precision(pool: str) -> None:
+    vision = {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8}
+    text = {"context_length": 12, "width": 16, "heads": 2, "layers": 1, "pool_type": pool}
+    model = open_clip.CustomTextCLIP(8, vision, text).eval()
+    encode = prompt_encoder(model, SimpleTokenizer(context_length=12))
+    sentences = [f"a {'big ' * (index % 5)}dog {index}" for index in range(300)]
+    expected = encode_prompts(model, SimpleTokenizer(context_length=12), sentences)
+    torch.testing.assert_close(encode(sentences), expected)
+    store(encode.tower, torch.float16)
+    with counted_waits() as waits:
+        vectors = encode(sentences)
+    assert waits.found == []
+    torch.testing.assert_close(vectors, expected, atol=0.01, rtol=0)
 
 
 def test_missing_and_unexpected_keys_are_listed(

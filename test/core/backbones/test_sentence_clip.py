@@ -6,11 +6,13 @@ import torch
 from ovseg_ros.core.backbones.sentence_clip import (
     ClipConfig,
     ImageTower,
+    MaskedReader,
     build_clip,
     encode_sentences,
     text_model_folder,
 )
 from ovseg_ros.core.errors import CheckpointError
+from ovseg_ros.core.images import Canvas
 
 SMALL = ClipConfig(image_size=32, patch_size=8, width=64, layers=2, head_width=32)
 
@@ -51,6 +53,15 @@ def test_a_single_layer_reads_nothing_outside_the_mask() -> None:
     other[:, :, 8:16, 16:24] = image[:, :, 8:16, 16:24]  # the one patch inside the mask
     torch.testing.assert_close(tower.encode_masked(image, mask), tower.encode_masked(other, mask))
     assert not torch.allclose(tower.encode_masked(image, ~mask), tower.encode_masked(other, ~mask))
+
+
+@torch.no_grad()
+def test_what_is_run_is_what_was_trained(clip_and_tokenizer) -> None:  # type: ignore[no-untyped-def]
+    """The class token alone in the last block, and one bias for all heads, are the same up to rounding."""
+    tower, crops, masks = ImageTower(clip_and_tokenizer[0]), torch.rand(5, 3, 32, 32), torch.rand(5, 4, 4) > 0.6
+    masks[0], masks[1] = False, True
+    (embeddings,) = MaskedReader(tower.visual, Canvas((0.0,) * 3, (1.0,) * 3))(crops, masks)
+    torch.testing.assert_close(embeddings, tower.encode_masked(crops, masks), atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from ovseg_ros.core.classification.ensemble import (
     EnsembleConfig,
+    class_shares,
     corrected_void,
     geometric_ensemble,
     in_vocabulary,
@@ -19,6 +21,10 @@ def categories(*specs: tuple[str, ...]):  # type: ignore[no-untyped-def]
     return Vocabulary.build([CategorySpec(spec[0], synonyms=spec[1:]) for spec in specs]).categories
 
 
+def inside_of(probabilities: list[float], shares: Tensor) -> Tensor:
+    return in_vocabulary(torch.tensor(probabilities), class_shares(shares, EnsembleConfig(), torch.device("cpu")))
+
+
 def test_classes_are_matched_by_any_shared_name() -> None:
     asked = categories(("Cup", "mug"), ("sofa",), ("robot arm",))
     shares = match_classes(asked, [("mug",), ("couch", "SOFA"), ("dog",)])
@@ -29,20 +35,19 @@ def test_one_class_for_several_categories_is_shared_and_several_for_one_add_up()
     asked = categories(("brick wall",), ("tiled wall",), ("table",))
     shares = match_classes(asked, [("wall", "brick wall", "tiled wall"), ("dining table", "table"), ("table",)])
     assert shares.tolist() == [[0.5, 0.5, 0], [0, 0, 1], [0, 0, 1]]
-    inside = in_vocabulary(torch.tensor([0.6, 0.3, 0.1]), shares)
-    torch.testing.assert_close(inside, torch.tensor([0.3, 0.3, 0.4]))
+    torch.testing.assert_close(inside_of([0.6, 0.3, 0.1], shares), torch.tensor([0.3, 0.3, 0.4]))
 
 
 def test_what_belongs_to_nobody_goes_to_unseen_categories_in_equal_parts() -> None:
     # dog is a class that nobody asked for; robot and crate are unseen.
     shares = match_classes(categories(("cup",), ("robot",), ("crate",)), [("cup",), ("dog",)])
-    torch.testing.assert_close(in_vocabulary(torch.tensor([0.2, 0.8]), shares), torch.tensor([0.2, 0.4, 0.4]))
+    torch.testing.assert_close(inside_of([0.2, 0.8], shares), torch.tensor([0.2, 0.4, 0.4]))
     # Everything seen: the rest goes nowhere.
     shares = match_classes(categories(("cup",)), [("cup",), ("dog",)])
-    torch.testing.assert_close(in_vocabulary(torch.tensor([0.2, 0.8]), shares), torch.tensor([0.2]))
+    torch.testing.assert_close(inside_of([0.2, 0.8], shares), torch.tensor([0.2]))
     # Nothing seen: all of it is the rest.
     shares = match_classes(categories(("robot",), ("crate",)), [("cup",), ("dog",)])
-    torch.testing.assert_close(in_vocabulary(torch.tensor([0.2, 0.8]), shares), torch.tensor([0.5, 0.5]))
+    torch.testing.assert_close(inside_of([0.2, 0.8], shares), torch.tensor([0.5, 0.5]))
 
 
 def test_the_geometric_mean_by_hand() -> None:

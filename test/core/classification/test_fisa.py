@@ -189,19 +189,37 @@ def test_words_of_one_vocabulary_never_affect_another() -> None:
         assert not torch.equal(alone[0], alone[2])
 
 
-def test_views_may_be_made_before() -> None:
-    """What CLIP makes of them too, which does not depend on what FISA learns; such views are not mirrored as well."""
-    for view in ("image", "crops"):
-        classifier, images, found = stir(make(view=view, max_masks=2)), photos(1), proposals(1, 3)
-        prepared = classifier.prepare(words(3))
-        masks = found.mask_logits[:, classifier.top_masks(found)[0][0]]
-        views = classifier.look(images, masks)
-        views = replace(views, key_values=tuple(classifier.key_values(views.pixels)))
-        wanted = classifier(images, found, prepared)
-        assert torch.equal(classifier(images, found, prepared, views), wanted)
-        classifier.config = replace(classifier.config, mirrored=True)
-        assert torch.equal(classifier(images, found, prepared, views), wanted)
-        assert not torch.equal(classifier(images, found, prepared), wanted)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_an_image_may_be_looked_at_before_its_masks_are_there(mirrored: bool) -> None:
+    images, found = photos(2, 40, 56), proposals(2, 3)
+    classifier = stir(make(mirrored=mirrored))
+    prepared = classifier.prepare(words(3))
+    seen = classifier.look(images)
+    assert torch.equal(classifier(images, found, prepared, seen), classifier(images, found, prepared))
+    # As trainings read them, one layer after the other.
+    embeddings = classifier.embed(
+        classifier.views_of(images, found.mask_logits), classifier.adapter(found.mask_logits), prepared
+    )
+    queries, is_read = classifier.top_masks(found)
+    rows = torch.arange(2)[:, None]
+    wanted = classifier.join(classifier.word_logits(embeddings[rows, queries], prepared), found, queries, is_read)
+    torch.testing.assert_close(classifier(images, found, prepared, seen), wanted, atol=1e-4, rtol=1e-4)
+    assert make(view="crops").look(images) is None
+
+
+def test_crops_may_be_read_before() -> None:
+    """What CLIP makes of them does not depend on what FISA learns; such crops are not mirrored as well."""
+    classifier, images, found = stir(make(view="crops", max_masks=2)), photos(1), proposals(1, 3)
+    prepared = classifier.prepare(words(3))
+    masks = found.mask_logits[:, classifier.top_masks(found)[0][0]]
+    views = classifier.views_of(images, masks)
+    views = replace(views, key_values=tuple(classifier.key_values(views.pixels)))
+    wanted = classifier(images, found, prepared)
+    given = classifier(images, found, prepared, views)
+    torch.testing.assert_close(given, wanted, atol=1e-5, rtol=1e-5)
+    classifier.config = replace(classifier.config, mirrored=True)
+    assert torch.equal(classifier(images, found, prepared, views), given)
+    assert not torch.allclose(classifier(images, found, prepared), wanted, atol=1e-3)
 
 
 def trained_names(**changes: object) -> set[str]:
@@ -224,7 +242,7 @@ def test_gradients_reach_all_that_trains_and_nothing_else(clip_trains: bool) -> 
     stir(classifier, 0.05)
     images, found, text = photos(1), proposals(1, 3), classifier.prepare(words(4))
     adapted = classifier.adapter(found.mask_logits)
-    embeddings = classifier.embed(classifier.look(images, found.mask_logits), adapted, text)
+    embeddings = classifier.embed(classifier.views_of(images, found.mask_logits), adapted, text)
     loss = (
         F.cross_entropy(classifier.word_logits(embeddings, text)[0], torch.tensor([0, 1, 4])) + adapted.square().sum()
     )

@@ -18,14 +18,14 @@ SCALE, BIAS = 10.0, -3.0
 class ColorTower(nn.Module):
     """Embeds a crop as the mean colour of its masked patches; remembers the crops it was given."""
 
-    visual = SimpleNamespace(image_size=(32, 32), grid_size=(4, 4))
+    visual = SimpleNamespace(image_size=(32, 32), grid_size=(4, 4), proj=torch.zeros(1, 3))
 
-    def encode_masked(self, images: Tensor, patch_masks: Tensor) -> Tensor:
+    def read(self, images: Tensor, patch_masks: Tensor) -> tuple[Tensor]:
         self.crops, self.patch_masks = images, patch_masks
         patches = nn.functional.adaptive_avg_pool2d(images, patch_masks.shape[-2:])  # (M, 3, p, p)
         weights = patch_masks[:, None].float()
         mean = (patches * weights).sum(dim=(2, 3)) / weights.sum(dim=(2, 3)).clamp(min=1)
-        return nn.functional.normalize(mean, dim=-1)
+        return (nn.functional.normalize(mean, dim=-1),)
 
     def prompt_logits(self, embeddings: Tensor, vectors: Tensor) -> Tensor:
         return SCALE * embeddings @ vectors.T + BIAS
@@ -53,14 +53,16 @@ def proposals(masks: list[Tensor], objectness: list[float]) -> MaskProposals:
     return MaskProposals(torch.stack(masks)[None], torch.zeros(1, len(masks), 4), class_logits[None])
 
 
-def classifier(**config: float) -> MaskedCropClassifier:
-    return MaskedCropClassifier(ColorTower(), MaskedCropConfig(**config))
+def classifier(tower: ColorTower | None = None, **config: float) -> MaskedCropClassifier:
+    """Crops are read by the tower as they are, so that colours can be read off."""
+    made = MaskedCropClassifier(tower or ColorTower(), MaskedCropConfig(**config))
+    made.parts[0].run = made.tower.read
+    return made
 
 
 @pytest.fixture
-def red_left_blue_right(monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    """(1, 3, 64, 64); crops are left as they are, so that colours can be read off."""
-    monkeypatch.setattr("ovseg_ros.core.classification.masked_crops.normalize", lambda images, mean, std: images)
+def red_left_blue_right() -> Tensor:
+    """(1, 3, 64, 64)."""
     image = torch.zeros(1, 3, 64, 64)
     image[:, 0, :, :32] = 1.0
     image[:, 2, :, 32:] = 1.0
@@ -136,14 +138,14 @@ def test_mirrored_reading_does_not_depend_on_left_and_right(red_left_blue_right:
     class LeftTower(ColorTower):
         """Sees the left half of a crop only."""
 
-        def encode_masked(self, images: Tensor, patch_masks: Tensor) -> Tensor:
-            return super().encode_masked(images[..., : images.shape[-1] // 2], patch_masks[..., :2])
+        def read(self, images: Tensor, patch_masks: Tensor) -> tuple[Tensor]:
+            return super().read(images[..., : images.shape[-1] // 2], patch_masks[..., :2])
 
     words = text(red=[[1, 0, 0]], blue=[[0, 0, 1]])
     found = proposals([square_mask(0, 0, 16, 16)], [0.9])
     logits = {}
     for mirrored in (False, True):
-        reader = MaskedCropClassifier(LeftTower(), MaskedCropConfig(mirrored=mirrored))
+        reader = classifier(LeftTower(), mirrored=mirrored)
         logits[mirrored] = reader(red_left_blue_right, found, words)[0, 0]
     assert logits[False][0] > logits[False][1] + 5
     assert logits[True][0] == pytest.approx(float(logits[True][1]), abs=1e-4)

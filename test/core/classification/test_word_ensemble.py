@@ -29,7 +29,9 @@ class SaysSo(Classifier):
         self.prepared += 1
         return "read"
 
-    def forward(self, images: Tensor, proposals: MaskProposals, words: str) -> Tensor:
+    def forward(
+        self, images: Tensor, proposals: MaskProposals, words: str, seen: object = None, least: float = 0.0
+    ) -> Tensor:
         assert words == "read" and images is IMAGES
         return self.logits
 

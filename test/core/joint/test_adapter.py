@@ -9,10 +9,10 @@ from tiny_omtseg import TINY, tiny_network
 from torch import Tensor
 
 from ovseg_ros.core.backbones.beit3 import Beit3, Tokens
+from ovseg_ros.core.backbones.deformable import layout_of
 from ovseg_ros.core.joint.omtseg import adapter as adapter_module
 from ovseg_ros.core.joint.omtseg.adapter import AdaptedEncoder, Features, PlainEncoder
 from ovseg_ros.core.joint.omtseg.config import AdapterConfig
-from ovseg_ros.core.joint.omtseg.deformable import layout_of
 from ovseg_ros.core.joint.omtseg.network import OMTSegNetwork
 
 SIZES = [(64, 96), (32, 32), (96, 32)]

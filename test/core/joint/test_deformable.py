@@ -5,7 +5,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention as Published,
 )
 
-from ovseg_ros.core.joint.omtseg.deformable import DeformableAttention, layout_of
+from ovseg_ros.core.backbones.deformable import DeformableAttention, layout_of
 
 GRIDS = [(4, 6), (2, 3), (1, 2)]
 CELLS = sum(rows * columns for rows, columns in GRIDS)

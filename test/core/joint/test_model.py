@@ -50,7 +50,9 @@ class NextToken(nn.Module):
         super().__init__()
         self.adapter = adapter
 
-    def forward(self, encoder: nn.Module, images: Tensor, text: Tensor, *, fused: bool) -> Features:
+    def forward(
+        self, encoder: nn.Module, images: Tensor, text: Tensor, present: Tensor | None = None, *, fused: bool
+    ) -> Features:
         return Features(self.adapter(encoder, images, text, fused=False).maps, text.roll(-1, dims=1))
 
 
@@ -199,7 +201,7 @@ def test_images_of_any_size_get_masks_of_their_shape(size: tuple[int, int]) -> N
 def test_what_is_beside_an_image_is_black_and_gets_no_masks() -> None:
     model = tiny_omtseg(encoder=replace(TINY.encoder, image_size=(256, 320)))
     seen: list[Tensor] = []
-    model.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    model.network.adapter.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
     image = pixels(240, 320)
     predicted = run(model, model.prepare(words("cup")), image)
     assert predicted.mask_logits.shape == (1, 7, 60, 80)

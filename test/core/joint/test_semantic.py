@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from lmseg_support import PADDED, Edges, GivenScores, make, photos, unit
 from torch import Tensor
+from waits import counted_waits
 
 from ovseg_ros.core.joint.semantic import SemanticModel
 from ovseg_ros.core.merge import MergeConfig
@@ -203,3 +204,23 @@ def test_a_prompt_tells_what_is_not_seen_of_it() -> None:
     assert any("scores are noise" in remark for remark in made.prepare(vocabulary("cup")).remarks)
     assert model(make()).prepare(vocabulary("cup")).remarks == ()
     assert model(make()).input_size == (64, 64)
+
+
+@pytest.mark.parametrize("most", [None, 10])
+def test_a_gpu_is_waited_for_once_if_things_are_split(most: int | None) -> None:
+    """And not at all if they are not. There are as many masks whatever is in the image, of the same segments."""
+    words = vocabulary("cup", "WALL", "unknown")
+    made = model(make(second=Edges()), most)
+    prompt, images = made.prepare(words), photos(1)
+    with torch.no_grad():
+        expected = made(images, prompt)
+        with counted_waits() as waits:
+            found = made(images, prompt)
+    assert len(waits.found) == (most is not None)
+    assert all("_split" in wait for wait in waits.found)
+    count = expected.mask_logits.shape[1]
+    assert found.mask_logits.shape[1] == (most or count)
+    assert found.objectness[0].tolist() == [1.0] * count + [0.0] * (found.objectness.shape[1] - count)
+    for one, other in ((found.mask_logits, expected.mask_logits), (found.class_logits, expected.class_logits)):
+        assert torch.equal(one[:, :count], other)
+    assert names(found, words)[count:] == ["no object"] * (found.objectness.shape[1] - count)

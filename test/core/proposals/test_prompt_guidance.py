@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from guidance_support import KINDS, D, guided, images, plain, prepared, text, vectors
 from torch import Tensor
 
+from ovseg_ros.core.engine.precision import store
 from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD
 from ovseg_ros.core.proposals.padded import PaddedProposer, PromptGuidedProposer
 from ovseg_ros.core.proposals.prompt_guidance import GuidingWords, PromptConfig, PromptGuidance, WordHead
@@ -52,7 +53,9 @@ def test_a_fresh_one_changes_nothing_to_the_bit(kind: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", RESIDUAL)
 def test_a_fresh_one_changes_nothing_of_a_network_in_half_precision(kind: str, dtype: torch.dtype) -> None:
-    without, fresh = plain(kind).to(dtype), guided(kind, is_trained=False).to(dtype)
+    without, fresh = plain(kind), guided(kind, is_trained=False)
+    store(without, dtype)
+    store(fresh, dtype)
     pixels = images().to(dtype)
     found = fresh(pixels, prepared(fresh, vectors(5)))
     assert found.mask_logits.dtype == dtype and found.word_logits.dtype == torch.float32

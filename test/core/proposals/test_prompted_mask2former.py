@@ -166,7 +166,7 @@ def test_words_are_held_for_the_call_only(kind: str) -> None:
         with pytest.raises(RuntimeError):
             network(torch.zeros(1, 4, 64, 64), words)  # four colours
         assert hooks_of(network) == before
-    held = weakref.ref(words.layers[0].keys)
+    held = weakref.ref(words.layers.keys)
     del words
     gc.collect()
     assert held() is None

@@ -11,9 +11,10 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ovseg_ros.core.backbones.dense_clip import dense_features
+from ovseg_ros.core.backbones.image_encoder import ImageEncoder
 from ovseg_ros.core.backbones.open_clip_model import encode_prompts
 from ovseg_ros.core.scoring.lmseg.cat_seg_weights import load_cat_seg
 from ovseg_ros.core.scoring.lmseg.config import FusionConfig, LMSegConfig, UpsamplingConfig
@@ -154,11 +155,16 @@ def published_state(scorer: LMSegScorer) -> dict[str, Tensor]:
     return state
 
 
-class Second(nn.Module):
+class Second(ImageEncoder):
     """In SAM's place."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        return randn(9, len(images), 7, 5, 5)
+    width = 7
+
+    def pixels(self, images: Tensor) -> Tensor:
+        return images
+
+    def features(self, pixels: Tensor) -> Tensor:
+        return randn(9, len(pixels), 7, 5, 5)
 
 
 def make(folder: Path, grid: tuple[int, int] = (8, 8), fusion: FusionConfig | None = None) -> LMSegScorer:

@@ -43,8 +43,18 @@ def position_embedding(visual: VisionTransformer, grid: tuple[int, int]) -> Tens
     if grid == tuple(own_grid):
         return own
     patches = own[1:].unflatten(0, own_grid).permute(2, 0, 1)[None]  # (1, C, rows, columns)
-    patches = F.interpolate(patches.float(), size=grid, mode="bilinear", align_corners=False)
-    return torch.cat([own[:1], patches[0].flatten(1).T.to(own.dtype)])
+    patches = F.interpolate(patches, size=grid, mode="bilinear", align_corners=False)
+    return torch.cat([own[:1], patches[0].flatten(1).T])
+
+
+def first_tokens(visual: VisionTransformer, images: Tensor) -> Tensor:
+    """The tokens (N, 1 + P, C) that enter the first block, class token first, of images as of `image_tokens`."""
+    features = visual.conv1(images)  # (N, C, rows, columns)
+    rows, columns = features.shape[-2:]
+    patches = features.flatten(2).transpose(1, 2)
+    start: Tensor = visual.class_embedding
+    tokens = torch.cat([start.to(patches.dtype).expand(len(patches), 1, -1), patches], dim=1)
+    return visual.ln_pre(tokens + position_embedding(visual, (rows, columns)).to(patches.dtype))
 
 
 def image_tokens(visual: VisionTransformer, images: Tensor) -> Iterator[Tensor]:
@@ -55,12 +65,7 @@ def image_tokens(visual: VisionTransformer, images: Tensor) -> Iterator[Tensor]:
     Args:
         images: (N, 3, H, W), normalised; H and W multiples of the patch size.
     """
-    features = visual.conv1(images)  # (N, C, rows, columns)
-    rows, columns = features.shape[-2:]
-    patches = features.flatten(2).transpose(1, 2)
-    start: Tensor = visual.class_embedding
-    tokens = torch.cat([start.to(patches.dtype).expand(len(images), 1, -1), patches], dim=1)
-    tokens = visual.ln_pre(tokens + position_embedding(visual, (rows, columns)).to(patches.dtype))
+    tokens = first_tokens(visual, images)
     blocks = visual.transformer.resblocks
     for index, block in enumerate(blocks):
         yield tokens

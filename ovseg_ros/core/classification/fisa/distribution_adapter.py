@@ -24,8 +24,9 @@ class DistributionAdapter(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, mask_logits: Tensor) -> Tensor:
-        """Mask logits (N, M, h, w) -> adapted mask logits of the same shape."""
+        """Mask logits (N, M, h, w) -> adapted mask logits of the same shape, in the type of the weights."""
         if not len(self.layers) or 0 in mask_logits.shape[:2]:
             return mask_logits
+        mask_logits = mask_logits.to(next(self.parameters()).dtype)
         change = self.layers(mask_logits.flatten(0, 1)[:, None])[:, 0]  # (N * M, h, w)
         return mask_logits + change.unflatten(0, mask_logits.shape[:2])

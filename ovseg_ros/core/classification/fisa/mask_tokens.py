@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
+from ovseg_ros.core.backbones.masked_attention import attention_bias
 from ovseg_ros.core.classification.fisa.clip_tower import class_token
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.errors import ConfigError
@@ -47,6 +48,11 @@ class MaskTokenStream(nn.Module):
                 query.bias.copy_(attention.in_proj_bias[:width])
             self.queries[str(layer)] = query
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether there is a SEVE."""
+        return bool(self._seve_layers)
+
     def text_key_values(self, vectors: Tensor) -> KeyValues | None:
         """What SEVE reads of text vectors (P, D); None where there is no SEVE."""
         if not self._seve_layers:
@@ -56,7 +62,12 @@ class MaskTokenStream(nn.Module):
         return seve.key_values(vectors)
 
     def forward(
-        self, visual: VisionTransformer, image: Iterable[KeyValues], inside: Tensor, text: KeyValues | None
+        self,
+        visual: VisionTransformer,
+        image: Iterable[KeyValues],
+        inside: Tensor,
+        text: KeyValues | None,
+        text_bias: Tensor | None = None,
     ) -> Tensor:
         """Class-token outputs of mask tokens, in the shared space and not normalised: (N, M, D).
 
@@ -66,19 +77,20 @@ class MaskTokenStream(nn.Module):
             inside: (N, M, P) bool, the patches that hold any pixel of a mask (FISA Eq. 5). A mask token also reads the
                 class token, so that an empty mask has something to read.
             text: from `text_key_values`.
+            text_bias: (P,), 0 for words and -inf for what only fills up; None where nothing does.
         """
         count, masks = inside.shape[:2]
         tokens = class_token(visual).expand(count, masks, -1)  # (N, M, C)
-        allowed = F.pad(inside, (1, 0), value=True)[:, None]  # (N, 1, M, 1 + P)
+        bias = attention_bias(F.pad(inside, (1, 0), value=True)[:, None], tokens.dtype)  # (N, 1, M, 1 + P)
         for layer, (block, read) in enumerate(zip(visual.transformer.resblocks, image, strict=True)):
             if layer in self._seve_layers:
-                tokens = tokens + self.seve[0](tokens, text)
-            tokens = tokens + block.ls_1(self._read_image(block, layer, tokens, read, allowed))
+                tokens = tokens + self.seve[0](tokens, text, bias=text_bias)
+            tokens = tokens + block.ls_1(self._read_image(block, layer, tokens, read, bias))
             tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
         return visual.ln_post(tokens) @ visual.proj
 
     def _read_image(
-        self, block: ResidualAttentionBlock, layer: int, tokens: Tensor, image: KeyValues, allowed: Tensor
+        self, block: ResidualAttentionBlock, layer: int, tokens: Tensor, image: KeyValues, bias: Tensor
     ) -> Tensor:
         """Masked cross-attention, FISA Eqs 1 and 2: (N, M, C) -> (N, M, C)."""
         attention = block.attn
@@ -89,7 +101,7 @@ class MaskTokenStream(nn.Module):
             width = attention.embed_dim
             queries = F.linear(normalised, attention.in_proj_weight[:width], attention.in_proj_bias[:width])
         queries = queries.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # (N, heads, M, C / heads)
-        read = F.scaled_dot_product_attention(queries, image.keys, image.values, attn_mask=allowed)
+        read = F.scaled_dot_product_attention(queries, image.keys, image.values, attn_mask=bias)
         return attention.out_proj(read.transpose(1, 2).flatten(2))
 
 

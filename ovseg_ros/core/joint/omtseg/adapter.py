@@ -10,8 +10,8 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from ovseg_ros.core.backbones.beit3 import Beit3, Beit3Layer, Tokens
+from ovseg_ros.core.backbones.deformable import DeformableAttention, Grid, Layout, layout_of
 from ovseg_ros.core.joint.omtseg.config import STAGES, AdapterConfig
-from ovseg_ros.core.joint.omtseg.deformable import DeformableAttention, Grid, Layout, layout_of
 
 _EPS, _EPS_2D = 1e-5, 1e-6
 """Of norms over tokens and over maps."""
@@ -129,10 +129,12 @@ class AdaptedEncoder(nn.Module):
         self.norms = nn.ModuleList(LayerNorm2d(width, eps=_EPS_2D) for _ in range(4))
         _initialise(self)
 
-    def forward(self, encoder: Beit3, images: Tensor, text: Tensor, *, fused: bool) -> Features:
+    def forward(
+        self, encoder: Beit3, images: Tensor, text: Tensor, present: Tensor | None = None, *, fused: bool
+    ) -> Features:
         """Features of images (B, 3, H, W), normalised, whose sides are multiples of 32, and of embedded text (B, L, D).
 
-        `fused`: as of `Beit3Layer`.
+        `present`, `fused`: as of `Beit3Layer`.
         """
         first, *deeper = self.prior(images)
         grids = [(one.shape[2], one.shape[3]) for one in deeper]
@@ -146,7 +148,7 @@ class AdaptedEncoder(nn.Module):
             injected = injector(tokens.image[:, 1:], patch_layout, pyramid, layout)
             tokens = tokens._replace(image=torch.cat([tokens.image[:, :1], injected], dim=1))
             for layer in _stage(encoder.layers, stage):
-                tokens = layer(tokens, fused=fused)
+                tokens = layer(tokens, present, fused=fused)
             assert tokens.image is not None
             patches = tokens.image[:, 1:]
             last = STAGES + _LAST_EXTRACTORS if stage == STAGES - 1 else stage + 1
@@ -166,7 +168,9 @@ class PlainEncoder(nn.Module):
         super().__init__()
         self.norms = nn.ModuleList(LayerNorm2d(width, eps=_EPS_2D) for _ in range(4))
 
-    def forward(self, encoder: Beit3, images: Tensor, text: Tensor, *, fused: bool) -> Features:
+    def forward(
+        self, encoder: Beit3, images: Tensor, text: Tensor, present: Tensor | None = None, *, fused: bool
+    ) -> Features:
         """As of `AdaptedEncoder`."""
         tokens = Tokens(encoder.embed_images(images), text)
         patch = encoder.config.patch_size
@@ -174,7 +178,7 @@ class PlainEncoder(nn.Module):
         maps = []
         for stage, norm in enumerate(self.norms):
             for layer in _stage(encoder.layers, stage):
-                tokens = layer(tokens, fused=fused)
+                tokens = layer(tokens, present, fused=fused)
             assert tokens.image is not None
             state = as_maps(tokens.image[:, 1:], [grid])[0]
             maps.append(norm(_resized(state, [side // (4 * 2**stage) for side in images.shape[2:]])))

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ovseg_ros.core.images import BLACK, IMAGENET_MEAN, IMAGENET_STD, fit, normalize, pad
+from ovseg_ros.core.engine.part import Part, Port
+from ovseg_ros.core.images import BLACK, IMAGENET_MEAN, IMAGENET_STD, Canvas, fit
 from ovseg_ros.core.joint.omtseg.network import OBJECT, OMTSegNetwork
 from ovseg_ros.core.joint.omtseg.tokens import Tokenizer, write_text
-from ovseg_ros.core.model import Model, Prompt
+from ovseg_ros.core.model import Model, Prompt, traits_on
 from ovseg_ros.core.types import Prediction
 from ovseg_ros.core.vocabulary import Category, Vocabulary, as_read
 from ovseg_ros.core.vocabulary.lists import listed, not_told_apart
@@ -16,6 +17,19 @@ from ovseg_ros.core.word_logits import best_prompts, joined_with_objectness, wit
 
 _UNTRAINED = (
     "this preset names no checkpoint, so its masks and names are noise; train it, and name what the training wrote"
+)
+
+_INPUTS = (
+    Port("images", {0: "images"}),
+    Port("text", {0: "tokens"}),
+    Port("places", {0: "words"}),
+    Port("present", {0: "tokens"}),  # filled up with tokens and words that are not
+    Port("named", {0: "words"}),
+)
+_OUTPUTS = (
+    *(Port(name, {0: "images"}) for name in ("mask_logits", "objectness_logits")),
+    Port("word_logits", {0: "images", 2: "words"}),
+    Port("queries", {0: "images"}),
 )
 
 
@@ -27,11 +41,14 @@ class OMTSegPrompt(Prompt):
         text: (L, D), embedded.
         places: (P,) int64, where in the text each name or synonym begins.
         owner: (P,) int64 in [0, K), the category of each.
+        present, named: (L,) and (P,) bool, True: all of these are of the vocabulary.
     """
 
     text: Tensor
     places: Tensor
     owner: Tensor
+    present: Tensor
+    named: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +82,13 @@ class OMTSeg(Model):
         super().__init__()
         self.network, self.tokenizer = network, tokenizer
         self._unknown_likeness, self._is_trained = unknown_likeness, is_trained
+        self.canvas = Canvas(IMAGENET_MEAN, IMAGENET_STD, BLACK)
+        self._part = Part("omtseg", _Last(network), _INPUTS, _OUTPUTS)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The network."""
+        return (self._part,)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -90,32 +114,34 @@ class OMTSeg(Model):
                 )
         written = write_text([reading.tokens for reading in readings], self.tokenizer)
         device = self.network.name_mark.device
+        text = self.network.embed(torch.tensor(written.ids, device=device))
+        places = torch.tensor(written.places, dtype=torch.int64, device=device)
         return OMTSegPrompt(
             vocabulary,
-            self.network.embed(torch.tensor(written.ids, device=device)),
-            torch.tensor(written.places, dtype=torch.int64, device=device),
+            text,
+            places,
             torch.tensor([reading.owner for reading in readings], dtype=torch.int64, device=device),
+            torch.ones(len(text), dtype=torch.bool, device=device),
+            torch.ones(len(places), dtype=torch.bool, device=device),
             remarks=(*remarks, *self._misread(readings)),
+            traits=traits_on(device, vocabulary),
         )
 
-    def forward(self, pixels: Tensor, prompt: OMTSegPrompt) -> Prediction:
+    def forward(self, pixels: Tensor, prompt: OMTSegPrompt, least: float = 0.0) -> Prediction:
         """See `Model`."""
         fitted = fit(pixels, self.input_size)
-        images = normalize(pad(fitted, self.input_size, BLACK), IMAGENET_MEAN, IMAGENET_STD)
-        predictions, queries = self.network(images, prompt.text, prompt.places)
-        last = predictions[-1]
+        images = self.canvas(fitted, self.input_size)
+        masks, objectness_logits, words, queries = self._part(
+            images, prompt.text, prompt.places, prompt.present, prompt.named
+        )
         rows, columns = self.network.mask_size(*fitted.shape[-2:])
-        objectness = last.class_logits.float().softmax(dim=-1)[..., OBJECT]
+        objectness = objectness_logits.float().softmax(dim=-1)[..., OBJECT]
         return Prediction(
-            last.mask_logits[..., :rows, :columns],
-            self._named_logits(last.word_logits, objectness, prompt),
-            queries,
-            objectness,
+            masks[..., :rows, :columns], self._named_logits(words, objectness, prompt), queries, objectness
         )
 
-    def _named_logits(self, words: Tensor | None, objectness: Tensor, prompt: OMTSegPrompt) -> Tensor:
+    def _named_logits(self, words: Tensor, objectness: Tensor, prompt: OMTSegPrompt) -> Tensor:
         """Logarithms of probabilities (B, Q, K + 1), the last of "no object"."""
-        assert words is not None  # the network was given a text
         best = best_prompts(words.float(), prompt.owner, len(prompt.vocabulary.categories))
         # Else the only word of a query would be the name of every object.
         none = (self.network.scale * self._unknown_likeness).expand_as(objectness)
@@ -145,6 +171,21 @@ class OMTSeg(Model):
         if unknown:
             remarks.append(f"this preset does not know all of {listed(unknown)}; use other words")
         return remarks
+
+
+class _Last(nn.Module):
+    """What a network's last layer says, as tensors."""
+
+    def __init__(self, network: OMTSegNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, images: Tensor, text: Tensor, places: Tensor, present: Tensor, named: Tensor
+    ) -> tuple[Tensor, ...]:
+        states, masks, meanings = self.network.read(images, text, places, present, named)
+        word_logits = self.network.word_logits(states[-1], self.network.unit_names(meanings))
+        return masks[-1], self.network.objectness(states[-1]), word_logits, states[-1]
 
 
 def _named(vocabulary: Vocabulary) -> list[tuple[int, Category]]:

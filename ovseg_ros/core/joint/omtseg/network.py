@@ -1,12 +1,14 @@
 """OMTSeg's network: encoder, adapter, decoders and heads, for the model and for training."""
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovseg_ros.core.backbones.beit3 import Beit3
+from ovseg_ros.core.engine.precision import Float32Island
 from ovseg_ros.core.joint.omtseg.adapter import AdaptedEncoder, PlainEncoder
 from ovseg_ros.core.joint.omtseg.config import MASK_STRIDE, STRIDE, OMTSegConfig
 from ovseg_ros.core.joint.omtseg.decoder import MaskedDecoder, build_pixel_decoder
@@ -18,6 +20,35 @@ OBJECT, NOTHING = 0, 1
 """Classes of the objectness logits."""
 _INITIAL_SCALE = 1 / 0.07
 _ENCODER, _POSITIONS = "encoder.", "encoder.encoder.embed_positions."
+
+
+class _Float32Linear(Float32Island, nn.Linear):
+    """A linear layer that no half precision rounds."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return super().forward(values.float())
+
+
+class _Float32Sequential(Float32Island, nn.Sequential):
+    """Layers that no half precision rounds."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        result: Tensor = super().forward(values.float())
+        return result
+
+
+class Read(NamedTuple):
+    """What is known of each query before it is named.
+
+    Attributes:
+        states: (B, Q, C) before the decoder's first layer and after each, normalised.
+        masks: (B, Q, H / 4, W / 4) logits of these.
+        meanings: (B, P, D), the words' last states.
+    """
+
+    states: list[Tensor]
+    masks: list[Tensor]
+    meanings: Tensor
 
 
 class OMTSegNetwork(nn.Module):
@@ -40,8 +71,8 @@ class OMTSegNetwork(nn.Module):
         self.pixel_decoder = build_pixel_decoder(width, config.decoder)
         self.decoder = MaskedDecoder(config.decoder)
         self.words = nn.Linear(width, inner)  # read by the decoder
-        self.names = nn.Linear(width, inner)  # compared with the queries
-        self.name_head = nn.Sequential(
+        self.names = _Float32Linear(width, inner)  # compared with the queries
+        self.name_head = _Float32Sequential(
             nn.Linear(inner, inner), nn.GELU(), nn.Linear(inner, inner), nn.GELU(), nn.Linear(inner, inner)
         )
         self.objectness = nn.Linear(inner, 2)
@@ -80,10 +111,32 @@ class OMTSegNetwork(nn.Module):
     def forward(self, images: Tensor, text: Tensor, places: Tensor) -> tuple[list[QueryPrediction], Tensor]:
         """What the heads say before the decoder's first layer and after each, and the last queries (B, Q, C).
 
+        Arguments and errors as of `read`.
+        """
+        states, masks, meanings = self.read(images, text, places)
+        names = self.unit_names(meanings)
+        predictions = [
+            QueryPrediction(mask, self.objectness(state), self.word_logits(state, names))
+            for state, mask in zip(states, masks, strict=True)
+        ]
+        return predictions, states[-1]
+
+    def read(
+        self,
+        images: Tensor,
+        text: Tensor,
+        places: Tensor,
+        present: Tensor | None = None,
+        named: Tensor | None = None,
+    ) -> Read:
+        """Reads images and text.
+
         Args:
             images: (B, 3, H, W), normalised by ImageNet's statistics; sides are multiples of 32.
             text: (L, D), from `embed`, for all images.
             places: (P,) int64, where in the text the marks before names are; their word logits are in this order.
+            present: (L,) bool, False for tokens behind the text's end, which nothing reads; None = all are of the text.
+            named: (P,) bool, False for places that are none of a name; None = all are.
 
         Raises:
             ValueError: sides are no multiples of 32.
@@ -91,20 +144,22 @@ class OMTSegNetwork(nn.Module):
         height, width = images.shape[-2:]
         if height % STRIDE or width % STRIDE:
             raise ValueError(f"OMTSeg takes images of multiples of {STRIDE} pixels, got {height} x {width}")
-        tokens = text.expand(len(images), -1, -1)
-        features = self.adapter(self.encoder, images, tokens, fused=self.config.fused)
-        with in_float32(images.device):  # as Mask2Former's is run: in bfloat16, its places would be some cells apart
-            pixels = self.pixel_decoder([one.float() for one in features.maps])
+        count, dtype = len(images), self.name_mark.dtype
+        tokens = text.expand(count, -1, -1)
+        if present is not None:
+            present = present.expand(count, -1)
+        features = self.adapter(self.encoder, images, tokens, present, fused=self.config.fused)
+        pixels = self.pixel_decoder([one.to(dtype) for one in features.maps])
         meanings = features.text[:, places]  # (B, P, D)
-        states, masks = self.decoder(list(pixels.multi_scale_features), pixels.mask_features, self.words(meanings))
-        names = F.normalize(self.names(meanings).float(), dim=-1).transpose(1, 2)  # (B, C, P)
-        predictions = [
-            QueryPrediction(mask, self.objectness(state), self._likeness(state, names))
-            for state, mask in zip(states, masks, strict=True)
-        ]
-        return predictions, states[-1]
+        levels = list(pixels.multi_scale_features)
+        states, masks = self.decoder(levels, pixels.mask_features, self.words(meanings), named)
+        return Read(states, masks, meanings)
 
-    def _likeness(self, states: Tensor, names: Tensor) -> Tensor:
+    def unit_names(self, meanings: Tensor) -> Tensor:
+        """Unit vectors (B, C, P) of words' meanings (B, P, D), float32."""
+        return F.normalize(self.names(meanings).float(), dim=-1).transpose(1, 2)
+
+    def word_logits(self, states: Tensor, names: Tensor) -> Tensor:
         """Word logits (B, Q, P): scaled cosines of queries (B, Q, C) and unit names (B, C, P), float32."""
         queries = F.normalize(self.name_head(states).float(), dim=-1)
         with in_float32(states.device):

@@ -25,6 +25,9 @@ from ovseg_ros.core.types import MaskProposals, QueryPrediction
 
 Size = Annotated[int, Field(ge=1, le=8192)]
 
+Grid = tuple[int, int]
+"""Rows and columns of patches."""
+
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
 class EoMTConfig:
@@ -154,6 +157,8 @@ def _build_encoder(config: EoMTConfig) -> VisionTransformer:
 class EoMT(MaskNetwork):
     """Encoder-only Mask Transformer. Words, where they guide, are read before each joint block."""
 
+    _places: Tensor | None  # on a canvas: learned positions, but for its own, or the rotary table
+
     def __init__(self, config: EoMTConfig) -> None:
         super().__init__()
         self.config = config
@@ -168,6 +173,26 @@ class EoMT(MaskNetwork):
             nn.Linear(config.width, config.width),
         )
         self.upscale = nn.Sequential(*[ScaleBlock(config.width) for _ in range(config.upscale_blocks)])
+        self._canvas: Grid | None = None
+        self.register_buffer("_places", None, persistent=False)
+
+    def on_canvas(self, height: int, width: int) -> None:
+        """From now on images lie at the top left of a canvas of this size, pixels, and patches know where on it.
+
+        Their positions are made here, once. This holds for images that fit, in inference: weights must not change after
+        it, and a training ends it.
+        """
+        self._canvas, grid = None, (height // self.config.patch_size, width // self.config.patch_size)
+        rotation = self._rotation(grid)
+        places = self._positions(grid) if rotation is None else rotation
+        is_own = places is self.encoder.pos_embed  # which need not be held twice
+        self._canvas, self._places = grid, None if is_own else places.detach().clone()
+
+    def train(self, mode: bool = True) -> "EoMT":
+        """As of any module; a training ends `on_canvas`."""
+        if mode:
+            self._canvas = self._places = None
+        return super().train(mode)
 
     def forward(self, images: Tensor, words: GuidingWords | None = None) -> MaskProposals:
         """Mask proposals, without masked attention.
@@ -183,19 +208,19 @@ class EoMT(MaskNetwork):
         Raises:
             ValueError: there is guidance, but no words.
         """
-        tokens, predictions = self._run(images, None, words=words)
+        tokens, grid, _ = self._run(images, None, words=words)
+        final = self._predict(tokens, grid, words)
         return MaskProposals(
-            mask_logits=predictions[-1].mask_logits,
+            mask_logits=final.mask_logits,
             query_embeddings=tokens[:, : self.config.num_queries],
-            class_logits=predictions[-1].class_logits,
-            word_logits=predictions[-1].word_logits,
+            class_logits=final.class_logits,
+            word_logits=final.word_logits,
         )
 
     def patches(self, images: Tensor) -> Tensor:
         """Of images as of `forward`, the patches after the last block: (B, C, H / patch, W / patch)."""
-        tokens, _ = self._run(images, None)
-        rows, columns = (side // self.config.patch_size for side in images.shape[-2:])
-        return tokens[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
+        tokens, grid, _ = self._run(images, None)
+        return tokens[:, -grid[0] * grid[1] :].transpose(1, 2).unflatten(2, grid)
 
     def forward_layers(self, images: Tensor, words: GuidingWords | None = None) -> list[QueryPrediction]:
         """As `forward_masked`, without masks."""
@@ -237,7 +262,8 @@ class EoMT(MaskNetwork):
         Returns:
             L2 + 1 predictions, the final one last.
         """
-        return self._run(images, mask_probabilities, draws, words)[1]
+        tokens, grid, predictions = self._run(images, mask_probabilities, draws, words)
+        return [*predictions, self._predict(tokens, grid, words)]
 
     def _run(
         self,
@@ -245,15 +271,15 @@ class EoMT(MaskNetwork):
         mask_probabilities: Tensor | None,
         draws: Tensor | None = None,
         words: GuidingWords | None = None,
-    ) -> tuple[Tensor, list[QueryPrediction]]:
-        """Normalised tokens after the last block; predictions before each joint block, if masked, and after the end."""
+    ) -> tuple[Tensor, Grid, list[QueryPrediction]]:
+        """Normalised tokens after the last block, the patches' grid, and predictions before each masked joint block."""
         self._require_words(words)
         tokens, grid = self._embed(images)
-        rotation, count = self._rotation(grid, tokens.device), self.config.num_queries
+        rotation, count = self._rotation(grid), self.config.num_queries
         predictions = []
         for index, block in enumerate(self.encoder.blocks, start=self.config.joint_blocks - self.config.depth):
             if index == 0:  # the first joint block
-                queries = self.queries.weight.expand(len(tokens), -1, -1)
+                queries = self.queries.weight.expand(tokens.shape[0], -1, -1)
                 tokens = torch.cat([queries, tokens], dim=1)  # (B, Q + N, C)
             attention_mask = None
             if index >= 0 and mask_probabilities is not None:
@@ -269,33 +295,44 @@ class EoMT(MaskNetwork):
             # The table begins with the queries, which may not have joined.
             rotary = {} if rotation is None else {"rope": rotation[-tokens.shape[1] :]}
             tokens = block(tokens, attn_mask=attention_mask, **rotary)
-        tokens = self.encoder.norm(tokens)
-        predictions.append(self._predict(tokens, grid, words))
-        return tokens, predictions
+        return self.encoder.norm(tokens), grid, predictions
 
-    def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def _embed(self, images: Tensor) -> tuple[Tensor, Grid]:
         """(B, 3, H, W) -> tokens (B, 1 + registers + patches, C) and the patch grid's (rows, columns)."""
         encoder = self.encoder
         features = encoder.patch_embed(images.to(encoder.cls_token.dtype))  # (B, rows, columns, C)
-        batch, rows, columns, width = features.shape
-        patches = features.reshape(batch, rows * columns, width)
+        batch, grid = features.shape[0], (features.shape[1], features.shape[2])
+        patches = features.flatten(1, 2)
         if encoder.pos_embed is not None:
-            patches = patches + resample_abs_pos_embed(
-                encoder.pos_embed, new_size=[rows, columns], old_size=encoder.patch_embed.grid_size, num_prefix_tokens=0
-            )
+            patches = patches + self._positions(grid)
         prefix = [encoder.cls_token.expand(batch, -1, -1)]
         if encoder.reg_token is not None:
             prefix.append(encoder.reg_token.expand(batch, -1, -1))
-        return torch.cat([*prefix, patches], dim=1), (rows, columns)
+        return torch.cat([*prefix, patches], dim=1), grid
 
-    def _rotation(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
-        """(Q + prefix + patches, 2 D) for heads of width D; None with learned positions."""
+    def _positions(self, grid: Grid) -> Tensor:
+        """(1, P, C) to add to the patches of a grid."""
+        learned, own = self.encoder.pos_embed, self.encoder.patch_embed.grid_size
+        if self._canvas is not None and _fits(grid, self._canvas):
+            return _top_left(learned if self._places is None else self._places, self._canvas, grid)
+        if grid == own:  # timm would interpolate it all the same, unless it is square
+            return learned
+        return resample_abs_pos_embed(learned, new_size=[*grid], old_size=[*own], num_prefix_tokens=0)
+
+    def _rotation(self, grid: Grid) -> Tensor | None:
+        """(Q + prefix + P, 2 D) for P patches and heads of width D, in the weights' type; None with learned ones."""
         if not self.config.dinov3:
             return None
         unturned = self.config.num_queries + self.encoder.num_prefix_tokens
-        return rotary_table(grid, self.config.width // self.config.heads, unturned, device)
+        if self._canvas is None or self._places is None or not _fits(grid, self._canvas):
+            weights = self.encoder.cls_token  # a table of another type would make queries and keys of its own
+            table = rotary_table(grid, self.config.width // self.config.heads, unturned, weights.device)
+            return table.to(weights.dtype)
+        if grid == self._canvas:
+            return self._places
+        return torch.cat([self._places[:unturned], _top_left(self._places[unturned:], self._canvas, grid)])
 
-    def _predict(self, tokens: Tensor, grid: tuple[int, int], words: GuidingWords | None) -> QueryPrediction:
+    def _predict(self, tokens: Tensor, grid: Grid, words: GuidingWords | None) -> QueryPrediction:
         """Heads on normalised tokens (B, Q + prefix + patches, C), however many queries Q there are."""
         queries, patches = tokens[:, : -grid[0] * grid[1]], tokens[:, -grid[0] * grid[1] :]
         queries = queries[:, : queries.shape[1] - self.encoder.num_prefix_tokens]  # (B, Q, C)
@@ -309,7 +346,7 @@ class EoMT(MaskNetwork):
     def _attention_mask(
         self,
         mask_logits: Tensor,
-        grid: tuple[int, int],
+        grid: Grid,
         num_tokens: int,
         probability: Tensor,
         drawn: Tensor | None,
@@ -325,6 +362,17 @@ class EoMT(MaskNetwork):
         allowed = inside.new_ones(batch, 1, num_tokens, num_tokens)
         allowed[:, 0, :queries, num_tokens - inside.shape[2] :] = inside | unmasked
         return allowed
+
+
+def _fits(grid: Grid, canvas: Grid) -> bool:
+    return grid[0] <= canvas[0] and grid[1] <= canvas[1]
+
+
+def _top_left(places: Tensor, canvas: Grid, grid: Grid) -> Tensor:
+    """Of places (..., P, C) of a canvas's patches, those of a grid at its top left."""
+    if grid == canvas:
+        return places
+    return places.unflatten(-2, canvas)[..., : grid[0], : grid[1], :].flatten(-3, -2)
 
 
 def annealed_mask_probabilities(progress: float, num_blocks: int) -> Tensor:

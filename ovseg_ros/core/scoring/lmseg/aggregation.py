@@ -17,12 +17,22 @@ from ovseg_ros.core.scoring.lmseg.config import LMSegConfig
 _MASKED = -100.0
 """Added to the logits of cells that were no neighbours before the windows were shifted."""
 _EPSILON = 1e-6
+_SHARE = 2**-8
+"""Of sums over words, so that they are no longer than means of the usual 256, and float16 can hold them. A power of two
+changes no bit of float32.
+"""
+ABSENT = -1e4
+"""Added to the keys of words that are none, which an engine fills up with: e^-10000 is nothing in any precision."""
 
 
-def _guided(layer: nn.Linear, cells: Tensor, guidance: Tensor) -> Tensor:
-    """A layer of cells (..., C) and guidance (..., G) side by side, where the one is broadcast over the other."""
+def _guided(layer: nn.Linear, cells: Tensor, guidance: Tensor, offset: Tensor | None = None) -> Tensor:
+    """A layer of cells (..., C) and guidance (..., G) side by side, where the one is broadcast over the other.
+
+    `offset` is added to what guidance makes.
+    """
     width = cells.shape[-1]
-    return F.linear(cells, layer.weight[:, :width]) + F.linear(guidance, layer.weight[:, width:], layer.bias)
+    beside = F.linear(guidance, layer.weight[:, width:], layer.bias)
+    return F.linear(cells, layer.weight[:, :width]) + (beside if offset is None else beside + offset)
 
 
 class WindowAttention(nn.Module):
@@ -99,34 +109,78 @@ class WordAttention(nn.Module):
             self.padding = nn.Parameter(torch.zeros(width))
             self.padding_guidance = nn.Parameter(torch.zeros(config.guidance_width))
 
-    def forward(self, cells: Tensor, guidance: Tensor) -> Tensor:
-        """Cells (B, K, h, w, C), guidance (B or 1, K, G) -> (B, K, h, w, C); cells count twice in the result."""
+    def forward(self, cells: Tensor, guidance: Tensor, absence: Tensor | None = None) -> Tensor:
+        """Cells (B, K, h, w, C), guidance (B or 1, K, G) -> (B, K, h, w, C); cells count twice in the result.
+
+        `absence` (K,): 0 of words, `ABSENT` of what fills them up, which no word reads; None for words alone.
+        """
         grid = cells.shape[2:4]
         pooling = self._pooling if self.training else 1
         pooled = _resized(cells, lambda maps: F.avg_pool2d(maps, pooling)) if pooling > 1 else cells
-        pooled = pooled + self._read(self.norm1(pooled), guidance[:, :, None, None])
+        pooled = pooled + self._read(self.norm1(pooled), guidance[:, :, None, None], absence)
         pooled = pooled + self.mlp(self.norm2(pooled))
         if pooling > 1:
             pooled = _resized(pooled, lambda maps: F.interpolate(maps, grid, mode="bilinear", align_corners=True))
         return cells + pooled
 
-    def _read(self, cells: Tensor, guidance: Tensor) -> Tensor:
-        queries, keys = _guided(self.query, cells, guidance), _guided(self.key, cells, guidance)
-        queries, keys, values = (self._in_heads(part) for part in (queries, keys, self.value(cells)))
+    def _read(self, cells: Tensor, guidance: Tensor, absence: Tensor | None) -> Tensor:
+        offset = None if absence is None else absence[:, None, None, None]
+        queries, keys = _guided(self.query, cells, guidance), _guided(self.key, cells, guidance, offset)
+        queries, keys, values = (self._in_heads(part) for part in (queries, keys, self._values(cells)))
         queries, keys = F.elu(queries) + 1, F.elu(keys) + 1  # (B, K, h, w, heads, d)
         read = torch.einsum("bkyxnd,bkyxne->byxnde", keys, values)
-        weight = keys.sum(dim=1)  # (B, h, w, heads, d)
-        if (missing := self._padded - cells.shape[1]) > 0:  # all alike, at every cell
+        weight = _summed(keys)  # (B, h, w, heads, d)
+        missing = self._missing(cells.shape[1], absence)
+        if missing is not None:  # all alike, at every cell
             padding = self.norm1(self.padding)
             key = F.elu(self._in_heads(_guided(self.key, padding, self.padding_guidance))) + 1  # (heads, d)
-            value = self._in_heads(self.value(padding))
+            value = self._in_heads(self._values(padding))
             read = read + missing * torch.einsum("nd,ne->nde", key, value)
-            weight = weight + missing * key
-        total = torch.einsum("bkyxnd,byxnd->bkyxn", queries, weight) + _EPSILON
+            weight = weight + missing * (_SHARE * key)
+        least = max(_SHARE * _EPSILON, torch.finfo(weight.dtype).tiny)
+        total = torch.einsum("bkyxnd,byxnd->bkyxn", queries, weight) + least
         return (torch.einsum("bkyxnd,byxnde->bkyxne", queries, read) / total[..., None]).flatten(-2)
+
+    def _values(self, cells: Tensor) -> Tensor:
+        """What words are read as, times `_SHARE`."""
+        return F.linear(cells, _SHARE * self.value.weight, _SHARE * self.value.bias)
+
+    def _missing(self, count: int, absence: Tensor | None) -> Tensor | int | None:
+        """How many learned words fill these up; None for none at all."""
+        if absence is not None and self._padded:
+            present = (absence > ABSENT / 2).sum()
+            return (self._padded - present).clamp(min=0).to(absence.dtype)
+        return self._padded - count if count < self._padded else None
 
     def _in_heads(self, values: Tensor) -> Tensor:
         return values.unflatten(-1, (self._heads, -1))
+
+
+def _summed(keys: Tensor) -> Tensor:
+    """The sum over words, added up in float32, times `_SHARE`: (B, K, ...) -> (B, ...)."""
+    return (_SHARE * keys.sum(dim=1, dtype=torch.float32)).to(keys.dtype)
+
+
+class AggregationLayer(nn.Module):
+    """Over cells, plainly and with shifted windows; then over words."""
+
+    def __init__(self, config: LMSegConfig, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.spatial = nn.ModuleList(
+            WindowAttention(config, grid, shifted=shifted) for shifted in ((False, True) if config.spatial else ())
+        )
+        self.guidance_norm = nn.LayerNorm(config.guidance_width) if config.spatial else None
+        self.by_word = WordAttention(config) if config.by_word else None
+
+    def forward(self, cells: Tensor, image: Tensor, words: Tensor, absence: Tensor | None = None) -> Tensor:
+        """Cells (B, K, h, w, C); of the image (B, h, w, G), of the words (B or 1, K, G); `absence` as `WordAttention`
+        has it.
+        """
+        if self.guidance_norm is not None:
+            guidance = self.guidance_norm(image)
+            for block in self.spatial:
+                cells = block(cells, guidance)
+        return cells if self.by_word is None else self.by_word(cells, words, absence)
 
 
 def _resized(cells: Tensor, resize: Callable[[Tensor], Tensor]) -> Tensor:

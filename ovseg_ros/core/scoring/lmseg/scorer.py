@@ -8,13 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovseg_ros.core.backbones.dense_clip import check_dense_tower, dense_features, train_queries_and_values
+from ovseg_ros.core.backbones.dense_clip import check_dense_tower, train_queries_and_values
+from ovseg_ros.core.backbones.image_encoder import ImageEncoder
+from ovseg_ros.core.engine.part import Part
+from ovseg_ros.core.engine.precision import Float32Modules
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.images import normalize, squash
-from ovseg_ros.core.scoring.lmseg.aggregation import WindowAttention, WordAttention
+from ovseg_ros.core.images import Canvas, squash
+from ovseg_ros.core.scoring.lmseg.aggregation import AggregationLayer
 from ovseg_ros.core.scoring.lmseg.config import LMSegConfig
 from ovseg_ros.core.scoring.lmseg.decoder import SCALE, Decoder
 from ovseg_ros.core.scoring.lmseg.fusion import Fusion
+from ovseg_ros.core.scoring.lmseg.parts import Refinement, scorer_parts
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.core.weights.strict import load_trained_state, trained_state
@@ -76,26 +80,6 @@ class Scores:
     features: Tensor
 
 
-class AggregationLayer(nn.Module):
-    """Over cells, plainly and with shifted windows; then over words."""
-
-    def __init__(self, config: LMSegConfig, grid: tuple[int, int]) -> None:
-        super().__init__()
-        self.spatial = nn.ModuleList(
-            WindowAttention(config, grid, shifted=shifted) for shifted in ((False, True) if config.spatial else ())
-        )
-        self.guidance_norm = nn.LayerNorm(config.guidance_width) if config.spatial else None
-        self.by_word = WordAttention(config) if config.by_word else None
-
-    def forward(self, cells: Tensor, image: Tensor, words: Tensor) -> Tensor:
-        """Cells (B, K, h, w, C); of the image (B, h, w, G), of the words (B or 1, K, G)."""
-        if self.guidance_norm is not None:
-            guidance = self.guidance_norm(image)
-            for block in self.spatial:
-                cells = block(cells, guidance)
-        return cells if self.by_word is None else self.by_word(cells, words)
-
-
 class LMSegScorer(nn.Module):
     """Cosines of CLIP's and SAM's features with words, refined, and upsampled to logits.
 
@@ -110,7 +94,7 @@ class LMSegScorer(nn.Module):
         self,
         visual: nn.Module,
         text: nn.Module | None,
-        sam: nn.Module | None,
+        sam: ImageEncoder | None,
         config: LMSegConfig,
         *,
         sam_width: int = 0,
@@ -122,8 +106,8 @@ class LMSegScorer(nn.Module):
         Args:
             visual: an open_clip `VisionTransformer`.
             text: CLIP's text tower, of open_clip, whose queries and values are trained; None leaves it as it is.
-            sam: images (B, 3, H, W) in [0, 1] -> features (B, C, any, any); what of it is trained, it says itself.
-            sam_width: C.
+            sam: what of it is trained, it says itself.
+            sam_width: channels of its features.
             mean, std: of CLIP's pixels.
 
         Raises:
@@ -133,7 +117,7 @@ class LMSegScorer(nn.Module):
         self.config = config
         self.visual = check_dense_tower(visual, config.skip_layers)
         self.text, self.sam = text, sam
-        self._mean, self._std = mean, std
+        self._canvas = Canvas(mean, std)
         visual.requires_grad_(False)
         if config.tunes_clip:
             for tower in (self.visual, text):
@@ -148,6 +132,14 @@ class LMSegScorer(nn.Module):
             self.word_guidance = nn.Linear(text_width, config.guidance_width)
             self.layers = nn.ModuleList(AggregationLayer(config, grid) for _ in range(config.layers))
             self.decoder = Decoder(config, clip_width)
+        self._in_float32 = Float32Modules(*(part for part in (text, self.word_guidance) if part is not None))
+        refinement = Refinement(self.embed, self.image_guidance, self.layers, self.decoder)
+        self._parts = scorer_parts(self.visual, sam, self.fusion, refinement, config)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The encoders, their fusion, the refinement under words, and the decoder."""
+        return self._parts.present
 
     @property
     def encoders_learn(self) -> bool:
@@ -182,17 +174,21 @@ class LMSegScorer(nn.Module):
         guidance = F.relu(self.word_guidance(vectors[names]))[None]
         return ScoredWords(vectors, owner, guidance, categories)
 
-    def forward(self, images: Tensor, words: ScoredWords) -> Scores:
-        """Scores of images (B, 3, H, W) in [0, 1], which are scaled to the configured size."""
+    def forward(self, images: Tensor, words: ScoredWords, encoded: Encoded | None = None) -> Scores:
+        """Scores of images (B, 3, H, W) in [0, 1], which are scaled to the configured size; `encoded` if they are."""
+        encoded = self.encode(images) if encoded is None else encoded
+        whole = self.score(encoded, words)
         if self.config.windows and not self.training and len(words.categories):
-            return self._in_windows(images, words)
-        return self.score(self.encode(images), words)
+            return self._with_windows(images, words, whole)
+        return whole
 
     def encode(self, images: Tensor) -> Encoded:
         """All that does not depend on the words, of images as of `forward`."""
-        scaled = normalize(squash(images, self.config.image_size), self._mean, self._std)
-        clip = dense_features(self.visual, scaled, self.config.skip_layers)
-        return Encoded(clip.projected, clip.skips, None if self.sam is None else self.sam(images))
+        clip, *skips = _run(self._parts.clip, self._canvas(squash(images, self.config.image_size)))
+        second = None
+        if self.sam is not None and self._parts.second is not None:
+            (second,) = _run(self._parts.second, self.sam.pixels(images))
+        return Encoded(clip, tuple(skips), second)
 
     def score(
         self, encoded: Encoded, words: ScoredWords, *, most: int | None = None, required: Tensor | None = None
@@ -203,29 +199,30 @@ class LMSegScorer(nn.Module):
             most: words to look at in each image, in place of `padded_words`.
             required: (B, K) bool, of those first.
         """
-        features = encoded.clip
-        if self.fusion is not None and encoded.second is not None:
-            features = self.fusion(features, encoded.second)
+        features, batch = encoded.clip, len(encoded.clip)
+        if self._parts.fuse is not None and encoded.second is not None:
+            (features,) = _run(self._parts.fuse, features, encoded.second)
         most = self.config.padded_words if most is None else most
         cosines, guidance, chosen = self._compared(features, words, most, required)
         if not cosines.shape[1]:  # nothing was asked for but "unknown"
             rows, columns = features.shape[-2:]
-            return Scores(cosines.new_zeros(len(features), 0, SCALE * rows, SCALE * columns), chosen, features)
-        cells = self.embed(cosines.flatten(0, 1)[:, None]).movedim(1, -1).unflatten(0, cosines.shape[:2])
-        image = F.relu(self.image_guidance(features)).movedim(1, -1)  # (B, h, w, G)
-        for layer in self.layers:
-            cells = layer(cells, image, guidance)
-        guides = self.decoder.guides(encoded.skips)
-        at_once = max(1, cells.shape[1]) if torch.is_grad_enabled() else _WORDS_AT_ONCE
-        logits = torch.cat([self.decoder(some, guides) for some in cells.split(at_once, dim=1)], dim=1)
-        return Scores(logits, chosen, features)
+            return Scores(cosines.new_zeros(batch, 0, SCALE * rows, SCALE * columns), chosen, features)
+        given = (features, *encoded.skips, cosines)
+        at_once = cosines.shape[1]
+        if torch.is_grad_enabled():  # all words are real, and decoded at once
+            cells, *guides = self._parts.refine.module(*given, guidance)
+        else:
+            cells, *guides = self._parts.refine(*given, guidance.expand(batch, -1, -1), features.new_zeros(at_once))
+            at_once = _WORDS_AT_ONCE
+        decoded = [_run(self._parts.decode, some, *guides)[0] for some in cells.split(at_once, dim=1)]
+        return Scores(torch.cat(decoded, dim=1), chosen, features)
 
     def _compared(
         self, features: Tensor, words: ScoredWords, most: int, required: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Cosines (B, k, h, w), guidance (B or 1, k, G) and the words (B, k) that are looked at, K or fewer."""
+        """In float32, cosines (B, k, h, w), guidance (B or 1, k, G) and which words (B, k) are looked at, at most K."""
         count = len(words.categories)
-        prompts = torch.einsum("bdyx,pd->byxp", F.normalize(features, dim=1), words.vectors)
+        prompts = torch.einsum("bdyx,pd->byxp", F.normalize(features.float(), dim=1), words.vectors)
         cosines = best_prompts(prompts, words.owner, count).movedim(-1, 1)  # (B, K, h, w)
         batch = len(features)
         if not most or count <= most:
@@ -237,14 +234,12 @@ class LMSegScorer(nn.Module):
         rows = torch.arange(batch, device=chosen.device)[:, None]
         return cosines[rows, chosen], words.guidance[0][chosen], chosen
 
-    def _in_windows(self, images: Tensor, words: ScoredWords) -> Scores:
-        """The mean of what four overlapping windows and the whole image say, as CAT-Seg is measured.
+    def _with_windows(self, images: Tensor, words: ScoredWords, whole: Scores) -> Scores:
+        """The mean of what four overlapping windows and the whole image say, in float32, as CAT-Seg is measured.
 
         Windows overlap by a third; they are added up at the cells of the scores, not at the image's pixels.
         """
-        size, whole = self.config.image_size, self.score(self.encode(images), words)
-        if not len(words.categories):
-            return whole
+        size = self.config.image_size
         cells = (whole.logits.shape[-2], whole.logits.shape[-1])
         steps = [round(side * _STEP) for side in cells]
         down, across = (round(step * pixels / side) for step, pixels, side in zip(steps, size, cells, strict=True))
@@ -274,9 +269,15 @@ class LMSegScorer(nn.Module):
         load_trained_state(self, state, where)
 
 
+def _run(part: Part, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """By its engine; where gradients are asked for by the module, under autocast if that is on."""
+    outputs: tuple[Tensor, ...] = part.module(*tensors) if torch.is_grad_enabled() else part(*tensors)
+    return outputs
+
+
 def _probabilities(scores: Scores, count: int) -> Tensor:
-    """(B, K, h, w) of all words; 0 of those that were not looked at."""
-    found = scores.logits.sigmoid()
+    """(B, K, h, w) of all words, in float32; 0 of those that were not looked at."""
+    found = scores.logits.float().sigmoid()
     everywhere = scores.words[..., None, None].expand_as(found)
     return found.new_zeros(len(found), count, *found.shape[2:]).scatter(1, everywhere, found)
 
