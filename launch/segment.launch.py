@@ -23,7 +23,7 @@ from ovseg_ros.ros.node.launch_topics import LaunchTopics, is_true
 from ovseg_ros.ros.node.middleware import shared_memory_profile_unless_chosen
 
 CONFIG = Path(get_package_share_directory("ovseg_ros")) / "config"
-OVERRIDES = ("preset", "vocabulary_file", "device")
+OVERRIDES = ("preset", "vocabulary_file", "device", "engine", "precision")
 """Arguments that override the parameter of the same name; so does autostart."""
 ARGUMENTS = {
     "image": ("image", "Topic of the camera's images; <image>/compressed is listened to as well."),
@@ -46,6 +46,8 @@ ARGUMENTS = {
     "vocabulary_file": ("", "Vocabulary at start: the name of a file in config/vocabularies, or a path."),
     "params_file": (str(CONFIG / "segment.yaml"), "Node parameters."),
     "device": ("", "auto, cpu, cuda or cuda:N."),
+    "engine": ("", "What runs the model: auto, eager, compile, cuda_graph, onnx or tensorrt."),
+    "precision": ("", "auto, float32, float16 or bfloat16."),
     "autostart": ("", "true: become active at once; false: leave that to a lifecycle manager."),
     "namespace": ("", "Namespace of the node, and of RViz."),
     "log_level": ("info", "debug, info, warn, error or fatal."),

@@ -4,7 +4,7 @@ Thousands of words and a thousand changes then take seconds.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,14 +13,15 @@ from torch import Tensor
 
 from ovseg_ros.core.backbones.sentence_clip import ClipConfig
 from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.core.engine.options import EngineOptions
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.ros.node.node_process import run_node
 from ovseg_ros.ros.node.segment_node import SegmentNode
 
 
-def make_segmenter(preset: str, device: str) -> PanopticSegmenter:
-    segmenter = build_segmenter(preset, device)
+def make_segmenter(preset: str, device: str, options: EngineOptions, tell: Callable[[str], None]) -> PanopticSegmenter:
+    segmenter = build_segmenter(preset, device, options, tell)
     segmenter.model.text_encoder = TextEncoder(hashed_vectors, ["{}"])
     return segmenter
 

@@ -1,6 +1,6 @@
 """The node `ovseg` with its real segmenter, made to report, to wait and to fail on demand.
 
-Every `segment` prints a line, and so does the end of the segmenter's life. A picture whose first pixel is in `FAILURES`
+Every `start` prints a line, and so does the end of the segmenter's life. A picture whose first pixel is in `FAILURES`
 raises; one whose first pixel is `ENDLESS` never ends. A preset whose name begins with "slow" never ends loading, and
 "slow_import" does so in an import that prints and swallows every exception, as the C code of some libraries does.
 Encoding a vocabulary with a name that starts with "slow" waits for the file `gate` in the working folder.
@@ -10,12 +10,14 @@ import importlib
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.core.engine.options import EngineOptions
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.ros.node.node_process import run_node
 from ovseg_ros.ros.node.segment_node import SegmentNode
@@ -36,7 +38,7 @@ while True:
 """
 
 
-def make_segmenter(preset: str, device: str) -> PanopticSegmenter:
+def make_segmenter(preset: str, device: str, options: EngineOptions, tell: Callable[[str], None]) -> PanopticSegmenter:
     if Path(preset).name.startswith("slow"):
         print("loading slowly", flush=True)
         if Path(preset).name == "slow_import":
@@ -44,21 +46,15 @@ def make_segmenter(preset: str, device: str) -> PanopticSegmenter:
             sys.path.insert(0, str(Path.cwd()))
             importlib.import_module("swallowing")
         wait_forever()
-    segmenter = build_segmenter(preset, device)
+    segmenter = build_segmenter(preset, device, options, tell)
     weakref.finalize(segmenter, print, "segmenter freed", flush=True)
-    segment, segment_batch, prepare = segmenter.segment, segmenter.segment_batch, segmenter.prepare
+    start, prepare = segmenter.start, segmenter.prepare
 
-    def segment_or_fail(image: Any, prompt: Any, merge: Any = None) -> Any:
-        print("segmenting", flush=True)
-        fail_on_demand(image)
-        return segment(image, prompt, merge)
-
-    def segment_batch_or_fail(images: Any, prompt: Any, merge: Any = None) -> Any:
-        if len(images) > 1:  # else `segment` called it
-            print(f"segmenting {len(images)} at once", flush=True)
-            for image in images:
-                fail_on_demand(image)
-        return segment_batch(images, prompt, merge)
+    def start_or_fail(images: Any, prompt: Any, merge: Any = None) -> Any:
+        print("segmenting" if len(images) == 1 else f"segmenting {len(images)} at once", flush=True)
+        for image in images:
+            fail_on_demand(image)
+        return start(images, prompt, merge)
 
     def prepare_after_gate(vocabulary: Any) -> Any:
         slow = [category.name for category in vocabulary.categories if category.name.startswith("slow")]
@@ -68,8 +64,7 @@ def make_segmenter(preset: str, device: str) -> PanopticSegmenter:
                 time.sleep(0.01)
         return prepare(vocabulary)
 
-    segmenter.segment, segmenter.prepare = segment_or_fail, prepare_after_gate  # type: ignore[method-assign]
-    segmenter.segment_batch = segment_batch_or_fail  # type: ignore[method-assign]
+    segmenter.start, segmenter.prepare = start_or_fail, prepare_after_gate  # type: ignore[method-assign]
     return segmenter
 
 

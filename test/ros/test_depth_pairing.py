@@ -1,5 +1,6 @@
 """Which depth belongs to which image, and what is said of an image that has none: stamps and times, no middleware."""
 
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,10 +48,10 @@ class Topics:
 
     def frame(self, stamp: float, *depths: float) -> tuple[bool, str]:
         """Whether a frame is in 3D, its depths coming while the model works, and what is wrong."""
-        self.inputs.expect(header(stamp))
+        expected = self.inputs.expect(header(stamp))
         for depth in depths:
             self.depth(depth)
-        return self.inputs.pair(header(stamp), 6, 8) is not None, self.inputs.problem()
+        return self.inputs.pair(expected, 6, 8) is not None, self.inputs.problem()
 
 
 def header(stamp: float) -> Header:
@@ -112,6 +113,28 @@ def test_nothing_that_comes_is_said_once_the_start_is_over(topics: Topics) -> No
 
 def test_depth_of_another_view_is_said_with_its_topic(topics: Topics) -> None:
     topics.depth(10.0)
-    topics.inputs.expect(header(10.0))
-    assert topics.inputs.pair(header(10.0), 8, 8) is None
+    assert topics.inputs.pair(topics.inputs.expect(header(10.0)), 8, 8) is None
     assert topics.inputs.problem().startswith("/front/depth: depth has 8x6 pixels and the image 8x8")
+
+
+def test_each_of_the_frames_at_work_gets_its_own_depth(topics: Topics) -> None:
+    """The model has the next frame while this one is published; each keeps what came for it, however much follows."""
+    frames = []
+    for stamp in (10.0, 10.25):
+        topics.depth(stamp)
+        frames.append(topics.inputs.expect(header(stamp)))
+    for later in range(11, 30):  # more than waits
+        topics.depth(later)
+    for frame in frames:
+        assert topics.inputs.pair(frame, 6, 8) is not None
+        assert frame.best is not None and frame.best.header == frame.header
+    assert topics.inputs.problem() == ""
+
+
+def test_a_frame_that_is_lost_keeps_no_depth(topics: Topics) -> None:
+    expected = topics.inputs.expect(header(10.0))
+    topics.depth(10.0)
+    assert expected.best is not None
+    depth = weakref.ref(expected)
+    del expected
+    assert depth() is None

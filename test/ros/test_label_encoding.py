@@ -10,6 +10,7 @@ from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from ovseg_ros.core.engine.options import REFERENCE
 from ovseg_ros.core.errors import VocabularyError
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.model import Prompt
@@ -110,6 +111,7 @@ def test_the_warning_is_in_the_models_status() -> None:
             state="active",
             preset="tabletop",
             device="cpu",
+            engine=REFERENCE,
             prompt=Prompt(Vocabulary.build([CategorySpec("cup")])),
             host_memory=0,
             device_memory=None,

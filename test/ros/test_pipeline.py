@@ -8,7 +8,8 @@ from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.outputs import OutputOptions
 from ovseg_ros.core.region import Region
 from ovseg_ros.ros.node.parameters import Settings
-from ovseg_ros.ros.node.pipeline import PreparedFrame, alike
+from ovseg_ros.ros.node.pipeline import alike
+from ovseg_ros.ros.node.publishing import PreparedFrame
 
 
 def prepared(side: int, threshold: float) -> PreparedFrame:

@@ -8,6 +8,7 @@ from rclpy.duration import Duration
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 
 from ovseg_ros.core.descriptions import ATTRIBUTES, Descriptions
+from ovseg_ros.core.engine.options import Engine
 from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.ros.node.diagnostics import camera_status, model_status
@@ -118,6 +119,7 @@ def test_the_models_status() -> None:
         "state": "active",
         "preset": "tabletop",
         "device": "cuda:0",
+        "engine": Engine("compile", "float16", "engine compile, float16: warm-up 40.2 s"),
         "prompt": Prompt(words),
         "host_memory": 2_000_000_000,
         "device_memory": (3_000_000_000, 5_000_000_000),
@@ -133,13 +135,14 @@ def test_the_models_status() -> None:
     )
     assert (values["vocabulary version"], values["categories"]) == ("2", "3")
     assert values["descriptions"] == "none"
+    assert (values["engine"], values["precision"]) == ("compile", "float16")
     files = (("mugs.yaml", "0123456789abcdef" * 4), ("cups.yaml", "fedcba9876543210" * 4))
     prompt = Prompt(words, descriptions=Descriptions({}, ATTRIBUTES, with_templates=False, files=files))
     told = values_of(model_status(**described | {"prompt": prompt}))["descriptions"]
     assert told == "mugs.yaml (SHA-256 01234567), cups.yaml (SHA-256 fedcba98)"
-    described |= {"state": "unconfigured", "prompt": None, "device_memory": None}
+    described |= {"state": "unconfigured", "engine": None, "prompt": None, "device_memory": None}
     status = model_status(**described | {"fault": "cannot start: no preset"})
-    assert values_of(status)["vocabulary version"] == "0"
+    assert values_of(status)["vocabulary version"] == "0" and values_of(status)["engine"] == "none"
     assert (status.level, status.message) == (DiagnosticStatus.ERROR, "unconfigured: cannot start: no preset")
     assert "GPU memory (MB)" not in values_of(status)
 

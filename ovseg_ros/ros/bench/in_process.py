@@ -29,8 +29,7 @@ from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.outputs import DATA_OUTPUTS, OVERLAY_OUTPUTS
-from ovseg_ros.core.segmenter import PanopticSegmenter
-from ovseg_ros.core.types import PanopticResult
+from ovseg_ros.core.segmenter import PanopticSegmenter, Pending
 from ovseg_ros.core.vocabulary import CategorySpec
 from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.ros.node.node_process import SWITCH_INTERVAL
@@ -54,7 +53,7 @@ class RoundTimes:
     Attributes:
         frames: of each frame, from the start of its callback to the return of its last publisher's call.
         whole: from the first frame's callback to the last publisher's return.
-        model: of all model calls in between.
+        model: of all model calls in between, waits for their results included.
     """
 
     frames: Sequence[float]
@@ -63,7 +62,7 @@ class RoundTimes:
 
 
 class RoundClock:
-    """Times one round, a frame of each camera; written by the node's thread, waited for by the benchmark's."""
+    """Times one round, a frame of each camera; written by the node's threads, waited for by the benchmark's."""
 
     def __init__(self, cameras: int) -> None:
         self._cameras = cameras
@@ -103,19 +102,22 @@ class RoundClock:
 
 
 class _TimedSegmenter(PanopticSegmenter):
-    """Notes how long each call took; `segment` is one, too."""
+    """Notes how long each call took: its start, and the wait for its results. `segment` is one, too."""
 
     def __init__(self, segmenter: PanopticSegmenter, clock: RoundClock) -> None:
         super().__init__(segmenter.model, segmenter.merge, segmenter.device)
+        self.engine = segmenter.engine
         self._clock = clock
 
-    def segment_batch(
-        self, images: Sequence[np.ndarray], prompt: Prompt, merge: MergeConfig | None = None
-    ) -> list[PanopticResult]:
+    def start(self, images: Sequence[np.ndarray], prompt: Prompt, merge: MergeConfig | None = None) -> Pending:
+        pending = self._timed(lambda: super(_TimedSegmenter, self).start(images, prompt, merge))
+        return Pending(lambda: self._timed(pending.results))
+
+    def _timed(self, call: Callable[[], Answer]) -> Answer:
         began = time.monotonic()
-        results = super().segment_batch(images, prompt, merge)
+        answer = call()
         self._clock.on_model(time.monotonic() - began)
-        return results
+        return answer
 
 
 class _TimedStatistics(CameraStatistics):
@@ -168,7 +170,7 @@ class NodeBench:
         self._switch_interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL)  # as in the node's own process
         rclpy.init(args=arguments)
-        self._node = SegmentNode(lambda preset, device: _TimedSegmenter(segmenter, self._clock))
+        self._node = SegmentNode(lambda *_: _TimedSegmenter(segmenter, self._clock))
         self._camera = rclpy.create_node("bench_camera")
         self._sink = rclpy.create_node("bench_sink")
         self._query = self._camera.create_client(Query, f"{self._node.get_fully_qualified_name()}/query")

@@ -32,10 +32,11 @@ from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from ovseg_ros.core.engine.options import REFERENCE
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.model import Prompt
-from ovseg_ros.core.segmenter import PanopticSegmenter
+from ovseg_ros.core.segmenter import PanopticSegmenter, Pending
 from ovseg_ros.core.types import PanopticResult, Segment
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.ros.node import segment_node
@@ -54,15 +55,13 @@ class StandInSegmenter(PanopticSegmenter):
     """Not a model: it returns one segment at once, so that only the node and the middleware are measured."""
 
     def __init__(self) -> None:
-        self.device, self.merge = torch.device("cpu"), MergeConfig()
+        self.device, self.merge, self.engine = torch.device("cpu"), MergeConfig(), REFERENCE
 
     def prepare(self, vocabulary: Vocabulary) -> Prompt:
         """The words alone."""
         return Prompt(vocabulary)
 
-    def segment_batch(
-        self, images: Sequence[np.ndarray], prompt: Prompt, merge: MergeConfig | None = None
-    ) -> list[PanopticResult]:
+    def start(self, images: Sequence[np.ndarray], prompt: Prompt, merge: MergeConfig | None = None) -> Pending:
         """The whole of each image as the first category."""
         (height, width), category = images[0].shape[:2], prompt.vocabulary.categories[0]
         result = PanopticResult(
@@ -72,7 +71,7 @@ class StandInSegmenter(PanopticSegmenter):
             segments=(Segment(1, category.id, category.name, 1.0, True, height * width, (0, 0, width, height)),),
             vocabulary_version=prompt.vocabulary.version,
         )
-        return [result] * len(images)
+        return Pending(lambda: [result] * len(images))
 
 
 @dataclass(slots=True)
@@ -245,4 +244,4 @@ if __name__ == "__main__":
         case "node":
             segment_node.main()
         case "stand_in":
-            run_node(lambda: segment_node.SegmentNode(lambda preset, device: StandInSegmenter()), "ovseg")
+            run_node(lambda: segment_node.SegmentNode(lambda *_: StandInSegmenter()), "ovseg")

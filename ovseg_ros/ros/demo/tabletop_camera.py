@@ -22,7 +22,7 @@ from ovseg_ros.msg import PanopticSegmentation, Segment
 from ovseg_ros.ros.node.conversions import MESSAGES
 from ovseg_ros.ros.node.node_process import run_node
 from ovseg_ros.ros.node.parameter_spec import ParameterSpec, declare, unknown_parameters
-from ovseg_ros.sim.simulator import Frame, TabletopSimulator
+from ovseg_ros.sim.simulator import Frame, TabletopSimulator, orbit
 
 FRAME_ID = "camera_color_optical_frame"
 _NO_CATEGORY = 65535
@@ -68,7 +68,7 @@ class TabletopCamera(Node):
             "ground_truth/segment_image": (Image, lambda frame, header: image(frame.segment_ids, "16UC1", header)),
             "ground_truth/segments": (PanopticSegmentation, ground_truth_message),
         }
-        self._outputs = [(self.create_publisher(kind, name, qos), make) for name, (kind, make) in outputs.items()]
+        self._outputs = {name: (self.create_publisher(kind, name, qos), make) for name, (kind, make) in outputs.items()}
         self._started = time.monotonic()
         self._seed = self._value("seed")
         self._simulator = self._make_simulator(self._seed)
@@ -89,15 +89,15 @@ class TabletopCamera(Node):
         self._simulator.close()
 
     def _publish(self) -> None:
-        wanted = [(publisher, make) for publisher, make in self._outputs if publisher.get_subscription_count()]
+        wanted = {name: output for name, output in self._outputs.items() if output[0].get_subscription_count()}
         if not wanted:
             return
-        frame = self._render()
+        frame = self._render(with_depth="depth" in wanted)
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=FRAME_ID)
-        for publisher, make in wanted:
+        for publisher, make in wanted.values():
             publisher.publish(make(frame, header))
 
-    def _render(self) -> Frame:
+    def _render(self, *, with_depth: bool) -> Frame:
         elapsed, period = time.monotonic() - self._started, self._value("scene_period")
         scenes, in_scene = divmod(elapsed, period) if period > 0 else (0, elapsed)
         seed = self._value("seed") + int(scenes)
@@ -105,7 +105,8 @@ class TabletopCamera(Node):
             self._simulator.close()
             self._simulator = self._make_simulator(seed)
             self._seed = seed
-        return self._simulator.render(in_scene if self._value("moving") else 0.0)
+        pose = orbit(self._simulator.scene.camera, in_scene if self._value("moving") else 0.0)
+        return self._simulator.render_from(pose, with_depth=with_depth)
 
     def _make_simulator(self, seed: int) -> TabletopSimulator:
         try:

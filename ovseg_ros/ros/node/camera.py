@@ -72,13 +72,13 @@ def camera_topics(name: str, transport: str) -> dict[str, type]:
 class Camera:
     """Subscribes while somebody wants its outputs, and hands the newest frame over in a mailbox.
 
-    `tracker` and `published` belong to the worker, which uses `frames`, `depth`, `outputs` and `statistics`, too; all
-    else belongs to the executor's thread.
+    `tracker` and `published` belong to the thread that publishes; it and the model's use `frames`, `depth`, `outputs`
+    and `statistics`, too. All else belongs to the executor's thread.
 
     Args:
         node: owns subscriptions and publishers; its parameters image_transport, enabled and image_timeout are read.
         name: as in the parameter cameras; empty for the only one.
-        frames: where the worker takes the newest frame from.
+        frames: where the model's thread takes the newest frame from.
         on_frame: called in the executor's thread after a frame came.
     """
 

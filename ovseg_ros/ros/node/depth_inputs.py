@@ -1,12 +1,13 @@
 """Aligned depth and its calibration, paired with the images that are segmented.
 
 A driver publishes depth before or after the colour image, and the model takes its time. So a frame first announces
-itself (`expect`), its depth is picked out as it comes, and is asked for (`pair`) when the segments are there. Nothing
-is decoded but what is used.
+itself (`expect`), its depth is picked out as it comes, and is asked for (`pair`) when the segments are there. Several
+frames may be at work at once. Nothing is decoded but what is used.
 """
 
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,10 +58,22 @@ class DepthFrame:
     camera: Pinhole
 
 
+@dataclass(eq=False)
+class ExpectedDepth:
+    """Where the depth of the image with this header is put as it comes, as long as anybody holds this; see `expect`."""
+
+    header: Header
+    best: Image | None = None
+
+    def distance_to(self, message: Image) -> int:
+        """Nanoseconds between the stamps."""
+        return abs(nanoseconds(message.header.stamp) - nanoseconds(self.header.stamp))
+
+
 class DepthInputs(Subscriptions):
     """The topics `depth` and `camera_info`.
 
-    `open` and `close` belong to the executor's thread, `expect` and `pair` to the worker's.
+    `open` and `close` belong to the executor's thread, `expect` to the model's, and `pair` to the one that publishes.
 
     Args:
         node: its parameter depth_tolerance is read.
@@ -81,8 +94,7 @@ class DepthInputs(Subscriptions):
         # Guarded by `_changed`:
         self._waiting: deque[Image] = deque(maxlen=_KEPT)
         self._info: CameraInfo | None = None
-        self._expected: int | None = None
-        self._best: Image | None = None
+        self._expected: weakref.WeakSet[ExpectedDepth] = weakref.WeakSet()
         self._newest: int | None = None
         self._first: int | None = None
         self._since = clock()  # when the first depth came; before that, when it was subscribed to
@@ -105,15 +117,17 @@ class DepthInputs(Subscriptions):
         super().close()
         self._forget()
 
-    def expect(self, header: Header) -> None:
-        """A frame is taken; its depth, there already or still to come, is kept from now on until another is taken."""
+    def expect(self, header: Header) -> ExpectedDepth:
+        """A frame is taken; its depth, there already or still to come, is kept from now on, for `pair`."""
+        expected = ExpectedDepth(header)
         with self._changed:
-            self._expected, self._best = nanoseconds(header.stamp), None
+            self._expected.add(expected)
             for message in self._waiting:
-                self._offer(message)
+                _offer(message, expected)
+        return expected
 
-    def pair(self, header: Header, height: int, width: int) -> DepthFrame | None:
-        """The depth that belongs to the expected frame of this header and size.
+    def pair(self, expected: ExpectedDepth, height: int, width: int) -> DepthFrame | None:
+        """The depth that belongs to an expected frame of this size.
 
         Returns:
             None where there is none that can be used; `problem` then tells why. It also tells of depth that is there
@@ -122,9 +136,10 @@ class DepthInputs(Subscriptions):
         if not self.is_open:
             return None
         tolerance = round(self._node.get_parameter("depth_tolerance").value * 1e9)
+        header = expected.header
         with self._changed:
-            self._changed.wait_for(lambda: self._is_settled(header, tolerance), _PATIENCE)
-            depth, info, newest = self._best, self._info, self._newest
+            self._changed.wait_for(lambda: self._is_settled(expected, tolerance), _PATIENCE)
+            depth, info, newest = expected.best, self._info, self._newest
             recent = self._clock() - self._since < _GRACE
             # Its depth may have been sent before the subscription was there to hear it.
             is_older = self._first is not None and nanoseconds(header.stamp) < self._first
@@ -197,13 +212,13 @@ class DepthInputs(Subscriptions):
             remedy = f"remap {self._prefix}{what} to {_WANTED[what]}"
         return DepthError(f"no {what} on {topic} ({count} publishers); {remedy}")
 
-    def _is_settled(self, header: Header, tolerance: int) -> bool:
+    def _is_settled(self, expected: ExpectedDepth, tolerance: int) -> bool:
         """Whether waiting is over: the frame's own depth is there, or a later one, after which it will not come."""
         if self._newest is None:
             return True  # nothing comes at all
-        wanted = nanoseconds(header.stamp)
-        return self._newest >= wanted or (
-            self._best is not None and abs(nanoseconds(self._best.header.stamp) - wanted) <= tolerance
+        best = expected.best
+        return self._newest >= nanoseconds(expected.header.stamp) or (
+            best is not None and expected.distance_to(best) <= tolerance
         )
 
     def _receive_depth(self, message: Image) -> None:
@@ -212,27 +227,27 @@ class DepthInputs(Subscriptions):
             if self._first is None:
                 self._first, self._since = self._newest, self._arrived
             self._waiting.append(message)
-            self._offer(message)
+            for expected in self._expected:
+                _offer(message, expected)
             self._changed.notify_all()
 
     def _receive_info(self, message: CameraInfo) -> None:
         with self._changed:
             self._info = message
 
-    def _offer(self, message: Image) -> None:
-        """Keeps the message if it is nearer to the expected frame than what is kept."""
-        if self._expected is None:
-            return
-        distance = abs(nanoseconds(message.header.stamp) - self._expected)
-        if self._best is None or distance <= abs(nanoseconds(self._best.header.stamp) - self._expected):
-            self._best = message
-
     def _forget(self) -> None:
         with self._changed:
             self._waiting.clear()
-            self._info = self._expected = self._best = self._newest = self._first = None
+            self._expected.clear()
+            self._info = self._newest = self._first = None
             self._since = self._clock()
             self._problem = ""
+
+
+def _offer(message: Image, expected: ExpectedDepth) -> None:
+    """Keeps the message if it is nearer to the expected frame than what is kept."""
+    if expected.best is None or expected.distance_to(message) <= expected.distance_to(expected.best):
+        expected.best = message
 
 
 def _in_seconds(nanoseconds: int) -> str:

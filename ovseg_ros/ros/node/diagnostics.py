@@ -11,6 +11,7 @@ from rclpy.clock_type import ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
+from ovseg_ros.core.engine.options import Engine
 from ovseg_ros.core.model import Prompt
 from ovseg_ros.ros.node.statistics import CameraFigures
 
@@ -49,6 +50,7 @@ def model_status(
     state: str,
     preset: str,
     device: str,
+    engine: Engine | None,
     prompt: Prompt | None,
     host_memory: int,
     device_memory: tuple[int, int] | None,
@@ -59,6 +61,7 @@ def model_status(
 
     Args:
         state: of the lifecycle, or what it is doing.
+        engine: what runs the model; None without one.
         prompt: in force; None without a model.
         host_memory: resident bytes of the process.
         device_memory: bytes held on the GPU, and bytes free on it; None without a GPU.
@@ -70,6 +73,8 @@ def model_status(
         "state": state,
         "preset": preset,
         "device": device,
+        "engine": engine.engine if engine is not None else "none",
+        "precision": engine.precision if engine is not None else "none",
         "vocabulary version": prompt.vocabulary.version if prompt is not None else 0,
         "categories": len(prompt.vocabulary.categories) if prompt is not None else 0,
         "descriptions": described.sources if described is not None else "none",

@@ -3,12 +3,14 @@
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from ovseg_ros.core.engine.options import AUTOMATIC, ENGINES, PRECISIONS, EngineOptions
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.outputs import OutputOptions
@@ -23,6 +25,27 @@ _OPTIONS = OutputOptions()
 PARAMETERS = (
     ParameterSpec("preset", "tabletop", "Model: the name of a file in config/models, or a path to one.", fixed=True),
     ParameterSpec("device", "auto", "Where the model runs: auto, cpu, cuda or cuda:N.", fixed=True),
+    ParameterSpec(
+        "engine",
+        AUTOMATIC.engine,
+        "What runs the model. auto: the fastest that works here; the log and /diagnostics say which.",
+        choices=ENGINES,
+        fixed=True,
+    ),
+    ParameterSpec(
+        "precision",
+        AUTOMATIC.precision,
+        "Of weights and activations. auto: float32 on a CPU; on a GPU the first of float16, bfloat16 and float32 whose "
+        "masks agree with float32's.",
+        choices=PRECISIONS,
+        fixed=True,
+    ),
+    ParameterSpec(
+        "engine_folder",
+        "",
+        "What `ovseg export` wrote, for onnx and tensorrt; empty = its usual place.",
+        fixed=True,
+    ),
     ParameterSpec(
         "vocabulary",
         [""],
@@ -127,6 +150,16 @@ def merge_parameters(defaults: MergeConfig) -> tuple[ParameterSpec, ...]:
     return tuple(
         ParameterSpec(field.name, getattr(defaults, field.name), *_MERGE_DESCRIPTIONS[field.name])
         for field in fields(MergeConfig)
+    )
+
+
+def engine_options(node: Node) -> EngineOptions:
+    """How the model is to be run."""
+    folder = node.get_parameter("engine_folder").value
+    return EngineOptions(
+        engine=node.get_parameter("engine").value,
+        precision=node.get_parameter("precision").value,
+        folder=Path(folder).expanduser() if folder else None,
     )
 
 

@@ -1,10 +1,9 @@
-"""What a configured node runs: every frame from decoding to publishing, on the worker thread."""
+"""What a configured node runs: every frame from decoding to the model, and from there to the thread that publishes."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,41 +11,28 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 
-from ovseg_ros.core.image_messages import ImageFieldError
+from ovseg_ros.core.engine.options import Engine
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.model import Prompt
-from ovseg_ros.core.outputs import SegmentedFrame
-from ovseg_ros.core.tracking.appearance import segment_appearance
 from ovseg_ros.core.types import PanopticResult
 from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.ros.node.camera import Camera, Frame
-from ovseg_ros.ros.node.depth_inputs import DepthFrame
-from ovseg_ros.ros.node.fault_log import FaultLog, describe
-from ovseg_ros.ros.node.outputs import NEEDS_DEPTH, SHOWS_IDENTITY
+from ovseg_ros.ros.node.fault_log import describe
+from ovseg_ros.ros.node.losses import Losses
+from ovseg_ros.ros.node.outputs import NEEDS_DEPTH
 from ovseg_ros.ros.node.parameters import Settings
-from ovseg_ros.ros.node.space_messages import FrameInSpace
+from ovseg_ros.ros.node.publishing import PreparedFrame, PublishingThread
 from ovseg_ros.ros.node.vocabulary_service import VocabularyService
 from ovseg_ros.ros.node.worker import Worker
 
 if TYPE_CHECKING:
     import torch
 
-    from ovseg_ros.core.segmenter import PanopticSegmenter
+    from ovseg_ros.core.segmenter import PanopticSegmenter, Pending
 
 Answer = TypeVar("Answer")
 
-_WARM_UP_SHAPE = (480, 640, 3)
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedFrame:
-    """A frame that somebody wants: decoded, and cut to the region of interest."""
-
-    frame: Frame
-    wanted: frozenset[str]
-    settings: Settings
-    image: np.ndarray
-    pixels: np.ndarray
+_WARM_UP_SIZE = (640, 480)
 
 
 def alike(frames: Iterable[PreparedFrame]) -> list[list[PreparedFrame]]:
@@ -58,7 +44,7 @@ def alike(frames: Iterable[PreparedFrame]) -> list[list[PreparedFrame]]:
 
 
 class Pipeline:
-    """The model, its vocabulary, its thread and the cameras. Runs the model once before it is ready.
+    """The model, its vocabulary, its threads and the cameras. Runs the model once before it is ready.
 
     Args:
         vocabulary: the first one.
@@ -78,16 +64,23 @@ class Pipeline:
     ) -> None:
         self._node = node
         self._segmenter = segmenter
-        self._faults = FaultLog(node.get_logger().error)
+        self._model = threading.Lock()  # which serves one thread at a time
+        self._losses = Losses(node)
         self.cameras: tuple[Camera, ...] = ()
         with ExitStack() as undo:
-            undo.callback(self._close_cameras)  # after the worker, which publishes
+            undo.callback(self._close_cameras)  # after the threads that publish
             self.vocabulary = VocabularyService(
-                node, segmenter, vocabulary, saved_to, partial(self._faults.report, "unsaved")
+                node, segmenter, vocabulary, saved_to, partial(self._losses.say, "unsaved")
             )
             undo.callback(self.vocabulary.close)
+            self._publishing = PublishingThread(node, self._losses, self._segment)
+            undo.callback(self._publishing.close)
             self._worker: Worker[Frame] = Worker(
-                self._process, self._report, self._min_period, mailboxes=len(cameras), max_batch=self._max_batch()
+                self._process,
+                self._losses.report,
+                self._min_period,
+                mailboxes=len(cameras),
+                max_batch=self._max_batch(),
             )
             undo.callback(self._worker.close)
             self.cameras = tuple(
@@ -102,14 +95,17 @@ class Pipeline:
         """Where the model runs."""
         return self._segmenter.device
 
+    @property
+    def engine(self) -> Engine:
+        """What runs the model."""
+        return self._segmenter.engine
+
     def query(self, frame: Frame, prompt: Prompt) -> "Future[PanopticResult]":
         """Segments `frame` under a prompt of one's own, before the next frame."""
 
         def segment() -> PanopticResult:
-            settings = Settings.read(self._node, frame.camera.name)
-            image = frame.decode()
-            result = self._segmenter.segment(settings.region.crop(image), prompt, settings.merge)
-            return settings.region.place(result, image.shape[:2])
+            prepared = self._prepare(frame, frozenset())
+            return prepared.settings.region.place(self._segment(prepared, prompt), prepared.image.shape[:2])
 
         return self.submit(segment)
 
@@ -126,7 +122,7 @@ class Pipeline:
             self.submit(partial(self._relabel, frame))
 
     def close(self) -> None:
-        """Finishes the frame at hand and frees everything."""
+        """Finishes the frames at hand and frees everything."""
         self._ending.close()
 
     def _process(self, frames: Sequence[Frame]) -> None:
@@ -134,91 +130,51 @@ class Pipeline:
         prompt = self.vocabulary.current
         prepared: list[PreparedFrame] = []
         for frame in frames:
-            with self._losing_only(frame):
-                prepared += self._prepare(frame)
+            with self._losses.only(frame):
+                if wanted := frame.camera.outputs.wanted():
+                    prepared.append(self._prepare(frame, wanted))
         for group in alike(prepared):
-            results = self._segment_together(group, prompt) if len(group) > 1 else None
-            for index, one in enumerate(group):
-                with self._losing_only(one.frame):
-                    result = (
-                        results[index] if results else self._segmenter.segment(one.pixels, prompt, one.settings.merge)
-                    )
-                    self._publish(one, result, prompt)
+            if len(group) > 1 and (pending := self._start_together(group, prompt)) is not None:
+                self._publishing.hand_over(group, pending, prompt)
+                continue
+            for one in group:
+                with self._losses.only(one.frame):
+                    self._publishing.hand_over([one], self._start([one], prompt), prompt)
 
     def _relabel(self, frame: Frame) -> None:
+        self._publishing.wait()
         version = self.vocabulary.current.vocabulary.version
         if not frame.camera.frames.full and frame.camera.published != (frame, version):
             self._process([frame])
 
-    def _prepare(self, frame: Frame) -> list[PreparedFrame]:
-        """What the frame needs before the model; nothing where nobody wants it."""
-        wanted = frame.camera.outputs.wanted()
-        if not wanted:
-            return []
+    def _prepare(self, frame: Frame, wanted: frozenset[str]) -> PreparedFrame:
+        """What the frame needs before the model, for these outputs."""
         settings = Settings.read(self._node, frame.camera.name)
-        if wanted & NEEDS_DEPTH:
-            frame.camera.depth.expect(frame.header)
+        depth = frame.camera.depth.expect(frame.header) if wanted & NEEDS_DEPTH else None
         image = frame.decode()
-        return [PreparedFrame(frame, wanted, settings, image, settings.region.crop(image))]
+        return PreparedFrame(frame, wanted, settings, image, settings.region.crop(image), depth)
 
-    def _publish(self, prepared: PreparedFrame, result: PanopticResult, prompt: Prompt) -> None:
-        frame, wanted, settings, image = prepared.frame, prepared.wanted, prepared.settings, prepared.image
-        camera, header = frame.camera, frame.header
-        whole = settings.region.place(result, image.shape[:2])
-        captured = header.stamp.sec + header.stamp.nanosec / 1e9
-        if settings.tracking and wanted & SHOWS_IDENTITY:
-            whole = camera.tracker.update(whole, captured, segment_appearance(image, whole))
-        segmented = SegmentedFrame(image, header, whole, prompt.vocabulary, settings.outputs)
-        camera.outputs.publish(segmented, wanted - NEEDS_DEPTH)
-        # Last: depth may still be on its way.
-        if wanted & NEEDS_DEPTH and (depth := self._depth_of(frame, image)) is not None:
-            camera.outputs.publish(FrameInSpace(segmented, depth), wanted & NEEDS_DEPTH)
-        camera.published = (frame, whole.vocabulary_version)
-        since_capture = self._node.get_clock().now().nanoseconds / 1e9 - captured
-        camera.statistics.published(since_capture, time.monotonic() - frame.received)
+    def _start(self, frames: Sequence[PreparedFrame], prompt: Prompt) -> "Pending":
+        """The model at work on frames that are `alike`."""
+        with self._model:
+            return self._segmenter.start([one.pixels for one in frames], prompt, frames[0].settings.merge)
 
-    def _depth_of(self, frame: Frame, image: np.ndarray) -> DepthFrame | None:
-        """The frame's depth; where there is none, the log says why."""
-        depth = frame.camera.depth.pair(frame.header, *image.shape[:2])
-        if problem := frame.camera.depth.problem():
-            self._faults.report(("depth", frame.camera.name), f"3D outputs: {problem}")
-        return depth
-
-    def _segment_together(self, group: Sequence[PreparedFrame], prompt: Prompt) -> list[PanopticResult] | None:
+    def _start_together(self, group: Sequence[PreparedFrame], prompt: Prompt) -> "Pending | None":
         """All of a group in one pass; None where that fails, because one of them or the memory for all is to blame."""
         try:
-            pixels = [prepared.pixels for prepared in group]
-            return self._segmenter.segment_batch(pixels, prompt, group[0].settings.merge)
+            return self._start(group, prompt)
         except Exception as error:
-            self._faults.report("batch", f"{len(group)} frames at once met {describe(error)}; trying one by one")
+            self._losses.say("batch", f"{len(group)} frames at once met {describe(error)}; trying one by one")
             return None
 
-    @contextmanager
-    def _losing_only(self, frame: Frame) -> Iterator[None]:
-        """What goes wrong inside costs this frame only, and is said."""
-        try:
-            yield
-        except Exception as error:  # a model may raise anything
-            if self._node.context.ok():  # else publishing fails because the process shuts down
-                frame.camera.statistics.failed(describe(error))
-                self._report(error, frame.camera.name)
-
-    def _report(self, error: Exception, camera: str = "") -> None:
-        """A frame was lost to `error`."""
-        if not self._node.context.ok():
-            return
-        if isinstance(error, ImageFieldError):
-            self._faults.report((error.topic, error.field), f"image refused: {error}")
-        else:
-            kind = type(error).__name__
-            of_camera = f" of camera {camera}" if camera else ""
-            self._faults.report(
-                (kind, camera), f"a frame{of_camera} was lost to {kind}: {error}; the next one is tried"
-            )
+    def _segment(self, prepared: PreparedFrame, prompt: Prompt) -> PanopticResult:
+        """The result of what is inside the region of interest."""
+        return self._start([prepared], prompt).results()[0]
 
     def _warm_up(self) -> None:
         # Kernels are chosen and caches filled now, not on the first picture.
-        image = np.zeros(_WARM_UP_SHAPE, dtype=np.uint8)
+        width, height = self.engine.size or _WARM_UP_SIZE
+        image = np.zeros((height, width, 3), dtype=np.uint8)
         self._segmenter.segment(image, self.vocabulary.current, Settings.read(self._node).merge)
 
     def _min_period(self) -> float:

@@ -5,6 +5,7 @@ This file is the wiring: lifecycle, services and process. Callbacks only hand th
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +19,7 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future as RosFuture
 from std_srvs.srv import SetBool
 
+from ovseg_ros.core.engine.options import EngineOptions
 from ovseg_ros.core.errors import OvsegError
 from ovseg_ros.core.vocabulary import initial_specs, saving_path
 from ovseg_ros.ros.node.bond import HEARTBEAT_PERIOD, Bond
@@ -32,6 +34,7 @@ from ovseg_ros.ros.node.parameters import (
     PARAMETERS,
     camera_names,
     camera_parameters,
+    engine_options,
     later_parameters,
     merge_parameters,
     validate,
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
     from ovseg_ros.core.segmenter import PanopticSegmenter
 
 Answer = TypeVar("Answer")
-SegmenterFactory = Callable[[str, str], "PanopticSegmenter"]
+SegmenterFactory = Callable[[str, str, EngineOptions, Callable[[str], None]], "PanopticSegmenter"]
 Transition = Callable[["SegmentNode", LifecycleState], TransitionCallbackReturn]
 _UPDATE_PERIOD = HEARTBEAT_PERIOD
 """Seconds between looks at who wants outputs and whether images come; matched events, where they exist, are faster."""
@@ -71,7 +74,7 @@ class SegmentNode(LifecycleNode):
     """Configure loads model and vocabulary, activate subscribes and publishes.
 
     Args:
-        segmenter_factory: makes the segmenter from the parameters preset and device; by default `build_segmenter`.
+        segmenter_factory: makes the segmenter, of arguments as of `build_segmenter`; by default that.
 
     Attributes:
         pipeline: what runs while the node is configured; else None.
@@ -143,6 +146,7 @@ class SegmentNode(LifecycleNode):
         self.get_logger().info(
             f"preset {preset} on {self.pipeline.device}, vocabulary of {len(vocabulary.categories)} categories"
         )
+        self.get_logger().info(self.pipeline.engine.line)
         return super().on_configure(state)
 
     @_explained
@@ -202,7 +206,7 @@ class SegmentNode(LifecycleNode):
             self, {topic: kind for name in cameras for topic, kind in camera_topics(name, transport).items()}
         )
         declare(self, camera_parameters(cameras, self._value("roi")))
-        segmenter = self._make_segmenter(preset, device)
+        segmenter = self._make_segmenter(preset, device, engine_options(self), self._warn)
         declare(self, merge_parameters(segmenter.merge))
         saved_to = saving_path(self._value("vocabulary_file")) if self._value("save_vocabulary") else None
         return Pipeline(self, segmenter, vocabulary, saved_to, cameras, self._requests.arrived)
@@ -213,6 +217,9 @@ class SegmentNode(LifecycleNode):
         self._diagnostics.publish()
         if self.context.ok():  # else the process was told to end meanwhile, and that is why
             self.get_logger().fatal(reason)
+
+    def _warn(self, what: str) -> None:
+        self.get_logger().warning(what)
 
     def _refuse(self, reason: str) -> TransitionCallbackReturn:
         self.note_fault(f"cannot start: {reason}")
@@ -234,6 +241,7 @@ class SegmentNode(LifecycleNode):
             state=self._doing or ("active" if self._is_active else resting),
             preset=self._value("preset"),
             device=str(pipeline.device) if pipeline is not None else self._value("device"),
+            engine=pipeline.engine if pipeline is not None else None,
             prompt=pipeline.vocabulary.current if pipeline is not None else None,
             host_memory=host_memory(),
             device_memory=device_memory(pipeline.device) if pipeline is not None else None,
@@ -337,7 +345,9 @@ class SegmentNode(LifecycleNode):
         return self.get_parameter(name).value
 
 
-def _build_segmenter(preset: str, device: str) -> "PanopticSegmenter":
+def _build_segmenter(
+    preset: str, device: str, options: EngineOptions, tell: Callable[[str], None]
+) -> "PanopticSegmenter":
     # Imported when needed, which takes seconds: mistakes in parameters and vocabulary show before that.
     import torch
 
@@ -348,7 +358,7 @@ def _build_segmenter(preset: str, device: str) -> "PanopticSegmenter":
     helpers = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return build_segmenter(preset, device)
+        return build_segmenter(preset, device, replace(options, threads=helpers), tell)
     finally:
         torch.set_num_threads(helpers)
 
