@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ovseg_ros.offline.options import Device, Option, number, path, switch
+from ovseg_ros.offline.option import Option, number, path, switch
+from ovseg_ros.offline.options import Device
 
 BACKENDS = ("http", "transformers", "none")
 

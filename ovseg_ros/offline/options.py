@@ -3,106 +3,21 @@
 The class's docstring is the command's help. Nothing heavy is imported here, so that `ovseg --help` is immediate.
 """
 
-import argparse
-import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
+
+from ovseg_ros.core.engine.options import ENGINES, PRECISIONS
+from ovseg_ros.offline.option import Option, number, path, switch, whole, width_by_height
 
 SPLITS = ("train", "val", "test", "captions")
 """Of the simulated tabletop; the same as `sim.scene.SPLITS`, which is not imported here."""
 
-_WORDS = 'FILE|"a,b,c"'
-_PRESET = "name of a preset in config/models, or the path of a preset's YAML file"
+WORDS = 'FILE|"a,b,c"'
+PRESET = "name of a preset in config/models, or the path of a preset's YAML file"
 
 
-def some_text(value: str) -> str:
-    """A text that says something."""
-    if not value.strip():
-        raise argparse.ArgumentTypeError("it is empty; give a value")
-    return value
-
-
-def path(value: str) -> Path:
-    """A path; the empty one would be the current folder."""
-    return Path(some_text(value))
-
-
-def whole(least: int, most: int) -> Callable[[str], int]:
-    """A whole number from `least` to `most`."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most}")
-        return value
-
-    return parse
-
-
-def number(least: float, most: float, *, above: bool = False) -> Callable[[str], float]:
-    """A number from `least`, or if `above` from above it, to `most`."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= most or (above and value == least):
-            expected = f"above {least:g} and at most {most:g}" if above else f"from {least:g} to {most:g}"
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number {expected}")
-        return value
-
-    return parse
-
-
-def width_by_height(least: int, most: int) -> Callable[[str], tuple[int, int]]:
-    """WxH as (width, height), each from `least` to `most` pixels."""
-    side = whole(least, most)
-
-    def parse(text: str) -> tuple[int, int]:
-        width, separator, height = text.lower().partition("x")
-        try:
-            if separator:
-                return side(width), side(height)
-        except argparse.ArgumentTypeError:
-            pass
-        raise argparse.ArgumentTypeError(
-            f"{text[:40]!r} is not a size such as 640x480, sides of {least} to {most} pixels"
-        )
-
-    return parse
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """How the command line gives a field: as --its-name or, `by_place`, as a word without a name.
-
-    `heading` stands above it and those that follow in the command's help; `output` says that the command writes there,
-    which is tried before anything else; the rest is as argparse takes it.
-    """
-
-    help: str | None
-    type: Callable[[str], Any] | None = some_text
-    metavar: str | None = None
-    choices: Sequence[Any] | None = None
-    nargs: str | None = None
-    action: str | None = None
-    heading: str | None = None
-    by_place: bool = False
-    output: Literal["file", "folder"] | None = None
-
-
-def switch(text: str) -> Option:
-    """True if it is given."""
-    return Option(text, None, action="store_true")
-
-
-def _number(text: str, most: int = 10**9) -> Option:
+def positive(text: str, most: int = 10**9) -> Option:
     return Option(text, whole(1, most), "N")
 
 
@@ -118,8 +33,13 @@ def _new_folder(text: str | None) -> Option:
     return Option(text, path, "DIR", output="folder")
 
 
-Preset = Annotated[str, Option(_PRESET)]
+Preset = Annotated[str, Option(PRESET)]
 Device = Annotated[str, Option("auto (the first GPU, else the CPU), cpu, cuda or cuda:N")]
+EngineName = Annotated[
+    str, Option("what runs the model, see docs/engines.md (default: auto; of evaluate eager)", choices=ENGINES)
+]
+Precision = Annotated[str, Option("of weights and arithmetic (default: auto; of evaluate float32)", choices=PRECISIONS)]
+EngineFolder = Annotated[Path | None, _folder("what `ovseg export` wrote (default: its usual place)")]
 Json = Annotated[Path | None, Option("write the figures here", path, "FILE", output="file")]
 
 
@@ -128,7 +48,7 @@ class SegmentOptions:
     """Segment an image, a folder of images, a video or a bag."""
 
     input: Annotated[Path, Option(None, path, "IMAGE|FOLDER|VIDEO|BAG", by_place=True)]
-    vocabulary: Annotated[str, Option("words to look for", metavar=_WORDS)]
+    vocabulary: Annotated[str, Option("words to look for", metavar=WORDS)]
     out: Annotated[Path, _new_folder("folder for the results")]
     preset: Preset = "tabletop"
     device: Device = "auto"
@@ -139,6 +59,9 @@ class SegmentOptions:
     ] = None
     no_overlay: Annotated[bool, switch("of a bag: write no pictures for people")] = False
     mask_rle: Annotated[bool, switch("of a bag: every segment's mask as COCO's RLE, too")] = False
+    engine: EngineName = "auto"
+    precision: Precision = "auto"
+    engine_folder: EngineFolder = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,14 +84,14 @@ class EvaluateOptions:
     root: Annotated[Path | None, _folder("folder of the data; without it the tabletop is rendered")] = None
     dataset: Annotated[Path | None, _folder("the same as --data tabletop --root DIR")] = None
     split: Annotated[str | None, Option("default: test of the tabletop, val of all others")] = None
-    images: Annotated[int | None, _number("only the first N (default: 300 rendered ones, or all)")] = None
+    images: Annotated[int | None, positive("only the first N (default: 300 rendered ones, or all)")] = None
     seed: Annotated[int | None, _seed("the first rendered scene")] = None
     on_error: Annotated[
         Literal["skip", "stop"], Option("at an image that cannot be read", choices=("skip", "stop"))
     ] = "skip"
 
     vocabulary: Annotated[
-        str | None, Option("words in place of the data set's names, in the same order", metavar=_WORDS, heading="how")
+        str | None, Option("words in place of the data set's names, in the same order", metavar=WORDS, heading="how")
     ] = None
     synonyms: Annotated[bool, switch("also replace every name by one never trained on")] = False
     oracle: Annotated[
@@ -179,6 +102,9 @@ class EvaluateOptions:
         float | None,
         Option("proposals less likely than this to be any segment do not count for mask recall", number(0, 1), "P"),
     ] = None
+    engine: EngineName = "eager"
+    precision: Precision = "float32"
+    engine_folder: EngineFolder = None
 
     partial: Annotated[
         str | None,
@@ -197,7 +123,7 @@ class EvaluateSpaceOptions:
     """Measure the errors in 3D against the simulator's true poses."""
 
     split: Annotated[str, Option("default: test", choices=SPLITS)] = "test"
-    scenes: Annotated[int, _number("number of scenes (default: 50)")] = 50
+    scenes: Annotated[int, positive("number of scenes (default: 50)")] = 50
     seed: Annotated[int, _seed("the first scene")] = 0
     noise: Annotated[float, Option("depth noise at 1 m in metres (default: none)", number(0, 1), "M")] = 0.0
     json: Json = None
@@ -207,9 +133,9 @@ class EvaluateSpaceOptions:
 class EvaluateTrackingOptions:
     """Measure identity over time (IDF1) where camera and objects move."""
 
-    preset: Annotated[str | None, Option(f"also track what it segments: {_PRESET}")] = None
+    preset: Annotated[str | None, Option(f"also track what it segments: {PRESET}")] = None
     split: Annotated[str, Option("default: test", choices=SPLITS)] = "test"
-    sequences: Annotated[int, _number("number of takes (default: 10)")] = 10
+    sequences: Annotated[int, positive("number of takes (default: 10)")] = 10
     seed: Annotated[int, _seed("the first take")] = 0
     seconds: Annotated[float, Option("length of a take (default: 12)", number(0, 3600, above=True), "S")] = 12.0
     rate: Annotated[float, Option("frames per second (default: 5)", number(0, 1000, above=True), "HZ")] = 5.0
@@ -223,42 +149,10 @@ class EvaluatePhrasesOptions:
 
     preset: Preset = "tabletop_pmp"
     split: Annotated[str, Option("default: test", choices=SPLITS)] = "test"
-    images: Annotated[int, _number("the first so many images (default: 100)", 100_000)] = 100
+    images: Annotated[int, positive("the first so many images (default: 100)", 100_000)] = 100
     seed: Annotated[int, _seed("the first scene")] = 0
     other_words: Annotated[bool, switch("as a control, let another phrase's words guide the masks")] = False
     device: Device = "auto"
-    json: Json = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BenchOptions:
-    """Time the model call and the node's own cost over it."""
-
-    preset: Preset = "tabletop"
-    device: Device = "auto"
-    size: Annotated[tuple[int, int], Option("image size (default: 640x480)", width_by_height(1, 8192), "WxH")] = (
-        640,
-        480,
-    )
-    frames: Annotated[int, _number("timed frames (default: 60)", 100_000)] = 60
-    warmup: Annotated[int, _number("untimed frames first (default: 5)", 100_000)] = 5
-    vocabulary: Annotated[str | None, Option("words to look for (default: the whole tabletop)", metavar=_WORDS)] = None
-    threads: Annotated[int | None, _number("CPU threads for PyTorch (default: its own choice)", 1024)] = None
-    cameras: Annotated[int, _number("cameras that share the model (default: 1)", 64)] = 1
-    delivered: Annotated[
-        bool, switch("instead, count the frames that arrive, with a stand-in for the model that returns at once")
-    ] = False
-    rate: Annotated[
-        float, Option("of --delivered: frames per second (default: 30)", number(0, 1000, above=True), "HZ")
-    ] = 30.0
-    soak: Annotated[
-        float | None,
-        Option(
-            "instead, watch the node's memory under a camera at ten times the model's rate",
-            number(0, 10000, above=True),
-            "MINUTES",
-        ),
-    ] = None
     json: Json = None
 
 
@@ -268,14 +162,14 @@ class DatasetOptions:
 
     name: Annotated[str, Option(None, choices=["tabletop"], by_place=True)]
     split: Annotated[str, Option(None, choices=SPLITS)]
-    count: Annotated[int, _number("number of images")]
+    count: Annotated[int, positive("number of images")]
     out: Annotated[Path, _new_folder(None)]
     seed: Annotated[int, _seed("the first scene")] = 0
     size: Annotated[tuple[int, int], Option("image size (default: 320x240)", width_by_height(16, 1920), "WxH")] = (
         320,
         240,
     )
-    workers: Annotated[int | None, _number("rendering processes (default: one for each core)", 256)] = None
+    workers: Annotated[int | None, positive("rendering processes (default: one for each core)", 256)] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -287,7 +181,7 @@ class CheckDatasetOptions:
     ]
     root: Annotated[Path | None, _folder("the data set's folder (default: in $OVSEG_DATASETS)")] = None
     split: Annotated[str | None, Option("train or val, of the tabletop also test or captions (default: all)")] = None
-    workers: Annotated[int | None, _number("reading processes (default: one for each core)", 256)] = None
+    workers: Annotated[int | None, positive("reading processes (default: one for each core)", 256)] = None
     json: Annotated[Path | None, Option("write all that was found here", path, "FILE", output="file")] = None
 
 
@@ -322,10 +216,10 @@ class TrainOptions:
             choices=["auto", "require", "never"],
         ),
     ] = "auto"
-    steps: Annotated[int | None, _number("steps of every loop, instead of the recipe's")] = None
+    steps: Annotated[int | None, positive("steps of every loop, instead of the recipe's")] = None
     accumulate: Annotated[
         int | None,
-        _number("split each process's share of a batch into N parts, to save memory; the result is the same"),
+        positive("split each process's share of a batch into N parts, to save memory; the result is the same"),
     ] = None
 
 
@@ -333,7 +227,7 @@ class TrainOptions:
 class DownloadOptions:
     """Fetch and verify a preset's public weights ahead of time."""
 
-    preset: Annotated[str, Option(_PRESET, metavar="PRESET", by_place=True)]
+    preset: Annotated[str, Option(PRESET, metavar="PRESET", by_place=True)]
     cache: Annotated[Path | None, _folder("folder in place of the caches HF_HUB_CACHE and TORCH_HOME")] = None
     check: Annotated[bool, switch("fetch nothing; say what is missing or damaged")] = False
 
@@ -365,7 +259,7 @@ class AblateOptions:
         Option("training recipe with a stage of kind fisa, pmp, omtseg or lmseg (default: tabletop_fisa, and so on)"),
     ] = None
     device: Device = "auto"
-    seeds: Annotated[int | None, _number("trainings of each system (default: 3; of pmp, omtseg and lmseg 2)")] = None
+    seeds: Annotated[int | None, positive("trainings of each system (default: 3; of pmp, omtseg and lmseg 2)")] = None
     first_seed: Annotated[int, _seed("the first training")] = 0
     systems: Annotated[
         tuple[str, ...] | None, Option("only these systems (default: all)", nargs="+", metavar="NAME")
@@ -380,16 +274,5 @@ class AblateOptions:
         64,
     )
     split: Annotated[str, Option("evaluate on this split (default: test)", choices=SPLITS)] = "test"
-    images: Annotated[int, _number("images of it (default: 100)")] = 100
-    steps: Annotated[int | None, _number("of each training (default: the recipe's; of pmp 400)")] = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CountOptions:
-    """Count a preset's parameters and FLOPs, without its weights: of its masks, of words in them (PMP), and of FISA."""
-
-    preset: Annotated[str, Option(_PRESET, by_place=True)]
-    masks: Annotated[int, _number("masks in an image, for FISA (default: 100)", 65535)] = 100
-    words: Annotated[int, _number("words of the vocabulary (default: 150)", 2000)] = 150
-    timing: Annotated[bool, switch("also time FISA at 10 and 1000 words, with random weights")] = False
-    json: Json = None
+    images: Annotated[int, positive("images of it (default: 100)")] = 100
+    steps: Annotated[int | None, positive("of each training (default: the recipe's; of pmp 400)")] = None

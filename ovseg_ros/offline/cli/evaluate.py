@@ -12,7 +12,14 @@ def evaluate_as_told(told: EvaluateOptions) -> int:
     from ovseg_ros.offline.evaluate.run import evaluate, merge
 
     if told.merge is not None:
-        return merge(told.merge, root=told.root, device=told.device, json_path=told.json, report=told.report)
+        return merge(
+            told.merge,
+            root=told.root,
+            device=told.device,
+            engine_folder=told.engine_folder,
+            json_path=told.json,
+            report=told.report,
+        )
     shard = Shard.parse(told.shard) if told.shard else Shard()
     device = told.device
     if told.shard == "rank" and device == "cuda":
@@ -26,12 +33,15 @@ def evaluate_as_told(told: EvaluateOptions) -> int:
         vocabulary=told.vocabulary or "",
         synonyms=told.synonyms,
         min_objectness=told.min_objectness,
+        engine=told.engine,
+        precision=told.precision,
         scenes={} if told.seed is None else {"seed": told.seed},
     )
     return evaluate(
         plan,
         root=told.root or told.dataset,
         device=device,
+        engine_folder=told.engine_folder,
         on_error=told.on_error,
         shard=shard,
         partial=Path(told.partial.replace("{shard}", str(shard.number))) if told.partial else None,

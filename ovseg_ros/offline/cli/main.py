@@ -26,6 +26,8 @@ from ovseg_ros.offline.cli import vocabulary
 from ovseg_ros.offline.cli.evaluate import evaluate_as_told
 from ovseg_ros.offline.cli.without_effect import refuse_without_effect
 from ovseg_ros.offline.describe_options import DescribeOptions
+from ovseg_ros.offline.export_options import ExportOptions
+from ovseg_ros.offline.measure_options import BenchOptions, CountOptions
 
 _COMMANDS = {
     "segment": options.SegmentOptions,
@@ -33,14 +35,15 @@ _COMMANDS = {
     "evaluate-space": options.EvaluateSpaceOptions,
     "evaluate-tracking": options.EvaluateTrackingOptions,
     "evaluate-phrases": options.EvaluatePhrasesOptions,
-    "bench": options.BenchOptions,
+    "bench": BenchOptions,
     "dataset": options.DatasetOptions,
     "check-dataset": options.CheckDatasetOptions,
     "train": options.TrainOptions,
     "download": options.DownloadOptions,
     "doctor": options.DoctorOptions,
     "ablate": options.AblateOptions,
-    "count": options.CountOptions,
+    "count": CountOptions,
+    "export": ExportOptions,
     "describe": DescribeOptions,
 }
 _SIGPIPE_EXIT_CODE = 141
@@ -199,7 +202,7 @@ def _run(cls: type[Any], given: argparse.Namespace) -> int:
                 device=told.device,
                 json_path=told.json,
             )
-        case options.BenchOptions():
+        case BenchOptions():
             from ovseg_ros.offline.tools.bench import bench
 
             return bench(told)
@@ -239,10 +242,14 @@ def _run(cls: type[Any], given: argparse.Namespace) -> int:
             from ovseg_ros.offline.tools.ablate import ablate_tabletop
 
             return ablate_tabletop(told)
-        case options.CountOptions():
+        case CountOptions():
             from ovseg_ros.offline.tools.count import count
 
             return count(told)
+        case ExportOptions():
+            from ovseg_ros.offline.tools.export import export
+
+            return export(told)
         case DescribeOptions():
             from ovseg_ros.offline.tools.describe import describe
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.offline.options import number
+from ovseg_ros.offline.option import number
 
 if TYPE_CHECKING:
     from ovseg_ros.core.vocabulary import CategorySpec

@@ -7,12 +7,17 @@ from typing import Any
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.offline import options
 from ovseg_ros.offline.describe_options import DescribeOptions
+from ovseg_ros.offline.measure_options import BenchOptions
 
 _OF_EVALUATION = (
     *("preset", "data", "dataset", "split", "images", "seed", "on_error"),
     *("vocabulary", "synonyms", "oracle", "min_objectness", "partial", "shard"),
+    *("engine", "precision"),
 )
 
+_OF_ENGINES = ("engine", "precision", "engine_folder")
+_OF_COMPARISON = ("random_weights", "sweep", "peers", "plot")
+_WITHOUT_EXPORT = ("eager", "compile", "cuda_graph")
 _ON_THE_CPU = "this ablation computes on the CPU; --device is of ablate omtseg and lmseg"
 
 
@@ -44,6 +49,11 @@ def _refuse_name(dataset: Path) -> None:
 def _idle(told: Any) -> Iterator[tuple[tuple[str, ...], str]]:
     """Fields without effect, and why."""
     match told:
+        case options.SegmentOptions(engine=engine) | options.EvaluateOptions(engine=engine, merge=None) if (
+            engine in _WITHOUT_EXPORT
+        ):
+            yield ("engine_folder",), f"the engine {engine} runs nothing that was exported"
+    match told:
         case options.SegmentOptions(input=source) if source.exists():
             from ovseg_ros.offline.data.bag_files import is_bag
 
@@ -55,16 +65,19 @@ def _idle(told: Any) -> Iterator[tuple[tuple[str, ...], str]]:
         case options.EvaluateOptions(merge=parts, report=report) if parts is not None:
             yield _OF_EVALUATION, "the files of --merge say what was evaluated"
             if report is None:
-                yield ("root", "device"), "--merge segments nothing but the pictures of a --report"
+                yield ("root", "device", "engine_folder"), "--merge segments nothing but the pictures of a --report"
         case options.EvaluateTrackingOptions(preset=None):
             yield ("device",), "without --preset nothing is segmented"
-        case options.BenchOptions(delivered=True):
-            names = ("preset", "device", "warmup", "vocabulary", "threads", "soak")
+        case BenchOptions(delivered=True):
+            names = ("preset", "device", "warmup", "vocabulary", "threads", "soak", *_OF_ENGINES, *_OF_COMPARISON)
             yield names, "--delivered has a stand-in for the model"
-        case options.BenchOptions(soak=float()):
-            yield ("frames", "warmup", "cameras", "rate", "threads"), "--soak watches one camera for its minutes"
-        case options.BenchOptions():
+        case BenchOptions(soak=float()):
+            timed = ("frames", "warmup", "cameras", "rate", "threads", *_OF_COMPARISON)
+            yield timed, "--soak watches one camera for its minutes"
+        case BenchOptions(engine=engines, sweep=sweeps):
             yield ("rate",), "it is of --delivered"
+            if len(engines) == 1 and not sweeps:
+                yield ("plot",), "it draws several engines, and what --sweep finds"
         case options.AblateOptions(experiment="pmp" | "omtseg" | "lmseg" as experiment):
             yield ("convolutions", "ranks"), "they are of FISA's parts, which ablate tabletop compares"
             if experiment == "pmp":

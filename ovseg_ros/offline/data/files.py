@@ -188,15 +188,6 @@ def write_image(path: Path, image: np.ndarray) -> None:
     write_bytes(path, content.tobytes())
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def digest_of(value: Any, digits: int = 64) -> str:
     """The first digits of the SHA-256 of a value of JSON's types, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovseg_ros.core.merge import merge_panoptic, upsampled_bands
+from ovseg_ros.core.merge import merge_panoptic
+from ovseg_ros.core.merge.upsampling import Axis, upsampled
 from ovseg_ros.core.metrics.confusion import confusion_pairs
 from ovseg_ros.core.metrics.mean_iou import MeanIoU
 from ovseg_ros.core.metrics.overlaps import MaskOverlaps, mask_overlaps, segment_overlaps
@@ -137,8 +138,13 @@ def semantic_map(
         return output
     ids = [NO_CATEGORY if category.negative else category.id for category in vocabulary.categories]
     id_of_index = np.array(ids, dtype=np.uint16)
-    rows = max(1, _BAND_ELEMENTS // (max(probabilities.shape) * size[1]))
-    for top, _, logits in upsampled_bands(mask_logits, size, rows):
+    band_height = max(1, _BAND_ELEMENTS // (max(probabilities.shape) * size[1]))
+    rows, columns = (
+        Axis.resized(cells, pixels, mask_logits.device)
+        for cells, pixels in zip(mask_logits.shape[1:], size, strict=True)
+    )
+    for top in range(0, size[0], band_height):
+        logits = upsampled(mask_logits, rows.of(slice(top, top + band_height)), columns)
         scores = torch.einsum("qk,qrw->krw", probabilities, logits.sigmoid_())  # (K, rows, W)
         best, index = scores.max(dim=0)
         band = id_of_index[index.cpu().numpy()]

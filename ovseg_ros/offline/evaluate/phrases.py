@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.core.engine.options import REPRODUCIBLE
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.metrics.bootstrap import bootstrap_interval
 from ovseg_ros.core.model import Prompt, TwoStagePrompt
@@ -143,7 +144,7 @@ def evaluate_phrases(
     Raises:
         OvsegError: the preset or its checkpoint is wrong, or words do not guide its masks, but others are to.
     """
-    segmenter, dataset = build_segmenter(preset, device), RenderedTabletop(config)
+    segmenter, dataset = build_segmenter(preset, device, REPRODUCIBLE), RenderedTabletop(config)
     prompts: dict[str, Prompt] = {}
     images: dict[str, list[list[Answer]]] = defaultdict(list)
     for index in tqdm(range(len(dataset)), desc="evaluate-phrases", unit="image"):

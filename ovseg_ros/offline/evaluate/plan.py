@@ -12,12 +12,14 @@ from pydantic.dataclasses import dataclass
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.config import STRICT
+from ovseg_ros.core.engine.options import REPRODUCIBLE
 from ovseg_ros.core.errors import ConfigError, VocabularyError
 from ovseg_ros.core.presets import checkpoint_paths, description_paths, load_preset, preset_path
 from ovseg_ros.core.sections import FisaSection, TwoStageSection
 from ovseg_ros.core.trained_weights import require_trained
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, normalize_name, parse_vocabulary
-from ovseg_ros.offline.data.files import digest_of, sha256_of
+from ovseg_ros.core.weights.files import sha256_of
+from ovseg_ros.offline.data.files import digest_of
 from ovseg_ros.offline.data.open import dataset_info
 from ovseg_ros.offline.data.types import DatasetCategory, PanopticDataset, SemanticDataset
 from ovseg_ros.offline.evaluate.oracle import Oracle
@@ -89,6 +91,7 @@ class Plan:
         renamed: held-out names of all categories, for each way of renaming.
         is_panoptic: whether the truth has instances.
         device: type of device that segments.
+        engine, precision: what runs the model, as asked for; of an evaluation, as it came to be.
     """
 
     preset: str
@@ -109,6 +112,8 @@ class Plan:
     renamed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     is_panoptic: bool = True
     device: str = ""
+    engine: str = REPRODUCIBLE.engine
+    precision: str = REPRODUCIBLE.precision
 
     def difference(self, other: "Plan") -> str:
         """What differs, such as "split is 'val' and 'train'"; empty if nothing does. What may differ by machine may."""

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.core.engine.options import EngineOptions
 from ovseg_ros.core.errors import ConfigError, DatasetError, ImageError
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.offline.data.files import write_bytes
@@ -38,6 +39,7 @@ def evaluate(
     *,
     root: Path | None = None,
     device: str = "auto",
+    engine_folder: Path | None = None,
     on_error: Literal["skip", "stop"] = "skip",
     shard: Shard,
     partial: Path | None = None,
@@ -50,6 +52,7 @@ def evaluate(
         plan: not yet resolved.
         root: the data set's folder; None renders the tabletop, and finds others below `$OVSEG_DATASETS`.
         device: as `build_segmenter` takes it.
+        engine_folder: of an export that runs the model; None for its usual place.
         on_error: "skip" notes an image that cannot be read and goes on; "stop" ends the evaluation there.
         partial: file of the images' records, for `merge`. A run that was stopped goes on with it.
         json_path, report: file of the figures, and folder of `report.html`; None for nowhere.
@@ -71,8 +74,15 @@ def evaluate(
             f"--min-objectness would change nothing: {plan.data} has no instances and so no mask recall; leave it out"
         )
     plan = resolved(plan, dataset)
-    evaluator = _evaluator(plan, dataset, device)
-    plan = replace(plan, device=evaluator.segmenter.device.type)
+    evaluator = _evaluator(plan, dataset, device, engine_folder)
+    found_engine = evaluator.segmenter.engine
+    say(found_engine.line)
+    plan = replace(
+        plan,
+        device=evaluator.segmenter.device.type,
+        engine=found_engine.engine,
+        precision=found_engine.precision,
+    )
 
     file, records = open_partial(partial, plan, shard) if partial is not None else (None, dict[str, ImageRecord]())
     with file or nullcontext():
@@ -104,6 +114,7 @@ def merge(
     *,
     root: Path | None = None,
     device: str = "auto",
+    engine_folder: Path | None = None,
     json_path: Path | None = None,
     report: Path | None = None,
 ) -> int:
@@ -111,7 +122,7 @@ def merge(
 
     Args:
         paths: what --partial wrote, in any order.
-        root, device, json_path, report: as in `evaluate`; the pictures of a report are segmented once more.
+        root, device, engine_folder, json_path, report: as in `evaluate`; a report's pictures are segmented once more.
 
     Returns:
         The exit code, as of `evaluate`.
@@ -126,7 +137,7 @@ def merge(
         raise ConfigError(f"this machine has other files than the parts were made with: {difference}")
     figures = _write_figures(plan, records, json_path)
     if report is not None and dataset is not None:
-        _write_report(report, plan, records, figures, _evaluator(plan, dataset, device), dataset)
+        _write_report(report, plan, records, figures, _evaluator(plan, dataset, device, engine_folder), dataset)
     print_figures(plan, figures)
     return _exit_code(records)
 
@@ -148,8 +159,9 @@ def _open(plan: Plan, root: Path | None) -> AnyDataset:
     return RenderedTabletop(DatasetConfig(plan.split or "test", plan.images or 300, **plan.scenes))
 
 
-def _evaluator(plan: Plan, dataset: AnyDataset, device: str) -> Evaluator:
-    segmenter = build_segmenter(plan.preset, device)
+def _evaluator(plan: Plan, dataset: AnyDataset, device: str, engine_folder: Path | None) -> Evaluator:
+    options = EngineOptions(plan.engine, plan.precision, engine_folder)
+    segmenter = build_segmenter(plan.preset, device, options, say)
     specs = {
         key: [CategorySpec(name, is_thing=is_thing) for name, (_, is_thing) in zip(names, plan.categories, strict=True)]
         for key, names in plan.renamed.items()

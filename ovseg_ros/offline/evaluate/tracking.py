@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.core.engine.options import REPRODUCIBLE
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.metrics.identity import IdentityResult, IdentityScore
 from ovseg_ros.core.tracking.appearance import segment_appearance
@@ -69,7 +70,7 @@ def evaluate_tracking(
         raise ConfigError(f"{config.seconds:g} s at {config.rate:g} frames/s hold no frame; give more of either")
     results: dict[str, Callable[[Frame], PanopticResult]] = {"ground_truth_masks": truth_result}
     if preset is not None:
-        segmenter = build_segmenter(preset, device)
+        segmenter = build_segmenter(preset, device, REPRODUCIBLE)
         prompt = segmenter.prepare(Vocabulary.build(TABLETOP_SPECS))
         results["predicted_masks"] = lambda frame: segmenter.segment(frame.image, prompt)
     scores = {name: IdentityScore() for name in results}

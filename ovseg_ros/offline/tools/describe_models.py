@@ -187,7 +187,7 @@ class LocalModel:
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from ovseg_ros.core.build import pick_device
+        from ovseg_ros.core.devices import pick_device
 
         gguf = source.name if source.suffix.lower() == ".gguf" else None
         if not (source.is_file() if gguf else source.is_dir()):

@@ -75,6 +75,7 @@ def examine() -> Iterator[Finding]:
     yield from packages
     if find_spec("torch") is not None:
         yield check_gpu()
+        yield check_engines()
     yield from check_ros()
     yield check_shared_memory(Path("/dev/shm"))
     if all(finding.status != FAIL for finding in packages):  # reading presets needs them
@@ -124,6 +125,24 @@ def check_gpu() -> Finding:
     free, total = (size / 1e9 for size in torch.cuda.mem_get_info())
     driver = driver or "unknown"
     return Finding(OK, "GPU", f"{name}, {free:.1f} of {total:.1f} GB free, CUDA {cuda}, driver {driver}")
+
+
+def check_engines() -> Finding:
+    """What can run a model here beside PyTorch's eager mode."""
+    import torch
+
+    from ovseg_ros.core.engine.available import obstacle, onnx_providers, remedy
+    from ovseg_ros.core.engine.options import ENGINES
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    lacking = {engine: obstacle(engine, device) for engine in ENGINES if engine != "auto"}
+    here = ", ".join(engine for engine, why in lacking.items() if not why)
+    absent = "; ".join(f"{engine}: {why}" for engine, why in lacking.items() if why)
+    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnx_providers())
+    found = f"{here}{f' ({absent})' if absent else ''}; ONNX Runtime's providers: {providers or 'none'}"
+    if device.type == "cuda" and lacking["compile"]:
+        return Finding(WARN, "engines", found, remedy("compile"))
+    return Finding(OK, "engines", found)
 
 
 def check_ros() -> Iterator[Finding]:

@@ -25,9 +25,9 @@ from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.presets import PresetConfig, load_preset, preset_folder
 from ovseg_ros.core.trained_weights import trained_files, training_command
-from ovseg_ros.core.weights.files import checkpoint_folder, on_hub
+from ovseg_ros.core.weights.files import checkpoint_folder, on_hub, sha256_of
 from ovseg_ros.core.weights.weight_file import WeightFile
-from ovseg_ros.offline.data.files import check_outputs, sha256_of
+from ovseg_ros.offline.data.files import check_outputs
 from ovseg_ros.offline.options import DownloadOptions
 
 _LEAST_SHARE = 0.5  # of the stated size, which is rounded and for planning

@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.draw import draw_overlay
-from ovseg_ros.core.errors import ConfigError, ImageError, OvsegError
+from ovseg_ros.core.engine.options import EngineOptions
+from ovseg_ros.core.errors import ConfigError, ImageError, ImageSizeError, OvsegError
 from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import Segment
@@ -18,7 +19,7 @@ from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb
 from ovseg_ros.offline.data.files import OutputError, check_outputs, longest_name, write_image, write_json
 from ovseg_ros.offline.data.images import ImageSource, frames_in, open_source
 from ovseg_ros.offline.options import SegmentOptions
-from ovseg_ros.offline.words import given_vocabulary, prepared
+from ovseg_ros.offline.words import given_vocabulary, prepared, say
 
 INDEX_NAME = "panoptic.json"
 _NAMED = 5
@@ -47,7 +48,9 @@ def segment_path(options: SegmentOptions) -> int:
         )
     if (out / INDEX_NAME).exists() and not options.overwrite:
         raise ConfigError(f"{out} already holds results ({INDEX_NAME}); choose another --out or add --overwrite")
-    segmenter = build_segmenter(preset, options.device)
+    engine = EngineOptions(options.engine, options.precision, options.engine_folder)
+    segmenter = build_segmenter(preset, options.device, engine, say)
+    say(segmenter.engine.line)
     prompt = prepared(segmenter, vocabulary)
     index: dict[str, Any] = {
         "info": {"source": path.name, "preset": preset, "vocabulary_version": vocabulary.version},
@@ -87,7 +90,10 @@ def segment_source(
                 continue
             if item.path and (frames := frames_in(item.path)) > 1:
                 parts.append(f"1 of {frames} frames of {item.path.name}")
-            result = segmenter.segment(image, prompt)
+            try:
+                result = segmenter.segment(image, prompt)
+            except ImageSizeError as error:
+                raise ImageSizeError(f"{item.name}, {image.shape[1]}x{image.shape[0]}: {error}") from error
             png = f"{item.name}.png"
             try:
                 write_image(out / "panoptic" / png, ids_to_rgb(result.segment_ids))

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ovseg_ros.core.build import build_segmenter
+from ovseg_ros.core.engine.options import EngineOptions
 from ovseg_ros.core.errors import ImageError
 from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.outputs import DATA_OUTPUTS, OVERLAY_OUTPUTS, Output, OutputOptions, SegmentedFrame
@@ -19,7 +20,7 @@ from ovseg_ros.offline.data.bag_messages import BagMessages
 from ovseg_ros.offline.data.bag_parts import BagMessage, BagParts, fingerprint
 from ovseg_ros.offline.data.files import check_outputs
 from ovseg_ros.offline.options import SegmentOptions
-from ovseg_ros.offline.words import given_vocabulary, prepared
+from ovseg_ros.offline.words import given_vocabulary, prepared, say
 
 _IMAGES_IN_PART = 100
 _BYTES_IN_PART = 1 << 27
@@ -64,7 +65,9 @@ def segment_bag(options: SegmentOptions) -> int:
         }
         parts = BagParts(out, settings, messages.typestore, overwrite=options.overwrite)
         if not parts.done:
-            segmenter = build_segmenter(preset, options.device)
+            engine = EngineOptions(options.engine, options.precision, options.engine_folder)
+            segmenter = build_segmenter(preset, options.device, engine, say)
+            say(segmenter.engine.line)
             made = OutputOptions(mask_rle=options.mask_rle)
             _Run(segmenter, prepared(segmenter, vocabulary), messages, parts, outputs, made).over(images)
     state = parts.state

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
-from ovseg_ros.core.build import pick_device
+from ovseg_ros.core.devices import pick_device
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.weights.strict import save_state_half
 from ovseg_ros.offline.data.files import check_outputs

@@ -116,7 +116,7 @@ class JitteredViews:
         pixels = to_pixels([view.image for view in views], self._device)
         truth = torch.cat([view.truth for view in views]).to(self._device)
         categories = torch.cat([view.categories for view in views]).to(self._device)
-        return MaskBatch(self._classifier.look(pixels, masks), masks, is_mask, truth, categories, self._text)
+        return MaskBatch(self._classifier.views_of(pixels, masks), masks, is_mask, truth, categories, self._text)
 
     def counts(self, step: int, samples: range) -> Tensor:
         """(len(samples), 2): masks of each sample that fit a segment, and others."""
@@ -239,7 +239,7 @@ def collect_masks(
         categories = torch.tensor(places, dtype=torch.int64, device=device)
         groups.append(assign(masks, truth, categories, none, config))
         best = max([best, *overlaps(masks, truth)[0].tolist()])
-        crops.append(classifier.look(pixels, groups[-1][0][None]))
+        crops.append(classifier.views_of(pixels, groups[-1][0][None]))
     masks, truth, categories = (torch.cat(parts) for parts in zip(*groups, strict=True))
     if not (categories < none).any():
         raise ConfigError(

@@ -24,8 +24,7 @@ from ovseg_ros.core.presets import (
     with_untrained_scorer,
 )
 from ovseg_ros.core.version import VERSION
-from ovseg_ros.core.weights.files import find_weights, read_safetensors
-from ovseg_ros.offline.data.files import sha256_of
+from ovseg_ros.core.weights.files import find_weights, read_safetensors, sha256_of
 from ovseg_ros.offline.data.layouts import SemanticLayout
 from ovseg_ros.offline.data.open import dataset_info, dataset_root
 from ovseg_ros.offline.train.clip import ClipTraining
