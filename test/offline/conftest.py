@@ -41,7 +41,7 @@ class PooledColourClassifier(Classifier):
     def prepare(self, text):
         return text
 
-    def forward(self, images, proposals, text):
+    def forward(self, images, proposals, text, seen=None, least=0.0):
         masks = proposals.mask_logits.sigmoid()
         pixels = F.interpolate(images, size=masks.shape[-2:])
         colours = torch.einsum("bqhw,bchw->bqc", masks, pixels) / masks.sum(dim=(2, 3))[..., None].clamp(min=1e-6)
@@ -65,3 +65,10 @@ def tiny_segmenter():
     )
     merge = MergeConfig(object_threshold=0.0, overlap_threshold=0.0, min_area=1)
     return PanopticSegmenter(model, merge, torch.device("cpu"))
+
+
+@pytest.fixture
+def no_frame_counted(monkeypatch):
+    """`ovseg count` without the whole frame, which takes seconds and has tests of its own."""
+    frame = {"size": [1, 1], "flops": 0, "weight_bytes": 0, "written_bytes": 0, "parts": {}}
+    monkeypatch.setattr("ovseg_ros.offline.tools.count.count_frame", lambda preset, size, words: frame)

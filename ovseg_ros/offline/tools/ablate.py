@@ -27,7 +27,8 @@ from ovseg_ros.core.presets import (
 )
 from ovseg_ros.core.sections import FisaSection
 from ovseg_ros.core.vocabulary import Vocabulary
-from ovseg_ros.offline.data.files import digest_of, sha256_of, write_bytes, write_json
+from ovseg_ros.core.weights.files import sha256_of
+from ovseg_ros.offline.data.files import digest_of, write_bytes, write_json
 from ovseg_ros.offline.options import AblateOptions
 from ovseg_ros.offline.tools.ablation import (
     as_stored,

@@ -35,8 +35,9 @@ from ovseg_ros.core.scoring.lmseg.config import FusionConfig, LMSegConfig
 from ovseg_ros.core.sections import LMSegSection, TwoStageSection
 from ovseg_ros.core.types import NO_CATEGORY, MaskProposals
 from ovseg_ros.core.vocabulary import Vocabulary
+from ovseg_ros.core.weights.files import sha256_of
 from ovseg_ros.core.weights.strict import save_state_half
-from ovseg_ros.offline.data.files import digest_of, sha256_of, write_bytes, write_json
+from ovseg_ros.offline.data.files import digest_of, write_bytes, write_json
 from ovseg_ros.offline.data.types import PanopticSample
 from ovseg_ros.offline.evaluate.truth import truth_of
 from ovseg_ros.offline.options import AblateOptions

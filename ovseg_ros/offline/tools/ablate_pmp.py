@@ -30,7 +30,8 @@ from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.text_attention import in_float32
 from ovseg_ros.core.types import QueryPrediction
 from ovseg_ros.core.vocabulary import Vocabulary
-from ovseg_ros.offline.data.files import digest_of, sha256_of, write_json
+from ovseg_ros.core.weights.files import sha256_of
+from ovseg_ros.offline.data.files import digest_of, write_json
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample
 from ovseg_ros.offline.options import AblateOptions
 from ovseg_ros.offline.tools.ablate_pmp_report import write_report

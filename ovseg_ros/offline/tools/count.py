@@ -23,10 +23,12 @@ from ovseg_ros.core.sections import FisaSection, LMSegSection, OMTSegSection, Se
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.offline.evaluate.output import write_figures
-from ovseg_ros.offline.options import CountOptions
+from ovseg_ros.offline.measure_options import CountOptions
+from ovseg_ros.offline.tools.count_frame import count_frame, print_frame
 from ovseg_ros.offline.tools.count_joint import count_omtseg, print_omtseg
 from ovseg_ros.offline.tools.count_masks import count_masks
 from ovseg_ros.offline.tools.count_scorer import count_scorer, print_scorer
+from ovseg_ros.offline.tools.count_text import count_text, print_text
 from ovseg_ros.offline.tools.shapes import FEW_WORDS, MANY_WORDS, META, flops_of, parameters_of, print_row
 
 _MASK_STRIDE = 4
@@ -40,7 +42,9 @@ def count(options: CountOptions) -> int:
         The exit code, 0.
 
     Raises:
-        ConfigError: the preset is missing or malformed, there is nothing to count, or --timing has no FISA to time.
+        CheckpointError: the package of a text tower is not installed.
+        ConfigError: the preset is missing or malformed, its mask generator's shape is in its file alone, or --timing
+            has no FISA to time.
     """
     preset = options.preset
     match load_preset(preset).model:
@@ -55,8 +59,14 @@ def count(options: CountOptions) -> int:
             report = {"preset": preset, "words": options.words, "scorer": scorer}
         case TwoStageSection() as stages:
             report = _count_stages(stages, options)
+    report["frame"] = count_frame(preset, options.size, options.words)
+    if not isinstance(load_preset(preset).model, OMTSegSection):  # which reads words with each image
+        report["text"] = count_text(preset, options.words)
     write_figures(options.json, report)
     print_report(report)
+    print_frame(report["frame"])
+    if "text" in report:
+        print_text(report["text"])
     return 0
 
 
@@ -67,12 +77,6 @@ def _count_stages(model: TwoStageSection, options: CountOptions) -> dict[str, An
         figures = {**count_fisa(preset, masks=masks, words=words), **figures}
     if isinstance(model.naming, LMSegSection):
         figures["scorer"] = count_scorer(model.clip, model.naming.scorer, preset_folder(preset), words)
-    if not figures:
-        raise ConfigError(
-            f"there is nothing to count in the preset {preset}: its mask generator is a public checkpoint, whose shape "
-            "is in its file, and its classifier is neither fisa nor lmseg; name another, such as fisa_l, lmseg_l, "
-            "pmp_eomt_l or tabletop"
-        )
     report = {"preset": preset, "masks": masks, "words": words, **figures}
     if options.timing:
         report["timing"] = time_vocabularies(preset, masks=masks)
@@ -133,13 +137,13 @@ def fisa_flops(classifier: FisaClassifier, images: Tensor, mask_logits: Tensor, 
 
 
 def _name(classifier: FisaClassifier, images: Tensor, mask_logits: Tensor, words: FisaWords) -> Tensor:
-    views, adapted = classifier.look(images, mask_logits), classifier.adapter(mask_logits)
+    views, adapted = classifier.views_of(images, mask_logits), classifier.adapter(mask_logits)
     return classifier.word_logits(classifier.embed(views, adapted, words), words)
 
 
 def _plain_tower_flops(classifier: FisaClassifier, images: Tensor, mask_logits: Tensor) -> int:
     """FLOPs of the unmodified image tower on the pixels that FISA gives it: the image, or each mask's crop."""
-    visual, pixels = classifier.visual, classifier.look(images, mask_logits).pixels
+    visual, pixels = classifier.visual, classifier.views_of(images, mask_logits).pixels
 
     def run() -> None:
         *_, last = image_tokens(visual, pixels[:1])

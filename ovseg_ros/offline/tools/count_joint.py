@@ -34,7 +34,7 @@ def count_omtseg(config: OMTSegSection, words: int) -> dict[str, Any]:
     few, some, many = (_frame(network, number) for number in (FEW_WORDS, words, MANY_WORDS))
     return {
         "parameters": _parameters(network, encoder_is_public=config.encoder_weights is not None),
-        "tokens": _tokens(words),
+        "tokens": tokens_of(words),
         "flops": {"frame": some, "each_word": (many - few) // (MANY_WORDS - FEW_WORDS)},
         "words_ratio": {"words": [FEW_WORDS, MANY_WORDS], "frame": many / few},
     }
@@ -60,12 +60,12 @@ def _frame(network: OMTSegNetwork, words: int) -> int:
     """FLOPs of an image under a vocabulary."""
     encoder = network.config.encoder
     image = torch.empty(1, 3, *encoder.image_size, device=META)
-    text = torch.empty(_tokens(words), encoder.width, device=META)
+    text = torch.empty(tokens_of(words), encoder.width, device=META)
     places = torch.arange(words, device=META)
     return flops_of(lambda: network(image, text, places))
 
 
-def _tokens(words: int) -> int:
+def tokens_of(words: int) -> int:
     """Tokens of a text of so many names: a beginning and an end, too."""
     return 2 + round(words * _TOKENS / _OF_NAMES)
 

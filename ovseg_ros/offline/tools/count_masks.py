@@ -35,6 +35,7 @@ def count_masks(config: TwoStageSection, files: PresetFolder, words: int) -> dic
     with META:
         guidance = PromptGuidance(*network.guided_layers, width, config.proposer.prompt)
     network.guidance = guidance
+    network.requires_grad_(False)  # PyTorch's counter fails on views of what wants gradients
 
     def frame(count: int) -> int:
         prepared = guidance.prepare(torch.empty(count, width, device=META))
@@ -77,10 +78,11 @@ def generator_shapes(config: TwoStageSection) -> MaskNetwork | None:
                 return EoMT(replace(eomt.config, image_size=config.input_size)).eval()
         case Mask2FormerSection(checkpoint=source):
             mask2former = published_mask2former(source)
-            return None if mask2former is None else _mask2former_shapes(mask2former)
+            return None if mask2former is None else mask2former_shapes(mask2former, META)
 
 
-def _mask2former_shapes(published: PublishedMask2Former) -> MaskNetwork:
+def mask2former_shapes(published: PublishedMask2Former, device: torch.device) -> MaskNetwork:
+    """A Mask2Former on a device: on the meta device its shapes, elsewhere with random weights."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
     from ovseg_ros.core.proposals.mask2former import Mask2Former
@@ -95,6 +97,6 @@ def _mask2former_shapes(published: PublishedMask2Former) -> MaskNetwork:
     config = Mask2FormerConfig(
         backbone_config=swin, num_queries=published.num_queries, num_labels=published.num_classes
     )
-    with META:
+    with device:
         network = Mask2FormerForUniversalSegmentation(config).eval()
-    return Mask2Former(network.to(META))  # some of its parameters are made elsewhere all the same
+    return Mask2Former(network.to(device))  # some of its parameters are made elsewhere all the same

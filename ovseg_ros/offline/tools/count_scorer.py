@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ovseg_ros.core.backbones.image_encoder import ImageEncoder
 from ovseg_ros.core.backbones.sam import SamConfig, SamEncoder
 from ovseg_ros.core.build import load_clip
 from ovseg_ros.core.presets import PresetFolder
@@ -63,7 +64,7 @@ def scorer_shapes(clip: ClipSection, config: ScorerSection, files: PresetFolder)
     return scorer.to(META).eval()  # some of its parameters are made elsewhere all the same
 
 
-def _second_encoder(config: SamConfig | EoMTSection | None) -> tuple[nn.Module | None, int]:
+def _second_encoder(config: SamConfig | EoMTSection | None) -> tuple[ImageEncoder | None, int]:
     match config:
         case None:
             return None, 0

@@ -53,7 +53,7 @@ def propose_images(
     for sample in tqdm(samples, desc="evaluation images", unit="image", mininterval=5):
         pixels = to_tensor(sample.image, classifier.logit_scale.device)
         proposals = model.propose(pixels, prompt)
-        crops = classifier.look(pixels, likeliest(classifier, proposals)[None])
+        crops = classifier.views_of(pixels, likeliest(classifier, proposals)[None])
         crops = with_key_values(classifier, replace(crops, pixels=crops.pixels.half()))
         images.append(ProposedImage(sample, pixels, proposals, crops))
     return images

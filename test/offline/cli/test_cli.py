@@ -12,6 +12,8 @@ import pytest
 from ovseg_ros.offline import options
 from ovseg_ros.offline.cli import main as cli
 from ovseg_ros.offline.cli.main import main
+from ovseg_ros.offline.measure_options import engines, picture
+from ovseg_ros.offline.option import path, some_text
 from ovseg_ros.offline.tools import doctor
 
 # fmt: off
@@ -118,7 +120,7 @@ def _refused(command, capsys, *arguments):
     return capsys.readouterr().err.splitlines()[-1]
 
 
-NUMBERS = [(c, n, o) for c, n, o in _options() if o.type not in (None, options.some_text, options.path)]
+NUMBERS = [(c, n, o) for c, n, o in _options() if o.type not in (None, some_text, path, engines, picture)]
 
 
 @pytest.mark.parametrize(("command", "name", "option"), NUMBERS, ids=[f"{c}{n}" for c, n, _ in NUMBERS])
@@ -131,6 +133,13 @@ def test_numbers_out_of_their_range_are_answered_with_it(command, name, option, 
         assert "'0' is not a" in _refused(command, capsys, f"{name}=0")
 
 
+def test_engines_are_named_with_or_without_a_precision(capsys):
+    for value in ("", "fast", "eager,", "eager:half"):
+        told = _refused("bench", capsys, f"--engine={value}")
+        assert "is not an engine; expected auto, eager, compile" in told
+    assert engines("onnx, eager:float32") == ("onnx", "eager:float32")
+
+
 def test_the_command_s_time_out_has_a_range(capsys):
     for value in ("0", "-1", "nan", "abc", "1e9"):
         told = _refused("vocabulary", capsys, "show", f"--timeout={value}")
@@ -138,8 +147,8 @@ def test_the_command_s_time_out_has_a_range(capsys):
 
 
 def test_no_option_takes_an_empty_text(capsys):
-    for command, name, option in _options():
-        if option.type is not None:
+    for command, name, action in _options():
+        if action.type is not None:
             told = _refused(command, capsys, f"{name}=")
             assert f"argument {name}: " in told and ("it is empty" in told or "is not a" in told)
 
@@ -157,6 +166,12 @@ def test_the_splits_are_the_simulator_s():
             "--topic would change nothing",
         ),
         (["segment", "{picture}", "--vocabulary", "cup", "--out", "x", "--no-overlay", "--mask-rle"], "leave them out"),
+        (
+            ["segment", "{picture}", "--vocabulary", "cup", "--out", "x", "--engine", "eager", "--engine-folder", "y"],
+            "--engine-folder would change nothing: the engine eager runs nothing that was exported",
+        ),
+        (["evaluate", "--engine-folder", "y"], "--engine-folder would change nothing: the engine eager"),
+        (["evaluate", "--merge", "x", "--engine", "compile"], "--engine would change nothing: the files of --merge"),
         (["evaluate-tracking", "--device", "cpu"], "--device would change nothing: without --preset nothing is"),
         (["bench", "--rate", "20"], "--rate would change nothing: it is of --delivered; leave it out"),
         (["bench", "--delivered", "--preset", "tabletop", "--soak", "1"], "--preset and --soak would change nothing"),
@@ -209,6 +224,7 @@ def test_what_the_system_refuses_is_one_line(monkeypatch, capsys, number, told):
 PRINTING = """
 import sys, time
 from ovseg_ros.offline.cli.main import main
+from ovseg_ros.offline.measure_options import engines, picture
 from ovseg_ros.offline.tools import doctor
 def speak(options):
     print("ready", flush=True)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from ovseg_ros.core.errors import DatasetError
+from ovseg_ros.core.weights.files import sha256_of
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb, rgb_to_ids, tight_box
 from ovseg_ros.offline.data.files import (
     OutputError,
     check_outputs,
     read_json,
-    sha256_of,
     write_bytes,
     write_image,
     write_json,

@@ -48,7 +48,7 @@ def photograph(height, width, seed=0):
 
 @pytest.fixture(autouse=True)
 def tiny_preset(monkeypatch, tiny_segmenter):
-    monkeypatch.setattr(segment, "build_segmenter", lambda preset, device: tiny_segmenter)
+    monkeypatch.setattr(segment, "build_segmenter", lambda *_: tiny_segmenter)
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ class ColourClassifier(Classifier):
     def prepare(self, text):
         return text
 
-    def forward(self, images, proposals, text):
+    def forward(self, images, proposals, text, seen=None, least=0.0):
         inside = (proposals.mask_logits > 0).float()
         pixels = nn.functional.interpolate(images, size=inside.shape[-2:])
         mean = torch.einsum("bqhw,bchw->bqc", inside, pixels) / inside.sum(dim=(2, 3))[..., None].clamp(min=1)
@@ -126,7 +126,7 @@ def painted(monkeypatch):
     """`use(segmenter)` makes the command evaluate it; `segmenter` and `write_folder` make things."""
 
     def use(segmenter):
-        monkeypatch.setattr(run, "build_segmenter", lambda preset, device: segmenter)
+        monkeypatch.setattr(run, "build_segmenter", lambda *_: segmenter)
         monkeypatch.setattr(plan, "checkpoint_paths", lambda preset: ())
 
     names = [spec.name for spec in TABLETOP_SPECS[:6]]

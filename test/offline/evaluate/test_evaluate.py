@@ -5,9 +5,10 @@ import json
 import pytest
 import yaml
 
+from ovseg_ros.core.engine.options import Engine, EngineOptions
 from ovseg_ros.core.presets import preset_path
+from ovseg_ros.core.weights.files import sha256_of
 from ovseg_ros.offline.cli.main import main
-from ovseg_ros.offline.data.files import sha256_of
 from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, write_dataset
 from ovseg_ros.offline.evaluate import plan, run
 from ovseg_ros.offline.evaluate.partial import read_partial
@@ -83,7 +84,7 @@ def test_proposals_that_the_preset_does_not_read_do_not_count_for_recall(painted
 def tiny(monkeypatch, tmp_path, tiny_segmenter):
     """The command evaluates a tiny segmenter with random weights."""
     (tmp_path / "weights.bin").write_bytes(b"abc")
-    monkeypatch.setattr(run, "build_segmenter", lambda preset, device: tiny_segmenter)
+    monkeypatch.setattr(run, "build_segmenter", lambda *_: tiny_segmenter)
     monkeypatch.setattr(plan, "checkpoint_paths", lambda preset: (tmp_path / "weights.bin",))
 
 
@@ -91,6 +92,7 @@ def test_what_is_rendered_and_what_is_read_have_the_same_figures(tmp_path, tiny,
     rendered = figures(tmp_path, "--images", 2, "--seed", 5, "--split", "val", "--synonyms")
     assert (rendered["split"], rendered["images"], rendered["seed"]) == ("val", 2, 5)
     assert rendered["checkpoints"] == {"weights.bin": sha256_of(tmp_path / "weights.bin")}
+    assert (rendered["engine"], rendered["precision"]) == ("eager", "float32")
     assert rendered["device"] == "cpu" and rendered["seconds_per_image"]["p50"] > 0
     assert 0 <= rendered["mask_recall_50"] <= 100 and {"pq", "sq", "rq"} <= rendered["synonyms"]["unseen"].keys()
     table = capsys.readouterr().out
@@ -99,6 +101,27 @@ def test_what_is_rendered_and_what_is_read_have_the_same_figures(tmp_path, tiny,
     for options in (["--dataset", tmp_path / "data"], ["--data", "tabletop", "--root", tmp_path / "data"]):
         read = figures(tmp_path, *options, "--images", 2, "--synonyms")
         assert without_times(read) == without_times(rendered)
+
+
+def test_parts_by_other_engines_or_in_other_precisions_are_not_merged(painted, tmp_path, monkeypatch, capsys):
+    segmenter, asked = painted.segmenter(), []
+
+    def build(preset, device, options, tell):
+        asked.append(options)
+        segmenter.engine = Engine(options.engine, options.precision, "engine ...")
+        return segmenter
+
+    monkeypatch.setattr(run, "build_segmenter", build)
+    options = ["--dataset", painted.write_folder(tmp_path / "data", 2), "--preset", "tabletop"]
+    for number, precision in ((1, "float32"), (2, "float16")):
+        part = ["--shard", f"{number}/2", "--partial", tmp_path / f"{number}", "--precision", precision]
+        assert main(["evaluate", *map(str, (*options, *part))]) == 0
+    assert asked == [EngineOptions("eager", "float32"), EngineOptions("eager", "float16")]
+    assert main(["evaluate", "--merge", str(tmp_path / "1"), str(tmp_path / "2")]) == 2
+    error = capsys.readouterr().err
+    assert "precision is " in error
+    assert "'float32'" in error
+    assert "'float16'" in error
 
 
 def test_rendered_scenes_are_evaluated_in_parts_with_a_report(tmp_path, tiny):

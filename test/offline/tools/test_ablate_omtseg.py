@@ -144,7 +144,7 @@ class Squares(Model):
     def prepare(self, vocabulary: Vocabulary) -> Prompt:
         return Prompt(vocabulary)
 
-    def forward(self, pixels: torch.Tensor, prompt: Prompt) -> Prediction:
+    def forward(self, pixels: torch.Tensor, prompt: Prompt, least: float = 0.0) -> Prediction:
         ids = torch.from_numpy(coloured_samples(1)[0].segment_ids)
         masks = torch.stack([torch.where(ids == i, 9.0, -9.0) for i in (1, 2, 3)])
         names = [category.name for category in prompt.vocabulary.categories]

@@ -97,7 +97,7 @@ def test_gradients_reach_an_adapted_clip_and_nothing_that_is_frozen(variant: Var
     words = Vocabulary.build(TABLETOP_SPECS)
     [image] = propose_images(model, reader, coloured_samples(1), words)
     masks, prepared = image.proposals.mask_logits, classifier.prepare(model.text_encoder.encode(words))
-    embeddings = classifier.embed(classifier.look(image.pixels, masks), classifier.adapter(masks), prepared)
+    embeddings = classifier.embed(classifier.views_of(image.pixels, masks), classifier.adapter(masks), prepared)
     classifier.word_logits(embeddings, prepared)[..., 3].sum().backward()
     for name, parameter in classifier.visual.named_parameters():
         reached = parameter.grad is not None and bool(parameter.grad.any())

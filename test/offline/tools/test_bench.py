@@ -87,8 +87,52 @@ def test_processes_need_ros_and_say_so(monkeypatch):
         bench_delivery.delivered(IMAGES[0], rate=20.0, frames=1, cameras=1, profile=False)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plot", "{folder}/b.png"], "it draws several engines, and what --sweep finds"),
+        (["--sweep", "--plot", "{folder}/b.png"], "--plot needs matplotlib, which is not installed"),
+        (["--sweep", "--plot", "{folder}/b.txt"], "b.txt' does not end in .png, .pdf or .svg"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_before_it_is_measured(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "build_segmenter", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    try:
+        assert main(["bench", *(argument.format(folder=tmp_path) for argument in arguments)]) == 2
+    except SystemExit as refused:  # of argparse
+        assert refused.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not HAS_NODE, reason="needs rclpy and the package built by colcon")
+def test_of_random_weights_what_needs_a_process_is_not_measured(monkeypatch, tiny_segmenter, capsys):
+    monkeypatch.setattr(bench, "random_segmenter", lambda preset, device, options: tiny_segmenter)
+    monkeypatch.setattr(bench, "scene_images", lambda size, count: IMAGES)
+    assert main(["bench", "--frames", "1", "--warmup", "1", "--vocabulary", "cup, wall", "--random-weights"]) == 0
+    assert "subscriber in another process: not measured with random weights" in capsys.readouterr().out
+
+
+def test_a_comparison_goes_on_without_the_engines_that_are_not_here(tmp_path, monkeypatch, tiny_segmenter, capsys):
+    def build(preset, device, options):
+        if options.engine == "cuda_graph":
+            raise ConfigError("engine cuda_graph cannot run on cpu: no CUDA device")
+        return tiny_segmenter
+
+    monkeypatch.setattr(bench, "build_segmenter", build)
+    monkeypatch.setattr(bench, "scene_images", lambda size, count: IMAGES)
+    monkeypatch.setitem(sys.modules, "rclpy", None)
+    monkeypatch.delitem(sys.modules, "ovseg_ros.ros.bench.in_process", raising=False)
+    arguments = ["bench", "--frames", "1", "--warmup", "1", "--vocabulary", "cup"]
+    assert main([*arguments, "--engine", "cuda_graph,eager", "--json", str(tmp_path / "b.json")]) == 0
+    missing, ran = json.loads((tmp_path / "b.json").read_text())["engines"]
+    assert "no CUDA device" in missing["unavailable"]
+    assert ran["model_call_ms"]["p50"] > 0
+    assert "engine cuda_graph, auto: not here: engine cuda_graph cannot run on cpu" in capsys.readouterr().out
+
+
 def test_the_command_writes_json_and_names_the_machine(tmp_path, monkeypatch, tiny_segmenter, capsys):
-    monkeypatch.setattr(bench, "build_segmenter", lambda preset, device: tiny_segmenter)
+    monkeypatch.setattr(bench, "build_segmenter", lambda preset, device, options: tiny_segmenter)
     monkeypatch.setattr(bench, "scene_images", lambda size, count: IMAGES)
     monkeypatch.setitem(sys.modules, "rclpy", None)
     monkeypatch.delitem(sys.modules, "ovseg_ros.ros.bench.in_process", raising=False)

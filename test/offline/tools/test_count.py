@@ -63,6 +63,7 @@ def test_times_are_of_both_vocabularies() -> None:
     assert timed["words"] == [10, 1000] and timed["ratio"] > 0 and len(timed["median_seconds"]) == 2
 
 
+@pytest.mark.usefixtures("no_frame_counted")
 def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "count.json"
     assert main(["count", "tabletop_fisa", "--masks", "5", "--words", "12", "--json", str(path)]) == 0

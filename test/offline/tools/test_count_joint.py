@@ -70,13 +70,14 @@ def test_nothing_is_allocated_and_an_encoder_of_ones_own_is_trained() -> None:
     assert public["trained"] == own["trained"] - own["encoder"] + own["trained_positions"]
 
 
+@pytest.mark.usefixtures("no_frame_counted")
 def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "count.json"
     assert main(["count", "tabletop_omtseg", "--words", "12", "--json", str(path)]) == 0
     printed = capsys.readouterr().out
     assert "preset tabletop_omtseg, 12 words of 47 tokens" in printed and "1,805,952" in printed
     report = json.loads(path.read_text())
-    assert set(report) == {"preset", "words", "tokens", "parameters", "flops", "words_ratio"}
+    assert set(report) == {"preset", "words", "tokens", "parameters", "flops", "words_ratio", "frame"}
     assert main(["count", "tabletop_omtseg", "--timing"]) == 2
     error = capsys.readouterr().err
     assert "is of kind omtseg" in error and error.count("\n") == 1

@@ -17,7 +17,7 @@ EOMT_B = {"kind": "published_eomt", "checkpoint": "tue-mps/coco_panoptic_eomt_ba
 MASK2FORMER = {"kind": "mask2former", "checkpoint": "facebook/mask2former-swin-base-coco-panoptic"}
 WIDE = {"architecture": "convnext_large_d_320", "checkpoint": "laion/CLIP"}  # text vectors of 768
 NARROW = {"architecture": "ViT-B-16", "checkpoint": "laion/CLIP"}  # of 512
-KEYS = {"preset", "masks", "words"}
+KEYS = {"preset", "masks", "words", "frame", "text"}
 
 
 def counted(folder: Path, name: str, *options: str) -> dict[str, Any]:
@@ -40,6 +40,7 @@ def write_preset(folder: Path, proposer: dict, clip: dict) -> str:
     return str(path)
 
 
+@pytest.mark.usefixtures("no_frame_counted")
 @pytest.mark.parametrize(
     ("generator", "clip", "prompt", "layers", "parameters"),
     [
@@ -61,6 +62,7 @@ def test_prompts_have_as_many_parameters_as_the_equations(
     assert report["guidance"]["parameters"]["prompts"] == parameters
 
 
+@pytest.mark.usefixtures("no_frame_counted")
 def test_the_tabletops_words_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """40 queries of 160 in 3 layers, 384 numbers a word: a projection each way, attention, and the word head."""
     words = 150
@@ -81,6 +83,7 @@ def test_the_tabletops_words_by_hand(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "prompts, trained" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("no_frame_counted")
 @pytest.mark.parametrize("preset", ["pmp_eomt_l", "pmp_mask2former_b"])
 def test_words_cost_little_and_their_number_nearly_nothing(preset: str, tmp_path: Path) -> None:
     found = counted(tmp_path, preset)["guidance"]
@@ -102,6 +105,7 @@ def test_others_are_not_known() -> None:
         assert published_mask2former(name) is None
 
 
+@pytest.mark.usefixtures("no_frame_counted")
 def test_a_preset_without_guidance_or_fisa_has_its_mask_generator_counted(tmp_path: Path) -> None:
     report = counted(tmp_path, "tabletop")
     assert set(report) == KEYS | {"mask_generator"}
@@ -116,5 +120,5 @@ def test_a_public_generator_of_unknown_shape_is_one_sentence(
     preset = write_preset(tmp_path, {"kind": "mask2former", "checkpoint": "my/own"}, NARROW)
     assert main(["count", preset]) == 2
     error = capsys.readouterr().err
-    assert "there is nothing to count in the preset" in error and error.count("\n") == 1
+    assert "whose shape is in its file; name a preset" in error and error.count("\n") == 1
     assert count_masks(load_preset(preset).model, PresetFolder(preset_path(preset).parent), 10) == {}

@@ -84,10 +84,12 @@ def test_nothing_is_allocated_or_read(tmp_path: Path) -> None:
     assert count(str(path))["trained"]["sam"] == 4 * (3 * 32 * 32 + 32 * 32 + 32)
 
 
+@pytest.mark.usefixtures("no_frame_counted")
 def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "count.json"
     presets = write_tiny_lmseg(tmp_path), write_tiny_semantic(tmp_path, sam=None)
-    keys = {"preset", "masks", "words", "mask_generator", "scorer"}, {"preset", "words", "scorer"}
+    always = {"preset", "words", "frame", "text", "scorer"}
+    keys = always | {"masks", "mask_generator"}, always
     for preset, expected in zip(presets, keys, strict=True):
         assert main(["count", str(preset), "--words", "12", "--json", str(path)]) == 0
         printed = capsys.readouterr().out

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import constants
 from packaging.requirements import Requirement
 
 from ovseg_ros.core import distributions
+from ovseg_ros.core.engine import available
 from ovseg_ros.core.presets import preset_path
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.offline.cli.main import main
@@ -105,6 +107,17 @@ def test_without_ros_and_without_packages_it_still_answers(
     assert subjects["torch"]["status"] == "FAIL"
     assert report["counts"]["FAIL"] == len(doctor.required())
     assert all(finding["advice"] for finding in report["findings"] if finding["status"] != "OK")
+
+
+def test_engines_of_this_machine_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = doctor.check_engines().found
+    assert found.startswith("eager, ")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(available, "_imports", lambda package: package == "onnxruntime")
+    finding = doctor.check_engines()
+    assert finding.status == doctor.WARN
+    assert finding.found.startswith("eager, cuda_graph, onnx (compile: no Triton; tensorrt: no TensorRT in this ONNX")
+    assert "cuda_graph" in finding.advice
 
 
 def test_the_table_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ovseg_ros.core.engine.options import EngineOptions
 from ovseg_ros.offline.cli.main import main
 from ovseg_ros.offline.data.coco_panoptic import rgb_to_ids
 from ovseg_ros.offline.data.images import load_image
@@ -17,7 +18,7 @@ from ovseg_ros.offline.tools import segment
 
 @pytest.fixture(autouse=True)
 def tiny_preset(monkeypatch, tiny_segmenter):
-    monkeypatch.setattr(segment, "build_segmenter", lambda preset, device: tiny_segmenter)
+    monkeypatch.setattr(segment, "build_segmenter", lambda *_: tiny_segmenter)
 
 
 def save(path, shape):
@@ -44,6 +45,29 @@ def test_one_image_gives_overlay_panoptic_png_and_index_that_agree(tmp_path, sha
     assert areas == {i: int((ids == i).sum()) for i in np.unique(ids).tolist() if i}
     for info in index["annotations"][0]["segments_info"]:
         assert 0 <= info["score"] <= 1 and info["label"] in ("red cube", "wall") and len(info["bbox"]) == 4
+
+
+def test_engine_and_precision_are_asked_for_and_said(tmp_path, monkeypatch, tiny_segmenter, capsys):
+    asked = []
+
+    def build(preset, device, options, tell):
+        asked.append(options)
+        tell("masks is run by eager from now on")
+        return tiny_segmenter
+
+    monkeypatch.setattr(segment, "build_segmenter", build)
+    image = save(tmp_path / "cup.png", (20, 30, 3))
+    options = "--engine", "onnx", "--precision", "float16", "--engine-folder", tmp_path
+    assert run(image, "--vocabulary", "cup", "--out", tmp_path / "a", *options) == 0
+    assert run(image, "--vocabulary", "cup", "--out", tmp_path / "b") == 0
+    assert asked == [EngineOptions("onnx", "float16", tmp_path), EngineOptions("auto", "auto")]
+    errors = capsys.readouterr().err.splitlines()
+    assert errors.count("ovseg: note: engine eager, float32") == 2
+    assert errors.count("ovseg: note: masks is run by eager from now on") == 2
+    for name, value in (("--engine", "fast"), ("--precision", "int8")):
+        with pytest.raises(SystemExit):
+            run(image, "--vocabulary", "cup", "--out", tmp_path / "c", name, value)
+        assert f"argument {name}: invalid choice: '{value}'" in capsys.readouterr().err
 
 
 def test_a_bad_image_is_named_and_skipped_and_the_rest_is_done(tmp_path, capsys):
@@ -204,7 +228,7 @@ def test_ctrl_c_keeps_the_index_of_what_is_done(tmp_path, monkeypatch, tiny_segm
     calls = []
 
     class Interrupted:
-        prepare = tiny_segmenter.prepare
+        prepare, engine = tiny_segmenter.prepare, tiny_segmenter.engine
 
         def segment(self, image, text):
             calls.append(image)
@@ -212,6 +236,6 @@ def test_ctrl_c_keeps_the_index_of_what_is_done(tmp_path, monkeypatch, tiny_segm
                 raise KeyboardInterrupt
             return tiny_segmenter.segment(image, text)
 
-    monkeypatch.setattr(segment, "build_segmenter", lambda preset, device: Interrupted())
+    monkeypatch.setattr(segment, "build_segmenter", lambda *_: Interrupted())
     assert run(tmp_path, "--vocabulary", "cup", "--out", tmp_path / "out") == 130
     assert len(json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]) == 1

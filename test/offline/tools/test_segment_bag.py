@@ -55,7 +55,7 @@ class LeftHalf(PanopticSegmenter):
 
 @pytest.fixture(autouse=True)
 def segmenter(monkeypatch):
-    monkeypatch.setattr(module, "build_segmenter", lambda preset, device: LeftHalf())
+    monkeypatch.setattr(module, "build_segmenter", lambda *_: LeftHalf())
 
 
 def segmented(bag: Path, words: str, out: Path, **options) -> int:
@@ -286,7 +286,7 @@ class Slow(helpers.LeftHalf):
     def segment(self, image, prompt):
         time.sleep(0.05)
         return super().segment(image, prompt)
-module.build_segmenter = lambda preset, device: Slow()
+module.build_segmenter = lambda *_: Slow()
 module._IMAGES_IN_PART = 2
 helpers.segmented(Path(sys.argv[1]), "mug", Path(sys.argv[2]))
 """

@@ -101,7 +101,7 @@ def test_features_computed_before_are_those_of_the_classifier() -> None:
     with torch.no_grad():
         kept = some_crops(with_key_values(classifier, masks.views), slice(None))
         assert kept.key_values is not None and len(kept.key_values) == 6
-        wanted = classifier.embed(classifier.look(images, adapted), adapted, words)
+        wanted = classifier.embed(classifier.views_of(images, adapted), adapted, words)
         torch.testing.assert_close(classifier.embed(kept, adapted, words), wanted, atol=2e-3, rtol=0)
 
 
