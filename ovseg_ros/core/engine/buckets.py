@@ -1,11 +1,9 @@
 """Few lengths of free axes: inputs are filled up to the next one, and outputs cut again."""
 
-from collections.abc import Iterable
-
-import torch.nn.functional as F
 from torch import Tensor
 
-from ovseg_ros.core.engine.part import Part, Port, Run
+from ovseg_ros.core.engine.free_axes import cut, filled, lengths_of
+from ovseg_ros.core.engine.part import Part, Run
 
 _LENGTHS = {
     "images": (1, 2, 4, 8),
@@ -40,29 +38,6 @@ class Bucketed:
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """As the part."""
-        lengths = {
-            axis: tensor.shape[place]
-            for port, tensor in zip(self._part.inputs, tensors, strict=True)
-            for place, axis in port.free.items()
-        }
-        outputs = self._run(*map(_filled, self._part.inputs, tensors))
-        return tuple(_cut(port, output, lengths) for port, output in zip(self._part.outputs, outputs, strict=True))
-
-
-def _filled(port: Port, tensor: Tensor) -> Tensor:
-    missing = [0] * tensor.ndim
-    for place, axis in port.free.items():
-        missing[place] = bucket(axis, tensor.shape[place]) - tensor.shape[place]
-    return F.pad(tensor, list(_after_each(missing)), value=port.fill) if any(missing) else tensor
-
-
-def _after_each(missing: list[int]) -> Iterable[int]:
-    """As `F.pad` takes them: the last axis first, before and after it."""
-    for count in reversed(missing):
-        yield from (0, count)
-
-
-def _cut(port: Port, tensor: Tensor, lengths: dict[str, int]) -> Tensor:
-    for place, axis in port.free.items():
-        tensor = tensor.narrow(place, 0, lengths[axis])
-    return tensor
+        lengths = lengths_of(self._part, tensors)
+        outputs = self._run(*(filled(port, one, bucket) for port, one in zip(self._part.inputs, tensors, strict=True)))
+        return cut(self._part, outputs, lengths)

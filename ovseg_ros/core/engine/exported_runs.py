@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg_ros.core.engine.free_axes import cut, filled, lengths_of
 from ovseg_ros.core.engine.manifest import ExportedPart, Manifest, TensorShape
 from ovseg_ros.core.engine.part import Part, Port
 from ovseg_ros.core.errors import ConfigError, ImageSizeError
@@ -53,20 +53,16 @@ class ExportedRun:
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """As the part. ImageSizeError for a size that it was not exported for."""
-        lengths = {
-            axis: tensor.shape[place]
-            for port, tensor in zip(self._part.inputs, tensors, strict=True)
-            for place, axis in port.free.items()
-        }
+        lengths = lengths_of(self._part, tensors)
         program = next((some for some in self._programs if _takes(some.shapes, tensors)), None)
         if program is None:
             raise ImageSizeError(self._misfit(tensors))
         given = [
-            filled(port, tensor).to(getattr(torch, shape.dtype))
+            filled(port, tensor, at_least).to(getattr(torch, shape.dtype))
             for port, tensor, shape in zip(self._part.inputs, tensors, program.shapes.inputs, strict=True)
         ]
         outputs = program.call(given)
-        return tuple(_cut(port, output, lengths) for port, output in zip(self._part.outputs, outputs, strict=True))
+        return cut(self._part, outputs, lengths)
 
     def _misfit(self, tensors: Sequence[Tensor]) -> str:
         wanted = " or ".join(
@@ -97,24 +93,9 @@ def sized(shape: TensorShape, lengths: Mapping[str, int]) -> list[int]:
     return [lengths[axis] if isinstance(axis, str) else axis for axis in shape.shape]
 
 
-def filled(port: Port, tensor: Tensor, least: Mapping[str, int] | None = None) -> Tensor:
-    """An input whose free axes are at least `LEAST` long, but those of images; or by name as long as `least` says."""
-    least = least or {}
-    wanted = {
-        place: max(tensor.shape[place], least.get(axis, 1 if axis == "images" else LEAST))
-        for place, axis in port.free.items()
-    }
-    missing = [wanted.get(place, length) - length for place, length in enumerate(tensor.shape)]
-    if not any(missing):
-        return tensor
-    padding = [count for length in reversed(missing) for count in (0, length)]
-    return F.pad(tensor, padding, value=bool(port.fill) if tensor.dtype is torch.bool else port.fill)
-
-
-def _cut(port: Port, tensor: Tensor, lengths: Mapping[str, int]) -> Tensor:
-    for place, axis in port.free.items():
-        tensor = tensor.narrow(place, 0, lengths[axis])
-    return tensor
+def at_least(axis: str, length: int) -> int:
+    """How long a free axis of such things is when it goes in."""
+    return length if axis == "images" else max(length, LEAST)
 
 
 def _takes(part: ExportedPart, tensors: Sequence[Tensor]) -> bool:

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from ovseg_ros.core.engine.exported_runs import LEAST, ExportedRun, Program, filled
+from ovseg_ros.core.engine.exported_runs import LEAST, ExportedRun, Program
+from ovseg_ros.core.engine.free_axes import filled
 from ovseg_ros.core.engine.manifest import ExportedPart, Manifest, TensorShape, Versions
 from ovseg_ros.core.engine.onnx_runs import runtime_version
 from ovseg_ros.core.engine.part import Part, Port, Run
@@ -44,10 +45,9 @@ class Example:
 
     def as_exported(self) -> tuple[Tensor, ...]:
         """In the part's precision, and long enough that tracing takes no free axis for one that never changes."""
-        least = {axis: LEAST for port in self.part.inputs for axis in port.free.values()}
         return tuple(
             # Tensors made in inference mode cannot be traced.
-            filled(port, _in_precision(self.part, port, tensor), least).clone()
+            filled(port, _in_precision(self.part, port, tensor), lambda _, length: max(length, LEAST)).clone()
             for port, tensor in zip(self.part.inputs, self.tensors, strict=True)
         )
 
