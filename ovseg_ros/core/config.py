@@ -35,6 +35,9 @@ Logit = Annotated[float, Field(ge=-1e4, le=1e4)]
 Multiple = Annotated[float, Field(gt=0, le=100)]
 """How many times larger."""
 
+Name = Annotated[str, Field(pattern=r"\S")]
+"""Text that is not blank."""
+
 _EXPECTED = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -58,12 +61,13 @@ _NAMES_TOLD = 12
 """A longer list would hide the message."""
 
 
-def find_config(what: str, name: str, folder: Path) -> Path:
+def find_config(what: str, name: str, folder: Path, besides: Sequence[str] = ()) -> Path:
     """The YAML file of a configuration.
 
     Args:
         what: it is, for messages, such as "preset".
         name: of a file in `folder`, with or without .yaml; or the path of a YAML file, which wins if it exists.
+        besides: names that are no files, for messages.
 
     Raises:
         ConfigError: it is neither, with the nearest name.
@@ -83,7 +87,7 @@ def find_config(what: str, name: str, folder: Path) -> Path:
         found = f"{name!r} is a {'file of another kind' if is_file else 'folder'}"
     else:
         found = f"there is no {what} {name!r}"
-    raise ConfigError(f"{found}{choices(name, bundled)}, or give the path of a .yaml file")
+    raise ConfigError(f"{found}{choices(name, [*bundled, *besides])}, or give the path of a .yaml file")
 
 
 def choices(wrong: str, names: Collection[str]) -> str:
@@ -141,13 +145,28 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
             for fault in numbers:
                 _put_number(meant, fault["loc"], float(fault["input"]))
             return from_mapping(cls, meant, where)
-        # A list whose entries are refused is told to be too short as well.
-        faults = [fault for fault in faults if fault["type"] != "too_short"] or faults
+        faults = _nearest_to_what_was_meant(cls, faults)
         unknown = [fault for fault in faults if fault["type"] == "unexpected_keyword_argument"]
         # What else is wrong beside an unknown key is mostly that the right one is missing.
         told = list(dict.fromkeys(_explain(cls, fault, where) for fault in unknown or faults))
         more = f"; and {len(told) - _FAULTS_TOLD} more" if len(told) > _FAULTS_TOLD else ""
         raise ConfigError("; ".join(told[:_FAULTS_TOLD]) + more) from error
+
+
+def _nearest_to_what_was_meant(cls: type, faults: Sequence[Any]) -> list[Any]:
+    """Without what every other option of a union finds wrong, and without lists that lack refused entries."""
+    places = [_place(cls, fault["loc"], "")[0] for fault in faults]
+    found: dict[str, list[Any]] = {}
+    for fault, place in zip(faults, places, strict=True):
+        if not any(other.startswith((f"{place}.", f"{place}[")) for other in places):
+            found.setdefault(place, []).append(fault)
+    nearest = []
+    for several in found.values():
+        of_kind = [fault for fault in several if fault["type"] in _EXPECTED]
+        nearest += [fault for fault in several if fault not in of_kind] or [
+            {**of_kind[0], "expected": " or ".join(dict.fromkeys(_EXPECTED[fault["type"]] for fault in of_kind))}
+        ]
+    return nearest
 
 
 def _is_exponent(value: object) -> TypeGuard[str]:
@@ -195,13 +214,15 @@ def _explain(cls: type, fault: Any, where: str) -> str:
         case known if known in _EXPECTED:
             whole = _whole(fault["input"]) if _EXPECTED[known] == "a whole number" else None
             hint = f"; write {whole}" if whole is not None else ""
-            return f"{place}: expected {_EXPECTED[known]}, got {fault['input']!r}{hint}"
+            return f"{place}: expected {fault['expected']}, got {fault['input']!r}{hint}"
+        case "string_pattern_mismatch":  # there is one: of `Name`
+            return f"{place}: expected text that is not blank, got {fault['input']!r}"
     return f"{place}: {fault['msg'].replace('Input should', 'it should')}, got {fault['input']!r}"
 
 
 def _right_key(root: Any, section: Any, wrong: str, above: str) -> str:
     """Where a key belongs that does not stand where it may; `above` is the section it stands in, such as ".model"."""
-    homes = {home for home in _homes(root, wrong) if home != above.partition("[")[0]}
+    homes = {home for home in _homes(root, wrong) if home != re.sub(r"\[\d+\]", "", above)}
     if homes:
         least = min(home.count(".") for home in homes)
         nearest = sorted(home.removeprefix(".") for home in homes if home.count(".") == least)
@@ -238,7 +259,7 @@ def _place(kind: Any, path: Sequence[str | int], where: str) -> tuple[str, Any]:
         elif typing.get_origin(kind) is Mapping:
             where, kind = f"{where}.{step}", typing.get_args(kind)[1]
         else:  # pydantic names which option of a union it tried
-            kind = _options(kind).get(str(step), kind)
+            kind = _options(kind).get(str(step).removeprefix("constrained-").partition("[")[0], kind)
         if typing.get_origin(kind) in (typing.Union, types.UnionType):
             wanted = [option for option in typing.get_args(kind) if option is not type(None)]
             kind = wanted[0] if len(wanted) == 1 else kind
@@ -252,5 +273,6 @@ def _options(union: Any) -> dict[str, Any]:
         if option is type(None):
             continue
         kind = typing.get_type_hints(option).get("kind") if dataclasses.is_dataclass(option) else None
-        options[typing.get_args(kind)[0] if kind else getattr(option, "__name__", str(option))] = option
+        name = getattr(typing.get_origin(option) or option, "__name__", str(option))
+        options[typing.get_args(kind)[0] if kind else name] = option
     return options

@@ -8,7 +8,7 @@ _PACKAGE = Path(__file__).parent.parent
 
 
 def config_dir() -> Path:
-    """Folder that holds `models/` (presets), `training/` (recipes) and `vocabularies/`.
+    """Folder that holds `models/` (presets), `training/` (recipes), `datasets/` and `vocabularies/`.
 
     It lies inside the installed package (`pip install`, `colcon build`) and beside it in a source checkout; ConfigError
     if it does neither.

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from ovseg_ros.core.config import STRICT, find_config, from_mapping, load_yaml
+from ovseg_ros.core.config import STRICT, Name, find_config, from_mapping, load_yaml
 from ovseg_ros.core.errors import ConfigError
 
 
@@ -98,6 +98,34 @@ def test_a_nested_mapping_becomes_dataclasses() -> None:
 def test_mistakes_are_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         from_mapping(Outer, values, "file")
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class Tagged:
+    name: Name
+    others: tuple[Name, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class Labels:
+    labels: Annotated[tuple[Name | Tagged, ...], Field(min_length=1)] | Name | None = None
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([{"nam": "sky"}], "file.labels[0]: unknown key 'nam'; did you mean 'name'?"),
+        (["a", {"others": ["b"]}], "file.labels[1]: missing name"),
+        ([{"name": "a", "others": "b"}], "file.labels[0].others: expected a list, got 'b'"),
+        (["a", 1], "file.labels[1]: expected text or a mapping, got 1"),
+        (["a", " "], "file.labels[1]: expected text that is not blank, got ' '"),
+        ([], "file.labels: expected 1 or more values, got 0"),
+        (5, "file.labels: expected a list or text, got 5"),
+    ],
+)
+def test_where_several_forms_may_stand_the_one_that_was_meant_is_explained(labels: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        from_mapping(Labels, {"labels": labels}, "file")
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)

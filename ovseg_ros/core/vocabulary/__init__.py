@@ -1,6 +1,12 @@
 """The words: what is asked for, with ids and colours; reading, saving and editing them."""
 
-from ovseg_ros.core.vocabulary.files import load_vocabulary_file, save_vocabulary_file
+from ovseg_ros.core.vocabulary.files import (
+    load_numbered_entries,
+    load_vocabulary_file,
+    numbered_entries,
+    parse_entry,
+    save_vocabulary_file,
+)
 from ovseg_ros.core.vocabulary.ids import MONO8_NO_CATEGORY, Category, Vocabulary, color_of_name
 from ovseg_ros.core.vocabulary.lists import split_names
 from ovseg_ros.core.vocabulary.sources import (
@@ -39,8 +45,11 @@ __all__ = [
     "find_vocabulary",
     "guess_is_thing",
     "initial_specs",
+    "load_numbered_entries",
     "load_vocabulary_file",
     "normalize_name",
+    "numbered_entries",
+    "parse_entry",
     "parse_names",
     "parse_vocabulary",
     "save_vocabulary_file",

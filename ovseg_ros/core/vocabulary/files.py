@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -96,6 +97,54 @@ def _read_text(path: Path, shown: str) -> str:
         ) from error
 
 
+def load_numbered_entries(path: Path) -> dict[int, object]:
+    """The entries of a file as of `load_vocabulary_file`, each by its number: see `numbered_entries`.
+
+    Raises:
+        VocabularyError: the file cannot be read, or has no list of categories.
+    """
+    suffix, shown = path.suffix.lower(), show(str(path))
+    if suffix not in (".yaml", ".yml", ".json"):
+        return {index: spec.name for index, spec in enumerate(load_vocabulary_file(path))}
+    text = _read_text(path, shown)
+    return numbered_entries(_json(text, shown) if suffix == ".json" else _plain_yaml(text, shown), shown)
+
+
+def numbered_entries(document: object, where: str) -> dict[int, object]:
+    """Names or mappings with a name, each by its number: the key that it has in a mapping of numbers, its id in COCO's
+    categories, else its place, from 0.
+
+    Raises:
+        VocabularyError: it is none of these, a number stands twice, or there are none.
+    """
+    if isinstance(document, dict):
+        for key in ("categories", "names"):
+            if key in document:
+                return numbered_entries(document[key], f"{where}: {key}")
+        if wrong := [key for key in document if not (isinstance(key, int) or str(key).isdecimal())]:
+            value = document[wrong[0]]
+            hint = f", such as {value}: {wrong[0]}" if isinstance(value, int) else ", such as 0: sky"
+            what = f"the key {show(wrong[0])}, which is no whole number from 0"
+            raise VocabularyError(f"{where} has {what}; write number: name{hint}")
+        pairs = [(int(key), entry) for key, entry in document.items()]
+    elif isinstance(document, list):
+        pairs = [
+            (entry["id"], _without_coco(entry))
+            if isinstance(entry, dict) and type(entry.get("id")) is int
+            else (place, entry)
+            for place, entry in enumerate(document)
+        ]
+    else:
+        raise VocabularyError(f"{where} is {show(document)}; expected numbers with names, or a list of names")
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        twice = next(number for number, count in Counter(number for number, _ in pairs).items() if count > 1)
+        raise VocabularyError(f"{where}: two categories have the number {twice}; give each one of its own")
+    if not entries:
+        raise VocabularyError(f"{where} has no categories; add at least one name")
+    return entries
+
+
 def _parse_lines(text: str, shown: str) -> tuple[CategorySpec, ...]:
     lines = [(number, line.strip(" ")) for number, line in enumerate(text.splitlines(), start=1)]
     lines = [(number, line) for number, line in lines if line.strip() and not line.lstrip().startswith("#")]
@@ -112,13 +161,17 @@ def _plain_yaml(text: str, shown: str) -> object:
         raise VocabularyError(f"vocabulary file {shown}{fault.place} is not valid YAML: {fault}") from fault
 
 
-def _plain_json(text: str, shown: str) -> object:
-    """The content of a JSON file, without what COCO's files hold beside names."""
+def _json(text: str, shown: str) -> object:
     try:
-        document = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, json.JSONDecodeError) else type(error).__name__
         raise VocabularyError(f"vocabulary file {shown} is not valid JSON: {reason}") from error
+
+
+def _plain_json(text: str, shown: str) -> object:
+    """The content of a JSON file, without what COCO's files hold beside names."""
+    document = _json(text, shown)
     if isinstance(document, dict) and "categories" in document:
         document = {key: value for key, value in document.items() if key not in _OF_COCO}
         if isinstance(document["categories"], list):
@@ -154,10 +207,11 @@ def _parse_document(document: object, shown: str) -> tuple[CategorySpec, ...]:
 
 
 def _parse_entries(entries: Sequence[object], where: str) -> tuple[CategorySpec, ...]:
-    return tuple(_parse_entry(entry, f"{where}[{index}]") for index, entry in enumerate(entries))
+    return tuple(parse_entry(entry, f"{where}[{index}]") for index, entry in enumerate(entries))
 
 
-def _parse_entry(entry: object, where: str) -> CategorySpec:
+def parse_entry(entry: object, where: str) -> CategorySpec:
+    """A name, or a mapping as in a vocabulary file; VocabularyError, with `where`, if it is neither."""
     if isinstance(entry, str):
         return named_spec(entry, where)
     if not isinstance(entry, dict):

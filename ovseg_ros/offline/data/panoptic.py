@@ -6,43 +6,53 @@ from pathlib import Path
 import numpy as np
 
 from ovseg_ros.core.errors import DatasetError
-from ovseg_ros.offline.data.layouts import PanopticLayout
+from ovseg_ros.offline.data.forms import PanopticForm
+from ovseg_ros.offline.data.indexed import IndexedImages
+from ovseg_ros.offline.data.layouts import Files
 from ovseg_ros.offline.data.panoptic_index import IGNORED, PanopticIndex
 from ovseg_ros.offline.data.pixels import read_image, read_segment_ids
-from ovseg_ros.offline.data.types import VOID, DatasetCategory, PanopticDataset, PanopticSample, SegmentLabel
+from ovseg_ros.offline.data.types import (
+    VOID,
+    DatasetCategory,
+    OwnNames,
+    PanopticSample,
+    SegmentLabel,
+)
 
 
-class PanopticFiles(PanopticDataset):
+class PanopticFiles(IndexedImages[PanopticIndex]):
     """One split in COCO's panoptic format.
 
     Args:
-        name, root, split, categories: see `Dataset`.
-        layout: where the files are.
+        name, root, split: see `Dataset`.
+        categories: those that the index must have; none where it says them itself.
+        parts: the index, the annotations and the images.
+        form: what the data set's file says of ids that are void, and of names.
 
     Raises:
-        DatasetError: the index is missing or malformed, its categories differ, or it has no image.
+        DatasetError: the index is missing or malformed, its categories differ, or it has no image; see `require_place`.
     """
 
     def __init__(
-        self, name: str, root: Path, split: str, categories: Sequence[DatasetCategory], layout: PanopticLayout
+        self,
+        name: str,
+        root: Path,
+        split: str,
+        categories: Sequence[DatasetCategory],
+        parts: Sequence[Files],
+        form: PanopticForm,
     ) -> None:
-        super().__init__(name, root, split, categories)
-        index, self._annotations, self._images = (part.place(root) for part in layout.parts(split))
-        self._image_path = layout.image_path
-        self.index = PanopticIndex(index, categories, layout.ignored_ids)
-        if not len(self.index):
-            raise DatasetError(f"{index} lists no image")
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def name_of(self, index: int) -> str:
-        return str(Path(self.index.files[index][0]).with_suffix(""))
+        index, self._annotations, images = (part.place(root) for part in parts)
+        parsed = PanopticIndex(index, categories, form.ignore)
+        super().__init__(name, root, split, parsed, images, form.image_name)
 
     def paths_of(self, index: int) -> tuple[Path, Path]:
         """The image file and the annotation file of sample `index`; they need not exist."""
+        return self.image_path(index), self._annotations / self.index.files[index][1]
+
+    def own_names(self, index: int) -> OwnNames:
         image, annotation = self.index.files[index]
-        return self._images / self._image_path(image), self._annotations / annotation
+        return OwnNames(self.index.image_ids[index], image, annotation, self.image_path(index))
 
     def __getitem__(self, index: int) -> PanopticSample:
         self._require(index)

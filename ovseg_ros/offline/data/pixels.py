@@ -10,7 +10,9 @@ from ovseg_ros.core.errors import DatasetError, ImageError
 from ovseg_ros.offline.data.coco_panoptic import rgb_to_ids
 from ovseg_ros.offline.data.images import DAMAGE, load_image
 
+_GREY_8_MODES = ("L", "P")
 _GREY_16_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
+_GREY_MODES = ("1", *_GREY_8_MODES, *_GREY_16_MODES)
 _MODE_NAMES = {
     "1": "1-bit",
     "L": "8-bit grey",
@@ -56,19 +58,22 @@ def read_segment_ids(path: Path, size: tuple[int, int]) -> np.ndarray:
     return rgb_to_ids(pixels)
 
 
-def read_labels(path: Path, size: tuple[int, int], *, bits: int) -> np.ndarray:
+def read_labels(path: Path, size: tuple[int, int], *, bits: int | None) -> np.ndarray:
     """A map of labels as int32 (H, W), values as in the file.
 
     Args:
         path: a PNG or TIFF with one channel.
         size: (height, width) of its image.
-        bits: 8 or 16.
+        bits: 8 or 16; None for either.
 
     Raises:
         DatasetError: it is missing, damaged, of another bit depth or of another size.
     """
-    modes: Collection[str] = ("L", "P") if bits == 8 else _GREY_16_MODES
-    labels = _decode(path, modes, f"{bits}-bit with one channel").astype(np.int32)
+    modes: Collection[str] = {8: _GREY_8_MODES, 16: _GREY_16_MODES}.get(
+        bits or 0, (*_GREY_8_MODES, *_GREY_16_MODES, "1")
+    )
+    expected = f"{bits or '8- or 16'}-bit with one channel, whose values are the classes' numbers"
+    labels = _decode(path, modes, expected).astype(np.int32)
     _require_size(f"the annotation {path}", labels, size)
     return labels
 

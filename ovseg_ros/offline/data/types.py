@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -105,6 +105,22 @@ class SemanticSample:
         return bool((self.labels == IGNORE).all())
 
 
+@dataclass(frozen=True, slots=True)
+class OwnNames:
+    """What a data set's own files call an image.
+
+    Attributes:
+        id: in its index; the place, from 1, where there is no index.
+        image, truth: paths of the photograph and of the annotation, each below the folder of all of them.
+        file: where the photograph is; None where it is rendered.
+    """
+
+    id: int | str
+    image: str
+    truth: str
+    file: Path | None = None
+
+
 Sample = TypeVar("Sample", PanopticSample, SemanticSample)
 
 
@@ -117,7 +133,10 @@ class Dataset(ABC, Generic[Sample]):
         split: as `open_dataset` takes it.
         categories: K categories; `categories[i].index == i`.
         scenes: of a simulated data set, what made it: `seed` of the first scene, `width` and `height` in pixels.
+        no_category: of label maps, the value that says so; None if there is none.
     """
+
+    no_category: int | None = None
 
     def __init__(
         self,
@@ -149,6 +168,15 @@ class Dataset(ABC, Generic[Sample]):
     @abstractmethod
     def name_of(self, index: int) -> str:
         """The name that sample `index` has, without reading it."""
+
+    def own_names(self, index: int) -> OwnNames:
+        """What the data set's own files call sample `index`, without reading it; of rendered ones, what is written."""
+        name = f"{self.name_of(index)}.png"
+        return OwnNames(index + 1, name, name)
+
+    def category_table(self) -> list[dict[str, Any]]:
+        """The categories as an index in COCO's panoptic format lists them, in this data set's order."""
+        return [{"id": c.dataset_id, "name": c.name, "isthing": int(c.is_thing)} for c in self.categories]
 
     def __iter__(self) -> Iterator[Sample]:
         for index in range(len(self)):

@@ -1,8 +1,11 @@
 """Read a whole data set once and say what is wrong with it: `ovseg check-dataset`."""
 
+import hashlib
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -13,19 +16,25 @@ from tqdm import tqdm
 
 from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.offline.data.files import read_json, write_json
+from ovseg_ros.offline.data.instances import InstancesFiles
 from ovseg_ros.offline.data.kinds import is_hidden
-from ovseg_ros.offline.data.open import dataset_info, dataset_root, open_dataset, require_root, require_split
-from ovseg_ros.offline.data.panoptic import PanopticFiles
+from ovseg_ros.offline.data.open import (
+    TABLETOP,
+    DatasetInfo,
+    FileDataset,
+    dataset_info,
+    dataset_root,
+    open_dataset,
+    require_root,
+    require_split,
+)
 from ovseg_ros.offline.data.pixels import read_image
-from ovseg_ros.offline.data.semantic import SemanticFiles
-from ovseg_ros.offline.data.types import IGNORE, PanopticSample
+from ovseg_ros.offline.data.types import IGNORE, DatasetCategory, PanopticSample
 from ovseg_ros.offline.options import CheckDatasetOptions
 
 _SHOWN = 20
 # Fewer images are read sooner than another process is started.
 _IMAGES_PER_PROCESS = 50
-
-AnyDataset = PanopticFiles | SemanticFiles
 
 _COUNTED = {
     "segments": "segments",
@@ -46,6 +55,8 @@ class ImageCheck:
         is_void: whether no pixel has a label.
         categories: indices of the categories in it.
         counts: of its segments, by the keys of `_COUNTED`; empty in a semantic data set.
+        segments, pixels: how many there are of each category, by its index.
+        digest: of the image file; "" if it has a fault.
     """
 
     name: str
@@ -53,6 +64,9 @@ class ImageCheck:
     is_void: bool = False
     categories: tuple[int, ...] = ()
     counts: Counter[str] = field(default_factory=Counter)
+    segments: Counter[int] = field(default_factory=Counter)
+    pixels: Counter[int] = field(default_factory=Counter)
+    digest: str = ""
 
 
 @dataclass(slots=True)
@@ -68,6 +82,9 @@ class SplitReport:
         unlisted: image and annotation files that belong to no sample; no fault.
         counts: sums of `ImageCheck.counts`.
         images_of_category: name -> number of images that show it, for every category.
+        categories: of the data set.
+        segments_of, pixels_of: sums of `ImageCheck.segments` and `ImageCheck.pixels`.
+        digests: of the image files, with the samples' names.
     """
 
     split: str
@@ -78,6 +95,10 @@ class SplitReport:
     unlisted: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     images_of_category: dict[str, int] = field(default_factory=dict)
+    categories: tuple[DatasetCategory, ...] = ()
+    segments_of: Counter[int] = field(default_factory=Counter)
+    pixels_of: Counter[int] = field(default_factory=Counter)
+    digests: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_faultless(self) -> bool:
@@ -92,25 +113,26 @@ def check_dataset(options: CheckDatasetOptions) -> int:
         ConfigError: an unknown name or split, or no root.
         DatasetError: the root is no folder.
     """
-    name, split = options.name, options.split
+    info, split = dataset_info(options.name), options.split
     if split is not None:
-        require_split(name, split)
-    root = dataset_root(name, options.root)
-    require_root(name, root, split or dataset_info(name).splits[0])
+        require_split(info, split)
+    root = dataset_root(info, options.root)
+    require_root(info, root, info.parts(split or next(iter(info.splits))))
     reports = []
-    for each in [split] if split else _splits_present(name, root):
-        report = check_split(name, root, each, workers=options.workers or 0)
-        _print_report(name, root, report)
+    for each in [split] if split else _splits_present(info, root):
+        report = check_split(options.name, root, each, workers=options.workers or 0)
+        _print_report(info, root, report)
         reports.append(report)
+    faults = _print_differences(info, reports)
     if options.json is not None:
-        splits = [_as_json(name, report) for report in reports]
-        write_json(options.json, {"dataset": name, "root": str(root), "splits": splits})
-    return 0 if all(report.is_faultless for report in reports) else 1
+        splits = [_as_json(info, report) for report in reports]
+        write_json(options.json, {"dataset": options.name, "root": str(root), "splits": splits})
+    return 0 if all(report.is_faultless for report in reports) and not faults else 1
 
 
 def check_split(name: str, root: Path, split: str, *, workers: int = 0) -> SplitReport:
     """Read every sample of one split; see `check_dataset`."""
-    missing = [part.patterns for part in dataset_info(name).layout.parts(split) if not part.are_in(root)]
+    missing = [part.patterns for part in dataset_info(name).parts(split) if not part.are_in(root)]
     report = SplitReport(split, structure=[f"missing: {', or '.join(patterns)}" for patterns in missing])
     if missing:
         return report
@@ -121,6 +143,7 @@ def check_split(name: str, root: Path, split: str, *, workers: int = 0) -> Split
         return report
     report.images = len(dataset)
     report.unlisted = _unlisted(dataset)
+    report.categories = dataset.categories
     shown: Counter[int] = Counter()
     workers = min(workers or os.cpu_count() or 1, -(-len(dataset) // _IMAGES_PER_PROCESS))
     # In order, so that two runs report the same.
@@ -132,6 +155,9 @@ def check_split(name: str, root: Path, split: str, *, workers: int = 0) -> Split
             report.void.append(check.name)
         shown.update(check.categories)
         report.counts.update(check.counts)
+        report.segments_of.update(check.segments)
+        report.pixels_of.update(check.pixels)
+        report.digests[check.digest] = check.name
     report.images_of_category = {category.name: shown[category.index] for category in dataset.categories}
     return report
 
@@ -139,7 +165,7 @@ def check_split(name: str, root: Path, split: str, *, workers: int = 0) -> Split
 class _ImageChecks(TorchDataset[ImageCheck]):
     """The checks of a data set as a data set, since PyTorch's loader reads those in several processes."""
 
-    def __init__(self, dataset: AnyDataset) -> None:
+    def __init__(self, dataset: FileDataset) -> None:
         self._dataset = dataset
 
     def __len__(self) -> int:
@@ -151,17 +177,23 @@ class _ImageChecks(TorchDataset[ImageCheck]):
             sample = self._dataset[index]
         except DatasetError as error:
             return ImageCheck(name, faults=self._faults_of_both(index, str(error)))
+        digest = hashlib.blake2b(self._dataset.paths_of(index)[0].read_bytes(), digest_size=16).hexdigest()
         if not isinstance(sample, PanopticSample):
-            present = np.unique(sample.labels)
-            return ImageCheck(name, is_void=sample.is_void, categories=tuple(present[present != IGNORE].tolist()))
+            present, pixels = np.unique(sample.labels[sample.labels != IGNORE], return_counts=True)
+            found = dict(zip(present.tolist(), pixels.tolist(), strict=True))
+            return ImageCheck(name, (), sample.is_void, tuple(found), pixels=Counter(found), digest=digest)
         segments = sample.segments
+        pixels_of: Counter[int] = Counter()
+        for segment in segments:
+            pixels_of[segment.category] += segment.area
         counts = {
             "segments": len(segments),
             "crowd_segments": sum(segment.is_crowd for segment in segments),
             "empty_segments": sum(segment.area == 0 for segment in segments),
             "segments_with_another_area": sum(segment.area != segment.declared_area for segment in segments),
         }
-        return ImageCheck(name, (), sample.is_void, tuple({segment.category for segment in segments}), Counter(counts))
+        number_of = Counter(segment.category for segment in segments)
+        return ImageCheck(name, (), sample.is_void, tuple(number_of), Counter(counts), number_of, pixels_of, digest)
 
     def _faults_of_both(self, index: int, fault: str) -> tuple[str, ...]:
         """`fault`, and what is wrong with the image besides, since reading a sample stops at the first fault."""
@@ -172,28 +204,29 @@ class _ImageChecks(TorchDataset[ImageCheck]):
         return (fault,)
 
 
-def _splits_present(name: str, root: Path) -> list[str]:
+def _splits_present(info: DatasetInfo, root: Path) -> list[str]:
     """The splits of which any file is there, else all of them; of a tabletop folder, the one that it holds."""
-    info = dataset_info(name)
-    if name == "tabletop":
+    name, splits = info.name, list(info.splits)
+    if name == TABLETOP:
         try:
             found = read_json(root / "panoptic.json", "")["info"]["split"]
         except (DatasetError, KeyError, TypeError):
             found = None  # opening it as the first says what is wrong
-        return [found if found in info.splits else info.splits[0]]
-    present = [split for split in info.splits if any(part.are_in(root) for part in info.layout.parts(split))]
-    for split in info.splits:
+        return [found if found in splits else splits[0]]
+    present = [split for split in splits if any(part.are_in(root) for part in info.parts(split))]
+    for split in splits:
         if present and split not in present:
             print(f"{name} {split} in {root}: no file of it is there; not checked")
-    return present or list(info.splits)
+    return present or splits
 
 
-def _unlisted(dataset: AnyDataset) -> list[str]:
+def _unlisted(dataset: FileDataset) -> list[str]:
     """Files beside the split's files, of the same kind, that no sample uses."""
     folders: dict[Path, set[str]] = {}
     for index in range(len(dataset)):
-        for path in dataset.paths_of(index):
-            folders.setdefault(path.parent, set()).add(path.name)
+        for path in dataset.paths_of(index)[: 1 if isinstance(dataset, InstancesFiles) else 2]:
+            if path.suffix:  # else it is a folder: the index does not say what the file is called
+                folders.setdefault(path.parent, set()).add(path.name)
     unlisted = []
     for folder, used in folders.items():
         suffixes = {Path(name).suffix for name in used}
@@ -203,11 +236,10 @@ def _unlisted(dataset: AnyDataset) -> list[str]:
     return unlisted
 
 
-def _print_report(name: str, root: Path, report: SplitReport) -> None:
-    where = f"{name} {report.split} in {root}"
-    info = dataset_info(name)
+def _print_report(info: DatasetInfo, root: Path, report: SplitReport) -> None:
+    where = f"{info.name} {report.split} in {root}"
     if report.structure:
-        expected = [f"  {part.expected}" for part in info.layout.parts(report.split)]
+        expected = [f"  {part.expected}" for part in info.parts(report.split)]
         lines = [*report.structure, "expected in that folder:", *expected]
         print(f"{where}: cannot be used", *(f"  {line}" for line in lines), sep="\n")
         return
@@ -217,29 +249,75 @@ def _print_report(name: str, root: Path, report: SplitReport) -> None:
             print(f"  {sample}: {fault}")
     if len(report.faults) > _SHOWN:
         print(f"  and {len(report.faults) - _SHOWN} more; --json FILE writes all of them")
-    published = info.images[report.split]
+    published = info.splits[report.split].published
     if published not in (0, report.images):
         print(f"  {published} images are in the published split; some are missing, or this is a part of it")
+    absent = [name for name, images in report.images_of_category.items() if not images]
+    named = f": {_listed(absent)}" if info.is_own else ""
+    unlisted = f": {_listed(report.unlisted)}" if info.is_own else ""
     for count, what in (
         (len(report.void), "images have no labelled pixel; training skips them"),
-        (len(report.unlisted), "files are beside them that no image of this split uses"),
+        (len(report.unlisted), f"files are beside them that no image of this split uses{unlisted}"),
         *((report.counts[key], what) for key, what in _COUNTED.items()),
-        (sum(not images for images in report.images_of_category.values()), "categories do not occur"),
+        (len(absent), f"categories do not occur{' in the others' if report.faults else ''}{named}"),
     ):
         if count:
             print(f"  {count} {what}")
+    if info.is_own:
+        _print_categories(report)
 
 
-def _as_json(name: str, report: SplitReport) -> dict[str, Any]:
+def _print_categories(report: SplitReport) -> None:
+    """A row for each category that occurs, so that one sees whether the list of classes is right."""
+    pixels, panoptic = max(sum(report.pixels_of.values()), 1), bool(report.counts["segments"])
+    print(f"  {'category':30} {'kind':5} {'images':>7}{'  segments' if panoptic else ''}  pixels")
+    for category in report.categories:
+        if not report.images_of_category[category.name]:
+            continue
+        segments = f" {report.segments_of[category.index]:9}" if panoptic else ""
+        print(
+            f"  {category.dataset_id:3} {category.name[:26]:26} {'thing' if category.is_thing else 'stuff'} "
+            f"{report.images_of_category[category.name]:7}{segments} {report.pixels_of[category.index] / pixels:7.2%}"
+        )
+
+
+def _print_differences(info: DatasetInfo, reports: Sequence[SplitReport]) -> bool:
+    """Says which splits share images, and which have other categories; whether that is a fault."""
+    is_fault = False
+    for one, other in combinations([report for report in reports if report.categories], 2):
+        if shared := [name for digest, name in one.digests.items() if digest and digest in other.digests]:
+            print(
+                f"{info.name}: {len(shared)} images of {one.split} are in {other.split} too, so that figures would be "
+                f"of images that were learned: {_listed(shared)}"
+            )
+        if one.categories != other.categories:
+            is_fault = True
+            names = {(c.dataset_id, c.name, c.is_thing) for c in one.categories}
+            names ^= {(c.dataset_id, c.name, c.is_thing) for c in other.categories}
+            differ = [f"{number} ({name})" for number, name in dict.fromkeys((n, name) for n, name, _ in sorted(names))]
+            print(
+                f"{info.name}: {one.split} and {other.split} differ in categories: {_listed(differ) or 'synonyms'}; "
+                "give both annotation files one list"
+            )
+    return is_fault
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"
+
+
+def _as_json(info: DatasetInfo, report: SplitReport) -> dict[str, Any]:
     return {
         "split": report.split,
         "faultless": report.is_faultless,
         "structure": report.structure,
         "images": report.images,
-        "published_images": dataset_info(name).images[report.split] or None,
+        "published_images": info.splits[report.split].published or None,
         "faults": [{"name": name, "faults": list(faults)} for name, faults in report.faults.items()],
         "void": report.void,
         "unlisted": report.unlisted,
         **{key: report.counts[key] for key in _COUNTED},
         "images_of_category": report.images_of_category,
+        "pixels_of_category": {c.name: report.pixels_of[c.index] for c in report.categories},
     }

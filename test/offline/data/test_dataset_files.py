@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ovseg_ros.core.errors import DatasetError
-from ovseg_ros.offline.data.open import DATASETS, open_dataset
+from ovseg_ros.offline.data.open import dataset_info, open_dataset
 from ovseg_ros.offline.tools.check_dataset import check_split
 
 SHAPE = (4, 6)
@@ -29,7 +29,7 @@ def write_coco(root: Path, image: str, **changes: Any) -> None:
     index = {
         "categories": [
             {"id": category.dataset_id, "name": category.name, "isthing": int(category.is_thing)}
-            for category in DATASETS["coco_panoptic"].categories()
+            for category in dataset_info("coco_panoptic").categories()
         ],
         "images": [{"id": 0, "file_name": image, "height": SHAPE[0], "width": SHAPE[1]}],
         "annotations": [{"image_id": 0, "file_name": png, "segments_info": [segment]}],
@@ -85,7 +85,7 @@ def test_another_of_cocos_formats_is_called_what_it_is(tmp_path: Path, annotatio
 
 
 def test_a_table_without_isthing_says_so_once(tmp_path: Path) -> None:
-    table = [{"id": c.dataset_id, "name": c.name} for c in DATASETS["coco_panoptic"].categories()]
+    table = [{"id": c.dataset_id, "name": c.name} for c in dataset_info("coco_panoptic").categories()]
     write_coco(tmp_path, "a.jpg", categories=table)
     with pytest.raises(DatasetError, match="categories: its categories have no isthing; add it to each: 1 for things"):
         open_dataset("coco_panoptic", tmp_path, "val")

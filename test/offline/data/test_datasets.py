@@ -17,7 +17,7 @@ from PIL import Image
 
 from ovseg_ros.core.errors import ConfigError, DatasetError
 from ovseg_ros.offline.data.coco_panoptic import ids_to_rgb
-from ovseg_ros.offline.data.open import DATASETS, ROOT_VARIABLE, open_dataset
+from ovseg_ros.offline.data.open import ROOT_VARIABLE, dataset_info, open_dataset, shipped_datasets
 from ovseg_ros.offline.data.types import IGNORE, PanopticDataset, SemanticDataset
 
 HEIGHT, WIDTH = 6, 8
@@ -44,7 +44,7 @@ def segment_map() -> np.ndarray:
 def table_of(name: str) -> list[dict[str, Any]]:
     return [
         {"id": category.dataset_id, "name": category.name, "isthing": int(category.is_thing)}
-        for category in DATASETS[name].categories()
+        for category in dataset_info(name).categories()
     ]
 
 
@@ -269,11 +269,11 @@ def test_a_value_that_coco_stuff_does_not_use_is_a_fault(tmp_path: Path, unused:
 
 
 def test_the_ids_of_coco_stuff_are_all_but_eleven() -> None:
-    converted, downloaded = (DATASETS[name].categories() for name in ("coco_stuff", "coco_stuff_download"))
+    converted, downloaded = (dataset_info(name).categories() for name in ("coco_stuff", "coco_stuff_download"))
     assert [c.dataset_id for c in converted] == list(range(171)) and len(downloaded) == 171
     assert [c.dataset_id for c in downloaded][80:] == list(range(91, 182))
     assert [c.dataset_id + 1 for c in downloaded][:80] == [
-        c.dataset_id for c in DATASETS["coco_panoptic"].categories()
+        c.dataset_id for c in dataset_info("coco_panoptic").categories()
     ][:80]
     assert [(c.name, c.synonyms, c.is_thing) for c in converted] == [
         (c.name, c.synonyms, c.is_thing) for c in downloaded
@@ -309,11 +309,11 @@ def test_a_data_set_can_be_sent_to_a_process(tmp_path: Path) -> None:
 
 
 def test_groups_and_held_out_names_are_of_the_categories() -> None:
-    for info in DATASETS.values():
+    for info in map(dataset_info, shipped_datasets()):
         names = [category.name for category in info.categories()] if info.groups else []
         assert all(group < set(names) for group in info.groups.values())
         assert all(len(set(renamed)) == len(names) for renamed in info.held_out.values())
-    tabletop = DATASETS["tabletop"]
+    tabletop = dataset_info("tabletop")
     first = {key: renamed[0] for key, renamed in tabletop.held_out.items()}
     assert tabletop.categories()[0].name == "red cube"
     assert first == {"synonyms": "red block", "synonyms_and_colors": "crimson block"}
@@ -344,7 +344,7 @@ def test_names_and_splits_are_checked(tmp_path: Path) -> None:
         open_dataset("coco_panoptic", tmp_path / "file", "val")
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", shipped_datasets())
 def test_an_empty_folder_is_refused_by_every_data_set(tmp_path: Path, name: str) -> None:
     with pytest.raises(DatasetError, match="missing"):
         open_dataset(name, tmp_path, "val")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ovseg_ros.offline.cli.main import main
-from ovseg_ros.offline.data.open import DATASETS
+from ovseg_ros.offline.data.open import dataset_info
 from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig, write_dataset
 from ovseg_ros.offline.tools.check_dataset import check_split
 
@@ -33,7 +33,7 @@ def write_cityscapes(root: Path, count: int) -> None:
 
 def write_tabletop(root: Path, count: int) -> None:
     """Panoptic: segment 1 is a red cube, segment 2 the table; void between them."""
-    categories = DATASETS["tabletop"].categories()
+    categories = dataset_info("tabletop").categories()
     ids = np.zeros((*SIZE, 3), np.uint8)
     ids[0, :, 0], ids[3, :, 0] = 1, 2
     images, annotations = [], []
@@ -187,9 +187,10 @@ def test_wrong_command_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OVSEG_DATASETS", raising=False)
-    assert run(capsys, "citiscapes_semantic", "--root", str(tmp_path))[::2] == (
-        2,
-        "ovseg: error: unknown data set 'citiscapes_semantic'; did you mean 'cityscapes_semantic'?\n",
+    code, _, err = run(capsys, "citiscapes_semantic", "--root", str(tmp_path))
+    assert code == 2
+    assert err.startswith(
+        "ovseg: error: there is no data set 'citiscapes_semantic' (did you mean 'cityscapes_semantic'?)"
     )
     assert run(capsys, "coco_panoptic", "--root", str(tmp_path), "--split", "test")[0] == 2
     code, _, err = run(capsys, "coco_panoptic")
@@ -221,3 +222,46 @@ def test_a_root_that_is_no_folder_is_refused(tmp_path: Path, capsys: pytest.Capt
         code, out, err = run(capsys, "coco_panoptic", "--root", str(tmp_path / name))
         assert (code, out) == (2, "") and err.count("\n") == 1
         assert f"the folder {tmp_path / name} of coco_panoptic {problem}; expected in it: " in err
+
+
+OWN = """
+kind: semantic
+train: {images: train, masks: train_labels}
+val: {images: val, masks: val_labels}
+classes: {7: road, 26: car, 30: train}
+ignore: 0
+"""
+
+
+def test_of_somebodys_own_set_classes_are_listed_and_shared_images_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.full(SIZE, ROAD, np.uint8)
+    labels[1:, 2:] = CAR
+    for split, count in (("train", 3), ("val", 1)):
+        for number in range(count):
+            write_image(tmp_path / f"{split}/{split}{number}.png", np.full((*SIZE, 3), number, np.uint8))
+            write_image(tmp_path / f"{split}_labels/{split}{number}.png", labels)
+    write_image(tmp_path / "train/left_over.png", np.full((*SIZE, 3), 9, np.uint8))
+    (tmp_path / "own.yaml").write_text(OWN)
+    code, out, _ = run(capsys, str(tmp_path / "own.yaml"), "--json", str(tmp_path / "out.json"))
+    assert code == 1 and "train_labels/left_over.* is missing" in out
+    assert "1 categories do not occur: train\n" in out
+    assert "    7 road                       stuff       3         3  50.00%\n" in out
+    assert "1 images of train are in val too, so that figures would be of images that were learned: train0\n" in out
+    assert report_of(tmp_path / "out.json")["pixels_of_category"] == {"road": 36, "car": 36, "train": 0}
+
+
+def test_splits_of_other_categories_are_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    form = "kind: instances\n"
+    for split, name in (("train", "bolt"), ("val", "nut")):
+        form += f"{split}: {{images: {split}, annotations: {split}.json}}\n"
+        write_image(tmp_path / split / "a.png", np.full((*SIZE, 3), len(name), np.uint8))
+        image = {"id": 1, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1]}
+        annotation = {"id": 1, "image_id": 1, "category_id": 4, "segmentation": [[0, 0, 3, 0, 3, 3]]}
+        content = {"images": [image], "annotations": [annotation], "categories": [{"id": 4, "name": name}]}
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    (tmp_path / "own.yaml").write_text(form)
+    code, out, _ = run(capsys, str(tmp_path / "own.yaml"))
+    assert code == 1 and out.count("1 images, 0 with faults") == 2 and "no image of this split" not in out
+    assert "own.yaml: train and val differ in categories: 4 (bolt), 4 (nut); give both annotation files one list" in out
