@@ -24,6 +24,7 @@ ISLANDS = {
         "core/proposals/padded.py:",  # puts the logits of rows and of nothing side by side
         "core/joint/omtseg/model.py:",  # likewise
         "core/joint/semantic.py:",  # a map for each word
+        "core/joint/closed_set.py:",
     ),
     "deformable sampling": ("core/backbones/deformable.py", "core/backbones/pixel_decoder.py"),
     "positions": ("in _places_of",),

@@ -21,7 +21,8 @@ from ovseg_ros.core.backbones.open_clip_model import (
 )
 from ovseg_ros.core.backbones.sam import SamConfig, SamEncoder, load_sam
 from ovseg_ros.core.backbones.sentence_clip import ImageTower, build_clip, clip_shapes, sentence_encoder
-from ovseg_ros.core.classification.ensemble import class_phrases
+from ovseg_ros.core.build_masks import build_generator, build_proposer
+from ovseg_ros.core.class_names import class_phrases
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.classification.lmseg import LMSegClassifier
 from ovseg_ros.core.classification.masked_crops import MaskedCropClassifier, MaskedCropConfig
@@ -32,35 +33,27 @@ from ovseg_ros.core.descriptions import DescriptionFiles, DescriptionsConfig
 from ovseg_ros.core.devices import pick_device
 from ovseg_ros.core.engine.options import AUTOMATIC, EngineOptions
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.images import BLACK, IMAGENET_MEAN
+from ovseg_ros.core.joint.closed_set import ClosedSet
 from ovseg_ros.core.joint.omtseg.model import OMTSeg
 from ovseg_ros.core.joint.omtseg.network import OMTSegNetwork
 from ovseg_ros.core.joint.omtseg.tokens import SentencePieceTokenizer, Tokenizer, WordTokenizer
 from ovseg_ros.core.joint.semantic import SemanticModel
-from ovseg_ros.core.model import Classifier, Model, Proposer, TwoStage
+from ovseg_ros.core.model import Classifier, Model, TwoStage
 from ovseg_ros.core.presets import PresetFolder, load_preset, preset_folder, require_weights
-from ovseg_ros.core.proposals.eomt.checkpoints import load_eomt
 from ovseg_ros.core.proposals.eomt.features import EoMTFeatures
 from ovseg_ros.core.proposals.eomt.network import EoMT
-from ovseg_ros.core.proposals.mask_network import MaskNetwork
-from ovseg_ros.core.proposals.padded import PaddedProposer, PromptGuidedProposer
-from ovseg_ros.core.proposals.prompt_guidance import PromptGuidance
 from ovseg_ros.core.scoring.lmseg.cat_seg_weights import load_cat_seg
 from ovseg_ros.core.scoring.lmseg.scorer import LMSegScorer
 from ovseg_ros.core.sections import (
     ClassifierSection,
     ClipSection,
+    ClosedSetSection,
     EoMTSection,
     FisaSection,
-    GeneratorSection,
     LMSegSection,
-    Mask2FormerSection,
     ModelSection,
     OMTSegSection,
     PooledSection,
-    PromptGuidedSection,
-    ProposerSection,
-    PublishedEoMTSection,
     ScorerSection,
     SemanticSection,
     SentenceClipSection,
@@ -75,8 +68,8 @@ from ovseg_ros.core.templates import prompt_templates
 from ovseg_ros.core.text import Reader, TextEncoder
 from ovseg_ros.core.trained_weights import require_trained
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
-from ovseg_ros.core.weights.files import find_file, read_safetensors
-from ovseg_ros.core.weights.strict import check_fit, load_strict
+from ovseg_ros.core.weights.files import find_file
+from ovseg_ros.core.weights.strict import check_fit, load_strict, read_own
 
 _TENSORS_AT_ONCE = 64
 """Of a file: its pages count as memory while any of its tensors is held."""
@@ -118,6 +111,9 @@ def build_model(config: ModelSection, files: PresetFolder, device: torch.device)
     match config:
         case TwoStageSection():
             return build_two_stage(config, files, device)
+        case ClosedSetSection():
+            generator, classes = build_generator(config.proposer, config.input_size, files)
+            return ClosedSet(generator, class_phrases(classes, config.synonyms), config.input_size)
         case OMTSegSection():
             tokenizer = build_tokenizer(config, files)  # first, as it is quick to say what is wrong
             network = build_omtseg_network(config, files)
@@ -147,10 +143,10 @@ def build_omtseg_network(config: OMTSegSection, files: PresetFolder) -> OMTSegNe
     if config.checkpoint is not None:
         path = files.own(config.checkpoint)
         wanted = network.trained_state(encoder_is_public=config.encoder_weights is not None)
-        check_fit(wanted, read_safetensors(path), path)
+        check_fit(wanted, read_own(path, network, wanted), path)
         names = list(wanted)
         for start in range(0, len(names), _TENSORS_AT_ONCE):
-            part = read_safetensors(path)
+            part = read_own(path, network, wanted)
             network.load_state_dict(
                 {name: part[name] for name in names[start : start + _TENSORS_AT_ONCE]}, strict=False
             )
@@ -175,60 +171,12 @@ def build_two_stage(
     config: TwoStageSection, files: PresetFolder, device: torch.device, *, seed: int | None = None
 ) -> TwoStage:
     """Two stages. `seed`: of an untrained classifier's initial weights; None leaves them to the global generator."""
-    proposer, class_names = build_proposer(config.proposer, config.input_size, files, text_width(config.clip, files))
+    proposer, classes = build_proposer(config.proposer, config.input_size, files, text_width(config.clip, files))
     clip = load_clip(config.clip, config.templates, files, device, config.descriptions)
     if seed is not None:
         torch.manual_seed(seed)
-    classifier = build_classifier(config.classifier, clip, files, class_names)
+    classifier = build_classifier(config.classifier, clip, files, classes)
     return TwoStage(proposer, classifier, clip.text_encoder, config.input_size)
-
-
-def build_proposer(
-    config: ProposerSection, input_size: tuple[int, int], files: PresetFolder, text_width: int
-) -> tuple[Proposer, tuple[str, ...]]:
-    """A mask generator and the names of its closed-set classes; none where nobody gave them names.
-
-    `text_width`: D of the text vectors that may guide it.
-    """
-    if not isinstance(config, PromptGuidedSection):
-        network, class_names, padding_color = _mask_network(config, input_size, files)
-        return PaddedProposer(network, input_size, padding_color=padding_color, pads=_pads(config)), class_names
-    network, class_names, padding_color = _mask_network(config.generator, input_size, files)
-    network.guidance = PromptGuidance(*network.guided_layers, text_width, config.prompt)
-    is_trained = config.checkpoint is not None
-    if config.checkpoint is not None:
-        load_strict(network, files.own(config.checkpoint))
-    guided = PromptGuidedProposer(
-        network, input_size, padding_color=padding_color, pads=_pads(config.generator), is_trained=is_trained
-    )
-    return guided, class_names
-
-
-def _pads(config: GeneratorSection) -> bool:
-    return isinstance(config, Mask2FormerSection) or config.pads
-
-
-def _mask_network(
-    config: GeneratorSection, input_size: tuple[int, int], files: PresetFolder
-) -> tuple[MaskNetwork, tuple[str, ...], tuple[float, float, float]]:
-    """A mask generator's network, the names of its classes, and what it was trained to see beside an image."""
-    match config:
-        case EoMTSection():
-            eomt = EoMT(config.architecture)
-            load_strict(eomt, files.own(config.checkpoint))
-            return eomt, (), IMAGENET_MEAN
-        case PublishedEoMTSection():
-            base = config.base and files.public(config.base)
-            source = files.public(config.checkpoint)
-            eomt, class_names = load_eomt(
-                source, image_size=input_size, dtype=torch.float32, base=base, differences=config.differences
-            )
-            return eomt, class_names, BLACK
-        case Mask2FormerSection():
-            from ovseg_ros.core.proposals.mask2former import load_mask2former  # seconds of transformers' imports
-
-            mask2former, class_names = load_mask2former(files.public(config.checkpoint))
-            return mask2former, class_names, IMAGENET_MEAN
 
 
 def text_width(config: ClipSection, files: PresetFolder) -> int:
@@ -314,14 +262,14 @@ def build_classifier(
     config: ClassifierSection,
     clip: LoadedClip,
     files: PresetFolder,
-    class_names: Sequence[str],
+    classes: Sequence[Sequence[str]],
     *,
     is_joined: bool = False,
 ) -> Classifier:
     """What names masks.
 
     Args:
-        class_names: those of the proposer's closed set.
+        classes: the proposer's closed set, as `build_proposer` tells it.
         is_joined: whether a word ensemble joins its names with the mask generator's.
     """
     match config:
@@ -333,7 +281,7 @@ def build_classifier(
             scorer = build_scorer(config.scorer, clip, files)
             return LMSegClassifier(scorer, config.void_correction, is_trained=is_trained(config.scorer))
         case WordEnsembleSection():
-            by_clip = build_classifier(config.clip, clip, files, class_names, is_joined=True)
+            by_clip = build_classifier(config.clip, clip, files, classes, is_joined=True)
             return WordEnsembleClassifier(by_clip, config.clip_share)
         case PooledSection():
             ensemble = config.ensemble
@@ -343,7 +291,7 @@ def build_classifier(
                 MaskPooling(clip.tower.visual, config.pooling, clip.mean, clip.std),
                 logit_scale=float(clip.tower.logit_scale.detach().exp()),
                 ensemble=ensemble,
-                class_phrases=class_phrases(class_names, ensemble.synonyms) if ensemble is not None else (),
+                class_phrases=class_phrases(classes, ensemble.synonyms) if ensemble is not None else (),
                 background=partial(clip.text_encoder.encode, words) if words is not None else None,
                 drops_nothing=not is_joined,
             )
@@ -361,7 +309,7 @@ def build_fisa(config: FisaSection, clip: LoadedClip, files: PresetFolder) -> Fi
     )
     if config.checkpoint is not None:
         path = files.own(config.checkpoint)
-        fisa.load_trained_state_dict(read_safetensors(path), path)
+        fisa.load_trained_state_dict(read_own(path, fisa, fisa.trained_state_dict()), path)
     return fisa
 
 
@@ -374,7 +322,7 @@ def build_scorer(config: ScorerSection, clip: LoadedClip, files: PresetFolder) -
     )
     if config.checkpoint is not None:
         path = files.own(config.checkpoint)
-        scorer.load_trained_state_dict(read_safetensors(path), path)
+        scorer.load_trained_state_dict(read_own(path, scorer, scorer.trained_state_dict()), path)
     elif config.warm_start is not None:
         load_cat_seg(files.public(config.warm_start), scorer)
     return scorer

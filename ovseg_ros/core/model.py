@@ -69,6 +69,11 @@ class Model(nn.Module, ABC):
         """
 
     @property
+    def own_words(self) -> tuple[str, ...]:
+        """All that it can find; empty of a model with an open vocabulary."""
+        return ()
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """What engines run; all heavy work is in them."""
         return ()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveFloat
 from pydantic.dataclasses import dataclass
@@ -18,9 +18,11 @@ from ovseg_ros.core.errors import CheckpointError, ConfigError
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.proposals.published import published_eomt
 from ovseg_ros.core.resources import config_dir, weights_dir
+from ovseg_ros.core.run_folders import PRESET_NAME, Left, left_by_training
 from ovseg_ros.core.sections import (
     ClassifierSection,
     ClipSection,
+    ClosedSetSection,
     EoMTSection,
     FisaSection,
     LMSegSection,
@@ -76,7 +78,7 @@ class PresetFolder:
         """A checkpoint of this package's networks: beside the preset, else, where it is no path, in the package."""
         path = Path(name).expanduser()
         beside = self.folder / path
-        return beside if beside.is_file() or len(path.parts) > 1 else weights_dir() / name
+        return beside if beside.is_file() or path.name != name else weights_dir() / name
 
     def public(self, source: str) -> str:
         """A public checkpoint or architecture; a path may be relative to the preset's folder."""
@@ -95,8 +97,31 @@ def preset_names() -> list[str]:
 
 
 def preset_path(preset: str) -> Path:
-    """File of a preset, given its name or a path to a YAML file; ConfigError, with the names, if there is none."""
-    return find_config("preset", preset, config_dir() / "models")
+    """File of a preset, given its name or a path to a YAML file, or to what a training leaves: its folder, one of its
+    results or of its states. ConfigError, with the names, if there is none.
+    """
+    return _find(preset).path
+
+
+def preset_name(preset: str) -> str:
+    """What a preset is called among others: its file's name; of what a training left, the run's, stage's and state's.
+
+    No bundled one is called like a run.
+    """
+    path, instead = _find(preset)
+    if path.name != PRESET_NAME:
+        return path.stem
+    folder = path.resolve().parent
+    stage = (folder.name,) if (folder.parent / PRESET_NAME).is_file() else ()
+    run = folder.parent if stage else folder
+    state = (Path(instead[1]).stem,) if instead is not None and instead[0] != instead[1] else ()
+    return "_".join(("run", run.name, *stage, *state))
+
+
+def _find(preset: str) -> Left:
+    bundled = preset.removesuffix(".yaml") in preset_names()
+    left = None if bundled else left_by_training(preset)
+    return left or Left(find_config("preset", preset, config_dir() / "models"))
 
 
 def preset_folder(preset: str) -> PresetFolder:
@@ -106,8 +131,15 @@ def preset_folder(preset: str) -> PresetFolder:
 
 def load_preset(preset: str) -> PresetConfig:
     """Read and check a preset; ConfigError if it is missing or malformed."""
-    path = preset_path(preset)
-    return from_mapping(PresetConfig, load_yaml(path), path.name)
+    path, instead = _find(preset)
+    values = load_yaml(path)
+    return from_mapping(PresetConfig, values if instead is None else _with_file(values, *instead), path.name)
+
+
+def _with_file(values: Any, was: str, now: str) -> Any:
+    if isinstance(values, dict):
+        return {key: _with_file(value, was, now) for key, value in values.items()}
+    return now if values == was else values
 
 
 def two_stage(preset: str) -> TwoStageSection:
@@ -221,6 +253,8 @@ def _parts(model: ModelSection) -> Sequence[_Part]:
     match model:
         case TwoStageSection():
             return model.proposer, model.clip, model.classifier
+        case ClosedSetSection():
+            return (model.proposer,)
         case OMTSegSection():
             return (model,)
         case SemanticSection():

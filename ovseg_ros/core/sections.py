@@ -16,7 +16,7 @@ from ovseg_ros.core.classification.ensemble import EnsembleConfig
 from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.classification.masked_crops import MaskedCropConfig
 from ovseg_ros.core.classification.pooling import PoolingConfig
-from ovseg_ros.core.config import STRICT, Share
+from ovseg_ros.core.config import STRICT, Name, Share
 from ovseg_ros.core.descriptions import DescriptionsConfig
 from ovseg_ros.core.joint.omtseg.config import OMTSegConfig
 from ovseg_ros.core.proposals.eomt.network import EoMTConfig
@@ -24,21 +24,42 @@ from ovseg_ros.core.proposals.prompt_guidance import PromptConfig
 from ovseg_ros.core.scoring.lmseg.config import LMSegConfig
 from ovseg_ros.core.templates import prompt_templates
 
+Level = Annotated[int, Field(ge=0, le=255)]
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class NamedClass:
+    """A class of a mask generator's closed set: the words that it is, and whether its training saw things in it."""
+
+    name: Name
+    synonyms: tuple[Name, ...] = ()
+    is_thing: bool | None = None
+
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class EoMTSection:
     """A mask generator of this package.
 
     Attributes:
-        checkpoint: its safetensors file, beside the preset or in the package.
+        checkpoint: its safetensors file, or a training's state (.pt), beside the preset or in the package.
         pads: whether the network sees what is beside an image that does not fill the input size, as in its training;
             False spares it that.
+        padding: red, green and blue of that in its training, 0 to 255; None: ImageNet's mean colour.
+        classes: its closed set, in the order of its class head: names; or a vocabulary's name, or its file's, which may
+            lie beside the preset. None: they have no names.
     """
 
     architecture: EoMTConfig
     checkpoint: str
     pads: bool = True
+    padding: tuple[Level, Level, Level] | None = None
+    classes: Annotated[tuple[Name | NamedClass, ...], Field(min_length=1)] | Name | None = None
     kind: Literal["eomt"] = "eomt"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.classes, tuple) and len(self.classes) != self.architecture.num_classes:
+            count = self.architecture.num_classes
+            raise ValueError(f"classes has {len(self.classes)} names, but architecture.num_classes is {count}")
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -194,6 +215,39 @@ _MASK_STRIDE = 4
 Side = Annotated[int, Field(ge=4, le=4096)]
 """Of images as the model sees them, pixels."""
 
+
+def _require_whole_patches(input_size: tuple[int, int], generator: GeneratorSection) -> None:
+    unit = generator.architecture.patch_size if isinstance(generator, EoMTSection) else _MASK_STRIDE
+    if any(side % unit for side in input_size):
+        raise ValueError(f"input_size is {list(input_size)}; with this proposer, expected multiples of {unit}")
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class ClosedSetSection:
+    """Masks with the names that their generator was trained with, and no others.
+
+    Attributes:
+        input_size: as of `TwoStageSection`.
+        proposer: the mask generator; an eomt needs `classes`.
+        synonyms: as of `EnsembleConfig`.
+    """
+
+    input_size: tuple[Side, Side]
+    proposer: Annotated[GeneratorSection, Field(discriminator="kind")]
+    synonyms: str | None = None
+    kind: Literal["closed_set"] = "closed_set"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.proposer, EoMTSection) and self.proposer.classes is None:
+            raise ValueError("a closed set needs names; give them in proposer.classes, in the order of its training")
+        _require_whole_patches(self.input_size, self.proposer)
+
+    @property
+    def generator(self) -> GeneratorSection:
+        """As of `TwoStageSection`."""
+        return self.proposer
+
+
 ProposerSection = GeneratorSection | PromptGuidedSection
 ClipSection = SentenceClipSection | OpenClipConfig
 ClassifierSection = ClipNamingSection | WordEnsembleSection
@@ -241,16 +295,12 @@ class TwoStageSection:
                 "ensemble joins in the generator's own classes, which are not trained any further once words guide its "
                 "masks; leave ensemble out, and choose word_ensemble to join in its words"
             )
-        unit = _MASK_STRIDE
-        if isinstance(generator, EoMTSection):
-            unit = generator.architecture.patch_size
-            if ensemble is not None:
-                raise ValueError(
-                    "classifier.ensemble needs a proposer whose classes have names, published_eomt or mask2former, not "
-                    "eomt; leave ensemble out"
-                )
-        if any(side % unit for side in self.input_size):
-            raise ValueError(f"input_size is {list(self.input_size)}; with this proposer, expected multiples of {unit}")
+        if isinstance(generator, EoMTSection) and generator.classes is None and ensemble is not None:
+            raise ValueError(
+                "classifier.ensemble needs a proposer whose classes have names, published_eomt, mask2former, or an "
+                "eomt with classes; name them there, or leave ensemble out"
+            )
+        _require_whole_patches(self.input_size, generator)
         prompt_templates(self.templates)
 
     @property
@@ -346,4 +396,4 @@ class SemanticSection:
         return self.scorer.architecture.image_size
 
 
-ModelSection = TwoStageSection | OMTSegSection | SemanticSection
+ModelSection = TwoStageSection | ClosedSetSection | OMTSegSection | SemanticSection

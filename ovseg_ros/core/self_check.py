@@ -10,7 +10,7 @@ from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import Prediction
-from ovseg_ros.core.vocabulary import Vocabulary, parse_vocabulary
+from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary, normalize_name, parse_vocabulary
 
 _WORDS = "tabletop"
 
@@ -26,14 +26,19 @@ def frames() -> list[np.ndarray]:
 
 
 def look(segmenter: PanopticSegmenter, size: tuple[int, int] | None = None, words: str = _WORDS) -> list[Sight]:
-    """All of `frames` under a vocabulary, scaled to (width, height) unless that is None."""
+    """All of `frames` under a vocabulary, scaled to (width, height) unless that is None.
+
+    A model that knows its own words alone is asked for those.
+    """
     predictions: list[Prediction] = []
 
     def keep(module: nn.Module, given: object, made: Prediction) -> None:
         predictions.append(made)
 
     images = [image if size is None else cv2.resize(image, size) for image in frames()]
-    prompt = segmenter.prepare(Vocabulary.build(parse_vocabulary(words)))
+    own = {normalize_name(word): CategorySpec(word) for word in segmenter.model.own_words}
+    specs = tuple(own.values()) or parse_vocabulary(words)
+    prompt = segmenter.prepare(Vocabulary.build(specs, max_categories=len(specs)))
     handle = segmenter.model.register_forward_hook(keep)
     try:
         results = [segmenter.segment(image, prompt) for image in images]

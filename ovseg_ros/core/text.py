@@ -1,5 +1,6 @@
 """Words to vectors: prompts, averaged templates, and a cache so that a word is encoded once."""
 
+import copy
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
@@ -100,6 +101,12 @@ class TextEncoder:
         if self.tower is not None:
             store(self.tower, dtype)
         self._kept = _KeptVectors(_KEPT_PHRASES)
+
+    def anew(self) -> "TextEncoder":
+        """The same, but that it has kept no vectors: words that are read together come out alike to rounding only."""
+        other = copy.copy(self)
+        other._kept = _KeptVectors(_KEPT_PHRASES)
+        return other
 
     def replace(self, encode: Callable[[Sequence[str]], Tensor]) -> None:
         """Reads without the tower from now on, for all who hold this encoder, and forgets the vectors made before."""

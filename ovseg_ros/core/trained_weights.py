@@ -6,6 +6,8 @@ from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.presets import PresetConfig, load_preset, preset_folder
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.core.sections import (
+    ClosedSetSection,
+    EoMTSection,
     FisaSection,
     LMSegSection,
     ModelSection,
@@ -23,6 +25,8 @@ def trained_files(model: ModelSection) -> list[str]:
         case TwoStageSection():
             naming = model.naming.scorer if isinstance(model.naming, LMSegSection) else model.naming
             parts: tuple[object, ...] = (model.proposer, naming)
+        case ClosedSetSection():
+            return [model.proposer.checkpoint] if isinstance(model.proposer, EoMTSection) else []
         case SemanticSection():
             parts = (model.scorer,)
         case OMTSegSection():

@@ -21,6 +21,7 @@ from ovseg_ros.core.classification.pooled import PooledClassifier
 from ovseg_ros.core.classification.pooling import MaskPooling, PoolingConfig
 from ovseg_ros.core.classification.word_ensemble import WordEnsembleClassifier
 from ovseg_ros.core.engine.options import REPRODUCIBLE
+from ovseg_ros.core.joint.closed_set import ClosedSet
 from ovseg_ros.core.joint.semantic import SemanticModel
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.model import Classifier, Model, TwoStage
@@ -102,6 +103,7 @@ TINY: dict[str, Callable[[], Model]] = {
         make_lmseg(second=Edges()), TextEncoder(read, ("{}",)), max_components=20
     ),
     "OMTSeg": tiny_omtseg,
+    "closed set": lambda: ClosedSet(PaddedProposer(plain("eomt"), SIZE), ensemble()["class_phrases"], SIZE),
 }
 NAMES = (*BUNDLED, *TINY)
 

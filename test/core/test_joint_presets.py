@@ -137,7 +137,7 @@ def test_around_a_public_encoder_only_what_was_trained_is_a_file(
     ("change", "message"),
     [
         ({"kind": "omtsg"}, "mine.yaml.model: unknown kind 'omtsg'; did you mean 'omtseg'"),
-        ({"kind": None}, "mine.yaml.model: missing kind; one of two_stage, omtseg"),
+        ({"kind": None}, "mine.yaml.model: missing kind; one of two_stage, closed_set, omtseg"),
         ({"architecture": None}, "mine.yaml.model: missing architecture"),
         ({"tokenizer": None}, "mine.yaml.model: missing tokenizer"),
         ({"tokenizer": {"file": "a.spm"}}, "tokenizer: missing kind; one of sentence_piece, word_list"),

@@ -1,11 +1,10 @@
 """The proposer's own classes and CLIP's words, joined as FC-CLIP joins them (Yu et al., NeurIPS 2023, Eq. 7).
 
-Pure functions of probabilities, and the names of classes; `pooled.py` puts them together.
+Pure functions of probabilities; `pooled.py` puts them together, by the classes that `class_names.py` matches.
 
 Notation: N classes that the proposer was trained with, K categories of the vocabulary.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,8 +12,6 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from ovseg_ros.core.config import STRICT, Share
-from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.vocabulary import Category, find_vocabulary, load_vocabulary_file, normalize_name
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -38,52 +35,11 @@ class EnsembleConfig:
     background: tuple[str, ...] = ()
 
 
-def class_phrases(names: Sequence[str], vocabulary: str | None) -> list[tuple[str, ...]]:
-    """Every name of each class: the checkpoint's own, and those of the vocabulary's category at the same place."""
-    if vocabulary is None:
-        return [(name,) for name in names]
-    path = find_vocabulary(vocabulary)
-    specs = load_vocabulary_file(path)[: len(names)]
-    described = [(spec.name, *spec.synonyms) for spec in specs]
-    known = [{normalize_name(phrase) for phrase in phrases} for phrases in described]
-    agreeing = sum(normalize_name(name) in phrases for name, phrases in zip(names, known, strict=False))
-    if len(described) != len(names) or 2 * agreeing < len(names):
-        raise ConfigError(
-            f"ensemble.synonyms: {path} does not describe the mask generator's {len(names)} classes ({names[0]}, ...): "
-            f"{agreeing} of its {len(described)} categories agree; name another vocabulary, or null"
-        )
-    return [(name, *phrases) for name, phrases in zip(names, described, strict=True)]
-
-
-def match_classes(categories: Sequence[Category], class_phrases: Sequence[Sequence[str]]) -> Tensor:
-    """Which classes of the proposer are which categories, by any name or synonym that they share.
-
-    Args:
-        categories: K, with their synonyms.
-        class_phrases: N, each the names of one class.
-
-    Returns:
-        (N, K) float32: the share of a class's probability that a category receives. A class that fits several
-        categories is shared equally among them; a class that fits none has a row of zeros. A category is *seen* if its
-        column is not zero.
-    """
-    owners: dict[str, set[int]] = {}
-    for index, category in enumerate(categories):
-        for phrase in (category.name, *category.synonyms):
-            owners.setdefault(normalize_name(phrase), set()).add(index)
-    shares = torch.zeros(len(class_phrases), len(categories))
-    for row, phrases in enumerate(class_phrases):
-        fitting = sorted(set().union(*(owners.get(normalize_name(phrase), set()) for phrase in phrases)))
-        if fitting:
-            shares[row, fitting] = 1 / len(fitting)
-    return shares
-
-
 class ClassShares(NamedTuple):
     """What of the proposer's classes a vocabulary's categories receive, made ready for every frame.
 
     Attributes:
-        shares: (N, K) from `match_classes`.
+        shares: (N, K) from `class_names.match_classes`.
         seen: (K,) bool, whether a category is any class.
         unseen: how many are not, or 1.
         clip: (K,) CLIP's share a of each category.

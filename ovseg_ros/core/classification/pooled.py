@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovseg_ros.core.class_names import match_classes
 from ovseg_ros.core.classification.ensemble import (
     ClassShares,
     EnsembleConfig,
@@ -14,7 +15,6 @@ from ovseg_ros.core.classification.ensemble import (
     corrected_void,
     geometric_ensemble,
     in_vocabulary,
-    match_classes,
 )
 from ovseg_ros.core.classification.pooling import Features, MaskPooling
 from ovseg_ros.core.engine.part import Part

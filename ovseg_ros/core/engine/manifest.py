@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.config import STRICT, Share, from_mapping
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.presets import checkpoint_paths, load_preset, preset_path
+from ovseg_ros.core.presets import checkpoint_paths, load_preset, preset_name
 from ovseg_ros.core.version import VERSION
 from ovseg_ros.core.weights.files import sha256_of
 
@@ -139,7 +139,7 @@ def usual_folder(preset: str) -> Path:
     """Where the export of a preset is, if nothing else is said: `ovseg_ros/engines/NAME` of the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME")
     root = Path(cache) if cache and Path(cache).is_absolute() else Path.home() / ".cache"
-    return root / "ovseg_ros" / "engines" / preset_path(preset).stem
+    return root / "ovseg_ros" / "engines" / preset_name(preset)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -177,7 +177,7 @@ def fits(manifest: Manifest, preset: str) -> str | None:
     if manifest.version != VERSION:
         return f"the export is of version {manifest.version} of this package, which is {VERSION} now; {again}"
     if manifest.preset_sha256 != preset_digest(preset):
-        name = preset_path(preset).stem
+        name = preset_name(preset)
         what = "which says something else of its model now" if manifest.preset == name else f"not of {name}"
         return f"the export is of the preset {manifest.preset}, {what}; {again}"
     now = weight_digests(preset)

@@ -1,10 +1,10 @@
 """The categories that a proposer was trained with: what its own class logits mean."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ovseg_ros.core.errors import CheckpointError
-from ovseg_ros.core.vocabulary import find_vocabulary, load_vocabulary_file
+from ovseg_ros.core.vocabulary import find_vocabulary, load_vocabulary_file, normalize_name
 
 # Number of classes -> bundled vocabulary in the order of the classes. COCO's instance task has the 80 things that the
 # panoptic order begins with.
@@ -40,3 +40,12 @@ def class_names(num_classes: int, settings: Mapping[str, Any], where: str) -> tu
         )
     specs = load_vocabulary_file(find_vocabulary(_VOCABULARIES[num_classes]))
     return tuple(spec.name for spec in specs[:num_classes])
+
+
+def names_of_classes(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every name of each class: its own, and the synonyms that the data set with as many classes has for it."""
+    known: dict[str, tuple[str, ...]] = {}
+    if len(names) in _VOCABULARIES:
+        specs = load_vocabulary_file(find_vocabulary(_VOCABULARIES[len(names)]))
+        known = {normalize_name(spec.name): spec.synonyms for spec in specs}
+    return [(name, *known.get(normalize_name(name), ())) for name in names]

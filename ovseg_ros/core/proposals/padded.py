@@ -48,13 +48,16 @@ class PaddedProposer(Proposer):
                 that they are where they would be with it. For a `MaskNetwork`.
         """
         super().__init__()
-        self.network = network
         self.canvas = Canvas(IMAGENET_MEAN, IMAGENET_STD, padding_color)
         self._input_size = input_size
-        self._unit: int | None = None
+        self._unit = network.patch_size if isinstance(network, MaskNetwork) and not pads else None
+        self.hold(network)
+
+    def hold(self, network: nn.Module) -> None:
+        """Take this network, of the same architecture, in place of its own, or one whose weights have changed."""
+        self.network = network
         if isinstance(network, MaskNetwork):
-            network.on_canvas(*input_size)
-            self._unit = None if pads else network.patch_size
+            network.on_canvas(*self._input_size)
         self._masks = self._make_part()
 
     @property
@@ -112,6 +115,11 @@ class PromptGuidedProposer(PaddedProposer):
         """`is_trained`: whether the network's head for words knows anything; the rest as of `PaddedProposer`."""
         super().__init__(network, input_size, padding_color=padding_color, pads=pads)
         self._is_trained = is_trained
+
+    def hold(self, network: nn.Module) -> None:
+        """As of `PaddedProposer`; its head for words counts from now on."""
+        super().hold(network)
+        self._is_trained = True
 
     def prepare(self, text: TextEmbeddings) -> GuidingWords:
         """The words made ready to guide; ValueError if the network has no guidance."""

@@ -203,7 +203,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
         raise CheckpointError(
-            f"the checkpoint {path} {found}; install the package again, or correct the path in the preset"
+            f"the checkpoint {path} {found}; install the package again, correct the path in the preset, or wait for "
+            "the stage of the training that writes it"
         )
     try:
         return load_file(path)

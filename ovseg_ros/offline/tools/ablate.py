@@ -43,7 +43,7 @@ from ovseg_ros.offline.tools.lora import add_low_rank
 from ovseg_ros.offline.tools.named_quality import ProposedImage, panoptic_quality, propose_images, true_names
 from ovseg_ros.offline.train.data import open_data
 from ovseg_ros.offline.train.engine import Engine, Run
-from ovseg_ros.offline.train.fisa import FisaTraining, build_untrained, learn
+from ovseg_ros.offline.train.fisa import FisaTask, FisaTraining, build_untrained, learn
 from ovseg_ros.offline.train.fisa_data import CollectedMasks, collect_masks, some_crops, with_key_values
 from ovseg_ros.offline.train.loop_config import Multiplier
 from ovseg_ros.offline.train.words import SeenWords
@@ -197,7 +197,8 @@ class _Bench:
         training = replace(self._training, loop=loop)
         folder = self._run.out / "training" / f"{variant.name}-{seed}-{self._digest}"
         began = time.monotonic()
-        learn(classifier, CollectedMasks(masks, self._words, loop), training, folder, self._run.engine)
+        task = FisaTask(classifier, CollectedMasks(masks, self._words, loop), training.loss, folder.name)
+        learn(task, loop, folder, self._run.engine)
         seconds = round(time.monotonic() - began, 1)
         trained = sum(value.numel() for value in classifier.trained_state_dict().values())
         if variant.adapts_clip:

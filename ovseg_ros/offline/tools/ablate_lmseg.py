@@ -15,7 +15,8 @@ import torch.nn.functional as F
 import yaml
 from tqdm import tqdm
 
-from ovseg_ros.core.build import build_proposer, build_scorer, load_clip, text_width
+from ovseg_ros.core.build import build_scorer, load_clip, text_width
+from ovseg_ros.core.build_masks import build_proposer
 from ovseg_ros.core.classification.lmseg import LMSegClassifier, LMSegWords
 from ovseg_ros.core.descriptions import Attribute, DescriptionsConfig, parse_descriptions, read_bytes
 from ovseg_ros.core.errors import ConfigError

@@ -19,7 +19,14 @@ from ovseg_ros.core.presets import (
     preset_folder,
     two_stage,
 )
-from ovseg_ros.core.sections import FisaSection, LMSegSection, OMTSegSection, SemanticSection, TwoStageSection
+from ovseg_ros.core.sections import (
+    ClosedSetSection,
+    FisaSection,
+    LMSegSection,
+    OMTSegSection,
+    SemanticSection,
+    TwoStageSection,
+)
 from ovseg_ros.core.types import TextEmbeddings
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.offline.evaluate.output import write_figures
@@ -28,7 +35,7 @@ from ovseg_ros.offline.tools.count_frame import count_frame, print_frame
 from ovseg_ros.offline.tools.count_joint import count_omtseg, print_omtseg
 from ovseg_ros.offline.tools.count_masks import count_masks
 from ovseg_ros.offline.tools.count_scorer import count_scorer, print_scorer
-from ovseg_ros.offline.tools.count_text import count_text, print_text
+from ovseg_ros.offline.tools.count_text import count_text, has_text_tower, print_text
 from ovseg_ros.offline.tools.shapes import FEW_WORDS, MANY_WORDS, META, flops_of, parameters_of, print_row
 
 _MASK_STRIDE = 4
@@ -57,10 +64,15 @@ def count(options: CountOptions) -> int:
                 fisa_section(preset)
             scorer = count_scorer(model.clip, model.scorer, preset_folder(preset), options.words)
             report = {"preset": preset, "words": options.words, "scorer": scorer}
+        case ClosedSetSection() as model:
+            if options.timing:
+                fisa_section(preset)
+            figures = count_masks(model, preset_folder(preset), options.words)
+            report = {"preset": preset, "words": options.words, **figures}
         case TwoStageSection() as stages:
             report = _count_stages(stages, options)
     report["frame"] = count_frame(preset, options.size, options.words)
-    if not isinstance(load_preset(preset).model, OMTSegSection):  # which reads words with each image
+    if has_text_tower(preset):
         report["text"] = count_text(preset, options.words)
     write_figures(options.json, report)
     print_report(report)
@@ -199,7 +211,10 @@ def print_report(report: dict[str, Any]) -> None:
         return
     if "masks" not in report:
         print(f"preset {report['preset']}, {report['words']} words")
-        print_scorer(report["scorer"])
+        if "scorer" in report:
+            print_scorer(report["scorer"])
+        if "mask_generator" in report:
+            _print_masks(report["mask_generator"], None)
         return
     print(f"preset {report['preset']}, {report['masks']} masks, {report['words']} words")
     if "mask_generator" in report:

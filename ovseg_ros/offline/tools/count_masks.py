@@ -12,6 +12,7 @@ from ovseg_ros.core.proposals.mask_network import MaskNetwork
 from ovseg_ros.core.proposals.prompt_guidance import PromptGuidance
 from ovseg_ros.core.proposals.published import PublishedMask2Former, published_eomt, published_mask2former
 from ovseg_ros.core.sections import (
+    ClosedSetSection,
     EoMTSection,
     Mask2FormerSection,
     PromptGuidedSection,
@@ -21,7 +22,7 @@ from ovseg_ros.core.sections import (
 from ovseg_ros.offline.tools.shapes import FEW_WORDS, MANY_WORDS, META, flops_of, parameters_of
 
 
-def count_masks(config: TwoStageSection, files: PresetFolder, words: int) -> dict[str, Any]:
+def count_masks(config: TwoStageSection | ClosedSetSection, files: PresetFolder, words: int) -> dict[str, Any]:
     """A model's `mask_generator`, and if words guide it, its `guidance`; neither of a public one of unknown shape."""
     network = generator_shapes(config)
     if network is None:
@@ -29,7 +30,7 @@ def count_masks(config: TwoStageSection, files: PresetFolder, words: int) -> dic
     images = torch.empty(1, 3, *config.input_size, device=META)
     plain = flops_of(lambda: network(images))
     report: dict[str, Any] = {"mask_generator": {"parameters": parameters_of(network), "flops": plain}}
-    if not isinstance(config.proposer, PromptGuidedSection):
+    if isinstance(config, ClosedSetSection) or not isinstance(config.proposer, PromptGuidedSection):
         return report
     width = text_width(config.clip, files)
     with META:
@@ -64,7 +65,7 @@ def count_masks(config: TwoStageSection, files: PresetFolder, words: int) -> dic
     return report
 
 
-def generator_shapes(config: TwoStageSection) -> MaskNetwork | None:
+def generator_shapes(config: TwoStageSection | ClosedSetSection) -> MaskNetwork | None:
     """A model's mask generator on the meta device, unguided; None for a public one whose shape only its file tells."""
     match config.generator:
         case EoMTSection(architecture=architecture):

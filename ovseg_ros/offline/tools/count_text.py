@@ -10,12 +10,17 @@ from ovseg_ros.core.backbones.open_clip_model import OpenClipConfig, build_open_
 from ovseg_ros.core.backbones.sentence_clip import text_model_folder
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.presets import load_preset, preset_folder
-from ovseg_ros.core.sections import OMTSegSection, SentenceClipSection
+from ovseg_ros.core.sections import ClosedSetSection, OMTSegSection, SentenceClipSection
 from ovseg_ros.core.templates import prompt_templates
 from ovseg_ros.offline.tools.shapes import META, flops_of, parameters_of, print_row
 
 TOKENS = 16
 """Of a prompt, the start's and the end's included; a long one: "a photo of a traffic light." has 9."""
+
+
+def has_text_tower(preset: str) -> bool:
+    """Whether words are read apart from images, and by a network."""
+    return not isinstance(load_preset(preset).model, OMTSegSection | ClosedSetSection)
 
 
 def count_text(preset: str, words: int, tokens: int = TOKENS) -> dict[str, Any]:
@@ -25,12 +30,12 @@ def count_text(preset: str, words: int, tokens: int = TOKENS) -> dict[str, Any]:
         tokens: of each prompt.
 
     Raises:
-        ConfigError: the preset has no text tower, as its words are read with each image.
+        ConfigError: the preset has no text tower.
         CheckpointError: the package that describes the text tower is not installed.
     """
     model = load_preset(preset).model
-    if isinstance(model, OMTSegSection):
-        raise ConfigError(f"the preset {preset} has no text tower; its words are read with each image")
+    if isinstance(model, OMTSegSection | ClosedSetSection):
+        raise ConfigError(f"the preset {preset} has no text tower; its model is of kind {model.kind}")
     match model.clip:
         case SentenceClipSection(architecture=architecture):
             config = AutoConfig.from_pretrained(text_model_folder(architecture.text_package))

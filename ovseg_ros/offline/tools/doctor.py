@@ -225,13 +225,13 @@ def check_weights() -> Iterator[Finding]:
 
 def _check_preset(name: str) -> Finding:
     from ovseg_ros.core import presets
-    from ovseg_ros.core.sections import OMTSegSection, SentenceClipSection, SentencePieceSection
+    from ovseg_ros.core.sections import ClosedSetSection, OMTSegSection, SentenceClipSection, SentencePieceSection
     from ovseg_ros.core.trained_weights import trained_files, training_command
 
     subject = f"preset {name}"
     preset = presets.load_preset(name)
     trained = trained_files(preset.model)
-    clip = None if isinstance(preset.model, OMTSegSection) else preset.model.clip
+    clip = None if isinstance(preset.model, OMTSegSection | ClosedSetSection) else preset.model.clip
     presets.description_paths(name)  # they come with the package
     folder = presets.preset_folder(name)
     absent = [file for file in presets.own_checkpoints(preset) if not folder.own(file).is_file()]

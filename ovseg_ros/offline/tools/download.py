@@ -53,7 +53,7 @@ def download(options: DownloadOptions, *, endpoint: str | None = None) -> int:
     if not config.weights:
         trained = trained_files(config.model)
         there = [file for file in trained if preset_folder(preset).own(file).is_file()]
-        print(f"{preset}: nothing to fetch" + ("; its weights come with the package" if trained == there else ""))
+        print(f"{preset}: nothing to fetch" + ("; its weights are here" if trained == there else ""))
         _say_untrained(preset, config)
         return 0
     folders = _folders(config, cache)

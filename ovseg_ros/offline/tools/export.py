@@ -32,7 +32,7 @@ from ovseg_ros.core.engine.options import REPRODUCIBLE
 from ovseg_ros.core.engine.part import Part, Run
 from ovseg_ros.core.engine.precision import DTYPES, store
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.presets import preset_path
+from ovseg_ros.core.presets import preset_name
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.self_check import look
 from ovseg_ros.core.version import VERSION
@@ -197,7 +197,7 @@ def _exported(options: ExportOptions, folder: Path, examples: Sequence[Example])
     return Manifest(
         format=1,
         kind=options.format,
-        preset=preset_path(options.preset).stem,
+        preset=preset_name(options.preset),
         preset_sha256=preset_digest(options.preset),
         version=VERSION,
         weights=weight_digests(options.preset),

@@ -6,7 +6,8 @@ from functools import partial
 import torch
 
 from ovseg_ros.core.build import LoadedClip, build_fisa, load_clip, text_width
-from ovseg_ros.core.classification.ensemble import class_phrases
+from ovseg_ros.core.build_masks import named_classes
+from ovseg_ros.core.class_names import class_phrases
 from ovseg_ros.core.classification.lmseg import LMSegClassifier
 from ovseg_ros.core.classification.masked_crops import MaskedCropClassifier, MaskedCropConfig
 from ovseg_ros.core.classification.pooled import PooledClassifier
@@ -14,17 +15,20 @@ from ovseg_ros.core.classification.pooling import MaskPooling
 from ovseg_ros.core.classification.word_ensemble import WordEnsembleClassifier
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import BLACK
+from ovseg_ros.core.joint.closed_set import ClosedSet, ClosedSetPrompt
 from ovseg_ros.core.joint.omtseg.model import OMTSeg, OMTSegPrompt
 from ovseg_ros.core.joint.omtseg.tokens import WordTokenizer
 from ovseg_ros.core.joint.semantic import SemanticModel, SemanticPrompt
 from ovseg_ros.core.model import Classifier, Model, Prompt, Proposer, TwoStage, TwoStagePrompt
 from ovseg_ros.core.presets import PresetFolder, load_preset, preset_folder
 from ovseg_ros.core.proposals.closed_set import class_names
+from ovseg_ros.core.proposals.mask_network import MaskNetwork
 from ovseg_ros.core.proposals.padded import PaddedProposer, PromptGuidedProposer
 from ovseg_ros.core.proposals.prompt_guidance import PromptGuidance
 from ovseg_ros.core.proposals.published import published_eomt, published_mask2former
 from ovseg_ros.core.sections import (
     ClassifierSection,
+    ClosedSetSection,
     EoMTSection,
     FisaSection,
     GeneratorSection,
@@ -58,6 +62,12 @@ def model_shapes(preset: str) -> Model:
     match config:
         case TwoStageSection():
             model: Model = _two_stage(preset, config, files)
+        case ClosedSetSection():
+            classes = [(f"class {index}",) for index in range(_classes(config.proposer))]
+            with META:
+                model = ClosedSet(
+                    PaddedProposer(_generator(preset, config), config.input_size), classes, config.input_size
+                )
         case OMTSegSection():
             network = omtseg_shapes(config.architecture)
             model = OMTSeg(network, WordTokenizer(("word",)), unknown_likeness=config.unknown_likeness)
@@ -75,6 +85,8 @@ def model_shapes(preset: str) -> Model:
 def prompt_shapes(model: Model, words: int) -> Prompt:
     """A vocabulary of so many words, each with one name, made ready for a model on the meta device."""
     vocabulary = Vocabulary.build([CategorySpec(f"word {index}") for index in range(words)], max_categories=words)
+    if isinstance(model, ClosedSet):
+        return ClosedSetPrompt(vocabulary, torch.empty(len(model.own_words) + 1, words + 1, device=META))
     if isinstance(model, OMTSeg):
         states = torch.empty(tokens_of(words), model.network.config.encoder.width, device=META)
         places = torch.arange(words, device=META)
@@ -100,13 +112,18 @@ def _two_stage(preset: str, config: TwoStageSection, files: PresetFolder) -> Two
     return TwoStage(proposer, classifier, clip.text_encoder, config.input_size)
 
 
-def _proposer(preset: str, config: TwoStageSection, width: int) -> Proposer:
+def _generator(preset: str, config: TwoStageSection | ClosedSetSection) -> MaskNetwork:
     network = generator_shapes(config)
     if network is None:
         raise ConfigError(
             f"the mask generator of the preset {preset} is a public checkpoint, whose shape is in its file; name a "
             "preset with a known one, such as eomt_l_convnext or tabletop"
         )
+    return network
+
+
+def _proposer(preset: str, config: TwoStageSection, width: int) -> Proposer:
+    network = _generator(preset, config)
     if not isinstance(config.proposer, PromptGuidedSection):
         return PaddedProposer(network, config.input_size, padding_color=BLACK)
     network.guidance = PromptGuidance(*network.guided_layers, width, config.proposer.prompt)
@@ -149,7 +166,10 @@ def _classifier(
         case PooledSection():
             ensemble, phrases = naming.ensemble, []
             if ensemble is not None:
-                phrases = class_phrases(class_names(_classes(config.generator), {}, "this preset"), ensemble.synonyms)
+                generator = config.generator
+                specs = named_classes(generator, files) if isinstance(generator, EoMTSection) else ()
+                names = [spec.name for spec in specs] or class_names(_classes(generator), {}, "this preset")
+                phrases = class_phrases([(name,) for name in names], ensemble.synonyms)
             background = Vocabulary.build([CategorySpec(word) for word in ensemble.background]) if ensemble else None
             return PooledClassifier(
                 MaskPooling(clip.tower.visual, naming.pooling, clip.mean, clip.std),

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from ovseg_ros.core.class_names import match_classes
 from ovseg_ros.core.classification.ensemble import (
     EnsembleConfig,
     class_shares,
     corrected_void,
     geometric_ensemble,
     in_vocabulary,
-    match_classes,
 )
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 

@@ -32,6 +32,15 @@ def test_what_does_not_fit_is_listed(tmp_path: Path) -> None:
     assert "0.weight (file (3, 2), model (4, 2))" in message
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_refused(tmp_path: Path, value: float) -> None:
+    model = nn.Linear(2, 3)
+    model.bias.data[1] = value
+    save_state_half(model.state_dict(), tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="a.safetensors has 1 tensors with values that are NaN .* such as bias;"):
+        load_strict(nn.Linear(2, 3), tmp_path / "a.safetensors")
+
+
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="absent.safetensors does not exist"):
         load_strict(nn.Linear(1, 1), tmp_path / "absent.safetensors")

@@ -141,7 +141,7 @@ def test_an_ablation_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytes
     ]  # fmt: skip
     trained: list[str] = []
     original = ablation.learn
-    monkeypatch.setattr(ablation, "learn", lambda *a: (trained.append(a[3].name), original(*a)))
+    monkeypatch.setattr(ablation, "learn", lambda *a: (trained.append(a[2].name), original(*a)))
     result_path(tmp_path / "out", "seve_simo-c0", 0).unlink()
     ablate_tabletop(small(tmp_path))
     assert len(trained) == 1 and trained[0].startswith("seve_simo-c0-0-")

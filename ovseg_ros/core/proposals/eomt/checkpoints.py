@@ -32,7 +32,7 @@ from ovseg_ros.core.weights.files import (
     read_weights,
     repository_of,
 )
-from ovseg_ros.core.weights.strict import fit_faults
+from ovseg_ros.core.weights.strict import fit_faults, require_finite
 
 
 class LoadedEoMT(NamedTuple):
@@ -83,6 +83,7 @@ def load_eomt(
     where = files.where
     state = read_weights(files)
     layout = detect_layout(state, where)
+    require_finite(state, where)
     _check_settings(files.settings, layout.settings, where)
     settings = files.settings
     if published is not None and layout.dinov3:
