@@ -19,6 +19,7 @@ def evaluate_as_told(told: EvaluateOptions) -> int:
             engine_folder=told.engine_folder,
             json_path=told.json,
             report=told.report,
+            predictions=told.predictions,
         )
     shard = Shard.parse(told.shard) if told.shard else Shard()
     device = told.device
@@ -26,7 +27,7 @@ def evaluate_as_told(told: EvaluateOptions) -> int:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     plan = Plan(
         preset=told.preset,
-        data=told.data or "tabletop",
+        data=told.data or told.name or "tabletop",
         split=told.split or "",
         images=told.images or 0,
         oracle=told.oracle or "",
@@ -47,4 +48,5 @@ def evaluate_as_told(told: EvaluateOptions) -> int:
         partial=Path(told.partial.replace("{shard}", str(shard.number))) if told.partial else None,
         json_path=told.json,
         report=told.report,
+        predictions=told.predictions,
     )

@@ -1,7 +1,7 @@
 """One image through the segmenter, and what it contributes to every figure."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -21,8 +21,11 @@ from ovseg_ros.core.vocabulary import Vocabulary
 from ovseg_ros.offline.data.semantic import regions
 from ovseg_ros.offline.evaluate.instances import detected_instances, true_instances, upsampled_masks
 from ovseg_ros.offline.evaluate.oracle import Oracle, named_rightly, true_classes, true_proposals
-from ovseg_ros.offline.evaluate.record import ImageRecord
+from ovseg_ros.offline.evaluate.record import ImageRecord, Kept
 from ovseg_ros.offline.evaluate.truth import Truth
+
+Keep = Callable[[Truth, PanopticResult, np.ndarray], Kept]
+"""Keeps an image's prediction: its segments, and the category (H, W) of each pixel as `semantic_map` gives it."""
 
 _BAND_ELEMENTS = 1 << 23
 """Most scores (categories x pixels) or mask values held at once."""
@@ -44,27 +47,39 @@ class Evaluator:
         *,
         renamed: Mapping[str, Prompt] | None = None,
         min_objectness: float = 0.0,
+        detections: bool = True,
     ) -> None:
-        """`prompt` is prepared for the segmenter, and so are those of `renamed`; the rest is as in `Plan`."""
+        """What is measured.
+
+        Args:
+            prompt: prepared for the segmenter, as are those of `renamed`; the rest is as in `Plan`.
+            detections: False leaves them out, and so the average precision, which costs as much as all other figures.
+        """
         self.segmenter, self.vocabulary = segmenter, prompt.vocabulary
         self._prompt, self._oracle, self._min_objectness = prompt, oracle, min_objectness
-        self._renamed = renamed or {}
+        self._renamed, self._detections = renamed or {}, detections
         merge = segmenter.merge
         self._merge = replace(merge, object_threshold=0.0) if oracle == "classes" else merge
 
-    def measure(self, truth: Truth) -> ImageRecord:
-        """What the image contributes; an image without anything to find is not segmented."""
-        if truth.is_void:
+    def measure(self, truth: Truth, keep: Keep | None = None) -> ImageRecord:
+        """What the image contributes; one without anything to find is segmented only for `keep`."""
+        if truth.is_void and keep is None:
             return ImageRecord(truth.name, is_void=True, size=truth.size)
         began = time.perf_counter()
         predicted, overlaps, panoptic = self._segment(truth, self._prompt)
         seconds = 0.0 if self._oracle else time.perf_counter() - began
         masks, logits = predicted.mask_logits[0], predicted.class_logits[0]
+        labels = semantic_map(masks, logits, self.vocabulary, truth.size)
+        kept = keep(truth, panoptic, labels) if keep else None
+        counts_things = truth.is_panoptic and self._detections
+        detections = detected_instances(masks, logits, self.vocabulary, truth.size) if counts_things else ()
+        if truth.is_void:
+            return ImageRecord(truth.name, is_void=True, size=truth.size, detections=detections, kept=kept)
         pixels = MeanIoU(NO_CATEGORY)
-        pixels.add(semantic_map(masks, logits, self.vocabulary, truth.size), truth.labels)
+        pixels.add(labels, truth.labels)
         classified = named_rightly(truth, logits) if self._oracle == "masks" else (0, 0)
         record = ImageRecord(
-            truth.name, size=truth.size, pixels=pixels.counts(), classified=classified, seconds=seconds
+            truth.name, size=truth.size, pixels=pixels.counts(), classified=classified, seconds=seconds, kept=kept
         )
         if not truth.is_panoptic:
             return record
@@ -78,8 +93,8 @@ class Evaluator:
             renamed={name: _quality(truth, self._segment(truth, p)[2]) for name, p in self._renamed.items()},
             recall=(len(final.segment_ids), proposed.covered(0.5), proposed.covered(0.75), final.covered(0.5)),
             confusion=tuple((*pair, n) for pair, n in confusion_pairs(*found, *true, truth.crowd_ids).items()),
-            detections=detected_instances(masks, logits, self.vocabulary, truth.size),
-            instances=true_instances(truth, self.vocabulary),
+            detections=detections,
+            instances=true_instances(truth, self.vocabulary) if counts_things else (),
         )
 
     def segments(self, truth: Truth) -> tuple[np.ndarray, Mapping[int, int]]:

@@ -73,7 +73,7 @@ class Plan:
 
     Attributes:
         preset: name of a preset or path of its YAML.
-        data: name of the data set.
+        data: name of the data set, or path of its file.
         split: "" takes the data set's usual one.
         images: how many images of the split, the first ones, all parts together evaluate; 0 for all.
         oracle: which stage an oracle replaces; "" for none.
@@ -83,6 +83,7 @@ class Plan:
             the tabletop, those that the preset's classifier reads, and elsewhere all.
         scenes: see `Dataset.scenes`; of what is rendered, those that are not given have their defaults.
         preset_sha256: of the preset's file.
+        data_sha256: of what the file of somebody's own data set says; "" of the others.
         checkpoints: SHA-256 of each weight file.
         descriptions: SHA-256 of each file of descriptions that the preset asks for.
         vocabulary_sha256: of all names, synonyms and traits.
@@ -91,6 +92,7 @@ class Plan:
         renamed: held-out names of all categories, for each way of renaming.
         is_panoptic: whether the truth has instances.
         device: type of device that segments.
+        root: the data set's folder; "" where it is rendered.
         engine, precision: what runs the model, as asked for; of an evaluation, as it came to be.
     """
 
@@ -104,6 +106,7 @@ class Plan:
     min_objectness: float | None = None
     scenes: Mapping[str, int] = field(default_factory=dict)
     preset_sha256: str = ""
+    data_sha256: str = ""
     checkpoints: Mapping[str, str] = field(default_factory=dict)
     descriptions: Mapping[str, str] = field(default_factory=dict)
     vocabulary_sha256: str = ""
@@ -112,15 +115,17 @@ class Plan:
     renamed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     is_panoptic: bool = True
     device: str = ""
+    root: str = ""
     engine: str = REPRODUCIBLE.engine
     precision: str = REPRODUCIBLE.precision
 
     def difference(self, other: "Plan") -> str:
         """What differs, such as "split is 'val' and 'train'"; empty if nothing does. What may differ by machine may."""
         mine, theirs = asdict(self), asdict(other)
+        by_digest = {"preset", "vocabulary", *(["data"] if self.data_sha256 and other.data_sha256 else [])}
         differences = []
         for name in mine:
-            if name in ("preset", "vocabulary", "device") or mine[name] == theirs[name]:
+            if name in by_digest or name in ("device", "root") or mine[name] == theirs[name]:
                 continue
             if source := name.removesuffix("_sha256") if name.endswith("_sha256") else "":
                 found = [f"{_short(plan[source])} with the SHA-256 {plan[name][:12]}" for plan in (mine, theirs)]
@@ -153,11 +158,13 @@ def resolved(plan: Plan, dataset: PanopticDataset | SemanticDataset) -> Plan:
     require_trained(plan.preset, load_preset(plan.preset))
     return replace(
         plan,
+        root=str(dataset.root or ""),
         split=dataset.split,
         images=min(plan.images or len(dataset), len(dataset)),
         min_objectness=min_objectness,
         scenes=dataset.scenes,
         preset_sha256=sha256_of(preset_path(plan.preset)),
+        data_sha256=info.digest if info.is_own else "",
         checkpoints=_digests(checkpoint_paths(plan.preset)),
         descriptions=_digests(description_paths(plan.preset)),
         vocabulary_sha256=digest_of([[c.name, c.synonyms, c.is_thing, c.threshold, c.negative] for c in words]),

@@ -6,12 +6,39 @@ evaluated an image, or when.
 
 from collections.abc import Mapping
 from dataclasses import field
+from typing import NamedTuple
 
 from pydantic.dataclasses import dataclass
 
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.metrics.panoptic_quality import CategoryCounts
 from ovseg_ros.offline.evaluate.instances import Instance
+
+
+class KeptSegment(NamedTuple):
+    """A segment of a prediction: id in its PNG, the category's own id, confidence in [0, 1], pixels, x y w h."""
+
+    id: int
+    category_id: int
+    score: float
+    area: int
+    bbox: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class Kept:
+    """An image's prediction in files, and what the index of all of them says of it.
+
+    Attributes:
+        image_id, image: the id and the file of the photograph, as the data set has them.
+        file: of the prediction, in `panoptic/` and `semantic/`.
+        segments: of the panoptic prediction.
+    """
+
+    image_id: int | str
+    image: str
+    file: str
+    segments: tuple[KeptSegment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -32,7 +59,8 @@ class ImageRecord:
         confusion: (true category, predicted category, how often segments of them have matching masks).
         classified: proposals whose category is known for certain, as with oracle masks, and how many of them have
             their highest class score there.
-        detections, instances: detected and true things.
+        detections, instances: detected and true things; detected ones also of a void image whose prediction is kept.
+        kept: its prediction, if such are kept.
         seconds: from the image to its segments; 0 where an oracle took part.
     """
 
@@ -49,6 +77,7 @@ class ImageRecord:
     detections: tuple[Instance, ...] = ()
     instances: tuple[Instance, ...] = ()
     seconds: float = 0.0
+    kept: Kept | None = None
 
     @property
     def is_counted(self) -> bool:

@@ -8,6 +8,7 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -36,17 +37,28 @@ img {{ max-width: 100%; border: 1px solid #ccc }}
 
 
 class Picture(NamedTuple):
-    """An image's name, its score in percent, and uint8 RGB (H, W, 3), see `pictures.comparison`."""
+    """An image's name, its score in percent, uint8 RGB (H, W, 3) of `pictures.comparison`, and the image's file."""
 
     name: str
     score: float
     pixels: np.ndarray
+    file: Path | None = None
 
 
-def html_report(plan: Plan, figures: Mapping[str, Any], worst: Sequence[Picture], median: Sequence[Picture]) -> str:
-    """The page of what `figures_of` gives; `worst` and `median` in the order in which they are shown."""
+def html_report(
+    plan: Plan,
+    figures: Mapping[str, Any],
+    worst: Sequence[Picture],
+    median: Sequence[Picture],
+    made: Mapping[str, str],
+) -> str:
+    """The page of what `figures_of` gives; `worst` and `median` in the order in which they are shown.
+
+    `made` says how and when the page was made.
+    """
     title = f"{plan.preset} on {plan.data} {plan.split}"
     facts = [(name, value) for name, value in asdict(plan).items() if isinstance(value, str) and value]
+    facts += made.items()
     for kind, files in (("checkpoints", plan.checkpoints), ("descriptions", plan.descriptions)):
         if files:
             facts.append((kind, ", ".join(f"{name} {digest[:12]}" for name, digest in files.items())))
@@ -99,7 +111,10 @@ def _figure(picture: Picture, score: str) -> str:
     if not encoded:
         raise ValueError(f"OpenCV cannot encode a picture of {picture.pixels.shape} as JPEG")
     data = base64.b64encode(content.tobytes()).decode("ascii")
-    caption = escape(f"{picture.name}: {score} {picture.score:.1f}")
+    name = escape(picture.name)
+    if picture.file is not None:
+        name = f'<a href="{escape(picture.file.absolute().as_uri())}">{name}</a>'
+    caption = f"{name}: {score} {picture.score:.1f}"
     alt = escape(f"{picture.name}: image, truth and prediction")
     return f'<figure><figcaption>{caption}</figcaption><img alt="{alt}" src="data:image/jpeg;base64,{data}"></figure>'
 

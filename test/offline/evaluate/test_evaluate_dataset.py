@@ -133,6 +133,7 @@ def test_vocabularies_of_another_length_or_order_are_refused(painted, tmp_path, 
         ),
         (["--dataset", "coco_panoptic"], "--dataset coco_panoptic is no folder; did you mean --data coco_panoptic?"),
         (["--dataset", "coco_panoptic", "--root", "x"], "did you mean --data coco_panoptic?"),
+        (["--dataset", "my.yaml"], "--dataset my.yaml is no folder; did you mean --data my.yaml?"),
         (["--merge", "x", "--data", "tabletop"], "--data would change nothing: the files of --merge say what"),
         (
             ["--merge", "x", "--preset", "tabletop", "--on-error", "stop"],

@@ -64,7 +64,9 @@ def test_names_of_strangers_stay_text():
     broken = ImageRecord("<img src=x onerror=alert(1)>", fault="<i>reason</i>\udcff")
     made = plan(HOSTILE)
     figures = figures_of(made, [confused, broken])
-    page = html_report(made, figures, [Picture("<svg onload=x>", 1.0, np.zeros((2, 2, 3), np.uint8))], [])
+    page = html_report(
+        made, figures, [Picture("<svg onload=x>", 1.0, np.zeros((2, 2, 3), np.uint8))], [], {"command": HOSTILE[0]}
+    )
     reader = Reader()
     reader.feed(page.encode("utf-8", "replace").decode())
     assert not reader.tags & {"script", "b", "i", "svg"} and page.count("<img ") == 1
@@ -113,3 +115,7 @@ def test_the_report_has_the_pictures_inside(painted, tmp_path):
         assert picture.shape[1] >= 1200
     assert "http" not in re.sub(r'http-equiv="[^"]*"', "", page).replace("base64", "")
     assert painted.names[1] in page
+    for fact in ("version", "command", "date", "root"):
+        assert f"<td class=text>{fact}</td>" in page
+    files = re.findall(r'href="([^"]+)"', page)
+    assert len(files) == 4 and all(file.startswith((folder / "images").as_uri()) for file in files)
