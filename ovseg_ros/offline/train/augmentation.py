@@ -142,8 +142,18 @@ class View:
         return np.clip(cut * (np.array(self.exposure) / 255).astype(np.float32), 0, 1, dtype=np.float32)
 
     def of_segments(self, segment_ids: np.ndarray) -> np.ndarray:
-        """int32 (H, W) -> int32 of the view's size, void where padded."""
-        return self._cut(segment_ids, cv2.INTER_NEAREST_EXACT, VOID)
+        """Integers (H, W), or bool -> those of the view's size, void where padded."""
+        down, across = (
+            _nearest(have, whole)[start : start + side]
+            for have, whole, start, side in zip(
+                segment_ids.shape, self.resized, (self.top, self.left), self.size, strict=True
+            )
+        )
+        if self.flipped:
+            across = segment_ids.shape[1] - 1 - across
+        view = np.full(self.size, VOID, dtype=segment_ids.dtype)
+        view[: len(down), : len(across)] = segment_ids.take(across, axis=1).take(down, axis=0)
+        return view
 
     def of_masks(self, mask_logits: Tensor, stride: int) -> Tensor:
         """Mask logits (Q, h, w) that cover the whole image -> (Q, size / stride) float32 that cover the view.
@@ -165,14 +175,22 @@ class View:
         masks = F.grid_sample(mask_logits.float()[None], grid[None], padding_mode="border", align_corners=False)[0]
         return masks.masked_fill(outside, OUTSIDE_LOGIT)
 
-    def _cut(self, pixels: np.ndarray, method: int, padding: int | tuple[int, int, int]) -> np.ndarray:
+    def _cut(self, pixels: np.ndarray, method: int, padding: tuple[int, int, int]) -> np.ndarray:
         if self.flipped:
             pixels = pixels[:, ::-1]
         resized = cv2.resize(np.ascontiguousarray(pixels), self.resized[::-1], interpolation=method)
         cut = resized[self.top : self.top + self.size[0], self.left : self.left + self.size[1]]
-        view = np.full((*self.size, *pixels.shape[2:]), padding, dtype=pixels.dtype)
-        view[: cut.shape[0], : cut.shape[1]] = cut
+        rows, columns = cut.shape[:2]
+        view = np.empty((*self.size, *pixels.shape[2:]), dtype=pixels.dtype)
+        free = padding[0] if len(set(padding)) == 1 else padding  # one value is written several times as fast
+        view[:rows, :columns], view[:rows, columns:], view[rows:] = cut, free, free
         return view
+
+
+def _nearest(have: int, want: int) -> np.ndarray:
+    """Which of `have` pixels along a side each of `want` pixels shows, the nearest: (want,) int32."""
+    places = np.arange(have, dtype=np.int32)[None]
+    return cv2.resize(places, (want, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0]
 
 
 def draw_view(sample: PanopticSample, config: AugmentationConfig, rng: np.random.Generator, progress: float) -> View:
@@ -181,9 +199,10 @@ def draw_view(sample: PanopticSample, config: AugmentationConfig, rng: np.random
     match config:
         case JitterConfig() | ShortSideConfig():
             wanted = [segment.id for segment in sample.segments if not segment.is_crowd]
+            is_wanted = np.isin(sample.segment_ids, wanted)
             for _ in range(_ATTEMPTS):
                 view = draw_jitter((height, width), config, rng)
-                if np.isin(view.of_segments(sample.segment_ids), wanted).any():
+                if view.of_segments(is_wanted).any():
                     break
             return view
         case CropsConfig():

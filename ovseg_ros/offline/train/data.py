@@ -20,8 +20,7 @@ from torch import Tensor
 from ovseg_ros.core.command import ovseg_command
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import ConfigError, DatasetError
-from ovseg_ros.offline.data.layouts import PanopticLayout, SemanticLayout
-from ovseg_ros.offline.data.open import DATASETS, dataset_info, open_dataset
+from ovseg_ros.offline.data.open import dataset_info, open_dataset, shipped_datasets
 from ovseg_ros.offline.data.semantic import CategorySegments
 from ovseg_ros.offline.data.tabletop_views import TabletopViews, load_or_render
 from ovseg_ros.offline.data.types import DatasetCategory, PanopticDataset, PanopticSample, SegmentLabel
@@ -34,17 +33,19 @@ T = TypeVar("T")
 Workers = Annotated[int, Field(ge=1, le=256)]
 
 _IMAGES_SHOWN = 3
+_READ_AHEAD = 2
+"""Samples for each thread."""
 
 logger = logging.getLogger(__name__)
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
 class PanopticData:
-    """A data set in the folder --data, of panoptic ground truth unless categories alone are learned. An epoch shows
-    every image once.
+    """A data set, of panoptic ground truth unless categories alone are learned. An epoch shows every image once.
 
     Attributes:
-        dataset, split: as `open_dataset` takes them.
+        dataset, split: as `open_dataset` takes them: a name, or the path of a data set's file. Its folder is --data, or
+            as the file says.
         on_error: "skip" leaves out a damaged image, named and counted, and takes another; "stop" ends the training.
         workers: threads that read ahead, in each process.
     """
@@ -95,9 +96,12 @@ def open_semantic(config: DataConfig, run: Run) -> PanopticDataset:
 
 def require_instances(config: DataConfig) -> None:
     """ConfigError for a data set whose ground truth does not tell things apart."""
-    if isinstance(config, PanopticData) and isinstance(dataset_info(config.dataset).layout, SemanticLayout):
-        fit = ", ".join(name for name, info in DATASETS.items() if isinstance(info.layout, PanopticLayout))
-        raise ConfigError(f"{config.dataset} has no panoptic ground truth; choose one of {fit}")
+    if isinstance(config, PanopticData) and not (info := dataset_info(config.dataset)).is_panoptic:
+        if info.is_own:
+            advice = f"in {info.file}, write segments: stuff or segments: components in place of none"
+        else:
+            advice = f"choose one of {', '.join(n for n in shipped_datasets() if dataset_info(n).is_panoptic)}"
+        raise ConfigError(f"{config.dataset} has no panoptic ground truth; {advice}")
 
 
 def shown_categories(config: DataConfig, dataset: PanopticDataset) -> list[DatasetCategory]:
@@ -170,13 +174,16 @@ class PanopticStream(Generic[T]):
         self.skipped: dict[str, str] = {}
 
     def batch(self, step: int, samples: range) -> list[T]:
-        """These samples of a step's batch; they are kept, and those of the next step read ahead, until that begins.
+        """These samples of a step's batch; they are kept until the next begins, and those of the steps to come are read
+        ahead: of one at least, and of so many that no thread waits.
 
         Raises:
             DatasetError: a damaged image, unless such are skipped; or nothing but damaged images.
         """
         self._futures = {place: future for place, future in self._futures.items() if place[0] >= step}
-        for place in ((at, sample) for at in (step, step + 1) if at < self._loop.steps for sample in samples):
+        own = len({sample for _, sample in self._futures}.union(samples))  # a step's, of this process
+        end = min(step + 2 + _READ_AHEAD * self._config.workers // max(1, own), self._loop.steps)
+        for place in ((at, sample) for at in range(step, end) for sample in samples):
             if place not in self._futures:
                 self._futures[place] = self._pool.submit(self._make, *place)
         return [self._futures[step, sample].result() for sample in samples]
@@ -217,7 +224,8 @@ class PanopticStream(Generic[T]):
 
     def _read(self, number: int, *, skip: bool) -> PanopticSample:
         """The image whose turn it is, or the next one that can be read."""
-        for turn in range(number, number + len(self.dataset)):
+        epoch = number // len(self.dataset)
+        for turn in range(number, (epoch + 2) * len(self.dataset)):  # the rest of this epoch, and every image
             index = self.index_of(turn)
             try:
                 sample = self.dataset[index]
@@ -234,7 +242,7 @@ class PanopticStream(Generic[T]):
                 return sample
         raise DatasetError(
             f"no image of {self.dataset.name} {self.dataset.split} in {self.dataset.root} can be trained on; "
-            f"{ovseg_command()} check-dataset says why"
+            f"{ovseg_command()} check-dataset {self.dataset.name} says why"
         )
 
 
@@ -264,5 +272,5 @@ def segmented_view(sample: PanopticSample, view: View) -> SegmentedView:
 
 def to_pixels(images: Sequence[Tensor], device: torch.device) -> Tensor:
     """Views (3, H, W), uint8 or in [0, 1], -> (B, 3, H, W) float in [0, 1]."""
-    pixels = torch.stack(list(images)).to(device)
+    pixels = torch.stack([image.to(device, non_blocking=True) for image in images])
     return pixels if pixels.is_floating_point() else pixels.float() / 255

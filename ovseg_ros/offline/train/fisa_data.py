@@ -17,19 +17,20 @@ from ovseg_ros.core.text_attention import KeyValues
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample
 from ovseg_ros.offline.train.augmentation import OUTSIDE_LOGIT, AugmentationConfig, View
-from ovseg_ros.offline.train.data import PanopticData, PanopticStream, segmented_view, to_pixels
+from ovseg_ros.offline.train.data import PanopticData, PanopticStream, to_pixels
 from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, assign, overlaps
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.losses import soft_masks
 from ovseg_ros.offline.train.proposal_cache import ProposalCache, weights_hash, words_hash
+from ovseg_ros.offline.train.proposed_views import ProposedView, RawView, proposed_views, raw_view
 from ovseg_ros.offline.train.words import SeenWords
 
-MASK_STRIDE = 4
-"""Pixels of a jittered view to one of its masks."""
 CROPS_SHOWN = 6
 """Of an image, in pictures."""
 _CROPS_AT_ONCE = 64
+_IMAGES_WITHOUT_FIT = 100
+"""After so many without a proposal that fits, there is nothing to learn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +73,31 @@ class JitteredViews:
         Errors as of `ProposalCache.fill`.
         """
         engine, self._classifier, self._device = run.engine, classifier, run.engine.device
+        self._loss, self._none = loss, len(dataset.categories)
+        self._ready: dict[tuple[int, range], list[ProposedView]] = {}
+        self._best, self._begun_at, self._fits = 0.0, -1, False
         made = (f"{key}{value}" for key, value in dataset.scenes.items())  # other seeds have the same names
         images = "/".join([dataset.name, dataset.split, *made])
         vocabulary = dataset.vocabulary()
         self._text, prompt = model.text_encoder.encode(vocabulary), model.prepare(vocabulary)
         words = None if prompt.proposer is None else words_hash(vocabulary)  # where these masks depend on them
-        cache = ProposalCache(run.out / "proposals", weights_hash(model.proposer), images, model.input_size, words)
+        cache = ProposalCache(
+            run.out / "proposals",
+            weights_hash(model.proposer),
+            images,
+            model.input_size,
+            max_masks=classifier.config.max_masks,
+            min_objectness=classifier.config.min_objectness,
+            words=words,
+        )
 
-        def prepare(sample: PanopticSample, view: View) -> ProposedView:
-            return proposed_view(sample, view, cache.read(sample.name), classifier, loss, len(dataset.categories))
+        def prepare(sample: PanopticSample, view: View) -> RawView:
+            raw = raw_view(sample, view, cache.read(sample.name))
+            return raw.pinned() if self._device.type == "cuda" else raw
 
         @torch.inference_mode()
-        def propose(image: np.ndarray) -> MaskProposals:
-            return model.propose(to_tensor(image, self._device), prompt)
+        def propose(image: np.ndarray) -> Tensor:
+            return likeliest(classifier, model.propose(to_tensor(image, self._device), prompt))
 
         self._stream = PanopticStream(dataset, data, augmentation, loop, prepare)
         order = [self._stream.index_of(turn) for turn in range(len(dataset))]
@@ -104,59 +117,44 @@ class JitteredViews:
 
     def batch(self, step: int, samples: range) -> MaskBatch:
         """These samples, which are views, of a step's batch."""
-        return self._join(self._stream.batch(step, samples))
+        ready = self._ready.pop((step, samples), None)
+        return self._join(ready or self._compare(self._stream.batch(step, samples)))
 
     def shown(self) -> Iterator[MaskBatch]:
         """For pictures: one whole image at a time, always the same."""
         for view in self._stream.shown():
-            yield self._join([view])
+            yield self._join(self._compare([view]))
 
     def _join(self, views: Sequence["ProposedView"]) -> MaskBatch:
-        masks, is_mask = (part.to(self._device) for part in pad_masks([view.masks for view in views]))
+        masks, is_mask = pad_masks([view.masks for view in views])
         pixels = to_pixels([view.image for view in views], self._device)
-        truth = torch.cat([view.truth for view in views]).to(self._device)
-        categories = torch.cat([view.categories for view in views]).to(self._device)
+        truth = torch.cat([view.truth for view in views])
+        categories = torch.cat([view.categories for view in views])
         return MaskBatch(self._classifier.views_of(pixels, masks), masks, is_mask, truth, categories, self._text)
 
+    def _compare(self, views: Sequence[RawView]) -> list[ProposedView]:
+        return proposed_views(views, self._loss, self._none, self._device)
+
     def counts(self, step: int, samples: range) -> Tensor:
-        """(len(samples), 2): masks of each sample that fit a segment, and others."""
-        none = len(self._text.vocabulary.categories)
-        fits = [view.categories < none for view in self._stream.batch(step, samples)]
-        return torch.tensor([[float(mine.sum()), float((~mine).sum())] for mine in fits])
+        """(len(samples), 2): masks of each sample that fit a segment, and others. The device is waited for here, once;
+        what it made stays there for `batch`."""
+        views = self._compare(self._stream.batch(step, samples))
+        self._ready = {at: ready for at, ready in self._ready.items() if at[0] == step}
+        self._ready[step, samples] = views
+        self._best = max([self._best, *(view.best for view in views)])
+        return torch.tensor([[float(view.fits), float(len(view.categories) - view.fits)] for view in views])
+
+    def require_fits(self, step: int, images: int, masks: float) -> None:
+        """Tell a step's images and masks that fit, of all processes; ConfigError if the first images have none."""
+        self._begun_at = step if self._begun_at < 0 else self._begun_at
+        self._fits |= masks > 0
+        seen = (step + 1 - self._begun_at) * images
+        if not self._fits and seen >= _IMAGES_WITHOUT_FIT:
+            raise ConfigError(_no_fit(self._loss.min_iou, self._best, seen))
 
     def close(self) -> None:
         """End the threads that read."""
         self._stream.close()
-
-
-@dataclass(frozen=True, slots=True)
-class ProposedView:
-    """A view of a training image, `image` (3, H, W), and its M proposals that are trained on: `masks` and `truth`, both
-    (M, H / 4, W / 4), and `categories` (M,), as `assign` gives them."""
-
-    image: Tensor
-    masks: Tensor
-    truth: Tensor
-    categories: Tensor
-
-
-def proposed_view(
-    sample: PanopticSample,
-    view: View,
-    proposals: MaskProposals,
-    classifier: FisaClassifier,
-    config: FisaLossConfig,
-    none: int,
-) -> ProposedView:
-    """A view of a sample with the proposals that `classifier` reads, assigned many to one to the segments that show.
-
-    `none` is K, the category of proposals that fit no segment.
-    """
-    shown = segmented_view(sample, view)
-    masks = view.of_masks(likeliest(classifier, proposals), MASK_STRIDE)
-    masks = masks[(masks >= 0).flatten(1).any(dim=1)]  # those that the view cut off show nothing
-    truth = soft_masks(shown.segment_ids, shown.ids, masks.shape[-2:])
-    return ProposedView(shown.image, *assign(masks, truth, shown.categories, none, config))
 
 
 def likeliest(classifier: FisaClassifier, proposals: MaskProposals) -> Tensor:
@@ -172,7 +170,8 @@ def pad_masks(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """
     row = groups[0].new_zeros(1, *groups[0].shape[1:])
     masks = pad_sequence([*groups, row], batch_first=True, padding_value=OUTSIDE_LOGIT)[:-1]
-    return masks, torch.arange(masks.shape[1]) < torch.tensor([len(group) for group in groups])[:, None]
+    is_mask = torch.arange(masks.shape[1]) < torch.tensor([len(group) for group in groups])[:, None]
+    return masks, is_mask.to(masks.device)
 
 
 class CollectedMasks:
@@ -209,6 +208,9 @@ class CollectedMasks:
         rng = np.random.default_rng([self._loop.seed, step])
         return rng, torch.from_numpy(rng.integers(len(self._all.categories), size=self._loop.batch_size))
 
+    def require_fits(self, step: int, images: int, masks: float) -> None:
+        """Nothing: there are no masks but those that some segment fits, see `collect_masks`."""
+
     def close(self) -> None:
         """Nothing reads."""
 
@@ -242,14 +244,18 @@ def collect_masks(
         crops.append(classifier.views_of(pixels, groups[-1][0][None]))
     masks, truth, categories = (torch.cat(parts) for parts in zip(*groups, strict=True))
     if not (categories < none).any():
-        raise ConfigError(
-            f"no proposal fits a segment: loss.min_iou is {config.min_iou:g}, and the largest IoU of any proposal in "
-            f"{len(dataset)} images is {best:.3g}; lower min_iou, or name a preset whose mask generator fits them"
-        )
+        raise ConfigError(_no_fit(config.min_iou, best, len(dataset)))
     windows = torch.cat([view.windows for view in crops if view.windows is not None])
     joined = MaskViews(torch.cat([view.pixels.half() for view in crops]), crops[0].image_size, windows)
     is_mask = masks.new_ones(1, len(masks), dtype=torch.bool)
     return MaskBatch(joined, masks.half()[None], is_mask, truth.half(), categories, text)
+
+
+def _no_fit(min_iou: float, best: float, images: int) -> str:
+    return (
+        f"no proposal fits a segment: loss.min_iou is {min_iou:g}, and the largest IoU of any proposal in {images} "
+        f"images is {best:.3g}; lower min_iou, or name a preset whose mask generator fits them"
+    )
 
 
 @torch.no_grad()

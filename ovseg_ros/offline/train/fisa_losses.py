@@ -79,9 +79,14 @@ def assign(
     segment = best_segments(masks, truth, config.min_iou)
     if config.none_weight == 0:
         masks, segment = masks[segment >= 0], segment[segment >= 0]
+    return masks, *fitted(segment, truth, categories, none)
+
+
+def fitted(segment: Tensor, truth: Tensor, categories: Tensor, none: int) -> tuple[Tensor, Tensor]:
+    """The truth (M, h, w) and the categories (M,) of the segments (M,) that masks fit, -1 = none; see `assign`."""
     truth = torch.cat([truth, truth.new_zeros(1, *truth.shape[1:])])  # the last row, -1, is of no segment
-    categories = torch.cat([categories, categories.new_tensor([none])])
-    return masks, truth[segment], categories[segment]
+    categories = torch.cat([categories, categories.new_full((1,), none)])
+    return truth[segment], categories[segment]
 
 
 def fisa_losses(

@@ -76,6 +76,20 @@ def soft_masks(segment_ids: Tensor, ids: Tensor, size: Sequence[int]) -> Tensor:
     return F.adaptive_avg_pool2d(one_hot.float()[:, None], (size[0], size[1]))[:, 0]  # N may be 0
 
 
+def pooled_masks(numbers: Tensor, count: int, stride: int) -> Tensor:
+    """(N, H / stride, W / stride): as `soft_masks`, to the bit if `stride` is a power of two, in a part of the time.
+
+    Args:
+        numbers: (H, W) integers, multiples of `stride`: segments are numbered 1 to N, `count`; 0 = none.
+    """
+    rows, columns = (side // stride for side in numbers.shape)
+    cells = torch.arange(rows * columns, device=numbers.device).view(rows, 1, columns, 1)
+    places = numbers.view(rows, stride, columns, stride).to(torch.int64) * (rows * columns) + cells
+    pixels = torch.zeros((count + 1) * rows * columns, device=numbers.device)
+    pixels.index_add_(0, places.flatten(), pixels.new_ones(1).expand(places.numel()))  # whole numbers, in any order
+    return pixels.view(count + 1, rows, columns)[1:] / stride**2
+
+
 def mask_set_loss(
     predictions: list[QueryPrediction],
     targets: list[MaskTargets],

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -68,6 +69,20 @@ def test_views_have_their_size_and_show_nothing_new(height: int, width: int, see
     assert set(np.unique(shown)) <= {0, *np.unique(ids)}
     assert view.of_image(COLORS[ids]).shape == (32, 48, 3)
     assert (shown != 0).any()
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int16, bool])
+def test_segments_are_those_of_the_nearest_pixels_as_opencv_has_them(kind: type) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        ids = rng.integers(0, 5, size=rng.integers(1, 90, size=2)).astype(kind)
+        view = draw_jitter(ids.shape, JitterConfig((32, 48), (0.02, 3.0)), rng)
+        mirrored = np.ascontiguousarray(ids[:, ::-1] if view.flipped else ids)
+        resized = cv2.resize(mirrored.astype(np.int32), view.resized[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        cut = resized[view.top : view.top + 32, view.left : view.left + 48]
+        shown = view.of_segments(ids)
+        assert np.array_equal(shown[: cut.shape[0], : cut.shape[1]], cut) and shown.dtype == kind
+        assert not shown[cut.shape[0] :].any() and not shown[:, cut.shape[1] :].any()
 
 
 @pytest.mark.parametrize("flipped", [False, True])

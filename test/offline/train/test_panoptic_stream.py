@@ -1,5 +1,6 @@
 """Training samples: a function of seed, step and number; every image once an epoch; damaged images named."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,28 @@ def test_an_epoch_shows_every_image_once_in_another_order() -> None:
     stream.close()
     assert all(sorted(epoch) == [f"folder/image{n}.jpg" for n in range(8)] for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_so_many_samples_are_read_ahead_that_no_thread_waits() -> None:
+    together = threading.Barrier(3)
+
+    def prepare(sample: PanopticSample, view: View) -> str:
+        together.wait(timeout=60)  # until all three threads have a sample
+        return sample.name
+
+    loop = LoopConfig(steps=40, batch_size=1, learning_rate=1.0)
+    stream = PanopticStream(Numbered(10), PanopticData(workers=3), JitterConfig((16, 16)), loop, prepare)
+    try:
+        assert len(stream.batch(0, range(1))) == 1
+    finally:
+        together.abort()
+        stream.close()
+
+
+def test_the_one_good_image_is_found_from_anywhere_in_an_epoch() -> None:
+    stream = stream_of(Numbered(6, damaged=(0, 1, 2), void=(4, 5)))
+    assert {name for step in range(12) for name, _ in stream.batch(step, range(4))} == {"folder/image3.jpg"}
+    stream.close()
 
 
 def test_damaged_images_are_named_counted_and_replaced(caplog: pytest.LogCaptureFixture) -> None:
@@ -119,5 +142,5 @@ def test_of_categories_alone_each_is_one_segment(tmp_path: Path) -> None:
 
 def test_what_needs_instances_refuses_a_set_without(tmp_path: Path) -> None:
     config = PanopticData("coco_stuff_download")
-    with pytest.raises(ConfigError, match="coco_stuff_download has no panoptic ground truth; choose one of coco_pan"):
+    with pytest.raises(ConfigError, match="coco_stuff_download has no panoptic ground truth; choose one of ade20k_pan"):
         open_data(config, write_coco_stuff(tmp_path))

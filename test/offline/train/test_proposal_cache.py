@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,60 +11,63 @@ from numbered_images import Numbered
 from torch import nn
 
 from ovseg_ros.core.errors import DatasetError, TrainingError
-from ovseg_ros.core.types import MaskProposals
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
-from ovseg_ros.offline.train.proposal_cache import ProposalCache, weights_hash, words_hash
+from ovseg_ros.offline.train.proposal_cache import ProposalCache, to_logits, weights_hash, words_hash
 
-KEY = ("abc", "coco_panoptic/train", (32, 48))
+KEY = {
+    "proposer": "abc",
+    "images": "coco_panoptic/train",
+    "size": (32, 48),
+    "max_masks": 100,
+    "min_objectness": 0.0,
+}
 
 
 class Generator:
-    """Random proposals, the same for the same grey, and which greys it was asked for."""
+    """Random masks, the same for the same grey, and which greys it was asked for."""
 
-    def __init__(self, queries: int = 5, *, classes: bool = True) -> None:
+    def __init__(self, masks: int = 5) -> None:
         self.asked: list[int] = []
-        self.queries, self.classes = queries, classes
+        self.masks = masks
 
-    def __call__(self, image: np.ndarray) -> MaskProposals:
+    def __call__(self, image: np.ndarray) -> torch.Tensor:
         self.asked.append(int(image[0, 0, 0]))
-        generator = torch.Generator().manual_seed(self.asked[-1])
-        logits = 6 * torch.randn(1, self.queries, 8, 12, generator=generator)
-        classes = torch.randn(1, self.queries, 4, generator=generator) if self.classes else None
-        return MaskProposals(logits, torch.zeros(1, self.queries, 3), classes)
+        return 6 * torch.randn(self.masks, 8, 12, generator=torch.Generator().manual_seed(self.asked[-1]))
 
 
 def opened(folder: Path) -> ProposalCache:
-    return ProposalCache(folder, *KEY)
+    return ProposalCache(folder, **KEY)
 
 
-@pytest.mark.parametrize("queries", [0, 1, 7])
-@pytest.mark.parametrize("classes", [True, False])
-def test_proposals_come_back_as_they_were(tmp_path: Path, queries: int, classes: bool) -> None:
-    true = Generator(queries, classes=classes)(np.zeros((1, 1, 3), np.uint8))
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_masks_come_back_as_they_were(tmp_path: Path, count: int) -> None:
+    """The nearest of 23 levels, fine near 0 and coarse far from it: probabilities within 0.05; the sign is exact."""
+    true = Generator(count)(np.zeros((1, 1, 3), np.uint8))
     opened(tmp_path).write("a/b.jpg", true)
-    found = opened(tmp_path).read("a/b.jpg")
-    assert found.mask_logits.shape == (1, queries, 8, 12)
-    assert torch.equal(found.mask_logits > 0, true.mask_logits > 0)
-    assert torch.allclose(found.mask_logits, true.mask_logits.clamp(-12, 12), atol=0.1)
-    assert found.query_embeddings.shape == (1, queries, 0)
-    assert found.word_logits is None
-    if classes:
-        assert torch.allclose(found.class_logits, true.class_logits, atol=2e-3)
-    else:
-        assert found.class_logits is None
-    guided = replace(true, word_logits=torch.randn(1, queries, 3))
-    opened(tmp_path).write("guided", guided)
-    again = opened(tmp_path).read("guided")
-    assert again.word_logits is not None and torch.allclose(again.word_logits, guided.word_logits, atol=2e-3)
-    assert torch.allclose(again.objectness, guided.objectness, atol=2e-3)
+    levels = opened(tmp_path).read("a/b.jpg")
+    assert levels.shape == (count, 8, 12) and levels.dtype == torch.int8 and len(levels.unique()) <= 23
+    found = to_logits(levels)
+    assert torch.equal(found > 0, true > 0)
+    assert torch.allclose(found.sigmoid(), true.sigmoid(), atol=0.05)
+    opened(tmp_path).write("again", found)  # levels are kept as they are
+    assert torch.equal(opened(tmp_path).read("again"), levels)
 
 
-def test_the_smallest_positive_logit_stays_inside(tmp_path: Path) -> None:
-    cache, logits = opened(tmp_path), torch.tensor([1e-6, -1e-6, 0.0, 1e9, -1e9]).reshape(1, 1, 1, 5)
-    cache.write("a", MaskProposals(logits, torch.zeros(1, 1, 1)))
-    found = cache.read("a").mask_logits
-    assert (found > 0).flatten().tolist() == [True, False, False, True, False]
-    assert found.abs().max() == 12
+def test_the_sign_is_kept_of_the_smallest_logits_too(tmp_path: Path) -> None:
+    cache, logits = opened(tmp_path), torch.tensor([1e-6, -1e-6, 0.0, 1e9, -1e9]).reshape(1, 1, 5)
+    cache.write("a", logits)
+    found = to_logits(cache.read("a"))
+    assert torch.equal(found.sign(), logits.sign())
+    assert found.abs().max() == pytest.approx(12)
+
+
+def test_masks_take_less_than_a_byte_for_two_pixels(tmp_path: Path) -> None:
+    rows, columns = torch.meshgrid(torch.arange(160.0), torch.arange(120.0), indexing="ij")
+    centres = torch.linspace(10, 110, 20)[:, None, None]
+    masks = 40 - torch.hypot(rows - centres, columns - centres.flip(0))
+    cache = opened(tmp_path)
+    cache.write("a", masks + torch.rand(masks.shape, generator=torch.Generator().manual_seed(0)))
+    assert next(cache.folder.rglob("*.npz")).stat().st_size < masks.numel() / 4
 
 
 def test_every_image_is_computed_once_whoever_asks_again(tmp_path: Path) -> None:
@@ -77,7 +79,7 @@ def test_every_image_is_computed_once_whoever_asks_again(tmp_path: Path) -> None
     for index in range(7):
         true = again(dataset[index].image)
         found = cache.read(dataset.name_of(index))
-        assert torch.equal(found.mask_logits > 0, true.mask_logits > 0)
+        assert torch.equal(to_logits(found) > 0, true > 0)
 
 
 def test_damaged_and_void_images_are_counted_and_have_no_proposals(tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_damaged_and_void_images_are_counted_and_have_no_proposals(tmp_path: Pat
 def test_a_stopped_pass_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     dataset, generate = Numbered(9), Generator()
 
-    def until_the_fifth(image: np.ndarray) -> MaskProposals:
+    def until_the_fifth(image: np.ndarray) -> torch.Tensor:
         if len(generate.asked) == 5:
             raise KeyboardInterrupt
         return generate(image)
@@ -121,7 +123,7 @@ def test_a_torn_file_is_computed_again(
         cache.read(dataset.name_of(0))
     cache.fill(dataset, [0], generate)
     assert generate.asked == [0, 0] and "is torn" in caplog.text and str(path) in caplog.text
-    assert torch.equal(cache.read(dataset.name_of(0)).mask_logits, true.mask_logits)
+    assert torch.equal(cache.read(dataset.name_of(0)), true)
     cache.fill(dataset, [0], generate)
     assert generate.asked == [0, 0]
 
@@ -142,16 +144,24 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert dataset.name_of(0) in cache
 
 
-def test_another_generator_data_set_or_size_has_another_folder(tmp_path: Path) -> None:
-    keys = [KEY, ("abd", *KEY[1:]), ("abc", "x", KEY[2]), (*KEY[:2], (48, 32)), (*KEY, "def"), (*KEY, "deg")]
-    assert len({ProposalCache(tmp_path, *key).folder for key in keys}) == 6
+def test_what_decides_the_masks_decides_the_folder(tmp_path: Path) -> None:
+    changes = ({}, {"proposer": "abd"}, {"images": "x"}, {"size": (48, 32)}, {"words": "def"}, {"words": "deg"})
+    changes += ({"max_masks": 99}, {"min_objectness": 0.1})
+    assert len({ProposalCache(tmp_path, **{**KEY, **change}).folder for change in changes}) == 8
 
 
-def test_folders_of_plain_generators_are_called_as_ever(tmp_path: Path) -> None:
-    cache = opened(tmp_path)
-    assert cache.folder.name == "1330bc1473132ca1-32x48" and "words" not in json.loads(
-        (cache.folder / "key.json").read_text()
-    )
+def test_folders_of_another_packing_are_told_and_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    old = tmp_path / "1330bc1473132ca1-32x48"  # as it was called while all masks were kept in 8 bits
+    old.mkdir()
+    (old / "key.json").write_text(json.dumps({"proposer": "abc", "dataset": "coco_panoptic/train", "size": [32, 48]}))
+    ProposalCache(tmp_path, **{**KEY, "words": "def"})
+    cache, generate = opened(tmp_path), Generator()
+    cache.fill(Numbered(2), range(2), generate)
+    assert cache.folder != old and generate.asked == [0, 1]
+    (told,) = caplog.messages
+    assert f"kept proposals in {old.name}, below {tmp_path}" in told
+    cache.fill(Numbered(2), range(2), generate)
+    assert len(caplog.messages) == 1
 
 
 def test_the_hash_of_words_follows_names_synonyms_and_their_order() -> None:
