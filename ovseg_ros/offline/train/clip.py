@@ -184,6 +184,7 @@ def train_clip(config: ClipTraining, generator: nn.Module | None, run: Run) -> N
 
     def learn(name: str, loop: LoopConfig, *streams: Stream) -> None:
         task = ClipTask(name, tower, encode, known, streams, loop, config.null_share, device)
+        run.begins()
         run_loop(task, loop, run.out / name.replace(" ", "_"), engine=run.engine)
 
     learn(

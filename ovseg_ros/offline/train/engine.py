@@ -6,22 +6,25 @@ alone. Nothing else in the package asks how many processes there are.
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast, gather_object
 from torch import Tensor
 
 from ovseg_ros.core.devices import pick_device
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.weights.strict import save_state_half
 from ovseg_ros.offline.data.files import check_outputs
+from ovseg_ros.offline.train.wandb_run import WandbProject
 
+T = TypeVar("T")
 PRECISIONS = ("no", "bf16", "fp16")
 _STARTED = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 """Where launchers say how many processes they start."""
@@ -40,6 +43,7 @@ class Engine:
     Args:
         device: "auto" (the first GPU of this process, else the CPU), "cpu", "cuda" or "cuda:N".
         mixed_precision: one of `PRECISIONS`; None = what `accelerate launch` was told, else "no".
+        wandb: where the main process shows each loop besides, if anywhere.
 
     Attributes:
         device: where this process's tensors belong.
@@ -50,7 +54,10 @@ class Engine:
         ConfigError: the device is not there, or it cannot compute in that precision.
     """
 
-    def __init__(self, device: str = "auto", mixed_precision: str | None = None) -> None:
+    def __init__(
+        self, device: str = "auto", mixed_precision: str | None = None, wandb: WandbProject | None = None
+    ) -> None:
+        self.wandb = wandb
         target = pick_device(device)
         if target.index is not None:
             torch.cuda.set_device(target)
@@ -124,6 +131,15 @@ class Engine:
         """Element-wise sum over the processes; the same shape."""
         return values if self.world == 1 else self._accelerator.reduce(values, reduction="sum")
 
+    def gather(self, values: Sequence[T]) -> list[T]:
+        """Those of all processes, in the processes' order; each may have another number of them."""
+        return list(values) if self.world == 1 else list(gather_object(list(values)))
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Fill tensors of one shape in all processes with the main process's."""
+        if self.world > 1:
+            broadcast(list(tensors))
+
     def close(self) -> None:
         """Leave the process group, if there is one."""
         self._accelerator.end_training()
@@ -146,16 +162,18 @@ class Run:
     """Where the stages of a training read, write and compute.
 
     Attributes:
-        data: the data set's folder (None = below `$OVSEG_DATASETS`); if all data are rendered, where they are kept for
+        data: the data set's folder (None = as `dataset_root` says); if all data are rendered, where they are kept for
             a second run (None = `out`/data).
         out: gets a folder of training state for each loop, and the checkpoints in half precision.
         only_rendered: whether no stage reads a data set.
+        begins: called before each loop, when all that it needs is there.
     """
 
     data: Path | None
     out: Path
     engine: Engine
     only_rendered: bool = True
+    begins: Callable[[], None] = lambda: None
 
     @property
     def views(self) -> Path:

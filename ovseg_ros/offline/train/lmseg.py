@@ -12,11 +12,17 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from ovseg_ros.core.build import LoadedClip, build_scorer, load_clip
+from ovseg_ros.core.build import LoadedClip, build_scorer, load_clip, text_width
+from ovseg_ros.core.build_masks import build_proposer
+from ovseg_ros.core.classification.lmseg import LMSegClassifier
 from ovseg_ros.core.config import STRICT, Share
 from ovseg_ros.core.errors import ConfigError
-from ovseg_ros.core.presets import preset_folder, require_weights, scored_section, with_untrained_scorer
+from ovseg_ros.core.joint.semantic import SemanticModel
+from ovseg_ros.core.model import Proposer, TwoStage
+from ovseg_ros.core.presets import load_preset, preset_folder, require_weights, scored_section, with_untrained_scorer
 from ovseg_ros.core.scoring.lmseg.scorer import LMSegScorer, ScoredWords, Scores
+from ovseg_ros.core.sections import LMSegSection, SemanticSection, TwoStageSection
+from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.vocabulary import as_read
 from ovseg_ros.offline.data.types import DatasetCategory
@@ -33,6 +39,7 @@ from ovseg_ros.offline.train.lmseg_data import IGNORED, AugmentedViews, Labelled
 from ovseg_ros.offline.train.loop import Task, run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.pictures import compare_segments
+from ovseg_ros.offline.train.validation import Validation, ValidationConfig, open_validation
 
 _WORD_STREAM = 3
 """Ends the seed of a step's words."""
@@ -52,6 +59,7 @@ class LMSegTraining:
             of the highest cosines, "likeliest".
         synonyms: how often a category is called by a synonym.
         ignored_is_negative: whether pixels without a category fit no word, as CAT-Seg has it; else they do not count.
+        validation: when and on what to measure what would be used; None = never.
     """
 
     preset: str
@@ -62,6 +70,7 @@ class LMSegTraining:
     others: Literal["random", "likeliest"] = "random"
     synonyms: Share = 0.0
     ignored_is_negative: bool = False
+    validation: ValidationConfig | None = None
     kind: Literal["lmseg"] = "lmseg"
 
     def __post_init__(self) -> None:
@@ -99,6 +108,7 @@ class LMSegTask(Task):
         self.name, self.model = "lmseg", scorer
         self._config, self._sentences, self._views = config, sentences, views
         self._phrases = [[as_read(phrase) for phrase in (c.name, *c.synonyms)] for c in categories]
+        self._proposer: Proposer | None = None
 
     def counts(self, step: int, samples: range) -> Tensor:
         """(len(samples), K + 1): whether each category is shown, and how many pixels count."""
@@ -129,6 +139,23 @@ class LMSegTask(Task):
             found = torch.where(best > 0, scores.words[0][place], IGNORED)
             rows.append(compare_segments(view.image, view.labels + 1, found + 1))
         return {"categories": np.concatenate(rows)}
+
+    def system(self) -> PanopticSegmenter:
+        preset, device = load_preset(self._config.preset), self.model.embed.weight.device
+        model, files = preset.model, preset_folder(self._config.preset)
+        words = self._sentences.encoder.anew()  # as the tower that reads them may be learning
+        if isinstance(model, SemanticSection):
+            components = model.max_instances if model.instances == "components" else None
+            return PanopticSegmenter(SemanticModel(self.model, words, max_components=components), preset.merge, device)
+        assert isinstance(model, TwoStageSection) and isinstance(model.classifier, LMSegSection)
+        if self._proposer is None:
+            width = text_width(model.clip, files)
+            self._proposer = build_proposer(model.proposer, model.input_size, files, width)[0]
+        classifier = LMSegClassifier(self.model, model.classifier.void_correction)
+        return PanopticSegmenter(TwoStage(self._proposer, classifier, words, model.input_size), preset.merge, device)
+
+    def result(self) -> dict[str, Tensor]:
+        return self.model.trained_state_dict()
 
     def _counted(self, labels: Tensor) -> Tensor:
         present = torch.zeros(len(self._phrases) + 1)
@@ -212,14 +239,24 @@ def open_views(config: LMSegTraining, scorer: LMSegScorer, run: Run) -> tuple[La
     return WholeViews(dataset, places, config.loop, scorer), categories
 
 
-def learn(scorer: LMSegScorer, clip: LoadedClip, config: LMSegTraining, run: Run, folder: Path) -> None:
+def learn(
+    scorer: LMSegScorer,
+    clip: LoadedClip,
+    config: LMSegTraining,
+    run: Run,
+    folder: Path,
+    validation: Validation | None = None,
+) -> LMSegTask:
     """Train in place, going on from the state in `folder`; `clip`: the one around which the scorer was built."""
     views, categories = open_views(config, scorer, run)
     sentences = Sentences(clip.text_encoder, clip.encode if scorer.text is not None else None)
+    task = LMSegTask(config, scorer, sentences, views, categories)
     try:
-        run_loop(LMSegTask(config, scorer, sentences, views, categories), config.loop, folder, engine=run.engine)
+        run.begins()
+        run_loop(task, config.loop, folder, engine=run.engine, validation=validation)
     finally:
         views.close()
+    return task
 
 
 def train_lmseg(config: LMSegTraining, run: Run) -> None:
@@ -229,7 +266,7 @@ def train_lmseg(config: LMSegTraining, run: Run) -> None:
         ConfigError: the preset is malformed, has no scorer or no name for its checkpoint, or does not fit the data.
         CheckpointError, DatasetError: for missing or ill-fitting weights and bad data.
     """
-    checkpoint = lmseg_checkpoint(config.preset)
+    checkpoint, validation = lmseg_checkpoint(config.preset), open_validation(config.validation, config.data, run)
     scorer, clip = build_untrained(config.preset, run.engine.device, config.loop.seed)
-    learn(scorer, clip, config, run, run.out / "lmseg")
-    run.save(checkpoint, scorer.trained_state_dict())
+    task = learn(scorer, clip, config, run, run.out / "lmseg", validation)
+    run.save(checkpoint, task.result())

@@ -1,4 +1,4 @@
-"""What a training tells: a progress bar, `log.jsonl`, and TensorBoard's scalars and pictures.
+"""What a training tells: a progress bar, `log.jsonl`, and scalars and pictures for TensorBoard and, if asked, W&B.
 
 A run that was killed may have told of steps after its last checkpoint; they are taken back when it goes on.
 """
@@ -14,6 +14,9 @@ from tqdm import tqdm
 from ovseg_ros.core.errors import TrainingError
 from ovseg_ros.offline.data.files import write_bytes
 from ovseg_ros.offline.train.loop_config import LoopConfig
+from ovseg_ros.offline.train.wandb_run import WandbProject, WandbRun
+
+LOG_NAME = "log.jsonl"
 
 
 class TrainingLog:
@@ -24,7 +27,15 @@ class TrainingLog:
     """
 
     def __init__(
-        self, folder: Path, config: LoopConfig, name: str, first_step: int, sums: Mapping[str, float], *, quiet: bool
+        self,
+        folder: Path,
+        config: LoopConfig,
+        name: str,
+        first_step: int,
+        sums: Mapping[str, float],
+        *,
+        quiet: bool,
+        wandb: WandbProject | None = None,
     ) -> None:
         """Goes on after `first_step` steps.
 
@@ -32,6 +43,7 @@ class TrainingLog:
             folder: gets `log.jsonl` and `tensorboard/`.
             name: shown on the progress bar.
             quiet: sum up only, write and show nothing (all processes but the main one).
+            wandb: gets what TensorBoard gets.
         """
         self._folder, self._config, self._quiet = folder, config, quiet
         self.sums = dict(sums)
@@ -42,18 +54,21 @@ class TrainingLog:
             # It takes a second to import, which nothing but a training should wait for.
             from torch.utils.tensorboard import SummaryWriter
 
-            self._began -= _take_back(folder / "log.jsonl", first_step)
-            self._lines = (folder / "log.jsonl").open("a", encoding="utf-8")
+            self._began -= _take_back(folder / LOG_NAME, first_step)
+            self._lines = (folder / LOG_NAME).open("a", encoding="utf-8")
             self._board = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1, flush_secs=30)
+            self._wandb = WandbRun(wandb, folder, first_step) if wandb is not None else None
 
     def __enter__(self) -> "TrainingLog":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self._bar.close()
         if not self._quiet:
             self._lines.close()
             self._board.close()
+            if self._wandb is not None:
+                self._wandb.close(failed=error is not None)
 
     def add(self, step: int, losses: Mapping[str, float], *, learning_rate: float, gradient_norm: float) -> None:
         """Take in a step (counted from 1); writes a line at every `log_every`-th.
@@ -77,14 +92,35 @@ class TrainingLog:
         """Keep pictures, uint8 RGB (H, W, 3), by name; the main process only."""
         for name, picture in pictures.items():
             self._board.add_image(name, picture, step, dataformats="HWC")
+        if self._wandb is not None:
+            self._wandb.show(pictures, step)
+
+    def validated(
+        self, step: int, of: str, figures: Mapping[str, float], pictures: Mapping[str, np.ndarray], took: float
+    ) -> None:
+        """Keep what a validation found on what `of` says: figures and pictures by name; the main process only.
+
+        `took`: seconds, in which no image was learned from.
+
+        Raises:
+            TrainingError: the log cannot be written.
+        """
+        self._window_began += took
+        record = {"step": step, "seconds": round(time.monotonic() - self._began, 1), "of": of, "val": dict(figures)}
+        self._write(step, record, {f"val/{name}": value for name, value in figures.items()})
+        self.show(step, {f"val/{name}": picture for name, picture in pictures.items()})
 
     def _tell(self, step: int, scalars: dict[str, float]) -> None:
         now = time.monotonic()
-        record = {"step": step, "seconds": round(now - self._began, 1)}
+        record: dict[str, object] = {"step": step, "seconds": round(now - self._began, 1)}
         record.update({key: round(value, 4) for key, value in self.sums.items()})
         images = self._window_steps * self._config.batch_size
         scalars["images_per_second"] = images / max(now - self._window_began, 1e-9)
         scalars.update({f"loss/{key}": value for key, value in self.sums.items()})
+        self._write(step, record, scalars)
+        self._bar.set_postfix({key: f"{value:.3f}" for key, value in self.sums.items()})
+
+    def _write(self, step: int, record: Mapping[str, object], scalars: Mapping[str, float]) -> None:
         try:
             self._lines.write(json.dumps(record) + "\n")
             self._lines.flush()
@@ -95,7 +131,8 @@ class TrainingLog:
                 f"cannot write the log of step {step} in {self._folder}: {error}; the last checkpoint is kept. Free "
                 "some space and run the same command again"
             ) from error
-        self._bar.set_postfix({key: f"{value:.3f}" for key, value in self.sums.items()})
+        if self._wandb is not None:
+            self._wandb.tell(scalars, step)
 
 
 def _take_back(path: Path, steps_done: int) -> float:

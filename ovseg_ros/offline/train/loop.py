@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,11 +23,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ovseg_ros.core.errors import OvsegError, TrainingError
+from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.offline.train.engine import Engine
-from ovseg_ros.offline.train.log import TrainingLog
+from ovseg_ros.offline.train.history import best_of, overfitting, read_history
+from ovseg_ros.offline.train.log import LOG_NAME, TrainingLog
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.optimization import ScheduledOptimizer
-from ovseg_ros.offline.train.state import FREE_TO_CHANGE, TrainingState, require_steps
+from ovseg_ros.offline.train.state import BEST, FREE_TO_CHANGE, TrainingState, require_steps
+from ovseg_ros.offline.train.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +67,17 @@ class Task(ABC):
         gradients; may be none."""
         return {}
 
+    def system(self) -> PanopticSegmenter:
+        """What would be used: the whole model with the one in training in its place, in evaluation mode.
+
+        Made before each validation. What it keeps of words is not what the training keeps.
+        """
+        raise NotImplementedError(f"{self.name} is part of nothing that could be validated")
+
+    def result(self) -> Mapping[str, Tensor]:
+        """The tensors that are written as its result."""
+        return self.model.state_dict()
+
 
 class TrainingStopped(OvsegError):
     """SIGTERM or Ctrl-C arrived; the state was saved and the same command goes on from it.
@@ -76,11 +91,13 @@ class TrainingStopped(OvsegError):
         self.exit_code = exit_code
 
 
-def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) -> None:
+def run_loop(
+    task: Task, config: LoopConfig, folder: Path, *, engine: Engine, validation: Validation | None = None
+) -> None:
     """Train a task's model in place, on the engine's device; goes on from the checkpoint in `folder` if there is one.
 
     Args:
-        folder: gets `last.pt`, `previous.pt`, `log.jsonl` and `tensorboard/`.
+        folder: gets `last.pt`, `previous.pt`, `log.jsonl` and `tensorboard/`; with a validation, `best.pt`.
 
     Raises:
         CheckpointError: the checkpoint belongs to another model or configuration, or cannot be read.
@@ -105,11 +122,17 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
         state = TrainingState(folder, model, prepared, accelerator.scaler, fixed)
         begun_at, sums = state.resume()
         require_steps(task.name, config.steps, begun_at)
+        is_validated = validation is None or _is_validated(validation, state, begun_at, config.steps, engine)
         engine.wait()  # all have read the state before the main process replaces it
         saved_at = begun_at
+        if validation is not None:
+            validation.check(_system(task))
         model.train()
         _announce(engine, task, config, begun_at, shares)
-        with TrainingLog(folder, config, task.name, begun_at, sums, quiet=not engine.is_main) as log:
+        quiet, wandb = not engine.is_main, engine.wandb
+        with TrainingLog(folder, config, task.name, begun_at, sums, quiet=quiet, wandb=wandb) as log:
+            if validation is not None and not is_validated:
+                _validate(validation, task, engine, state, log, begun_at, saved_at)
             for step in range(begun_at, config.steps):
                 rates = scheduled.set_rates(step)
                 prepared.zero_grad(set_to_none=True)
@@ -138,7 +161,74 @@ def run_loop(task: Task, config: LoopConfig, folder: Path, *, engine: Engine) ->
                     number = asked_to_stop[0] if asked_to_stop else signal.SIGTERM  # another process was asked
                     message = f"{task.name} stopped at step {done} of {config.steps}; its state is saved"
                     raise TrainingStopped(message, 128 + number)
+                if validation is not None and validation.is_due(done, config.steps):
+                    saved_at = _validate(validation, task, engine, state, log, done, saved_at)
+        if validation is not None and engine.is_main:
+            _tell_best(validation, task.name, folder, config.steps)
     model.eval()
+
+
+def _is_validated(validation: Validation, state: TrainingState, begun_at: int, steps: int, engine: Engine) -> bool:
+    """Whether the validation after `begun_at` steps was done, if it was due.
+
+    A run that was stopped may have saved its state and not come to that; or not to `best.pt`, whose weights this one
+    then begins with.
+    """
+    history = read_history(state.folder / LOG_NAME, validation.of, begun_at)
+    best, kept = best_of(history), state.best_step()
+    if best is not None and best.score is not None and best.step != kept and engine.is_main:
+        if best.step == begun_at:
+            state.save_best(begun_at, best.score)
+        else:
+            logger.warning("%s is not of step %d, the best so far; the next better one replaces it", BEST, best.step)
+    return not validation.is_due(begun_at, steps) or any(one.step == begun_at for one in history)
+
+
+def _system(task: Task) -> PanopticSegmenter:
+    """The task's, which may not have drawn anything at random for the training."""
+    task.model.eval()
+    with torch.random.fork_rng([]), torch.no_grad():
+        return task.system()
+
+
+def _validate(
+    validation: Validation,
+    task: Task,
+    engine: Engine,
+    state: TrainingState,
+    log: TrainingLog,
+    step: int,
+    saved_at: int,
+) -> int:
+    """Validate after `step` steps; returns the step of the newest checkpoint.
+
+    The log is first. A new best comes into a checkpoint before it comes into `best.pt`. So wherever a kill cuts this
+    off, the log up to the checkpoint says of which step `best.pt` has to be, and if it is not, the checkpoint is it.
+    """
+    engine.share(task.model.buffers())  # a batch norm's, which the next step begins with too
+    began = time.monotonic()
+    figures, pictures = validation.measure(_system(task))
+    task.model.train()
+    if not engine.is_main:
+        return saved_at
+    log.validated(step, validation.of, figures, pictures, time.monotonic() - began)
+    history = read_history(state.folder / LOG_NAME, validation.of, step)
+    best = best_of(history)
+    if best is not None and best.score is not None and best.step == step:
+        if saved_at != step:
+            state.save(step, log.sums)
+            saved_at = step
+        state.save_best(step, best.score)
+    if (told := overfitting(history, validation.config.patience)) is not None:
+        logger.warning("%s: %s", task.name, told)
+    return saved_at
+
+
+def _tell_best(validation: Validation, name: str, folder: Path, steps: int) -> None:
+    best = best_of(read_history(folder / LOG_NAME, validation.of, steps))
+    if best is not None:
+        path = folder / BEST
+        print(f"{name}: best score {best.score:.2f} at step {best.step}; --preset {path} uses it", flush=True)
 
 
 class _Losses(nn.Module):

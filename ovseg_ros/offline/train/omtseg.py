@@ -17,10 +17,12 @@ from ovseg_ros.core.config import STRICT, Share
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.images import BLACK, IMAGENET_MEAN, IMAGENET_STD, normalize, pad
 from ovseg_ros.core.joint.omtseg.config import MASK_STRIDE, STRIDE, OMTSegConfig
+from ovseg_ros.core.joint.omtseg.model import OMTSeg
 from ovseg_ros.core.joint.omtseg.network import OBJECT, OMTSegNetwork
 from ovseg_ros.core.joint.omtseg.tokens import Tokenizer, write_text
 from ovseg_ros.core.presets import load_preset, preset_folder, require_weights
 from ovseg_ros.core.sections import OMTSegSection
+from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import QueryPrediction
 from ovseg_ros.core.vocabulary import as_read
 from ovseg_ros.offline.train.augmentation import AugmentationConfig
@@ -38,6 +40,7 @@ from ovseg_ros.offline.train.loop import run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig, Weight
 from ovseg_ros.offline.train.losses import BatchShare, MaskLossConfig, MaskTargets, mask_set_loss
 from ovseg_ros.offline.train.masks import Answer, MaskTask, require_whole_patches
+from ovseg_ros.offline.train.validation import Validation, ValidationConfig, open_validation
 
 _TEXT_STREAM = 2
 """Ends the seed of a step's text."""
@@ -58,6 +61,7 @@ class OMTSegTraining:
         separators: most signs after a name; each time 1 or more. Of a text that is longer so than the network has
             positions for (`trained_words`), as many are left out.
         synonyms: how often a category is called by a synonym.
+        validation: when and on what to measure what would be used; None = never.
     """
 
     preset: str
@@ -68,6 +72,7 @@ class OMTSegTraining:
     word_weight: Weight = 2.0
     separators: Annotated[int, Field(ge=1, le=16)] = 3
     synonyms: Share = 0.0
+    validation: ValidationConfig | None = None
     kind: Literal["omtseg"] = "omtseg"
 
     def __post_init__(self) -> None:
@@ -127,6 +132,15 @@ class OMTSegTask(MaskTask):
         if excess > 0:
             np.subtract.at(counts, generator.choice(spare, excess, replace=False), 1)
         return self._written(names, counts.tolist(), order)
+
+    def system(self) -> PanopticSegmenter:
+        config, section = load_preset(self._config.preset), omtseg_section(self._config.preset)
+        model = OMTSeg(self.model, self._tokenizer, unknown_likeness=section.unknown_likeness)
+        return PanopticSegmenter(model, config.merge, self._device)
+
+    def result(self) -> dict[str, Tensor]:
+        section = omtseg_section(self._config.preset)
+        return self.model.trained_state(encoder_is_public=section.encoder_weights is not None)
 
     def _called(self, phrases: list[list[int]], generator: np.random.Generator) -> list[int]:
         """The name, or sometimes one of the synonyms."""
@@ -204,13 +218,22 @@ def build_untrained(
     return network, build_tokenizer(section, files)
 
 
-def learn(network: OMTSegNetwork, tokenizer: Tokenizer, config: OMTSegTraining, run: Run, folder: Path) -> None:
+def learn(
+    network: OMTSegNetwork,
+    tokenizer: Tokenizer,
+    config: OMTSegTraining,
+    run: Run,
+    folder: Path,
+    validation: Validation | None = None,
+) -> OMTSegTask:
     """Train in place, going on from the state in `folder`."""
     task = OMTSegTask(config, network, tokenizer, run)
     try:
-        run_loop(task, config.loop, folder, engine=run.engine)
+        run.begins()
+        run_loop(task, config.loop, folder, engine=run.engine, validation=validation)
     finally:
         task.stream.close()
+    return task
 
 
 def train_omtseg(config: OMTSegTraining, run: Run) -> None:
@@ -221,7 +244,7 @@ def train_omtseg(config: OMTSegTraining, run: Run) -> None:
             long for it.
         CheckpointError, DatasetError: for missing or ill-fitting weights and bad data.
     """
-    checkpoint, section = omtseg_checkpoint(config.preset), omtseg_section(config.preset)
+    checkpoint, validation = omtseg_checkpoint(config.preset), open_validation(config.validation, config.data, run)
     network, tokenizer = build_untrained(config.preset, config.loop.seed)
-    learn(network, tokenizer, config, run, run.out / "omtseg")
-    run.save(checkpoint, network.trained_state(encoder_is_public=section.encoder_weights is not None))
+    task = learn(network, tokenizer, config, run, run.out / "omtseg", validation)
+    run.save(checkpoint, task.result())

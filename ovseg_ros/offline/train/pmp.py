@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -11,9 +12,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ovseg_ros.core.build import build_proposer, load_clip, text_width
+from ovseg_ros.core.build import build_two_stage, load_clip, text_width
+from ovseg_ros.core.build_masks import build_proposer
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.model import TwoStage
 from ovseg_ros.core.presets import (
     load_preset,
     preset_folder,
@@ -23,10 +26,14 @@ from ovseg_ros.core.presets import (
 from ovseg_ros.core.proposals.mask_network import MaskNetwork
 from ovseg_ros.core.proposals.padded import PromptGuidedProposer
 from ovseg_ros.core.sections import PromptGuidedSection
+from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.text_attention import in_float32
 from ovseg_ros.core.types import QueryPrediction
+from ovseg_ros.core.weights.files import find_weights, read_weights
+from ovseg_ros.core.weights.strict import check_fit
 from ovseg_ros.offline.train.augmentation import AugmentationConfig
+from ovseg_ros.offline.train.begin import result_file
 from ovseg_ros.offline.train.data import (
     DataConfig,
     RenderedData,
@@ -41,6 +48,7 @@ from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.losses import MaskLossConfig
 from ovseg_ros.offline.train.masks import Answer, MaskTask, require_whole_patches
 from ovseg_ros.offline.train.questions import Question, QuestionConfig, about_categories, about_tabletop
+from ovseg_ros.offline.train.validation import ValidationConfig, open_validation
 
 _QUESTION_STREAM = 1
 """Ends the seed of a sample's words, apart from its view's."""
@@ -54,7 +62,9 @@ class PmpTraining:
         preset: says which generator and which words' vectors, and names the file of the result in --out.
         data, augmentation, loop, loss: what on, in which views, how long, by what measure.
         questions: which words are asked for.
-        begins_with: the "generator" of the preset, whose words say nothing yet, or the preset's "trained" network.
+        begins_with: the "generator" of the preset, whose words say nothing yet; the preset's "trained" network; or such
+            a network's file, a state of its training, the folder of its run, or another preset.
+        validation: when and on what to measure what would be used; None = never.
     """
 
     preset: str
@@ -63,14 +73,15 @@ class PmpTraining:
     loop: LoopConfig
     loss: MaskLossConfig = Field(default_factory=MaskLossConfig)
     questions: QuestionConfig = Field(default_factory=QuestionConfig)
-    begins_with: Literal["generator", "trained"] = "generator"
+    begins_with: Annotated[str, Field(min_length=1)] = "generator"
+    validation: ValidationConfig | None = None
     kind: Literal["pmp"] = "pmp"
 
     def __post_init__(self) -> None:
         require_instances(self.data)
         require_seen(self.data)
         if self.questions.groups and not isinstance(self.data, RenderedData):
-            raise ValueError("questions.groups needs data of kind rendered; the plurals of a data set are not known")
+            raise ValueError("questions.groups needs data of kind rendered; of a data set write groups: 0")
 
 
 def guided_section(preset: str) -> PromptGuidedSection:
@@ -90,6 +101,17 @@ def guided_checkpoint(preset: str) -> str:
     if checkpoint is None:
         raise ConfigError(f"the preset {preset} names no proposer.checkpoint; name there what to write")
     return checkpoint
+
+
+def begun_guidance(preset: str, begins_with: str) -> Path | None:
+    """The trained network that a training begins with; None for the generator alone."""
+    match begins_with:
+        case "generator":
+            return None
+        case "trained":
+            return result_file(preset, guided_checkpoint)
+        case source:
+            return result_file(source, guided_checkpoint)
 
 
 def embed_questions(
@@ -123,7 +145,8 @@ class PmpTask(MaskTask):
             if isinstance(config.data, RenderedData)
             else about_categories(dataset.categories, config.questions)
         )
-        self._text_encoder, self._seed = text_encoder, config.loop.seed
+        self._text_encoder, self._seed, self._preset = text_encoder, config.loop.seed, config.preset
+        self._whole: TwoStage | None = None
         self._names = [category.name for category in dataset.categories]
 
     def question(self, view: SegmentedView, step: int, sample: int) -> Question:
@@ -146,6 +169,15 @@ class PmpTask(MaskTask):
     def _predict_whole(self, view: SegmentedView) -> QueryPrediction:
         return self._guided([view], [self.questions.ask(self.questions.whole, self._segments(view))])[-1]
 
+    def system(self) -> PanopticSegmenter:
+        if self._whole is None:
+            untrained = replace(guided_section(self._preset), checkpoint=None)
+            section = replace(two_stage(self._preset), proposer=untrained)
+            self._whole = build_two_stage(section, preset_folder(self._preset), self._device)
+        assert isinstance(self._whole.proposer, PromptGuidedProposer)
+        self._whole.proposer.hold(self.model)
+        return PanopticSegmenter(self._whole, load_preset(self._preset).merge, self._device)
+
     def _guided(self, views: Sequence[SegmentedView], asked: Sequence[Question]) -> list[QueryPrediction]:
         """Of every layer, with the words' logits in place of the classes'."""
         assert self.model.guidance is not None
@@ -159,20 +191,23 @@ class PmpTask(MaskTask):
 
 
 def build_network(
-    preset: str, device: torch.device, seed: int, begins_with: Literal["generator", "trained"] = "generator"
+    preset: str, device: torch.device, seed: int, begins_with: str = "generator"
 ) -> tuple[MaskNetwork, TextEncoder]:
-    """A preset's mask generator, with untrained guidance unless it is to begin "trained", and what embeds its words.
+    """A preset's mask generator, with untrained guidance unless `begins_with` says so, and what embeds its words.
 
     Raises:
         ConfigError, CheckpointError: the preset is malformed or has no guidance, or weights are missing or do not fit.
     """
-    model, section, files = two_stage(preset), guided_section(preset), preset_folder(preset)
+    model, files = two_stage(preset), preset_folder(preset)
     require_weights(preset, load_preset(preset))
     torch.manual_seed(seed)
-    if begins_with == "generator":
-        section = replace(section, checkpoint=None)
-    proposer, _ = build_proposer(section, model.input_size, files, text_width(model.clip, files))
+    untrained = replace(guided_section(preset), checkpoint=None)
+    proposer, _ = build_proposer(untrained, model.input_size, files, text_width(model.clip, files))
     assert isinstance(proposer, PromptGuidedProposer)
+    if (path := begun_guidance(preset, begins_with)) is not None:
+        state, wanted = read_weights(find_weights(str(path))), proposer.network.state_dict()
+        check_fit(wanted, state, path)
+        proposer.network.load_state_dict(state)
     clip = load_clip(model.clip, model.templates, files, device, model.descriptions)
     return proposer.network, clip.text_encoder
 
@@ -184,11 +219,12 @@ def train_pmp(config: PmpTraining, run: Run) -> None:
         ConfigError: the preset is malformed, has no guidance or no name for its checkpoint, or views do not fit it.
         CheckpointError, DatasetError: for missing or ill-fitting weights and bad data.
     """
-    checkpoint = guided_checkpoint(config.preset)
+    checkpoint, validation = guided_checkpoint(config.preset), open_validation(config.validation, config.data, run)
     network, text_encoder = build_network(config.preset, run.engine.device, config.loop.seed, config.begins_with)
     task = PmpTask(config, network.requires_grad_(True), text_encoder, run)
     try:
-        run_loop(task, config.loop, run.out / "pmp", engine=run.engine)
+        run.begins()
+        run_loop(task, config.loop, run.out / "pmp", engine=run.engine, validation=validation)
     finally:
         task.stream.close()
-    run.save(checkpoint, network.state_dict())
+    run.save(checkpoint, task.result())

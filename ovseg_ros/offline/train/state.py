@@ -2,7 +2,8 @@
 
 `last.pt` holds model (trained parameters and buffers), optimiser, gradient scaler, step, and what the log had summed
 up. Learning rates are functions of the step, and every step seeds its own random generators, so neither has a state to
-keep. `previous.pt` is the checkpoint before.
+keep. `previous.pt` is the checkpoint before. `best.pt` has the model alone, of the best validation; nothing goes on
+from it.
 """
 
 import logging
@@ -19,7 +20,7 @@ from torch.amp.grad_scaler import GradScaler
 from ovseg_ros.core.errors import CheckpointError, ConfigError, TrainingError
 from ovseg_ros.core.weights.strict import check_fit
 
-LAST, PREVIOUS = "last.pt", "previous.pt"
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 FREE_TO_CHANGE = frozenset({"steps", "gradient_accumulation", "checkpoint_every", "log_every", "pictures_every"})
 """Of a loop, what a resumed run may set otherwise. More steps stretch the schedule from there on."""
 _KEYS = {"model", "optimizer", "scaler", "step", "sums", "config"}
@@ -104,7 +105,6 @@ class TrainingState:
         Raises:
             TrainingError: it cannot be written; the former checkpoints are as they were.
         """
-        last, unfinished = self.folder / LAST, self.folder / f".{LAST}.tmp"
         state = {
             "model": self._kept(),
             "optimizer": self.optimizer.state_dict(),
@@ -113,18 +113,34 @@ class TrainingState:
             "sums": dict(sums),
             "config": dict(self.config),
         }
+        self._write(LAST, state, step)
+
+    def save_best(self, step: int, score: float) -> None:
+        """Write `best.pt` after `step` steps, whose validation had the highest score; errors as of `save`."""
+        self._write(BEST, {"model": self._kept(), "step": step, "score": score}, step)
+
+    def best_step(self) -> int:
+        """Of `best.pt`; 0 if there is none that can be read."""
+        try:
+            best = torch.load(self.folder / BEST, map_location="cpu", weights_only=True, mmap=True)
+        except Exception:  # as of `_newest`
+            return 0
+        return int(best["step"]) if isinstance(best, dict) and isinstance(best.get("step"), int) else 0
+
+    def _write(self, name: str, state: Mapping[str, Any], step: int) -> None:
+        path, unfinished = self.folder / name, self.folder / f".{name}.tmp"
         try:
             with unfinished.open("wb") as file:
                 torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())
-            if last.exists():
-                last.replace(self.folder / PREVIOUS)
-            unfinished.replace(last)
+            if name == LAST and path.exists():
+                path.replace(self.folder / PREVIOUS)
+            unfinished.replace(path)
         except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
             kept = "the last good one is kept" if has_state(self.folder) else "there is none before it"
             raise TrainingError(
-                f"cannot write the checkpoint of step {step} to {last}: {error}; {kept}. Free some space and run the "
+                f"cannot write the checkpoint of step {step} to {path}: {error}; {kept}. Free some space and run the "
                 "same command again"
             ) from error
         finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_run import IN_DOUBLE, NAMES, make, one_step
+from distributed_run import IN_DOUBLE, NAMES, make, one_step, validated
 from torch import Tensor
 
 from ovseg_ros.offline.train.engine import Engine, Run
@@ -64,6 +64,8 @@ def test_two_processes_of_two_parts_change_nothing(whole: dict[str, Step], tmp_p
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert [rank["world"] for rank in ranks] == [2, 2]
+    assert ranks[0]["validated"] == ranks[1]["validated"] == validated(Engine("cpu"))
+    assert ranks[0]["validated"]["miou"] > 0
     for name in NAMES:
         assert_same(ranks[0][name], whole[name], name)
         for key, value in ranks[0][name]["gradients"].items():

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from summing_task import CONFIG, Sums, assert_equal_weights, losses_told, make_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -21,31 +21,6 @@ from ovseg_ros.offline.train.loop import LoopConfig, Task, TrainingStopped, run_
 from ovseg_ros.offline.train.optimization import Schedule
 from ovseg_ros.offline.train.state import steps_done
 
-CONFIG = LoopConfig(steps=60, batch_size=4, learning_rate=0.05, warmup_steps=5, checkpoint_every=10, seed=3)
-
-
-def make_model() -> nn.Module:
-    torch.manual_seed(CONFIG.seed)
-    return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.GELU(), nn.Linear(8, 1))
-
-
-class Sums(Task):
-    """The sum of three random numbers; `hook` is called at each step with the losses, and may change them."""
-
-    def __init__(
-        self, model: nn.Module | None = None, hook: Callable[[int, dict[str, Tensor]], object] | None = None
-    ) -> None:
-        self.name, self.model = "test", model if model is not None else make_model()
-        self._hook = hook
-
-    def losses(self, step: int, samples: range, counts: Tensor) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(step)
-        inputs = torch.randn(CONFIG.batch_size, 3, generator=generator)[list(samples)]
-        losses = {"square": (self.model(inputs) - inputs.sum(dim=1, keepdim=True)).square().mean()}
-        if self._hook is not None:
-            self._hook(step, losses)
-        return losses
-
 
 def run(task: Task, folder: Path, config: LoopConfig = CONFIG) -> None:
     run_loop(task, config, folder, engine=Engine("cpu"))
@@ -55,16 +30,6 @@ def train(folder: Path) -> nn.Module:
     task = Sums()
     run(task, folder)
     return task.model
-
-
-def losses_told(folder: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-
-
-def assert_equal_weights(ours: nn.Module, theirs: nn.Module) -> None:
-    for name, value in ours.state_dict().items():
-        assert torch.equal(value, theirs.state_dict()[name]), name
 
 
 def test_the_schedule_warms_up_and_decays_to_zero() -> None:
