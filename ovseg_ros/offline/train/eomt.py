@@ -1,6 +1,7 @@
 """Train EoMT: masks with a data set's categories as its closed set, or masks of things and stuff without names."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -9,30 +10,35 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
+from ovseg_ros.core.build_masks import padding_of
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.errors import CheckpointError, ConfigError
-from ovseg_ros.core.presets import two_stage
+from ovseg_ros.core.joint.closed_set import ClosedSet
+from ovseg_ros.core.merge import MergeConfig
+from ovseg_ros.core.presets import load_preset, two_stage
 from ovseg_ros.core.proposals.eomt.network import EoMT, annealed_mask_probabilities
+from ovseg_ros.core.proposals.padded import PaddedProposer
 from ovseg_ros.core.sections import EoMTSection
+from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.types import QueryPrediction
 from ovseg_ros.core.weights.files import find_weights, read_weights
 from ovseg_ros.core.weights.strict import check_fit
 from ovseg_ros.offline.data.types import DatasetCategory
-from ovseg_ros.offline.train.augmentation import AugmentationConfig
+from ovseg_ros.offline.train.augmentation import AugmentationConfig, CropsConfig
+from ovseg_ros.offline.train.begin import begin_with, read_eomt
 from ovseg_ros.offline.train.data import DataConfig, SegmentedView, open_data, require_instances
 from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.loop import run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig, StepCount
 from ovseg_ros.offline.train.losses import MaskLossConfig
 from ovseg_ros.offline.train.masks import Answer, MaskTask, require_whole_patches
-
-THING, STUFF = 0, 1
-"""Classes of a class-agnostic training. Names are left to the classifier, so that unseen objects live."""
+from ovseg_ros.offline.train.state import has_state
+from ovseg_ros.offline.train.validation import STUFF, THING, ValidationConfig, open_validation
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
 class PresetNetwork:
-    """The EoMT of a preset: architecture and checkpoint."""
+    """The EoMT of a preset: architecture, classes and checkpoint."""
 
     preset: str
     kind: Literal["preset"] = "preset"
@@ -43,12 +49,15 @@ class EoMTTraining:
     """A stage that trains an EoMT.
 
     Attributes:
-        network: architecture, and the file of the result in --out.
+        network: architecture, and the file of the result in --out. `num_classes` is the data's, whatever it says.
         data, augmentation, loop, loss: what on, in which views, how long, by what measure.
         classes: what the closed set is: the data's "categories", or "thing_or_stuff".
+        begins_with: a whole EoMT to begin with, as `read_eomt` takes it; its classes may be others. null = random
+            weights, but for the encoder's.
         encoder_weights: pretrained ViT to begin with, as `load_pretrained_vit` takes it; null = random weights.
         annealing_starts, annealing_ends: for each joint block, the steps between which its mask annealing falls from 1
             to 0; empty = evenly over the run.
+        validation: when and on what to measure what would be used; None = never.
     """
 
     network: Annotated[PresetNetwork | EoMTSection, Field(discriminator="kind")]
@@ -57,13 +66,17 @@ class EoMTTraining:
     loop: LoopConfig
     loss: MaskLossConfig = Field(default_factory=MaskLossConfig)
     classes: Literal["categories", "thing_or_stuff"] = "categories"
+    begins_with: Annotated[str, Field(min_length=1)] | None = None
     encoder_weights: str | None = None
     annealing_starts: tuple[StepCount, ...] = ()
     annealing_ends: tuple[StepCount, ...] = ()
+    validation: ValidationConfig | None = None
     kind: Literal["eomt"] = "eomt"
 
     def __post_init__(self) -> None:
         require_instances(self.data)
+        if self.begins_with is not None and self.encoder_weights is not None:
+            raise ValueError("begins_with brings an encoder, too; leave either begins_with or encoder_weights out")
         if any(start >= end for start, end in zip(self.annealing_starts, self.annealing_ends, strict=False)):
             raise ValueError("each of annealing_starts must lie before the same block's end in annealing_ends")
 
@@ -91,6 +104,30 @@ def network_of(config: PresetNetwork | EoMTSection) -> EoMTSection:
             "elsewhere; name a preset whose proposer is of kind eomt"
         )
     return proposer
+
+
+def network_for(config: PresetNetwork | EoMTSection, dataset: str, classes: int) -> EoMTSection:
+    """Architecture and checkpoint of what is to be trained on a data set of so many classes.
+
+    Raises:
+        ConfigError: as of `network_of`, or the network is a preset's, which has its classes, and they are not as many.
+    """
+    section = network_of(config)
+    if isinstance(config, PresetNetwork) and section.architecture.num_classes != classes:
+        raise ConfigError(
+            f"the EoMT of the preset {config.preset} has {section.architecture.num_classes} classes, but {dataset} has "
+            f"{classes}; to train it with these, give the stage a network of kind eomt with the preset's architecture "
+            f"and a checkpoint of its own, and begins_with: {config.preset}"
+        )
+    return replace(section, architecture=replace(section.architecture, num_classes=classes))
+
+
+def with_own_padding(config: EoMTTraining) -> EoMTSection:
+    """As `network_of`; a network that is no preset's has seen beside images what its training's views have there."""
+    section = network_of(config.network)
+    if isinstance(config.network, PresetNetwork) or isinstance(config.augmentation, CropsConfig):
+        return section
+    return replace(section, padding=config.augmentation.padding)
 
 
 def load_pretrained_vit(encoder: VisionTransformer, source: str) -> None:
@@ -126,11 +163,14 @@ def load_pretrained_vit(encoder: VisionTransformer, source: str) -> None:
     encoder.load_state_dict({key: value.to(wanted[key].dtype) for key, value in state.items()})
 
 
-def class_map(classes: str, categories: Sequence[DatasetCategory]) -> tuple[Tensor, int]:
-    """The class of every category, (K,) int64, and the number of classes."""
+def class_map(classes: str, categories: Sequence[DatasetCategory]) -> tuple[Tensor, list[tuple[str, ...]]]:
+    """The class of every category, (K,) int64, and the names of every class."""
     if classes == "thing_or_stuff":
-        return torch.tensor([THING if category.is_thing else STUFF for category in categories]), 2
-    return torch.arange(len(categories)), len(categories)
+        return torch.tensor([THING if category.is_thing else STUFF for category in categories]), [
+            ("thing",),
+            ("stuff",),
+        ]
+    return torch.arange(len(categories)), [(category.name, *category.synonyms) for category in categories]
 
 
 def each_segment(view: SegmentedView, class_of: Tensor) -> list[Answer]:
@@ -146,13 +186,9 @@ class EoMTTask(MaskTask):
 
     def __init__(self, config: EoMTTraining, run: Run) -> None:
         """Errors as of `train_eomt`."""
-        architecture, dataset = network_of(config.network).architecture, open_data(config.data, run)
+        dataset = open_data(config.data, run)
         class_of, classes = class_map(config.classes, dataset.categories)
-        if architecture.num_classes != classes:
-            raise ConfigError(
-                f"the architecture has {architecture.num_classes} classes, but {dataset.name} has {classes}; set "
-                f"architecture.num_classes to {classes}"
-            )
+        architecture = network_for(config.network, dataset.name, len(classes)).architecture
         require_whole_patches(config.augmentation, architecture.patch_size)
         given, blocks = (len(config.annealing_starts), len(config.annealing_ends)), architecture.joint_blocks
         if given not in ((0, 0), (blocks, blocks)):
@@ -162,10 +198,14 @@ class EoMTTask(MaskTask):
             )
         torch.manual_seed(config.loop.seed)
         model = EoMT(architecture)
+        if config.begins_with is not None:
+            told = begin_with(model, read_eomt(config.begins_with), classes)
+            if run.engine.is_main and not has_state(run.out / "eomt"):
+                print(told)
         if config.encoder_weights is not None:
             load_pretrained_vit(model.encoder, config.encoder_weights)
         super().__init__("eomt", model, config, dataset, run.engine.device)
-        self._config, self._class_of = config, class_of
+        self._config, self._class_of, self._classes = config, class_of, classes
 
     def _answers(self, view: SegmentedView, step: int, sample: int) -> list[Answer]:
         return each_segment(view, self._class_of)
@@ -180,6 +220,15 @@ class EoMTTask(MaskTask):
     def _predict_whole(self, view: SegmentedView) -> QueryPrediction:
         return self.model.forward_masked(self._pixels([view]), torch.zeros(self.model.config.joint_blocks))[-1]
 
+    def system(self) -> PanopticSegmenter:
+        """The network alone, its classes being the words."""
+        section, preset = with_own_padding(self._config), self._config.network
+        merge, size = MergeConfig(), section.architecture.image_size
+        if isinstance(preset, PresetNetwork):
+            merge, size = load_preset(preset.preset).merge, two_stage(preset.preset).input_size
+        proposer = PaddedProposer(self.model, size, padding_color=padding_of(section), pads=section.pads)
+        return PanopticSegmenter(ClosedSet(proposer, self._classes, size), merge, self._device)
+
 
 def train_eomt(config: EoMTTraining, run: Run) -> EoMT:
     """Train, going on from the folder `eomt` in --out, and write the checkpoint.
@@ -188,13 +237,15 @@ def train_eomt(config: EoMTTraining, run: Run) -> EoMT:
         The model, in evaluation mode.
 
     Raises:
-        ConfigError: the network's classes are not as many as the data's, or views or annealing do not fit it.
+        ConfigError: a preset's classes are not as many as the data's, or views or annealing do not fit the network.
         CheckpointError, DatasetError: for missing or ill-fitting weights and bad data.
     """
+    validation = open_validation(config.validation, config.data, run, named=config.classes == "categories")
     task = EoMTTask(config, run)
     try:
-        run_loop(task, config.loop, run.out / "eomt", engine=run.engine)
+        run.begins()
+        run_loop(task, config.loop, run.out / "eomt", engine=run.engine, validation=validation)
     finally:
         task.stream.close()
-    run.save(network_of(config.network).checkpoint, task.model.state_dict())
+    run.save(network_of(config.network).checkpoint, task.result())
     return task.model

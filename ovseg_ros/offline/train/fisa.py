@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -23,12 +23,14 @@ from ovseg_ros.core.presets import (
     require_weights,
     two_stage,
 )
+from ovseg_ros.core.segmenter import PanopticSegmenter
+from ovseg_ros.core.weights.files import find_weights, read_weights
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
+from ovseg_ros.offline.train.begin import result_file
 from ovseg_ros.offline.train.data import DataConfig, PanopticData, open_data, require_instances, require_seen
 from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.fisa_data import (
     CROPS_SHOWN,
-    MASK_STRIDE,
     CollectedMasks,
     JitteredViews,
     MaskBatch,
@@ -39,6 +41,8 @@ from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, fisa_losses
 from ovseg_ros.offline.train.loop import Task, run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.pictures import compare_names
+from ovseg_ros.offline.train.proposed_views import MASK_STRIDE
+from ovseg_ros.offline.train.validation import Validation, ValidationConfig, open_validation
 from ovseg_ros.offline.train.words import SeenWords
 
 MaskSource = JitteredViews | CollectedMasks
@@ -59,6 +63,9 @@ class FisaTraining:
         loop, loss: how long, by what measure.
         augmentation: the views, of kind panoptic only.
         synonyms: of kind rendered only: share of the words that a step calls by a training synonym.
+        begins_with: "untrained"; "trained", the preset's own `classifier.checkpoint`; or a FISA's file, a state of its
+            training, the folder of its run, or another preset.
+        validation: when and on what to measure what would be used; None = never.
     """
 
     preset: str
@@ -67,6 +74,8 @@ class FisaTraining:
     loss: FisaLossConfig = Field(default_factory=FisaLossConfig)
     augmentation: AugmentationConfig | None = None
     synonyms: Share = 0.0
+    begins_with: Annotated[str, Field(min_length=1)] = "untrained"
+    validation: ValidationConfig | None = None
     kind: Literal["fisa"] = "fisa"
 
     def __post_init__(self) -> None:
@@ -74,9 +83,11 @@ class FisaTraining:
         require_instances(self.data)
         require_seen(self.data)
         if is_panoptic != (self.augmentation is not None) or (is_panoptic and self.synonyms):
-            raise ValueError(
-                "data of kind panoptic needs augmentation and takes no synonyms; of kind rendered, no augmentation"
-            )
+            advice = ["write synonyms: 0"] if is_panoptic and self.synonyms else []
+            if is_panoptic and self.augmentation is None:
+                advice.append("add augmentation: {kind: jitter, size: [HEIGHT, WIDTH]}")
+            rule = "data of kind panoptic needs augmentation and takes no synonyms; of kind rendered, no augmentation"
+            raise ValueError("; ".join([rule, *advice]))
         for size in view_sizes(self.augmentation) if self.augmentation is not None else ():
             if any(side % MASK_STRIDE for side in size):
                 raise ValueError(f"views of size {size} must be multiples of the masks' stride {MASK_STRIDE}")
@@ -87,9 +98,16 @@ class FisaTask(Task):
 
     model: FisaClassifier
 
-    def __init__(self, classifier: FisaClassifier, source: MaskSource, loss: FisaLossConfig, name: str) -> None:
+    def __init__(
+        self,
+        classifier: FisaClassifier,
+        source: MaskSource,
+        loss: FisaLossConfig,
+        name: str,
+        system: PanopticSegmenter | None = None,
+    ) -> None:
         self.name, self.model = name, classifier
-        self._source, self._loss = source, loss
+        self._source, self._loss, self._system = source, loss, system
 
     def counts(self, step: int, samples: range) -> Tensor:
         return self._source.counts(step, samples)
@@ -98,6 +116,7 @@ class FisaTask(Task):
         batch = self._source.batch(step, samples)
         logits, adapted = self._classify(batch)
         masks, others = (counts.sum(dim=0) * (len(samples) / len(counts))).tolist()
+        self._source.require_fits(step, len(counts), masks)
         return fisa_losses(logits, batch.categories, adapted, batch.truth, self._loss, masks=masks, others=others)
 
     def pictures(self) -> dict[str, np.ndarray]:
@@ -118,6 +137,12 @@ class FisaTask(Task):
             ][:CROPS_SHOWN]
         return {"names": np.concatenate(rows)} if rows else {}
 
+    def system(self) -> PanopticSegmenter:
+        return self._system or super().system()
+
+    def result(self) -> dict[str, Tensor]:
+        return self.model.trained_state_dict()
+
     def _classify(self, batch: MaskBatch) -> tuple[Tensor, Tensor]:
         """Word logits (N, K + 1) and adapted masks (N, h, w)."""
         adapted = self.model.adapter(batch.masks)  # (B, M, h, w)
@@ -133,9 +158,11 @@ def train_fisa(config: FisaTraining, run: Run) -> None:
         ConfigError: the preset is malformed, has no FISA or no name for its checkpoint, or does not fit the data.
         CheckpointError, DatasetError: for missing or ill-fitting weights and bad data.
     """
-    checkpoint = checkpoint_of(config.preset)
+    checkpoint, validation = checkpoint_of(config.preset), open_validation(config.validation, config.data, run)
     dataset, loop, loss = open_data(config.data, run), config.loop, config.loss
     model, classifier = build_untrained(config.preset, run.engine.device, loop.seed)
+    if (path := begun_fisa(config.preset, config.begins_with)) is not None:
+        classifier.load_trained_state_dict(read_weights(find_weights(str(path))), path)
     source: MaskSource
     if isinstance(config.data, PanopticData) and config.augmentation is not None:
         source = JitteredViews(model, classifier, dataset, config.data, config.augmentation, loop, loss, run)
@@ -143,11 +170,15 @@ def train_fisa(config: FisaTraining, run: Run) -> None:
         words = SeenWords(model.text_encoder, config.synonyms)
         masks = collect_masks(model, classifier, dataset, words, loss)
         source = CollectedMasks(replace(masks, views=with_key_values(classifier, masks.views)), words, loop)
+    whole = TwoStage(model.proposer, classifier, model.text_encoder.anew(), model.input_size)
+    system = PanopticSegmenter(whole, load_preset(config.preset).merge, run.engine.device)
+    task = FisaTask(classifier, source, loss, "fisa", system)
     try:
-        learn(classifier, source, config, run.out / "fisa", run.engine)
+        run.begins()
+        learn(task, loop, run.out / "fisa", run.engine, validation)
     finally:
         source.close()
-    run.save(checkpoint, classifier.trained_state_dict())
+    run.save(checkpoint, task.result())
 
 
 def checkpoint_of(preset: str) -> str:
@@ -158,10 +189,21 @@ def checkpoint_of(preset: str) -> str:
     return checkpoint
 
 
-def learn(classifier: FisaClassifier, source: MaskSource, config: FisaTraining, folder: Path, engine: Engine) -> None:
+def begun_fisa(preset: str, begins_with: str) -> Path | None:
+    """The trained FISA that a training begins with; None for an untrained one."""
+    match begins_with:
+        case "untrained":
+            return None
+        case "trained":
+            return result_file(preset, checkpoint_of)
+        case source:
+            return result_file(source, checkpoint_of)
+
+
+def learn(task: FisaTask, loop: LoopConfig, folder: Path, engine: Engine, validation: Validation | None = None) -> None:
     """Train in place, going on from the state in `folder`; a classifier without anything to train stays as it is."""
-    if classifier.trained_state_dict():
-        run_loop(FisaTask(classifier, source, config.loss, folder.name), config.loop, folder, engine=engine)
+    if task.result():
+        run_loop(task, loop, folder, engine=engine, validation=validation)
 
 
 def build_untrained(preset: str, device: torch.device, seed: int) -> tuple[TwoStage, FisaClassifier]:

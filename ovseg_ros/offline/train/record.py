@@ -25,23 +25,25 @@ from ovseg_ros.core.presets import (
 )
 from ovseg_ros.core.version import VERSION
 from ovseg_ros.core.weights.files import find_weights, read_safetensors, sha256_of
-from ovseg_ros.offline.data.layouts import SemanticLayout
-from ovseg_ros.offline.data.open import dataset_info, dataset_root
+from ovseg_ros.offline.data.open import dataset_info, dataset_root, require_split
+from ovseg_ros.offline.train.begin import eomt_files
 from ovseg_ros.offline.train.clip import ClipTraining
 from ovseg_ros.offline.train.data import PanopticData, open_semantic
 from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.eomt import EoMTTraining, PresetNetwork, network_of
-from ovseg_ros.offline.train.fisa import FisaTraining
+from ovseg_ros.offline.train.fisa import FisaTraining, begun_fisa
 from ovseg_ros.offline.train.lmseg import LMSegTraining
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.omtseg import OMTSegTraining, omtseg_section
-from ovseg_ros.offline.train.pmp import PmpTraining
+from ovseg_ros.offline.train.pmp import PmpTraining, begun_guidance, guided_section
 from ovseg_ros.offline.train.state import FREE_TO_CHANGE
 
 RECORD_NAME = "run.yaml"
 Stage = EoMTTraining | ClipTraining | FisaTraining | PmpTraining | OMTSegTraining | LMSegTraining
 
-_FREE = FREE_TO_CHANGE | {"mixed_precision", "workers", "on_error", "preset", "version", "command", "sessions"}
+_FREE = FREE_TO_CHANGE | {
+    "mixed_precision", "workers", "on_error", "validation", "preset", "version", "command", "sessions",
+}  # fmt: skip
 """Keys that may change. A preset may be called or lie otherwise: what it says is compared, in `models`."""
 
 
@@ -149,6 +151,9 @@ def _weights_read(stages: Sequence[Stage]) -> Iterator[Sequence[Path]]:
         match stage:
             case EoMTTraining():
                 trains_generator = True
+                if stage.begins_with is not None:
+                    yield eomt_files(stage.begins_with)
+                    continue
                 yield find_weights(stage.encoder_weights).shards if stage.encoder_weights is not None else ()
             case ClipTraining():
                 files, model = preset_folder(stage.preset), two_stage(stage.preset)
@@ -162,12 +167,16 @@ def _weights_read(stages: Sequence[Stage]) -> Iterator[Sequence[Path]]:
                 scored, scorer = scored_section(stage.preset)
                 read = section_paths(preset_folder(stage.preset), scored.clip, replace(scorer, checkpoint=None))
                 yield (*read, *description_paths(stage.preset))
-            case FisaTraining() | PmpTraining():
+            case FisaTraining():
                 require_weights(stage.preset, load_preset(stage.preset))
-                model = two_stage(stage.preset)
-                untrained = isinstance(stage, PmpTraining) and stage.begins_with == "generator"
-                masks = model.generator if untrained else model.proposer
-                read = section_paths(preset_folder(stage.preset), masks, model.clip)
+                model, begun = two_stage(stage.preset), begun_fisa(stage.preset, stage.begins_with)
+                read = section_paths(preset_folder(stage.preset), model.proposer, model.clip)
+                yield (*read, *((begun,) if begun is not None else ()), *description_paths(stage.preset))
+            case PmpTraining():
+                require_weights(stage.preset, load_preset(stage.preset))
+                begun = begun_guidance(stage.preset, stage.begins_with)
+                masks = replace(guided_section(stage.preset), checkpoint=str(begun) if begun is not None else None)
+                read = section_paths(preset_folder(stage.preset), masks, two_stage(stage.preset).clip)
                 yield (*read, *description_paths(stage.preset))
 
 
@@ -178,16 +187,19 @@ def _digest(weights: Path) -> str:
 
 
 def _data_digest(data: PanopticData, run: Run) -> str:
-    """Of the index or, where a data set has none, of its images' names."""
-    layout = dataset_info(data.dataset).layout
-    if isinstance(layout, SemanticLayout):
+    """Of the index or, where there is none, of the images' names; and of what somebody's own data set's file says."""
+    info = dataset_info(data.dataset)
+    require_split(info, data.split)
+    file = f"{info.file.name}, SHA-256 {info.digest[:16]}; " if info.is_own else ""
+    index = info.index(data.split)
+    if index is None:
         dataset = open_semantic(data, run)
         names = "\n".join(dataset.name_of(index) for index in range(len(dataset)))
-        return f"{len(dataset)} images, SHA-256 {hashlib.sha256(names.encode()).hexdigest()[:16]}"
-    index = layout.index.of_split(data.split).place(dataset_root(data.dataset, run.data))
-    if not index.is_file():
+        return f"{file}{len(dataset)} images, SHA-256 {hashlib.sha256(names.encode()).hexdigest()[:16]}"
+    path = index.place(dataset_root(info, run.data))
+    if not path.is_file():
         open_semantic(data, run)  # says what is missing
-    return f"{index.name}, SHA-256 {sha256_of(index)[:16]}"
+    return f"{file}{path.name}, SHA-256 {sha256_of(path)[:16]}"
 
 
 def plain(config: Any) -> dict[str, Any]:

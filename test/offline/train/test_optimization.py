@@ -10,8 +10,10 @@ from torch import nn
 from ovseg_ros.core.config import from_mapping
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
+from ovseg_ros.core.proposals.published import published_eomt
 from ovseg_ros.core.sections import EoMTSection
-from ovseg_ros.offline.train.eomt import EoMTTraining
+from ovseg_ros.offline.train.augmentation import view_sizes
+from ovseg_ros.offline.train.eomt import EoMTTraining, PresetNetwork, network_of
 from ovseg_ros.offline.train.loop_config import EncoderSchedule, LoopConfig, Multiplier
 from ovseg_ros.offline.train.optimization import ScheduledOptimizer
 from ovseg_ros.offline.train.run import load_recipe
@@ -232,20 +234,62 @@ def test_a_prefix_of_nothing_and_a_frozen_model_are_refused() -> None:
         ScheduledOptimizer(nn.Linear(1, 1).requires_grad_(False), config)
 
 
-def test_the_coco_recipe_is_the_published_one() -> None:
-    (config,) = load_recipe("eomt_l_coco").stages
+@pytest.mark.parametrize(
+    ("size", "parameters", "epochs", "starts", "ends"),
+    [
+        ("s", 24e6, 24, [29_564, 73_910, 118_256], [59_128, 103_474, 147_820]),
+        ("b", 93e6, 24, [29_564, 73_910, 118_256], [59_128, 103_474, 147_820]),
+        ("l", 316.7e6, 12, [14_782, 29_564, 44_346, 59_128], [29_564, 44_346, 59_128, 73_910]),
+    ],
+)
+def test_the_coco_recipes_are_the_published_ones(
+    size: str, parameters: float, epochs: int, starts: list[int], ends: list[int]
+) -> None:
+    (config,) = load_recipe(f"eomt_{size}_coco").stages
     assert isinstance(config, EoMTTraining) and isinstance(config.network, EoMTSection)
-    architecture = config.network.architecture
-    assert (config.loop.steps, config.loop.batch_size) == (12 * 7391, 16)  # 12 epochs of 118,287 images, last batch cut
+    architecture, loop = config.network.architecture, config.loop
+    assert (loop.steps, loop.batch_size) == (epochs * 7391, 16)  # epochs of 118,287 images, last batch cut
     with torch.device("meta"):
         model = EoMT(architecture)
-    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(316.7e6, rel=0.01)
-    found = rates(model, config.loop, 1499)
-    assert found["encoder.blocks.0.norm1.weight"] == pytest.approx(1e-4 * 0.8**23)
-    steps = torch.tensor([0, 14_782, 22_173, 29_564, 36_955, 73_910, 88_691])
-    wanted = 0.5**0.9
-    expected = [[1, 1, 1, 1], [1, 1, 1, 1], [wanted, 1, 1, 1], [0, 1, 1, 1], [0, wanted, 1, 1], [0] * 4, [0] * 4]
-    for step, probabilities in zip(steps.tolist(), expected, strict=True):
-        assert config.mask_probabilities(step, architecture.joint_blocks).tolist() == pytest.approx(
-            probabilities, abs=1e-6
-        )
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(parameters, rel=0.02)
+    for block, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        for step, wanted in ((0, 1), (start, 1), ((start + end) // 2, 0.5**0.9), (end, 0), (loop.steps - 1, 0)):
+            found = config.mask_probabilities(step, architecture.joint_blocks)[block]
+            assert float(found) == pytest.approx(wanted, abs=1e-4)
+    assert rates(model, loop, 1499) == pytest.approx(authors_rates(model, loop.steps, 1499))
+
+
+def authors_rates(model: EoMT, steps: int, step: int) -> dict[str, float]:
+    """As their LightningModule and their TwoStageWarmupPolySchedule set them, but for warm-ups from 1/n, not 0."""
+    depth = model.config.depth
+    heads = (1 - (step - 500) / (steps - 500)) ** 0.9
+    found = {}
+    for name, _ in model.named_parameters():
+        if not name.startswith("encoder."):
+            found[name] = 1e-4 * heads
+            continue
+        block = int(name.split(".")[2]) if ".blocks." in name else 0
+        found[name] = 1e-4 * (1 if name.startswith("encoder.norm.") else 0.8 ** (depth - 1 - block))
+    return found  # the ViT has just warmed up
+
+
+@pytest.mark.parametrize("size", ["s", "b", "l"])
+def test_fine_tuning_is_as_published_but_for_the_steps(size: str) -> None:
+    [own], [coco] = load_recipe(f"eomt_{size}").stages, load_recipe(f"eomt_{size}_coco").stages
+    assert isinstance(own, EoMTTraining) and isinstance(own.network, EoMTSection) and isinstance(coco, EoMTTraining)
+    assert own.begins_with is not None and own.encoder_weights is None
+    public = published_eomt(own.begins_with)
+    assert public is not None and own.network.architecture == public.config
+    assert (own.loss, own.augmentation, own.classes) == (coco.loss, coco.augmentation, coco.classes)
+    same = {key: getattr(coco.loop, key) for key in ("steps", "checkpoint_every", "log_every", "pictures_every")}
+    assert replace(own.loop, **same) == coco.loop and own.loop.steps > 1500  # the warm-ups
+    for step, wanted in ((0, 1.0), (own.loop.steps, 0.0)):
+        assert own.mask_probabilities(step, public.config.joint_blocks).unique().tolist() == [wanted]
+
+
+def test_the_tiny_recipe_begins_with_the_tabletops_eomt() -> None:
+    [stage] = load_recipe("eomt_tiny").stages
+    assert isinstance(stage, EoMTTraining) and stage.begins_with == "tabletop"
+    given, wanted = network_of(PresetNetwork("tabletop")), network_of(stage.network)
+    assert replace(given.architecture, num_classes=wanted.architecture.num_classes) == wanted.architecture
+    assert (given.pads, view_sizes(stage.augmentation)) == (wanted.pads, [given.architecture.image_size])

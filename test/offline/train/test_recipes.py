@@ -13,13 +13,13 @@ from ovseg_ros.core.joint.omtseg.network import OMTSegNetwork
 from ovseg_ros.core.presets import load_preset, preset_folder, scored_section
 from ovseg_ros.core.resources import config_dir
 from ovseg_ros.core.sections import FisaSection, SentenceClipSection
-from ovseg_ros.offline.data.open import DATASETS, dataset_info
+from ovseg_ros.offline.data.open import dataset_info
 from ovseg_ros.offline.tools.count_scorer import scorer_shapes
 from ovseg_ros.offline.train.augmentation import JitterConfig, ShortSideConfig
 from ovseg_ros.offline.train.clip import ClipTraining
 from ovseg_ros.offline.train.color_jitter import ColorJitterConfig
 from ovseg_ros.offline.train.data import PanopticData
-from ovseg_ros.offline.train.eomt import EoMTTraining, network_of
+from ovseg_ros.offline.train.eomt import EoMTTraining, class_map, network_for
 from ovseg_ros.offline.train.fisa import FisaTraining
 from ovseg_ros.offline.train.lmseg import LMSegTraining, lmseg_checkpoint
 from ovseg_ros.offline.train.loop_config import Multiplier
@@ -39,16 +39,16 @@ def test_a_recipe_loads_and_names_data_that_are_known(name: str) -> None:
         if isinstance(stage, ClipTraining):
             assert isinstance(load_preset(stage.preset).model.clip, SentenceClipSection)
             continue
-        categories = DATASETS["tabletop"].dataset_ids
+        categories = dataset_info("tabletop").categories()
         if isinstance(stage.data, PanopticData):
             info = dataset_info(stage.data.dataset)
             assert stage.data.split in info.splits
-            categories = info.dataset_ids
+            categories = info.categories()
         if isinstance(stage, EoMTTraining):
-            network = network_of(stage.network)
+            _, classes = class_map(stage.classes, categories)
+            network = network_for(stage.network, "the data", len(classes))
             assert network.checkpoint.endswith(".safetensors")
-            wanted = len(categories) if stage.classes == "categories" else 2
-            assert network.architecture.num_classes == wanted
+            assert network.architecture.num_classes == (len(categories) if stage.classes == "categories" else 2)
         elif isinstance(stage, PmpTraining):
             assert guided_checkpoint(stage.preset) == f"{stage.preset}.safetensors"
         elif isinstance(stage, OMTSegTraining):
@@ -153,6 +153,6 @@ def test_lmseg_trains_as_cat_seg() -> None:
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
         ConfigError,
-        match="no recipe 'eomt_xl'.*did you mean 'eomt_l_coco'.*there are 14, from eomt_l_coco to tabletop_pmp",
+        match="no recipe 'eomt_xl'.*did you mean 'eomt_l'.*there are 20, from eomt_b to tabletop_pmp",
     ):
         load_recipe("eomt_xl")

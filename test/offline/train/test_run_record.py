@@ -14,7 +14,7 @@ from tiny_training import EOMT_RECIPE, run
 from ovseg_ros.core.errors import CheckpointError, ConfigError, DatasetError
 from ovseg_ros.core.presets import preset_path
 from ovseg_ros.core.version import VERSION
-from ovseg_ros.offline.train.data import PanopticData, RenderedData
+from ovseg_ros.offline.train.data import PanopticData, RenderedData, require_instances
 from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.fisa import FisaTraining
 from ovseg_ros.offline.train.loop_config import LoopConfig
@@ -99,6 +99,27 @@ def test_of_a_data_set_without_an_index_the_names_count(tmp_path: Path) -> None:
     assert _data_digest(PanopticData("coco_stuff_download"), here).startswith("3 images, SHA-256 ")
     with pytest.raises(DatasetError, match="stuffthingmaps_detectron2/train2017 is missing"):
         _data_digest(PanopticData("coco_stuff"), here)
+
+
+def test_of_somebodys_own_data_set_what_its_file_says_counts(tmp_path: Path) -> None:
+    for file in ("images/a.jpg", "masks/a.png"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+    here, file = Run(None, tmp_path / "out", Engine("cpu")), tmp_path / "own.yaml"
+    said = "{kind: semantic, train: {images: images, masks: masks}, classes: [CLASS], segments: none}"
+
+    def digest(text: str) -> str:
+        file.write_text(text)
+        return _data_digest(PanopticData(str(file)), here)
+
+    one = digest(said.replace("CLASS", "sky"))
+    assert one.startswith("own.yaml, SHA-256 ") and "; 1 images, SHA-256 " in one
+    assert digest(said.replace("CLASS", "sky, car")) != one
+    assert digest("# elsewhere\n" + said.replace("CLASS", "sky").replace("kind", f"path: {tmp_path}, kind")) == one
+    with pytest.raises(ConfigError, match="own.yaml has no panoptic ground truth; in .*own.yaml, write segments"):
+        require_instances(PanopticData(str(file)))
+    digest(said.replace("none", "stuff"))
+    require_instances(PanopticData(str(file)))
 
 
 def test_what_does_not_matter_may_change(

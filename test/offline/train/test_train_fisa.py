@@ -19,7 +19,7 @@ from ovseg_ros.offline.tools.lora import add_low_rank
 from ovseg_ros.offline.train.augmentation import JitterConfig
 from ovseg_ros.offline.train.data import PanopticData, RenderedData, RenderedViews
 from ovseg_ros.offline.train.engine import Engine
-from ovseg_ros.offline.train.fisa import FisaTraining, build_untrained, learn
+from ovseg_ros.offline.train.fisa import FisaTask, FisaTraining, begun_fisa, build_untrained, learn
 from ovseg_ros.offline.train.fisa_data import CollectedMasks, MaskBatch, collect_masks, some_crops, with_key_values
 from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, best_segments, fisa_losses
 from ovseg_ros.offline.train.loop_config import LoopConfig
@@ -162,7 +162,7 @@ def untrained(adapts: str = "", **changes: object) -> tuple[FisaClassifier, Mask
 def trained(folder: Path, adapts: str = "", **changes: object) -> FisaClassifier:
     classifier, masks = untrained(adapts, **changes)
     source = CollectedMasks(masks, SeenWords(scene_model()[0].text_encoder, CONFIG.synonyms), LOOP)
-    learn(classifier, source, CONFIG, folder, Engine("cpu"))
+    learn(FisaTask(classifier, source, CONFIG.loss, "fisa"), CONFIG.loop, folder, Engine("cpu"))
     return classifier
 
 
@@ -237,10 +237,24 @@ def test_a_recipe_trains_a_preset_that_loads(
     recipe.write_text(RECIPE.format(preset=preset))
     train(str(recipe), out=tmp_path, data=tmp_path / "data")
     assert "wrote tabletop_fisa.safetensors" in capsys.readouterr().out
-    assert (tmp_path / "tabletop_fisa.safetensors").stat().st_size < 1e6
+    result = tmp_path / "tabletop_fisa.safetensors"
+    assert result.stat().st_size < 1e6
     segmenter = build_segmenter(str(preset), "cpu")
     prompt = segmenter.prepare(SeenWords(scene_model()[0].text_encoder, 0.0).vocabulary)
     assert segmenter.segment(large.images[0], prompt).segment_ids.shape == (240, 320)
+    for source, file in (("trained", result), (str(result), result), (str(preset), result)):
+        assert begun_fisa(str(preset), source) == file
+    state, begun = tmp_path / "fisa" / "last.pt", []
+    recipe.write_text(RECIPE.format(preset=preset) + f"    begins_with: {state}\n")
+    monkeypatch.setattr(
+        "ovseg_ros.offline.train.fisa.learn", lambda task, *_: begun.append(task.model.trained_state_dict())
+    )
+    train(str(recipe), out=tmp_path / "begun", data=tmp_path / "data")
+    wanted = torch.load(state)["model"]
+    assert all(torch.equal(value, wanted[key]) for key, value in begun[0].items())
+    record = load_recipe(str(tmp_path / "begun" / "run.yaml")).record
+    assert record is not None and record.weights is not None
+    assert record.weights["fisa"][-1].startswith("last.pt, SHA-256")
 
 
 def test_the_shipped_recipe_fits_its_preset() -> None:
@@ -280,3 +294,5 @@ def test_presets_and_data_that_cannot_train_fisa_are_refused(tmp_path: Path, mon
             ValueError, match="kind panoptic needs augmentation and takes no synonyms; of kind rendered"
         ):
             replace(CONFIG, **wrong)
+    with pytest.raises(ValueError, match="write synonyms: 0; add augmentation: {kind: jitter, size: .HEIGHT, WIDTH.}"):
+        replace(CONFIG, data=PanopticData(), augmentation=None, synonyms=0.5)

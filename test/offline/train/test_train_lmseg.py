@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_lmseg import SAM, write_tiny_lmseg, write_tiny_semantic
-from tiny_training import run, told
+from tiny_training import assert_validation_changes_nothing, require_same_maps, run, told
 
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.errors import CheckpointError
@@ -81,6 +81,7 @@ def test_a_recipe_trains_what_both_presets_load(
     recipe = RECIPE.replace("PRESET", str(preset))
     out.mkdir()
     assert run(out, recipe, coco_stuff) == 0
+    assert_validation_changes_nothing(out, "lmseg", recipe, coco_stuff)
     lines = told(out / "lmseg")
     assert [line["step"] for line in lines] == [1, 2] and all(0 < line["bce"] == line["total"] for line in lines)
     began, _ = build_untrained(str(preset), torch.device("cpu"), 0)
@@ -92,6 +93,7 @@ def test_a_recipe_trains_what_both_presets_load(
         assert not torch.equal(trained[name], began.state_dict()[name].half())
     assert any(name.startswith("sam.") for name in trained)
 
+    require_same_maps(out, "lmseg", "tree", "sky")
     (presets / "tiny_lmseg.safetensors").write_bytes((out / "tiny_lmseg.safetensors").read_bytes())
     image = np.zeros((64, 96, 3), np.uint8)
     for name, kind in (("tiny_lmseg", TwoStage), ("tiny_semantic", SemanticModel)):
@@ -156,7 +158,7 @@ def test_initial_weights_depend_on_the_seed_alone(preset: Path) -> None:
         (("prefix: sam.", "prefix: second."), "no trained parameter's name begins with 'second.'"),
         (("preset: PRESET", "preset: tabletop"), "the preset tabletop scores no pixels, it is of classifier of kind"),
         (("preset: PRESET", "preset: omtseg_l"), "the preset omtseg_l scores no pixels, it is of kind omtseg; name"),
-        (("dataset: coco_stuff", "dataset: coco_stuf"), "unknown data ?set 'coco_stuf'; did you mean 'coco_stuff"),
+        (("dataset: coco_stuff", "dataset: coco_stuf"), "there is no data set 'coco_stuf' .did you mean 'coco_stuff"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused_in_one_line(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_training import run, told
+from tiny_training import assert_validation_changes_nothing, require_same_maps, run, told
 
 from ovseg_ros.core.backbones.beit3 import Beit3, Beit3Config
 from ovseg_ros.core.build import build_omtseg_network, build_segmenter
@@ -65,6 +65,7 @@ def test_a_recipe_trains_what_a_preset_adds_to_a_public_encoder(
 ) -> None:
     recipe = RECIPE.replace("PRESET", str(preset))
     assert run(tmp_path, recipe, data) == 0
+    assert_validation_changes_nothing(tmp_path, "omtseg", recipe, data)
     lines = told(tmp_path / "omtseg")
     assert [line["step"] for line in lines] == [1, 2] and all(line["word"] > 0 for line in lines)
 
@@ -73,6 +74,7 @@ def test_a_recipe_trains_what_a_preset_adds_to_a_public_encoder(
     network = build_omtseg_network(omtseg_section(str(preset)), preset_folder(str(preset)))
     assert set(trained) == set(network.trained_state(encoder_is_public=True))
     assert {name for name in trained if name.startswith("encoder.")} == POSITIONS
+    require_same_maps(tmp_path, "omtseg", "cup", "ball")
     began = build_untrained(str(preset), 0)[0].state_dict()
     for name, value in network.state_dict().items():
         if name in trained:

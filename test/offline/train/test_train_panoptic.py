@@ -14,7 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_training import EOMT, EOMT_RECIPE, run, told, write_clip
+from tiny_training import (
+    EOMT,
+    EOMT_RECIPE,
+    NETWORK,
+    assert_validation_changes_nothing,
+    require_same_maps,
+    run,
+    told,
+    write_clip,
+)
 
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.errors import DatasetError
@@ -77,8 +86,11 @@ def test_fisa_trains_on_the_proposals_of_that_eomt(
     kept = torch.load(tmp_path / "fisa" / "last.pt", weights_only=True)["model"]
     assert {name.split(".")[0] for name in kept} == {"stream", "adapter"}  # neither CLIP nor the generator
     assert build_segmenter(str(preset), "cpu")  # reads what was written
+    require_same_maps(tmp_path, "fisa", "cup", "floor")
     events = EventAccumulator(str(tmp_path / "fisa" / "tensorboard")).Reload()
     assert [(image.step, image.width, image.height) for image in events.Images("names")] == [(2, 128, 128)]
+
+    assert_validation_changes_nothing(tmp_path, "fisa", recipe, data)
 
     # The same again from the cache alone gives the same, and other steps go on from there.
     for name in ("last.pt", "log.jsonl"):
@@ -166,7 +178,11 @@ def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path
     ("changed", "message"),
     [
         (("learning_rate", "learning_rte"), "unknown key 'learning_rte'; did you mean 'learning_rate'"),
-        (("num_classes: 100", "num_classes: 133"), "the architecture has 133 classes, but tabletop has 100; set"),
+        (
+            (NETWORK, "network: {kind: preset, preset: tabletop}"),
+            "the EoMT of the preset tabletop has 2 classes, but tabletop has 100; to train it with these, .* and "
+            "begins_with: tabletop",
+        ),
         (("size: [64, 96]", "size: [60, 96]"), r"views of size \(60, 96\) must be multiples of 16 pixels"),
         (
             ("batch_size: 2", "batch_size: 0"),
@@ -181,7 +197,7 @@ def test_a_killed_training_goes_on_as_if_it_never_was(data: Path, tmp_path: Path
             ("annealing_ends: [3]", "annealing_ends: [1]"),
             "annealing_starts must lie before the same block's end",
         ),
-        (("dataset: tabletop", "dataset: tabeltop"), "unknown data set 'tabeltop'; did you mean 'tabletop'"),
+        (("dataset: tabletop", "dataset: tabeltop"), "there is no data set 'tabeltop' .did you mean 'tabletop'"),
         (("dataset: tabletop", "dataset: ade20k_full"), "ade20k_full has no panoptic ground truth; choose one of"),
         (("workers: 2", "workers: 2, on_error: ignore"), "unknown on_error 'ignore'; expected one of skip, stop"),
         (("  - kind: eomt", "  - kind: eomtt"), "unknown kind 'eomtt'; did you mean 'eomt'"),
@@ -234,7 +250,7 @@ def test_options_and_data_that_cannot_be_are_named(
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "images/training/a.jpg").touch()
     assert run(tmp_path, EOMT_RECIPE.replace("dataset: tabletop", "dataset: ade20k_semantic"), tmp_path) == 2
-    assert "choose one of coco_panoptic, ade20k_panoptic, mapillary_vistas, " in capsys.readouterr().err
+    assert "choose one of ade20k_panoptic, cityscapes_panoptic, coco_instances, " in capsys.readouterr().err
     monkeypatch.delenv("OVSEG_DATASETS", raising=False)
     recipe = (tmp_path / "recipe.yaml").read_text()
     (tmp_path / "recipe.yaml").write_text(recipe.replace("ade20k_semantic", "ade20k_panoptic"))

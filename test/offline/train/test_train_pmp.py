@@ -7,7 +7,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from tiny_training import EOMT, run, told, write_clip
+from tiny_training import EOMT, assert_validation_changes_nothing, require_same_maps, run, told, write_clip
 
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.proposals.eomt.network import EoMT
@@ -58,6 +58,7 @@ def test_a_recipe_trains_a_preset_that_loads(
 ) -> None:
     recipe, generator = RECIPE.replace("PRESET", str(preset)), tmp_path / "tiny_eomt.safetensors"
     assert run(tmp_path, recipe, data) == 0
+    assert_validation_changes_nothing(tmp_path, "pmp", recipe, data)
     lines = told(tmp_path / "pmp")
     assert [line["step"] for line in lines] == [1, 2] and all(line["class"] > 0 for line in lines)
 
@@ -67,6 +68,7 @@ def test_a_recipe_trains_a_preset_that_loads(
     assert "guidance.prompts.0.out.weight" in trained and "guidance.word_head.no_object" in trained
     assert torch.equal(trained["class_head.weight"], began["class_head.weight"])  # which is not in use any more
     assert not torch.equal(trained["queries.weight"], began["queries.weight"])
+    require_same_maps(tmp_path, "pmp", "cup", "floor")
     segmenter = build_segmenter(str(preset), "cpu")
     loaded = segmenter.model.proposer.network.guidance.word_head.no_object  # type: ignore[union-attr]
     assert torch.equal(loaded.half(), trained["guidance.word_head.no_object"])
@@ -107,7 +109,10 @@ def test_initial_weights_are_the_generators_and_depend_on_the_seed_else(preset: 
     ("changed", "message"),
     [
         (("size: [64, 96]", "size: [64, 90]"), r"views of size \(64, 90\) must be multiples of 16 pixels"),
-        (("    loss:", "    questions: {groups: 0.5}\n    loss:"), "questions.groups needs data of kind rendered; the"),
+        (
+            ("    loss:", "    questions: {groups: 0.5}\n    loss:"),
+            "questions.groups needs data of kind rendered; of a data set write groups: 0",
+        ),
         (("    loss:", "    questions: {wohle: 0.5}\n    loss:"), "unknown key 'wohle'; did you mean 'whole'"),
         (
             ("    loss:", "    questions: {whole: 1.5}\n    loss:"),
@@ -170,6 +175,9 @@ def test_a_training_may_begin_with_the_trained_network(preset: Path, data: Path,
     save_file({key: value.half() for key, value in network.state_dict().items()}, tmp_path / "tiny_pmp.safetensors")
     again, _ = build_network(str(preset), torch.device("cpu"), 1, "trained")
     assert again.state_dict()["guidance.prompts.0.out.weight"].unique().tolist() == [0.25]
+    torch.save({"model": network.state_dict(), "optimizer": {}}, tmp_path / "last.pt")
+    same, _ = build_network(str(preset), torch.device("cpu"), 1, str(tmp_path / "last.pt"))
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in same.state_dict().items())
     recipe = RECIPE.replace("PRESET", f"{preset}\n    begins_with: trained")
     out = tmp_path / "out"
     out.mkdir()
