@@ -72,16 +72,23 @@ class EvaluateOptions:
     device: Device = "auto"
     json: Json = None
     report: Annotated[Path | None, _new_folder("write a page with tables and pictures here")] = None
+    predictions: Annotated[
+        Path | None, _new_folder("write the predictions here, as COCO's results and as label maps")
+    ] = None
 
+    name: Annotated[str | None, Option("the same as --data NAME", metavar="NAME", nargs="?", by_place=True)] = None
     data: Annotated[
         str | None,
         Option(
-            "tabletop (the default), coco_panoptic and others; see docs/datasets.md",
-            metavar="NAME",
+            "tabletop (the default), coco_panoptic and others, or a data set's YAML file; see docs/datasets.md",
+            metavar="NAME|FILE",
             heading="what is evaluated; see docs/evaluation.md",
         ),
     ] = None
-    root: Annotated[Path | None, _folder("folder of the data; without it the tabletop is rendered")] = None
+    root: Annotated[
+        Path | None,
+        _folder("folder of the data (default: as its file says, or in $OVSEG_DATASETS; the tabletop is rendered)"),
+    ] = None
     dataset: Annotated[Path | None, _folder("the same as --data tabletop --root DIR")] = None
     split: Annotated[str | None, Option("default: test of the tabletop, val of all others")] = None
     images: Annotated[int | None, positive("only the first N (default: 300 rendered ones, or all)")] = None
@@ -177,10 +184,17 @@ class CheckDatasetOptions:
     """Say what is missing or malformed in a data set, before hours are spent on it."""
 
     name: Annotated[
-        str, Option("such as coco_panoptic, ade20k_panoptic, cityscapes_panoptic or tabletop", by_place=True)
+        str,
+        Option(
+            "such as coco_panoptic, cityscapes_semantic or tabletop; or the path of a data set's YAML file "
+            "(docs/datasets.md)",
+            by_place=True,
+        ),
     ]
-    root: Annotated[Path | None, _folder("the data set's folder (default: in $OVSEG_DATASETS)")] = None
-    split: Annotated[str | None, Option("train or val, of the tabletop also test or captions (default: all)")] = None
+    root: Annotated[
+        Path | None, _folder("the data set's folder (default: as its file says, or in $OVSEG_DATASETS)")
+    ] = None
+    split: Annotated[str | None, Option("train, val or test, of the tabletop also captions (default: all)")] = None
     workers: Annotated[int | None, positive("reading processes (default: one for each core)", 256)] = None
     json: Annotated[Path | None, Option("write all that was found here", path, "FILE", output="file")] = None
 
@@ -196,17 +210,28 @@ class TrainOptions:
     recipe: Annotated[
         str, Option("name of a recipe in config/training, or the path of a recipe's YAML file", by_place=True)
     ]
-    out: Annotated[Path, _new_folder("folder for checkpoints and logs")]
+    overrides: Annotated[
+        tuple[str, ...],
+        Option(
+            "other values than the recipe's, such as loop.learning_rate=3e-4 data=coco_panoptic data.split=val; of "
+            "several stages, the stage's kind comes first, as in eomt.loop.steps=100 (docs/training.md)",
+            metavar="KEY=VALUE",
+            nargs="*",
+            by_place=True,
+        ),
+    ] = ()
+    out: Annotated[Path | None, _new_folder("folder for checkpoints and logs; only --print-config needs none")] = None
     data: Annotated[
         Path | None,
         _folder(
-            "the data set's folder (default: below $OVSEG_DATASETS); of the tabletop recipes, where rendered views "
-            "are kept (default: OUT/data)"
+            "the data set's folder (default: as its file says, or in $OVSEG_DATASETS); of the tabletop recipes, where "
+            "rendered views are kept (default: OUT/data)"
         ),
     ] = None
     device: Device = "auto"
     mixed_precision: Annotated[
-        str | None, Option("arithmetic of the networks (default: the recipe's)", choices=["no", "bf16", "fp16"])
+        Literal["no", "bf16", "fp16"] | None,
+        Option("arithmetic of the networks (default: the recipe's)", choices=["no", "bf16", "fp16"]),
     ] = None
     resume: Annotated[
         str,
@@ -221,6 +246,13 @@ class TrainOptions:
         int | None,
         positive("split each process's share of a batch into N parts, to save memory; the result is the same"),
     ] = None
+    wandb: Annotated[
+        str | None,
+        Option("show losses and pictures in this project of Weights & Biases, beside TensorBoard", metavar="PROJECT"),
+    ] = None
+    print_config: Annotated[
+        bool, switch("only print the recipe that the command would train by, with overrides and defaults, as YAML")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,13 +14,13 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, replace
 from functools import partial
 from inspect import getdoc
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
-from ovseg_ros.core.errors import OvsegError
+from ovseg_ros.core.errors import ConfigError, OvsegError
 from ovseg_ros.offline import options
 from ovseg_ros.offline.cli import vocabulary
 from ovseg_ros.offline.cli.evaluate import evaluate_as_told
@@ -133,9 +133,23 @@ def _ending_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+class _Parser(argparse.ArgumentParser):
+    """As argparse has it, but for overrides: it ends a list of words where an option comes between."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        given, more = self.parse_known_args(args, namespace)
+        if "overrides" in given and not any(word.startswith("-") for word in more):
+            given.overrides += more
+        elif more:
+            self.error(f"unrecognized arguments: {' '.join(more)}")
+        return given
+
+
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ovseg", description="Open-vocabulary panoptic segmentation, without ROS.")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser = _Parser(prog="ovseg", description="Open-vocabulary panoptic segmentation, without ROS.")
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser
+    )
     for name, cls in _COMMANDS.items():
         text = getdoc(cls) or ""
         summary = text.split("\n")[0].rstrip(".")
@@ -156,12 +170,12 @@ def _add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
         by_place, heading, _ = keywords.pop("by_place"), keywords.pop("heading", None), keywords.pop("output", None)
         if heading:
             target = parser.add_argument_group(heading)
+        # What is not given is not there: `without_effect` asks for it, and defaults are the class's.
+        keywords["default"] = [] if option.nargs == "*" else argparse.SUPPRESS
         if by_place:
             target.add_argument(field.name, **keywords)
         else:
-            # What is not given is not there: `without_effect` asks for it, and defaults are the class's.
-            keywords |= {"default": argparse.SUPPRESS, "required": field.default is MISSING}
-            target.add_argument(f"--{field.name.replace('_', '-')}", **keywords)
+            target.add_argument(f"--{field.name.replace('_', '-')}", required=field.default is MISSING, **keywords)
 
 
 def _run(cls: type[Any], given: argparse.Namespace) -> int:
@@ -273,8 +287,16 @@ def _check_outputs(told: Any, values: dict[str, Any]) -> None:
 
 def _train(told: options.TrainOptions) -> int:
     from ovseg_ros.offline.train.loop import TrainingStopped
-    from ovseg_ros.offline.train.run import train
+    from ovseg_ros.offline.train.run import load_recipe, recipe_yaml, train
 
+    if told.print_config:
+        recipe = load_recipe(told.recipe, told.overrides, steps=told.steps, accumulate=told.accumulate)
+        precision = told.mixed_precision or recipe.mixed_precision
+        if os.environ.get("RANK", "0") == "0":  # of torchrun's and accelerate's processes, one speaks
+            print(recipe_yaml(replace(recipe, mixed_precision=precision, record=None)), end="")
+        return 0
+    if told.out is None:
+        raise ConfigError("the following arguments are required: --out")
     try:
         train(
             told.recipe,
@@ -285,6 +307,8 @@ def _train(told: options.TrainOptions) -> int:
             resume=told.resume,
             steps=told.steps,
             accumulate=told.accumulate,
+            overrides=told.overrides,
+            wandb=told.wandb,
         )
     except TrainingStopped as stopped:
         print(f"ovseg: {stopped}; the same command goes on from there", file=sys.stderr)

@@ -10,11 +10,12 @@ from ovseg_ros.offline.describe_options import DescribeOptions
 from ovseg_ros.offline.measure_options import BenchOptions
 
 _OF_EVALUATION = (
-    *("preset", "data", "dataset", "split", "images", "seed", "on_error"),
+    *("preset", "name", "data", "dataset", "split", "images", "seed", "on_error"),
     *("vocabulary", "synonyms", "oracle", "min_objectness", "partial", "shard"),
     *("engine", "precision"),
 )
 
+_BY_PLACE = {"name": "NAME"}
 _OF_ENGINES = ("engine", "precision", "engine_folder")
 _OF_COMPARISON = ("random_weights", "sweep", "peers", "plot")
 _WITHOUT_EXPORT = ("eager", "compile", "cuda_graph")
@@ -29,7 +30,7 @@ def refuse_without_effect(told: Any, given: Collection[str]) -> None:
         given: names of the fields that the command line gave.
     """
     for names, reason in _idle(told):
-        idle = [f"--{name.replace('_', '-')}" for name in names if name in given]
+        idle = [_BY_PLACE.get(name, f"--{name.replace('_', '-')}") for name in names if name in given]
         if idle:
             raise ConfigError(
                 f"{' and '.join(idle)} would change nothing: {reason}; leave {'it' if len(idle) == 1 else 'them'} out"
@@ -37,12 +38,12 @@ def refuse_without_effect(told: Any, given: Collection[str]) -> None:
 
 
 def _refuse_name(dataset: Path) -> None:
-    from ovseg_ros.offline.data.open import DATASETS
+    from ovseg_ros.offline.data.open import shipped_datasets
 
-    if str(dataset) in DATASETS and not dataset.exists():
+    if not dataset.is_dir() and (str(dataset) in shipped_datasets() or dataset.suffix in (".yaml", ".yml")):
         raise ConfigError(
             f"--dataset {dataset} is no folder; did you mean --data {dataset}? --dataset takes a folder of the "
-            "tabletop, --data the name of a data set, and --root its folder"
+            "tabletop, --data the name of a data set or its YAML file, and --root its folder"
         )
 
 
@@ -61,7 +62,9 @@ def _idle(told: Any) -> Iterator[tuple[tuple[str, ...], str]]:
                 yield ("topic", "no_overlay", "mask_rle"), f"it is about bags, and {source} is none"
         case options.EvaluateOptions(merge=None, dataset=dataset) if dataset is not None:
             _refuse_name(dataset)
-            yield ("data", "root"), "--dataset DIR is short for --data tabletop --root DIR"
+            yield ("name", "data", "root"), "--dataset DIR is short for --data tabletop --root DIR"
+        case options.EvaluateOptions(merge=None, data=str()):
+            yield ("name",), "--data names the data set"
         case options.EvaluateOptions(merge=parts, report=report) if parts is not None:
             yield _OF_EVALUATION, "the files of --merge say what was evaluated"
             if report is None:

@@ -1,13 +1,14 @@
 """`ovseg train`: a recipe file -> checkpoints, in one seeded and resumable run, on one process or many."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ovseg_ros.core.config import STRICT, find_config, from_mapping, load_yaml
@@ -23,9 +24,13 @@ from ovseg_ros.offline.train.fisa import FisaTraining, checkpoint_of, train_fisa
 from ovseg_ros.offline.train.lmseg import LMSegTraining, lmseg_checkpoint, train_lmseg
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.omtseg import OMTSegTraining, omtseg_checkpoint, train_omtseg
+from ovseg_ros.offline.train.overrides import with_overrides
 from ovseg_ros.offline.train.pmp import PmpTraining, guided_checkpoint, train_pmp
 from ovseg_ros.offline.train.record import RECORD_NAME, Record, differences, loops_of, plain, record_of
 from ovseg_ros.offline.train.state import has_state, require_steps, steps_done
+from ovseg_ros.offline.train.usable import leave_presets, require_free
+from ovseg_ros.offline.train.validation import open_validation
+from ovseg_ros.offline.train.wandb_run import WandbProject
 
 Stage = Annotated[
     EoMTTraining | ClipTraining | FisaTraining | PmpTraining | OMTSegTraining | LMSegTraining,
@@ -33,10 +38,18 @@ Stage = Annotated[
 ]
 
 _EXAMPLE = "stages: ..."
+_LOOP_OPTIONS = {"steps": "--steps", "gradient_accumulation": "--accumulate"}
+"""Keys of every loop, and the options that say them."""
 _CHANGES_TOLD = 4
 """More of them, as of another number of stages, would hide the first."""
 
 logger = logging.getLogger(__name__)
+
+
+Precision = Annotated[
+    Literal["no", "bf16", "fp16"],
+    BeforeValidator(lambda value: "no" if value is False else value),  # as YAML reads it without quotes
+]
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -50,7 +63,7 @@ class Recipe:
     """
 
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    mixed_precision: Precision | None = None
     record: Record | None = None
 
     def __post_init__(self) -> None:
@@ -63,14 +76,32 @@ class Recipe:
             )
 
 
-def load_recipe(recipe: str) -> Recipe:
+def load_recipe(
+    recipe: str, overrides: Sequence[str] = (), *, steps: int | None = None, accumulate: int | None = None
+) -> Recipe:
     """Read and check a recipe, given its name or a path to a YAML file.
 
+    Args:
+        overrides: as of `with_overrides`.
+        steps, accumulate: `steps` and `gradient_accumulation` of every loop, instead of the recipe's.
+
     Raises:
-        ConfigError: if there is no such file, with the names that exist, or if it is malformed.
+        ConfigError: if there is no such file, with the names that exist, or if it or an override is malformed.
     """
     path = find_config("recipe", recipe, config_dir() / "training")
-    return from_mapping(Recipe, load_yaml(path, example=_EXAMPLE), path.name)
+    config = with_overrides(Recipe, load_yaml(path, example=_EXAMPLE), overrides, path.name)
+    changes = {"steps": steps, "gradient_accumulation": accumulate}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    for override in overrides:
+        if (key := override.partition("=")[0].rpartition(".")[2]) in changes:
+            raise ConfigError(f"{override} and {_LOOP_OPTIONS[key]} are about the same key; leave one of them out")
+    return replace(config, stages=tuple(_with_loops(stage, changes) for stage in config.stages))
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """A recipe's file, with all defaults."""
+    values = {key: value for key, value in plain(recipe).items() if key != "record" or value is not None}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 
 def train(
@@ -83,6 +114,8 @@ def train(
     resume: str = "auto",
     steps: int | None = None,
     accumulate: int | None = None,
+    overrides: Sequence[str] = (),
+    wandb: str | None = None,
 ) -> None:
     """Train by a recipe; each of its loops goes on where a stopped run left it.
 
@@ -92,30 +125,36 @@ def train(
         device, mixed_precision: as of `Engine`, but None = the recipe's precision.
         resume: "auto" goes on from the state in `out` if there is one, "require" refuses to begin anew, "never" refuses
             to go on.
-        steps, accumulate: `steps` and `gradient_accumulation` of every loop, instead of the recipe's.
+        steps, accumulate, overrides: as of `load_recipe`.
+        wandb: name of the project of W&B that shows the loops besides, if any.
 
     Raises:
         ConfigError, CheckpointError, DatasetError: for a bad recipe, a foreign or unwanted training state, or bad data.
         OutputError: nothing can be written in `out`.
         TrainingError, TrainingStopped: as `run_loop`.
     """
-    config = load_recipe(recipe)
-    changes = {"steps": steps, "gradient_accumulation": accumulate}
-    changes = {key: value for key, value in changes.items() if value is not None}
-    stages = tuple(_with_loops(stage, changes) for stage in config.stages)
+    config = load_recipe(recipe, overrides, steps=steps, accumulate=accumulate)
+    stages = config.stages
     if data is not None and data.exists() and not data.is_dir():
         raise ConfigError(f"--data {data} is a file; expected the folder of the data set, or of rendered views")
     begun = _check_resume(out, resume)
     done = {name: steps_done(out / name) for name in loops_of(stages) if name in begun}
     rendered = all(isinstance(stage, ClipTraining) or isinstance(stage.data, RenderedData) for stage in stages)
-    run = Run(data, out, Engine(device, mixed_precision or config.mixed_precision), only_rendered=rendered)
+    shown = WandbProject(wandb, plain(replace(config, record=None))) if wandb is not None else None
+    engine = Engine(device, mixed_precision or config.mixed_precision, shown)
+    run = Run(data, out, engine, only_rendered=rendered)
     generator: EoMT | None = None
     try:
+        if shown is not None and engine.is_main:
+            shown.require()
         results: dict[str, str] = {stage.kind: _result_of(stage) for stage in stages}
         run.check_results(results, begun=bool(begun) or (out / RECORD_NAME).exists())
-        _keep_record(
-            replace(config, stages=stages, record=record_of(stages, run, results=results, done=done)), run, begun
-        )
+        require_free(stages, out)
+        _keep_record(replace(config, record=record_of(stages, run, results=results, done=done)), run, begun)
+        for stage in stages:
+            if not isinstance(stage, ClipTraining):  # before the first of them begins
+                open_validation(stage.validation, stage.data, run)
+        run = replace(run, begins=partial(leave_presets, stages, results, run, begun=bool(begun)))
         for stage in stages:
             match stage:
                 case EoMTTraining():
@@ -158,8 +197,9 @@ def _with_loops(stage: Stage, changes: Mapping[str, Any]) -> Stage:
         loops = {name: replace(loop, **changes) for name, loop in loops.items() if isinstance(loop, LoopConfig)}
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        option = "--steps" if fault["loc"][-1] == "steps" else "--accumulate"
-        raise ConfigError(f"{option}: {fault['msg'].replace('Input', 'it')}, got {fault['input']}") from error
+        raise ConfigError(
+            f"{_LOOP_OPTIONS[str(fault['loc'][-1])]}: {fault['msg'].replace('Input', 'it')}, got {fault['input']}"
+        ) from error
     return replace(stage, **loops)
 
 
@@ -192,8 +232,7 @@ def _keep_record(recipe: Recipe, run: Run, begun: list[str]) -> None:
     for name, loop in asked.items():
         require_steps(name, loop.steps, loop.begun_at)
     if run.engine.is_main:
-        text = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120)
-        write_bytes(path, text.encode())
+        write_bytes(path, recipe_yaml(recipe).encode())
 
 
 def _read_record(path: Path) -> Recipe:

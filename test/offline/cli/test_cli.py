@@ -284,6 +284,7 @@ WRITING = [
     ["segment", "a.png", "--vocabulary", "cup", "--out", "OUT"],
     ["evaluate", "--json", "OUT"],
     ["evaluate", "--report", "OUT"],
+    ["evaluate", "tabletop", "--predictions", "OUT"],
     ["evaluate", "--shard", "1/2", "--partial", "OUT"],
     ["evaluate", "--merge", "part.jsonl", "--json", "OUT"],
     ["evaluate-space", "--json", "OUT"],

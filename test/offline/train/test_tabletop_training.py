@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from guided_networks import guided
+from tiny_training import require_same_maps
 from torch import nn
 
 from ovseg_ros.core.backbones.sentence_clip import ClipConfig
@@ -268,6 +269,8 @@ def test_a_recipe_trains_a_preset_that_loads(data: Path, tmp_path: Path, monkeyp
     preset = train_tiny(tmp_path, data, EOMT_STAGE, CLIP_STAGE)
     folders = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
     assert folders == ["clip", "clip_adaptation", "eomt"]
+    require_same_maps(tmp_path / "out", "eomt", "cup", "wall")
+    require_same_maps(tmp_path / "out", "clip_adaptation", "cup", "wall")
     for file in (tmp_path / "out").glob("*.safetensors"):
         file.rename(tmp_path / file.name)
     assert build_segmenter(str(preset), "cpu")
