@@ -200,7 +200,7 @@ def open_validation(
         if config.dataset is None and isinstance(data, PanopticData):
             _require_same_categories(dataset, data, run)
     except OvsegError as error:
-        raise ConfigError(f"validation: {error}; or leave the recipe's validation out") from error
+        raise ConfigError(f"validation: {error}; or train without a validation: validation=null") from error
     if not named:
         assert isinstance(dataset, PanopticDataset)  # as is what masks are learned from
         dataset = ThingsAndStuff(dataset)
