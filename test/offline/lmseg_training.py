@@ -21,7 +21,7 @@ from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
 from ovseg_ros.core.scoring.lmseg.config import LMSegConfig
 from ovseg_ros.core.scoring.lmseg.scorer import LMSegScorer
 from ovseg_ros.core.text import TextEncoder
-from ovseg_ros.offline.data.categories import load_categories
+from ovseg_ros.offline.data.open import dataset_info
 from ovseg_ros.offline.data.types import PanopticDataset
 from ovseg_ros.offline.train import lmseg
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, JitterConfig
@@ -31,7 +31,7 @@ from ovseg_ros.offline.train.lmseg import LMSegTask, LMSegTraining, Sentences
 from ovseg_ros.offline.train.lmseg_data import LabelledViews
 from ovseg_ros.offline.train.loop_config import LoopConfig
 
-CATEGORIES = load_categories("cityscapes", range(19))
+CATEGORIES = dataset_info("cityscapes_panoptic").categories()
 TEMPLATES = ("a photo of a {}", "the {}")
 JITTER = JitterConfig((32, 48), scale=(0.6, 1.5))
 LOOP = LoopConfig(steps=4, batch_size=4, learning_rate=3e-3, warmup_steps=1, gradient_clip=1e9)

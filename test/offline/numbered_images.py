@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ovseg_ros.core.errors import DatasetError
-from ovseg_ros.offline.data.categories import load_categories
+from ovseg_ros.offline.data.open import dataset_info
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample, SegmentLabel
 
 
@@ -14,7 +14,7 @@ class Numbered(PanopticDataset):
     """Cityscapes' 19 categories. An image has a stuff segment on the left, a crowd and void on the right."""
 
     def __init__(self, count: int, damaged: Sequence[int] = (), void: Sequence[int] = ()) -> None:
-        super().__init__("numbered", Path("nowhere"), "train", load_categories("cityscapes", range(19)))
+        super().__init__("numbered", Path("nowhere"), "train", dataset_info("cityscapes_panoptic").categories())
         self.count, self.damaged, self.void = count, damaged, void
 
     def __len__(self) -> int:

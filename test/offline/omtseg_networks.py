@@ -9,7 +9,7 @@ from ovseg_ros.core.backbones.beit3 import Beit3, Beit3Config
 from ovseg_ros.core.joint.omtseg.config import AdapterConfig, DecoderConfig, OMTSegConfig
 from ovseg_ros.core.joint.omtseg.network import OMTSegNetwork
 from ovseg_ros.core.joint.omtseg.tokens import Tokenizer, WordTokenizer
-from ovseg_ros.offline.data.categories import load_categories
+from ovseg_ros.offline.data.open import dataset_info
 from ovseg_ros.offline.data.types import PanopticDataset
 from ovseg_ros.offline.train import omtseg
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, JitterConfig
@@ -18,7 +18,7 @@ from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.losses import MaskLossConfig
 
-CATEGORIES = load_categories("cityscapes", range(19))
+CATEGORIES = dataset_info("cityscapes_panoptic").categories()
 WORDS = sorted({word for c in CATEGORIES for phrase in (c.name, *c.synonyms) for word in phrase.split()})
 TOKENIZER = WordTokenizer(WORDS)
 # Not smaller: a group norm over two cells of a single channel blows up rounding.

@@ -11,32 +11,12 @@ from ovseg_ros.core.vocabulary import (
     CategorySpec,
     find_vocabulary,
     load_numbered_entries,
-    load_vocabulary_file,
     normalize_name,
     numbered_entries,
     parse_entry,
 )
 from ovseg_ros.offline.data.forms import LARGEST_LABEL, Form, SemanticForm
 from ovseg_ros.offline.data.types import DatasetCategory
-
-
-def load_categories(vocabulary: str, dataset_ids: Sequence[int]) -> tuple[DatasetCategory, ...]:
-    """The categories in `config/vocabularies/VOCABULARY.yaml` with their ids in the data set.
-
-    Raises:
-        DatasetError: the file has another number of categories than there are ids.
-    """
-    path = find_vocabulary(vocabulary)
-    specs = load_vocabulary_file(path)
-    if len(specs) != len(dataset_ids):
-        raise DatasetError(
-            f"{path} has {len(specs)} categories, but the data set has {len(dataset_ids)}; "
-            "copy your changes to another file and restore this one"
-        )
-    return tuple(
-        DatasetCategory(index, dataset_id, spec.name, spec.synonyms, spec.is_thing)
-        for index, (dataset_id, spec) in enumerate(zip(dataset_ids, specs, strict=True))
-    )
 
 
 def categories_of_form(form: Form, file: Path) -> tuple[DatasetCategory, ...]:

@@ -8,6 +8,7 @@ A fault in one image's entry is kept and raised when that image is read, so that
 COCO's train split has 118,287 images and 1.3 million segments; they are held in flat arrays, which processes share.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ IGNORED = -1
 """Category index of a segment whose pixels are void."""
 
 
-class CocoIndex:
+class CocoIndex(ABC):
     """What COCO's formats have in common: images, annotations and categories.
 
     Args:
@@ -66,7 +67,10 @@ class CocoIndex:
             faults = category_faults(content["categories"], categories, ignored_ids, things=things)
             if faults:
                 more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
-                raise DatasetError(f"{path} has another table of categories: {'; '.join(faults[:3])}{more}")
+                raise DatasetError(
+                    f"{path} has another table of categories: {'; '.join(faults[:3])}{more}; if they are your own, "
+                    "describe them in a file of your own (docs/datasets.md)"
+                )
         self.categories = tuple(categories) or own_categories(
             content["categories"], str(path), ignored_ids, things=things
         )
@@ -85,13 +89,13 @@ class CocoIndex:
     def __len__(self) -> int:
         return len(self.files)
 
+    @abstractmethod
     def _refuse_other_format(self, annotations: Sequence[Any]) -> None:
         """DatasetError for another of COCO's formats."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _parse(self, images: list[Any], annotations: list[Any]) -> None:
         """Fills `files`, `image_ids` and what the format has besides."""
-        raise NotImplementedError
 
     def _images(self, images: list[Any]) -> Iterator[tuple[int, Mapping[str, Any], int | str | None]]:
         """Place, entry and id of every image."""

@@ -149,6 +149,9 @@ def _is_preset(source: str) -> bool:
 def _section_of(source: str) -> tuple[EoMTSection | PublishedEoMTSection, PresetFolder]:
     """What is known of weights, and where their names lead from."""
     if not _is_preset(source):
+        path = Path(source).expanduser()
+        if path.parent != Path() and path.parent.is_dir() and not path.exists():  # a hub's owner is no folder here
+            raise ConfigError(f"begins_with: there is no {path.name} in {path.parent}; correct the path")
         return PublishedEoMTSection(source), PresetFolder(Path())
     model = load_preset(source).model
     section = model.proposer if isinstance(model, TwoStageSection | ClosedSetSection) else model

@@ -160,3 +160,10 @@ def test_a_run_begins_with_another_and_remembers_it(
     both = recipe.replace("kind: eomt\n", "kind: eomt\n    encoder_weights: a/b\n", 1)
     assert run(tmp_path, both, data) == 2
     assert "leave either begins_with or encoder_weights out" in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_there_is_no_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="begins_with: there is no stret in runs; correct the path"):
+        read_eomt("runs/stret")

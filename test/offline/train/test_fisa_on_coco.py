@@ -15,7 +15,7 @@ from ovseg_ros.core.classification.fisa.config import FisaConfig
 from ovseg_ros.core.errors import ConfigError, DatasetError
 from ovseg_ros.core.types import MaskProposals, TextEmbeddings
 from ovseg_ros.core.vocabulary import Vocabulary
-from ovseg_ros.offline.data.categories import load_categories
+from ovseg_ros.offline.data.open import dataset_info
 from ovseg_ros.offline.data.types import PanopticDataset, PanopticSample, SegmentLabel
 from ovseg_ros.offline.train.augmentation import JitterConfig, View, draw_jitter
 from ovseg_ros.offline.train.data import PanopticData, segmented_view
@@ -154,7 +154,7 @@ class Halves(PanopticDataset):
     """Images of two halves; some are damaged."""
 
     def __init__(self, count: int, damaged: set[int]) -> None:
-        super().__init__("halves", Path("nowhere"), "train", load_categories("cityscapes", range(19)))
+        super().__init__("halves", Path("nowhere"), "train", dataset_info("cityscapes_panoptic").categories())
         self.count, self.damaged = count, damaged
 
     def __len__(self) -> int:

@@ -11,14 +11,14 @@ from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.joint.omtseg.config import AdapterConfig, DecoderConfig, OMTSegConfig
 from ovseg_ros.core.joint.omtseg.network import OMTSegNetwork
 from ovseg_ros.core.joint.omtseg.tokens import PLACEHOLDER, WordTokenizer
-from ovseg_ros.offline.data.categories import load_categories
+from ovseg_ros.offline.data.open import dataset_info
 from ovseg_ros.offline.train import omtseg
 from ovseg_ros.offline.train.augmentation import ShortSideConfig
 from ovseg_ros.offline.train.data import PanopticData
 from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.loop_config import LoopConfig
 
-NAMES = [category.name for category in load_categories("cityscapes", range(19))]
+NAMES = [category.name for category in dataset_info("cityscapes_panoptic").categories()]
 TOKENIZER = WordTokenizer(sorted({word for name in NAMES for word in name.split()}))
 SHORTEST = 2 + sum(2 + len(name.split()) for name in NAMES)
 
