@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from ovseg_ros.core.engine.options import ENGINES, PRECISIONS
 from ovseg_ros.offline.option import Option, number, path, switch, whole, width_by_height
 
-SPLITS = ("train", "val", "test", "captions")
+SPLITS = ("train", "val", "test", "captions", "train_wide", "captions_wide", "other")
 """Of the simulated tabletop; the same as `sim.scene.SPLITS`, which is not imported here."""
 
 WORDS = 'FILE|"a,b,c"'

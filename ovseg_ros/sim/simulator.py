@@ -68,6 +68,8 @@ class TabletopSimulator:
         self._model = mujoco.MjModel.from_xml_string(self.scene.xml, self.scene.assets)
         self._data = mujoco.MjData(self._model)
         self._settle()
+        # A larger buffer would be cleared with every picture, in vain.
+        self._model.vis.global_.offwidth, self._model.vis.global_.offheight = width, height
         self._renderer = mujoco.Renderer(self._model, height=height, width=width)
         self._owners, self._labels = self._ground_truth_table()
 

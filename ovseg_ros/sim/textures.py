@@ -13,7 +13,7 @@ def _noise(rng: np.random.Generator, cells_y: int, cells_x: int) -> np.ndarray:
 
 
 def make_texture(kind: str, color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A texture of one of the kinds named in `categories.TEXTURES`, around a base colour (3,) in [0, 1].
+    """A texture of a kind that `makes` name, or "flat", of one colour, around a base colour (3,) in [0, 1].
 
     Raises:
         ValueError: for a kind that does not exist.
@@ -22,6 +22,8 @@ def make_texture(kind: str, color: np.ndarray, rng: np.random.Generator) -> np.n
     fine = 0.92 + 0.16 * (_noise(rng, 64, 64) - 0.5)
     if kind == "plain":
         brightness = fine
+    elif kind == "flat":
+        brightness = np.ones_like(x)
     elif kind == "speckled":
         brightness = fine - 0.35 * (_noise(rng, 48, 48) > 0.82)
     elif kind == "wooden":
@@ -43,6 +45,13 @@ def make_texture(kind: str, color: np.ndarray, rng: np.random.Generator) -> np.n
         brightness = np.where((np.floor(x * 4) + np.floor(y * 4)) % 2 < 0.5, fine, 0.55 * fine)
     elif kind == "woven":
         brightness = fine * (0.8 + 0.2 * np.sin(40 * np.pi * x) * np.sin(40 * np.pi * y))
+    elif kind == "dotted":
+        brightness = np.where(((x * 6) % 1 - 0.5) ** 2 + ((y * 6) % 1 - 0.5) ** 2 < 0.08, 0.6, 1.0)
+    elif kind == "zigzag":
+        brightness = np.where((y * 6 + 0.5 * np.abs((x * 8) % 2 - 1)) % 1 < 0.4, 0.75, 1.0)
+    elif kind == "planked":
+        row = np.floor(y * 5)
+        brightness = np.where((y * 5) % 1 < 0.06, 0.4, 0.8 + 0.06 * ((3 * row) % 5) + 0.05 * np.sin(60 * y))
     else:
-        raise ValueError(f"unknown texture kind {kind!r}; see ovseg_ros.sim.categories.TEXTURES")
+        raise ValueError(f"unknown texture kind {kind!r}; see ovseg_ros.sim.makes")
     return (255 * np.clip(color * np.asarray(brightness)[..., None], 0, 1)).astype(np.uint8)

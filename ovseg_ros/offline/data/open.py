@@ -27,6 +27,7 @@ from ovseg_ros.offline.data.panoptic import PanopticFiles
 from ovseg_ros.offline.data.semantic import CategorySegments, SemanticFiles
 from ovseg_ros.offline.data.types import DatasetCategory
 from ovseg_ros.sim.categories import SEEN, TABLETOP_SPECS, UNSEEN, held_out_synonym
+from ovseg_ros.sim.scene import SPLITS
 
 ROOT_VARIABLE = "OVSEG_DATASETS"
 """Environment variable with the folder that holds a folder for each data set, where no root is given."""
@@ -166,7 +167,7 @@ def _tabletop() -> DatasetInfo:
         TABLETOP,
         PanopticForm(folder=TABLETOP, train=split, classes=TABLETOP, ids=tuple(range(1, 101))),
         Path(TABLETOP),
-        dict.fromkeys(("train", "val", "test", "captions"), split),
+        dict.fromkeys(SPLITS, split),
         groups={"seen": SEEN, "unseen": UNSEEN},
         held_out={
             "synonyms": tuple(held_out_synonym(spec.name) for spec in TABLETOP_SPECS),

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.offline.data.files import write_bytes
-from ovseg_ros.sim.scene import random_camera
+from ovseg_ros.sim.scene import SPLITS, random_camera
 from ovseg_ros.sim.simulator import TabletopSimulator
 
 Job = TypeVar("Job")
@@ -99,7 +99,7 @@ def _render_shard(job: tuple[Path, str, int, int]) -> None:
     for seed in range(start, start + SCENES_PER_SHARD):
         rng = np.random.default_rng([_VIEW_STREAM, seed])
         with TabletopSimulator(seed, split=split, width=_WIDTH, height=_HEIGHT) as simulator:
-            poses = [simulator.scene.camera] + [random_camera(rng) for _ in range(views - 1)]
+            poses = [simulator.scene.camera] + [random_camera(rng, SPLITS[split].make) for _ in range(views - 1)]
             for pose in poses:
                 frame = simulator.render_from(pose, with_depth=False)
                 images.append(frame.image)
