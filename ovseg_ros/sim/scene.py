@@ -45,8 +45,10 @@ SPLITS = {
 
 @dataclass(frozen=True, slots=True)
 class SceneObject:
-    """One object: what it is, its height as a multiple of its model's, and how it starts its fall onto the table (metres,
-    quaternion w x y z)."""
+    """One object: what it is, how tall against its model, and how it starts its fall onto the table.
+
+    Metres, radians, quaternion w x y z.
+    """
 
     shape: str
     color: str
@@ -250,8 +252,8 @@ def _to_xml(objects: list[SceneObject], *, has_mat: bool, make: Make, rng: np.ra
   <size memory="16M"/>
   <visual>
     <quality shadowsize="1024" offsamples="4"/>
-    <headlight ambient="{_numbers([rng.uniform(*make.ambient)] * 3)}" diffuse="{_numbers([rng.uniform(*make.headlight)] * 3)}"
-      specular="0.1 0.1 0.1"/>
+    <headlight ambient="{_numbers([rng.uniform(*make.ambient)] * 3)}"
+      diffuse="{_numbers([rng.uniform(*make.headlight)] * 3)}" specular="0.1 0.1 0.1"/>
     <map znear="0.01" zfar="20"/>
   </visual>
   <default><geom friction="0.9 0.01 0.004" condim="6" density="400"/></default>

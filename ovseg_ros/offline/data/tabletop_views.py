@@ -49,8 +49,9 @@ class TabletopViews:
         return len(self.images)
 
 
-def load_or_render(folder: Path, split: str, *, scenes: int, views: int) -> TabletopViews:
-    """The first `scenes` scenes of a split, `views` poses each; shards that exist already are read, not rendered.
+def load_or_render(folder: Path, split: str, *, scenes: int, views: int, wide: int = 0) -> TabletopViews:
+    """The first `scenes` scenes of a split and `wide` of SPLIT_wide, `views` poses each; shards that exist already are
+    read, not rendered.
 
     Args:
         folder: where the shards live, of 20 scenes each; one folder serves all splits.
@@ -58,21 +59,26 @@ def load_or_render(folder: Path, split: str, *, scenes: int, views: int) -> Tabl
     Raises:
         DatasetError: if a shard on disk cannot be read (it is named; delete it to render it again).
     """
-    shard_folder = folder / f"{split}-{_WIDTH}x{_HEIGHT}-{views}views"
-    shard_folder.mkdir(parents=True, exist_ok=True)
-    starts = range(0, scenes, SCENES_PER_SHARD)
-    missing = [(shard_folder, split, start, views) for start in starts if not _shard_path(shard_folder, start).exists()]
-    if missing:
-        with tqdm(total=len(missing), desc=f"render {split}", unit="shard") as bar:
-            render_all(_render_shard, missing, 0, bar)
-    shards = [_read_shard(_shard_path(shard_folder, start)) for start in starts]
-    count = scenes * views  # the last shard may hold more
-    return TabletopViews(
-        images=np.concatenate([shard.images for shard in shards])[:count],
-        segment_ids=np.concatenate([shard.segment_ids for shard in shards])[:count],
-        labels=[labels for shard in shards for labels in shard.labels][:count],
-        textures=[textures for shard in shards for textures in shard.textures][:count],
-    )
+    total = (scenes + wide) * views
+    images = np.empty((total, _HEIGHT, _WIDTH, 3), dtype=np.uint8)  # once, as they are most of the memory
+    segment_ids = np.empty((total, _HEIGHT, _WIDTH), dtype=np.uint8)
+    labels: list[list[str]] = []
+    textures: list[dict[str, str]] = []
+    for name, count in {split: scenes, f"{split}_wide": wide}.items():
+        shards = folder / f"{name}-{_WIDTH}x{_HEIGHT}-{views}views"
+        starts = range(0, count, SCENES_PER_SHARD)
+        if missing := [(shards, name, start, views) for start in starts if not _shard_path(shards, start).exists()]:
+            shards.mkdir(parents=True, exist_ok=True)
+            with tqdm(total=len(missing), desc=f"render {name}", unit="shard") as bar:
+                render_all(_render_shard, missing, 0, bar)
+        for start in starts:
+            shard, begin = _read_shard(_shard_path(shards, start)), len(labels)
+            kept = min(len(shard), (count - start) * views)  # the last shard may hold more
+            images[begin : begin + kept] = shard.images[:kept]
+            segment_ids[begin : begin + kept] = shard.segment_ids[:kept]
+            labels += shard.labels[:kept]
+            textures += shard.textures[:kept]
+    return TabletopViews(images, segment_ids, labels, textures)
 
 
 def render_all(render: Callable[[Job], None], jobs: Sequence[Job], workers: int, bar: tqdm) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ovseg_ros.core.proposals.eomt.network import EoMT
+from ovseg_ros.core.proposals.eomt.network import Encoded, EoMT
 from ovseg_ros.core.proposals.prompt_guidance import GuidingWords
 from ovseg_ros.core.text_attention import normalised_float32
 from ovseg_ros.core.word_logits import IMPOSSIBLE
@@ -138,7 +138,7 @@ class PromptedEoMT(EoMT):
                 attn_mask=None if present is None else present[:, None, None, :],
             )
             queries, _, tokens = joined.split(counts, dim=1)
-        prediction = self._predict(self.encoder.norm(torch.cat([queries, tokens], dim=1)), grid, asked)
+        prediction = self._predict(self.encoder.norm(torch.cat([queries, tokens], dim=1)), Encoded(grid, []), asked)
         assert prediction.word_logits is not None  # there is guidance
         if present is None or not kept:
             return NamedMasks(prediction.mask_logits, prediction.word_logits, None)

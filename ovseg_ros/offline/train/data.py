@@ -64,12 +64,14 @@ class RenderedData:
     Attributes:
         scenes, views: `views` poses of each of the first `scenes` scenes of the split.
         split: "train" shows seen categories only, "captions" all.
+        wide: so many scenes more, of the same categories, in which everything varies more (`sim.makes.WIDE`).
         workers: threads that read ahead, in each process.
     """
 
     scenes: Annotated[int, Field(ge=1, le=1_000_000)]
     views: Annotated[int, Field(ge=1, le=1000)]
     split: Literal["train", "captions"] = "train"
+    wide: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     workers: Workers = 1
     kind: Literal["rendered"] = "rendered"
 
@@ -121,7 +123,7 @@ def require_seen(config: DataConfig) -> None:
 def open_rendered(config: RenderedData, run: Run) -> TabletopViews:
     """The views to train on; those that do not exist yet are rendered, by the main process alone."""
     with run.engine.main_first():
-        return load_or_render(run.views, config.split, scenes=config.scenes, views=config.views)
+        return load_or_render(run.views, config.split, scenes=config.scenes, views=config.views, wide=config.wide)
 
 
 class RenderedViews(PanopticDataset):

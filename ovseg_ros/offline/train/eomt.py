@@ -17,6 +17,7 @@ from ovseg_ros.core.joint.closed_set import ClosedSet
 from ovseg_ros.core.merge import MergeConfig
 from ovseg_ros.core.presets import load_preset, two_stage
 from ovseg_ros.core.proposals.eomt.network import EoMT, annealed_mask_probabilities
+from ovseg_ros.core.proposals.eomt.stem import PretrainedStem
 from ovseg_ros.core.proposals.padded import PaddedProposer
 from ovseg_ros.core.sections import EoMTSection
 from ovseg_ros.core.segmenter import PanopticSegmenter
@@ -32,6 +33,7 @@ from ovseg_ros.offline.train.loop import run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig, StepCount
 from ovseg_ros.offline.train.losses import MaskLossConfig
 from ovseg_ros.offline.train.masks import Answer, MaskTask, require_whole_patches
+from ovseg_ros.offline.train.pretrained_stem import load_pretrained_stem
 from ovseg_ros.offline.train.state import has_state
 from ovseg_ros.offline.train.validation import STUFF, THING, ValidationConfig, open_validation
 
@@ -55,6 +57,7 @@ class EoMTTraining:
         begins_with: a whole EoMT to begin with, as `read_eomt` takes it; its classes may be others. null = random
             weights, but for the encoder's.
         encoder_weights: pretrained ViT to begin with, as `load_pretrained_vit` takes it; null = random weights.
+        stem_weights: pretrained weights of an efficientnet_lite0 stem, as `stem_weights_file` takes them.
         annealing_starts, annealing_ends: for each joint block, the steps between which its mask annealing falls from 1
             to 0; empty = evenly over the run.
         validation: when and on what to measure what would be used; None = never.
@@ -68,6 +71,7 @@ class EoMTTraining:
     classes: Literal["categories", "thing_or_stuff"] = "categories"
     begins_with: Annotated[str, Field(min_length=1)] | None = None
     encoder_weights: str | None = None
+    stem_weights: str | None = None
     annealing_starts: tuple[StepCount, ...] = ()
     annealing_ends: tuple[StepCount, ...] = ()
     validation: ValidationConfig | None = None
@@ -75,8 +79,9 @@ class EoMTTraining:
 
     def __post_init__(self) -> None:
         require_instances(self.data)
-        if self.begins_with is not None and self.encoder_weights is not None:
-            raise ValueError("begins_with brings an encoder, too; leave either begins_with or encoder_weights out")
+        for name, weights in (("encoder_weights", self.encoder_weights), ("stem_weights", self.stem_weights)):
+            if self.begins_with is not None and weights is not None:
+                raise ValueError(f"begins_with brings a whole EoMT; leave either begins_with or {name} out")
         if any(start >= end for start, end in zip(self.annealing_starts, self.annealing_ends, strict=False)):
             raise ValueError("each of annealing_starts must lie before the same block's end in annealing_ends")
 
@@ -204,6 +209,14 @@ class EoMTTask(MaskTask):
                 print(told)
         if config.encoder_weights is not None:
             load_pretrained_vit(model.encoder, config.encoder_weights)
+        if config.stem_weights is not None:
+            stem = model.encoder.patch_embed.proj
+            if not isinstance(stem, PretrainedStem):
+                raise ConfigError(
+                    f"stem_weights are given, but the architecture has a stem of {architecture.stem}; set its stem to "
+                    "efficientnet_lite0, or leave stem_weights out"
+                )
+            load_pretrained_stem(stem, config.stem_weights)
         super().__init__("eomt", model, config, dataset, run.engine.device)
         self._config, self._class_of, self._classes = config, class_of, classes
 

@@ -36,6 +36,7 @@ from ovseg_ros.offline.train.lmseg import LMSegTraining
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.omtseg import OMTSegTraining, omtseg_section
 from ovseg_ros.offline.train.pmp import PmpTraining, begun_guidance, guided_section
+from ovseg_ros.offline.train.pretrained_stem import stem_weights_file
 from ovseg_ros.offline.train.state import FREE_TO_CHANGE
 
 RECORD_NAME = "run.yaml"
@@ -154,7 +155,8 @@ def _weights_read(stages: Sequence[Stage]) -> Iterator[Sequence[Path]]:
                 if stage.begins_with is not None:
                     yield eomt_files(stage.begins_with)
                     continue
-                yield find_weights(stage.encoder_weights).shards if stage.encoder_weights is not None else ()
+                encoder = find_weights(stage.encoder_weights).shards if stage.encoder_weights is not None else ()
+                yield (*encoder, *([stem_weights_file(stage.stem_weights)] if stage.stem_weights is not None else ()))
             case ClipTraining():
                 files, model = preset_folder(stage.preset), two_stage(stage.preset)
                 yield () if trains_generator else section_paths(files, model.proposer)

@@ -119,7 +119,7 @@ def test_views_are_not_rendered_into_a_data_sets_folder(
     """Of a recipe with stages on both."""
     places = []
 
-    def rendered(folder: Path, split: str, *, scenes: int, views: int) -> None:
+    def rendered(folder: Path, split: str, *, scenes: int, views: int, wide: int) -> None:
         places.append(folder)
         raise DatasetError("asked for")
 

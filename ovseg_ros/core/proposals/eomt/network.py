@@ -5,13 +5,14 @@ dot product of a query, through a small MLP, with the patch features upscaled to
 """
 
 from functools import partial
-from itertools import pairwise
-from typing import Annotated, Any
+from itertools import zip_longest
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic_core import ArgsKwargs
 from timm.layers import LayerNorm, LayerNorm2d, SwiGLUPacked, resample_abs_pos_embed
 from timm.models.eva import EvaBlock
 from timm.models.vision_transformer import VisionTransformer
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.proposals.eomt.rotary import rotary_table
+from ovseg_ros.core.proposals.eomt.stem import PretrainedStem, convolutional_stem
 from ovseg_ros.core.proposals.mask_network import MaskNetwork
 from ovseg_ros.core.proposals.prompt_guidance import GuidingWords
 from ovseg_ros.core.types import MaskProposals, QueryPrediction
@@ -27,6 +29,13 @@ Size = Annotated[int, Field(ge=1, le=8192)]
 
 Grid = tuple[int, int]
 """Rows and columns of patches."""
+
+
+class Encoded(NamedTuple):
+    """Images as patches: their grid, and for each upscale block what a stem saw in its resolution; none without."""
+
+    grid: Grid
+    finer: list[Tensor]
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
@@ -40,8 +49,10 @@ class EoMTConfig:
         width, depth, heads: of the ViT.
         register_tokens: extra tokens beside the class token.
         layer_scale: initial LayerScale, or None for a ViT without it.
-        convolutional_stem: embed patches by stacked 3x3 convolutions (Xiao et al., 2021) instead of one projection;
-            a small ViT trains much faster from scratch with it.
+        stem: what embeds patches. "patches": one projection, as in a plain ViT. "convolutions": stacked 3x3
+            convolutions (Xiao et al., 2021); a small ViT trains much faster from scratch with them. Older files say
+            `convolutional_stem: true`. "efficientnet_lite0": most of that network, which can be had pretrained.
+        skips: the upscale blocks also see the maps of a pretrained stem that have their resolution.
         swiglu: gated MLPs of two thirds the hidden width, as DINOv2's giant has, instead of GELU MLPs.
         dinov3: a ViT as DINOv3's S, B and L are: rotary positions instead of learned ones, queries, keys and values
             from a matrix each, of which the keys' has no bias, and 1e-5 in the normalisations instead of 1e-6.
@@ -58,13 +69,25 @@ class EoMTConfig:
     heads: PositiveInt = 6
     register_tokens: Annotated[int, Field(ge=0, le=1024)] = 4
     layer_scale: Annotated[float, Field(ge=0, le=1000)] | None = 1.0
-    convolutional_stem: bool = False
+    stem: Literal["patches", "convolutions", "efficientnet_lite0"] = "patches"
+    skips: bool = False
     swiglu: bool = False
     dinov3: bool = False
     num_queries: Size = 200
     num_classes: Annotated[int, Field(ge=1, le=65_535)] = 133
     joint_blocks: PositiveInt = 3
     upscale_blocks: Annotated[int, Field(ge=0, le=6)] = 2
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_files(cls, given: Any) -> Any:
+        values = (given.kwargs or {}) if isinstance(given, ArgsKwargs) else given
+        if not isinstance(values, dict) or not isinstance(values.get("convolutional_stem"), bool):
+            return given
+        values = dict(values)
+        stem = "convolutions" if values.pop("convolutional_stem") else "patches"
+        values = {"stem": stem, **values}
+        return ArgsKwargs(given.args, values) if isinstance(given, ArgsKwargs) else values
 
     def __post_init__(self) -> None:
         if self.joint_blocks > self.depth:
@@ -83,9 +106,9 @@ class EoMTConfig:
                 f"patch_size must be {min(self.image_size)} at most, got {self.patch_size}: no patch fits "
                 f"into image_size {self.image_size}"
             )
-        if self.convolutional_stem and (self.patch_size == 1 or self.patch_size & (self.patch_size - 1)):
+        if self.stem == "convolutions" and (self.patch_size == 1 or self.patch_size & (self.patch_size - 1)):
             raise ValueError(f"a convolutional stem needs a patch size that is a power of two, got {self.patch_size}")
-        if self.convolutional_stem and 2 * self.width < self.patch_size:
+        if self.stem == "convolutions" and 2 * self.width < self.patch_size:
             raise ValueError(
                 f"a convolutional stem halves the channels {self.patch_size.bit_length() - 2} times for patches of "
                 f"{self.patch_size}; width must be {self.patch_size // 2} or more, got {self.width}"
@@ -101,19 +124,12 @@ class ScaleBlock(nn.Module):
         self.depthwise = nn.Conv2d(width, width, kernel_size=3, padding=1, groups=width, bias=False)
         self.norm = LayerNorm2d(width)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, 2h, 2w)."""
-        return self.norm(self.depthwise(F.gelu(self.upsample(features))))
-
-
-def _convolutional_stem(width: int, patch_size: int) -> nn.Sequential:
-    """Halves the resolution until one pixel is one patch: (B, 3, H, W) -> (B, width, H / patch, W / patch)."""
-    halvings = patch_size.bit_length() - 1
-    channels = [3] + [width // 2 ** (halvings - step - 1) for step in range(halvings)]
-    layers: list[nn.Module] = []
-    for inside, outside in pairwise(channels):
-        layers += [nn.Conv2d(inside, outside, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Conv2d(width, width, kernel_size=1))
+    def forward(self, features: Tensor, finer: Tensor | None = None) -> Tensor:
+        """(B, C, h, w), and what else is known at twice the resolution (B, C, 2h, 2w) -> (B, C, 2h, 2w)."""
+        features = self.upsample(features)
+        if finer is not None:
+            features = features + finer
+        return self.norm(self.depthwise(F.gelu(features)))
 
 
 def _gated_mlp_ratio(width: int) -> float:
@@ -149,8 +165,10 @@ def _build_encoder(config: EoMTConfig) -> VisionTransformer:
         dynamic_img_size=True,
         **_block_settings(config),
     )
-    if config.convolutional_stem:
-        encoder.patch_embed.proj = _convolutional_stem(config.width, config.patch_size)
+    if config.stem == "convolutions":
+        encoder.patch_embed.proj = convolutional_stem(config.width, config.patch_size)
+    elif config.stem == "efficientnet_lite0":
+        encoder.patch_embed.proj = PretrainedStem(config.width)
     return encoder
 
 
@@ -173,6 +191,11 @@ class EoMT(MaskNetwork):
             nn.Linear(config.width, config.width),
         )
         self.upscale = nn.Sequential(*[ScaleBlock(config.width) for _ in range(config.upscale_blocks)])
+        self.lateral = nn.ModuleList(
+            nn.Conv2d(channels, config.width, kernel_size=1)
+            for channels in PretrainedStem.finer_channels
+            if config.skips
+        )
         self._canvas: Grid | None = None
         self.register_buffer("_places", None, persistent=False)
 
@@ -208,8 +231,8 @@ class EoMT(MaskNetwork):
         Raises:
             ValueError: there is guidance, but no words.
         """
-        tokens, grid, _ = self._run(images, None, words=words)
-        final = self._predict(tokens, grid, words)
+        tokens, encoded, _ = self._run(images, None, words=words)
+        final = self._predict(tokens, encoded, words)
         return MaskProposals(
             mask_logits=final.mask_logits,
             query_embeddings=tokens[:, : self.config.num_queries],
@@ -219,7 +242,7 @@ class EoMT(MaskNetwork):
 
     def patches(self, images: Tensor) -> Tensor:
         """Of images as of `forward`, the patches after the last block: (B, C, H / patch, W / patch)."""
-        tokens, grid, _ = self._run(images, None)
+        tokens, (grid, _), _ = self._run(images, None)
         return tokens[:, -grid[0] * grid[1] :].transpose(1, 2).unflatten(2, grid)
 
     def forward_layers(self, images: Tensor, words: GuidingWords | None = None) -> list[QueryPrediction]:
@@ -262,8 +285,8 @@ class EoMT(MaskNetwork):
         Returns:
             L2 + 1 predictions, the final one last.
         """
-        tokens, grid, predictions = self._run(images, mask_probabilities, draws, words)
-        return [*predictions, self._predict(tokens, grid, words)]
+        tokens, encoded, predictions = self._run(images, mask_probabilities, draws, words)
+        return [*predictions, self._predict(tokens, encoded, words)]
 
     def _run(
         self,
@@ -271,10 +294,11 @@ class EoMT(MaskNetwork):
         mask_probabilities: Tensor | None,
         draws: Tensor | None = None,
         words: GuidingWords | None = None,
-    ) -> tuple[Tensor, Grid, list[QueryPrediction]]:
-        """Normalised tokens after the last block, the patches' grid, and predictions before each masked joint block."""
+    ) -> tuple[Tensor, Encoded, list[QueryPrediction]]:
+        """Normalised tokens after the last block, what they are of, and predictions before each masked joint block."""
         self._require_words(words)
-        tokens, grid = self._embed(images)
+        tokens, encoded = self._embed(images)
+        grid = encoded.grid
         rotation, count = self._rotation(grid), self.config.num_queries
         predictions = []
         for index, block in enumerate(self.encoder.blocks, start=self.config.joint_blocks - self.config.depth):
@@ -283,7 +307,7 @@ class EoMT(MaskNetwork):
                 tokens = torch.cat([queries, tokens], dim=1)  # (B, Q + N, C)
             attention_mask = None
             if index >= 0 and mask_probabilities is not None:
-                prediction = self._predict(self.encoder.norm(tokens), grid, words)
+                prediction = self._predict(self.encoder.norm(tokens), encoded, words)
                 predictions.append(prediction)
                 drawn = None if draws is None else draws[index]
                 attention_mask = self._attention_mask(
@@ -295,12 +319,18 @@ class EoMT(MaskNetwork):
             # The table begins with the queries, which may not have joined.
             rotary = {} if rotation is None else {"rope": rotation[-tokens.shape[1] :]}
             tokens = block(tokens, attn_mask=attention_mask, **rotary)
-        return self.encoder.norm(tokens), grid, predictions
+        return self.encoder.norm(tokens), encoded, predictions
 
-    def _embed(self, images: Tensor) -> tuple[Tensor, Grid]:
-        """(B, 3, H, W) -> tokens (B, 1 + registers + patches, C) and the patch grid's (rows, columns)."""
-        encoder = self.encoder
-        features = encoder.patch_embed(images.to(encoder.cls_token.dtype))  # (B, rows, columns, C)
+    def _embed(self, images: Tensor) -> tuple[Tensor, Encoded]:
+        """(B, 3, H, W) -> tokens (B, 1 + registers + patches, C), and what they are of."""
+        encoder, finer = self.encoder, list[Tensor]()
+        images, stem = images.to(encoder.cls_token.dtype), encoder.patch_embed.proj
+        if isinstance(stem, PretrainedStem):
+            embedded, finer = stem.pyramid(images)
+            features = embedded.permute(0, 2, 3, 1)
+            finer = [lateral(one) for lateral, one in zip(self.lateral, finer, strict=False)]
+        else:
+            features = encoder.patch_embed(images)  # (B, rows, columns, C)
         batch, grid = features.shape[0], (features.shape[1], features.shape[2])
         patches = features.flatten(1, 2)
         if encoder.pos_embed is not None:
@@ -308,7 +338,7 @@ class EoMT(MaskNetwork):
         prefix = [encoder.cls_token.expand(batch, -1, -1)]
         if encoder.reg_token is not None:
             prefix.append(encoder.reg_token.expand(batch, -1, -1))
-        return torch.cat([*prefix, patches], dim=1), grid
+        return torch.cat([*prefix, patches], dim=1), Encoded(grid, finer)
 
     def _positions(self, grid: Grid) -> Tensor:
         """(1, P, C) to add to the patches of a grid."""
@@ -332,11 +362,14 @@ class EoMT(MaskNetwork):
             return self._places
         return torch.cat([self._places[:unturned], _top_left(self._places[unturned:], self._canvas, grid)])
 
-    def _predict(self, tokens: Tensor, grid: Grid, words: GuidingWords | None) -> QueryPrediction:
+    def _predict(self, tokens: Tensor, encoded: Encoded, words: GuidingWords | None) -> QueryPrediction:
         """Heads on normalised tokens (B, Q + prefix + patches, C), however many queries Q there are."""
+        grid = encoded.grid
         queries, patches = tokens[:, : -grid[0] * grid[1]], tokens[:, -grid[0] * grid[1] :]
         queries = queries[:, : queries.shape[1] - self.encoder.num_prefix_tokens]  # (B, Q, C)
-        features = self.upscale(patches.transpose(1, 2).unflatten(2, grid))  # (B, C, h, w)
+        features = patches.transpose(1, 2).unflatten(2, grid)
+        for block, finer in zip_longest(self.upscale, encoded.finer):
+            features = block(features, finer)  # (B, C, h, w)
         return QueryPrediction(
             mask_logits=torch.einsum("bqc,bchw->bqhw", self.mask_head(queries), features),
             class_logits=self.class_head(queries),

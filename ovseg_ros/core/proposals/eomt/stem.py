@@ -1,0 +1,49 @@
+"""What may embed patches instead of one projection: convolutions, learned from scratch or pretrained."""
+
+from itertools import pairwise
+
+import timm
+from torch import Tensor, nn
+
+_GROUPS = 5
+"""Block groups of EfficientNet-Lite0 up to stride 16."""
+
+
+def convolutional_stem(width: int, patch_size: int) -> nn.Sequential:
+    """Halves the resolution until one pixel is one patch: (B, 3, H, W) -> (B, width, H / patch, W / patch)."""
+    halvings = patch_size.bit_length() - 1
+    channels = [3] + [width // 2 ** (halvings - step - 1) for step in range(halvings)]
+    layers: list[nn.Module] = []
+    for inside, outside in pairwise(channels):
+        layers += [nn.Conv2d(inside, outside, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(width, width, kernel_size=1))
+
+
+class PretrainedStem(nn.Module):
+    """EfficientNet-Lite0 (Tan and Le, 2019) up to stride 16, and a projection to the ViT's width.
+
+    Attributes:
+        finer_channels: of the maps of stride 8 and 4 on the way, in that order.
+    """
+
+    finer_channels = (40, 24)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        # Padded on both sides: TensorFlow pads on one alone, which shows the same on a grid shifted by 15 pixels.
+        network = timm.create_model("efficientnet_lite0", bn_eps=1e-3)
+        self.conv_stem, self.bn1, self.blocks = network.conv_stem, network.bn1, network.blocks[:_GROUPS]
+        self.projection = nn.Sequential(nn.Conv2d(112, width, kernel_size=1, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, width, H / 16, W / 16)."""
+        return self.pyramid(images)[0]
+
+    def pyramid(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """As `forward`, and the maps of `finer_channels`: (B, 40, H / 8, W / 8) and (B, 24, H / 4, W / 4)."""
+        features, finer = self.bn1(self.conv_stem(images)), list[Tensor]()
+        for number, group in enumerate(self.blocks):
+            features = group(features)
+            if number in (1, 2):
+                finer.insert(0, features)
+        return self.projection(features), finer
