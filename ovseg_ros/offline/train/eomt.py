@@ -213,7 +213,7 @@ class EoMTTask(MaskTask):
             stem = model.encoder.patch_embed.proj
             if not isinstance(stem, PretrainedStem):
                 raise ConfigError(
-                    f"stem_weights are given, but the architecture has a stem of {architecture.stem}; set its stem to "
+                    "stem_weights are given, but the architecture has no pretrained_stem; set it to "
                     "efficientnet_lite0, or leave stem_weights out"
                 )
             load_pretrained_stem(stem, config.stem_weights)

@@ -97,7 +97,7 @@ class MaskTask(Task):
         self.name, self.model = name, model
         self._loss, self._device = config.loss, device
         # Many small convolutions, which read colours side by side faster.
-        convolutional = isinstance(model, EoMT) and model.config.stem != "patches"
+        convolutional = isinstance(model, EoMT) and model.has_convolutions
         self._layout = torch.channels_last if convolutional else torch.contiguous_format
         self._soft: dict[tuple[int, range], list[MaskTargets]] = {}
         self.stream = PanopticStream(dataset, config.data, config.augmentation, config.loop, segmented_view)

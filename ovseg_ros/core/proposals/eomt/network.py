@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass as pydantic_dataclass
-from pydantic_core import ArgsKwargs
 from timm.layers import LayerNorm, LayerNorm2d, SwiGLUPacked, resample_abs_pos_embed
 from timm.models.eva import EvaBlock
 from timm.models.vision_transformer import VisionTransformer
@@ -49,9 +48,10 @@ class EoMTConfig:
         width, depth, heads: of the ViT.
         register_tokens: extra tokens beside the class token.
         layer_scale: initial LayerScale, or None for a ViT without it.
-        stem: what embeds patches. "patches": one projection, as in a plain ViT. "convolutions": stacked 3x3
-            convolutions (Xiao et al., 2021); a small ViT trains much faster from scratch with them. Older files say
-            `convolutional_stem: true`. "efficientnet_lite0": most of that network, which can be had pretrained.
+        convolutional_stem: embed patches by stacked 3x3 convolutions (Xiao et al., 2021) instead of one projection;
+            a small ViT trains much faster from scratch with it.
+        pretrained_stem: embed them by most of this network instead, which can be had pretrained. Then it is no plain
+            ViT.
         skips: the upscale blocks also see the maps of a pretrained stem that have their resolution.
         swiglu: gated MLPs of two thirds the hidden width, as DINOv2's giant has, instead of GELU MLPs.
         dinov3: a ViT as DINOv3's S, B and L are: rotary positions instead of learned ones, queries, keys and values
@@ -69,7 +69,8 @@ class EoMTConfig:
     heads: PositiveInt = 6
     register_tokens: Annotated[int, Field(ge=0, le=1024)] = 4
     layer_scale: Annotated[float, Field(ge=0, le=1000)] | None = 1.0
-    stem: Literal["patches", "convolutions", "efficientnet_lite0"] = "patches"
+    convolutional_stem: bool = False
+    pretrained_stem: Literal["efficientnet_lite0"] | None = None
     skips: bool = False
     swiglu: bool = False
     dinov3: bool = False
@@ -77,17 +78,6 @@ class EoMTConfig:
     num_classes: Annotated[int, Field(ge=1, le=65_535)] = 133
     joint_blocks: PositiveInt = 3
     upscale_blocks: Annotated[int, Field(ge=0, le=6)] = 2
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_older_files(cls, given: Any) -> Any:
-        values = (given.kwargs or {}) if isinstance(given, ArgsKwargs) else given
-        if not isinstance(values, dict) or not isinstance(values.get("convolutional_stem"), bool):
-            return given
-        values = dict(values)
-        stem = "convolutions" if values.pop("convolutional_stem") else "patches"
-        values = {"stem": stem, **values}
-        return ArgsKwargs(given.args, values) if isinstance(given, ArgsKwargs) else values
 
     def __post_init__(self) -> None:
         if self.joint_blocks > self.depth:
@@ -106,9 +96,9 @@ class EoMTConfig:
                 f"patch_size must be {min(self.image_size)} at most, got {self.patch_size}: no patch fits "
                 f"into image_size {self.image_size}"
             )
-        if self.stem == "convolutions" and (self.patch_size == 1 or self.patch_size & (self.patch_size - 1)):
+        if self.convolutional_stem and (self.patch_size == 1 or self.patch_size & (self.patch_size - 1)):
             raise ValueError(f"a convolutional stem needs a patch size that is a power of two, got {self.patch_size}")
-        if self.stem == "convolutions" and 2 * self.width < self.patch_size:
+        if self.convolutional_stem and 2 * self.width < self.patch_size:
             raise ValueError(
                 f"a convolutional stem halves the channels {self.patch_size.bit_length() - 2} times for patches of "
                 f"{self.patch_size}; width must be {self.patch_size // 2} or more, got {self.width}"
@@ -165,9 +155,9 @@ def _build_encoder(config: EoMTConfig) -> VisionTransformer:
         dynamic_img_size=True,
         **_block_settings(config),
     )
-    if config.stem == "convolutions":
+    if config.convolutional_stem:
         encoder.patch_embed.proj = convolutional_stem(config.width, config.patch_size)
-    elif config.stem == "efficientnet_lite0":
+    elif config.pretrained_stem is not None:
         encoder.patch_embed.proj = PretrainedStem(config.width)
     return encoder
 
@@ -253,6 +243,11 @@ class EoMT(MaskNetwork):
     def guided_layers(self) -> tuple[int, int]:
         """The joint blocks, and the ViT's width."""
         return self.config.joint_blocks, self.config.width
+
+    @property
+    def has_convolutions(self) -> bool:
+        """Whether more than one embeds the patches."""
+        return self.config.convolutional_stem or self.config.pretrained_stem is not None
 
     @property
     def patch_size(self) -> int:
