@@ -52,7 +52,7 @@ class EoMTConfig:
             a small ViT trains much faster from scratch with it.
         pretrained_stem: embed them by most of this network instead, which can be had pretrained. Then it is no plain
             ViT.
-        skips: the upscale blocks also see the maps of a pretrained stem that have their resolution.
+        skips: the upscale blocks also see the maps of the pretrained stem that have their resolution.
         swiglu: gated MLPs of two thirds the hidden width, as DINOv2's giant has, instead of GELU MLPs.
         dinov3: a ViT as DINOv3's S, B and L are: rotary positions instead of learned ones, queries, keys and values
             from a matrix each, of which the keys' has no bias, and 1e-5 in the normalisations instead of 1e-6.
@@ -91,6 +91,13 @@ class EoMTConfig:
                 f"rotary positions turn 4 channels of a head together; {self.heads} heads do not share a width of "
                 f"{self.width} in multiples of 4"
             )
+        if self.pretrained_stem is not None and (self.convolutional_stem or self.dinov3 or self.patch_size != 16):
+            raise ValueError(
+                "a pretrained_stem makes patches of 16 pixels for a ViT with learned positions, and there is one stem "
+                "only; leave it, or convolutional_stem and dinov3 out, and patch_size at 16"
+            )
+        if self.skips and (self.pretrained_stem is None or self.upscale_blocks < 2):
+            raise ValueError("skips need a pretrained_stem, and 2 or more upscale_blocks to lead to; leave skips out")
         if self.patch_size > min(self.image_size):
             raise ValueError(
                 f"patch_size must be {min(self.image_size)} at most, got {self.patch_size}: no patch fits "

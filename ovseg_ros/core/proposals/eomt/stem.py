@@ -3,10 +3,18 @@
 from itertools import pairwise
 
 import timm
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _GROUPS = 5
 """Block groups of EfficientNet-Lite0 up to stride 16."""
+_NORMS = {
+    "EfficientNet": (("conv_stem", "bn1"),),
+    "DepthwiseSeparableConv": (("conv_dw", "bn1"), ("conv_pw", "bn2")),
+    "InvertedResidual": (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
+}
+"""timm's names of the convolutions and what normalises and activates their outputs."""
 
 
 def convolutional_stem(width: int, patch_size: int) -> nn.Sequential:
@@ -31,9 +39,10 @@ class PretrainedStem(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         # Padded on both sides: TensorFlow pads on one alone, which shows the same on a grid shifted by 15 pixels.
-        network = timm.create_model("efficientnet_lite0", bn_eps=1e-3)
-        self.conv_stem, self.bn1, self.blocks = network.conv_stem, network.bn1, network.blocks[:_GROUPS]
+        self.network = timm.create_model("efficientnet_lite0", bn_eps=1e-3, num_classes=0)
+        del self.network.blocks[_GROUPS:], self.network.conv_head, self.network.bn2
         self.projection = nn.Sequential(nn.Conv2d(112, width, kernel_size=1, bias=False), nn.BatchNorm2d(width))
+        self.to(memory_format=torch.channels_last)  # twice as fast on a CPU
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, width, H / 16, W / 16)."""
@@ -41,9 +50,24 @@ class PretrainedStem(nn.Module):
 
     def pyramid(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """As `forward`, and the maps of `finer_channels`: (B, 40, H / 8, W / 8) and (B, 24, H / 4, W / 4)."""
-        features, finer = self.bn1(self.conv_stem(images)), list[Tensor]()
-        for number, group in enumerate(self.blocks):
+        images = images.contiguous(memory_format=torch.channels_last)
+        features, finer = self.network.bn1(self.network.conv_stem(images)), list[Tensor]()
+        for number, group in enumerate(self.network.blocks):
             features = group(features)
             if number in (1, 2):
                 finer.insert(0, features)
         return self.projection(features), finer
+
+    def fold_norms(self) -> None:
+        """Make the batch norms part of the convolutions before them, once, for inference: it can no longer learn.
+
+        The same features up to rounding, in less time.
+        """
+        self.eval().requires_grad_(False)
+        for module in list(self.modules()):
+            for convolution, norm in _NORMS.get(type(module).__name__, ()):
+                before, after = getattr(module, convolution), getattr(module, norm)
+                setattr(module, convolution, fuse_conv_bn_eval(before, after))
+                setattr(module, norm, after.act)
+        self.projection = nn.Sequential(fuse_conv_bn_eval(*self.projection))
+        self.to(memory_format=torch.channels_last)
