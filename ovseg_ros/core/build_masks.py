@@ -32,6 +32,7 @@ def build_generator(
 ) -> tuple[Proposer, Classes]:
     """A mask generator that no words guide, and its closed set; none where nobody gave its classes names."""
     network, classes, padding_color = _mask_network(config, input_size, files)
+    network.fold_norms()
     return PaddedProposer(network, input_size, padding_color=padding_color, pads=_pads(config)), classes
 
 

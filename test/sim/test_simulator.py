@@ -1,11 +1,14 @@
 """The simulated tabletop: exact, repeatable ground truth."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from ovseg_ros.sim.categories import SEEN, UNSEEN
+from ovseg_ros.sim.makes import OTHER, USUAL, WIDE
 from ovseg_ros.sim.scene import SPLITS, make_scene
-from ovseg_ros.sim.shapes import MESHES
+from ovseg_ros.sim.shapes import MESHES, OTHER_MESHES, Mesh
 from ovseg_ros.sim.simulator import Frame, TabletopSimulator, orbit
 
 
@@ -95,10 +98,45 @@ def test_training_scenes_show_seen_categories_only_and_splits_differ() -> None:
     assert len(set(first.values())) == len(SPLITS)
 
 
-@pytest.mark.parametrize("shape", sorted(MESHES))
-def test_meshes_face_outwards(shape: str) -> None:
+def test_wide_training_scenes_show_seen_categories_only_and_vary_more() -> None:
+    wide, usual = ([make_scene(split, seed) for seed in range(60)] for split in ("train_wide", "train"))
+    assert {item.label for scene in wide for item in scene.objects} <= SEEN
+    for spread in (
+        lambda scenes: np.ptp([item.size for scene in scenes for item in scene.objects]),
+        lambda scenes: np.ptp([scene.camera.vertical_fov for scene in scenes]),
+        lambda scenes: np.ptp([scene.camera.distance for scene in scenes]),
+        lambda scenes: len({(name, kind) for scene in scenes for name, kind in scene.textures.items()}),
+    ):
+        assert spread(wide) > 1.5 * spread(usual)
+
+
+def test_the_other_make_draws_what_no_training_draws() -> None:
+    trained = (USUAL, WIDE)
+    for make in trained:
+        assert OTHER.vertical_fov[0] > make.vertical_fov[1] and OTHER.stretch[0] > make.stretch[1]
+        assert OTHER.light_height[0] > make.light_height[1] and OTHER.room_half_size[0] > make.room_half_size[1]
+        patterns = {kind for kinds in make.textures.values() for kind in kinds}
+        assert not set(OTHER.textures["floor"]) & patterns - {"plain"}  # which have other tints
+        assert all(OTHER.colors[name] != color for name, color in make.colors.items())
+    with TabletopSimulator(0, split="other") as simulator:
+        frame = simulator.render()
+    assert {segment.label for segment in frame.segments} <= SEEN | UNSEEN
+    assert sum(segment.is_thing for segment in frame.segments) >= 2 and frame.image.std() > 10
+
+
+def test_other_makes_leave_the_past_alone() -> None:
+    """Scenes of the splits that figures are known of are what they always were."""
+    described = [make_scene(split, seed).xml for split in ("train", "val", "test", "captions") for seed in range(3)]
+    assert all('reflectance="0"' in xml for xml in described)
+    scene = make_scene("test", 0)
+    assert [item.label for item in scene.objects[:3]] == ["red ball", "orange cylinder", "white cylinder"]
+    assert scene.camera.distance == pytest.approx(0.6033101762333926, abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [*MESHES.values(), *OTHER_MESHES.values()])
+def test_meshes_face_outwards(shape: Callable[[], Mesh]) -> None:
     """A closed mesh whose faces all look outwards encloses a positive volume."""
-    vertices, faces = MESHES[shape]()
+    vertices, faces = shape()
     assert faces.min() >= 0 and faces.max() < len(vertices)
     a, b, c = (vertices[faces[:, corner]] for corner in range(3))
     assert np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6 > 0.1

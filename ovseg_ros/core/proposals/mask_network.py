@@ -38,6 +38,10 @@ class MaskNetwork(nn.Module, ABC):
         """Images will lie at the top left of a canvas of this size, pixels; nothing where positions fit every size."""
         return
 
+    def fold_norms(self) -> None:
+        """Get faster where that is possible, for inference alone: it can no longer learn, nor be saved."""
+        return
+
     @property
     @abstractmethod
     def guided_layers(self) -> tuple[int, int]:

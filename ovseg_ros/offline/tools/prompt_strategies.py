@@ -69,10 +69,11 @@ class PromptedEoMT(EoMT):
         """Begins with a copy of a network with guidance.
 
         Raises:
-            ValueError: the network has no guidance, or rotary positions, whose table is made for its own queries.
+            ValueError: the network has no guidance; or rotary positions, whose table is made for its own queries; or
+                skips, which would have to be kept for every image.
         """
-        if network.guidance is None or network.config.dinov3:
-            raise ValueError("strategies are for an EoMT with guidance and learned positions")
+        if network.guidance is None or network.config.dinov3 or network.config.skips:
+            raise ValueError("strategies are for an EoMT with guidance, learned positions and no skips")
         super().__init__(network.config)
         self.guidance = copy.deepcopy(network.guidance)
         self.load_state_dict(network.state_dict())

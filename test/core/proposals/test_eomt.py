@@ -1,5 +1,7 @@
 """EoMT: parity with transformers' implementation, other sizes, and mask annealing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -135,6 +137,45 @@ def test_a_convolutional_stem_keeps_the_grid_and_learns() -> None:
     model = EoMT(config)
     model.forward_masked(torch.randn(2, 3, 48, 64), torch.ones(1))[-1].mask_logits.square().mean().backward()
     assert model.encoder.patch_embed.proj[0].weight.grad.abs().sum() > 0
+
+
+LITE = EoMTConfig(
+    (48, 64), width=48, depth=2, heads=3, pretrained_stem="efficientnet_lite0", skips=True, joint_blocks=1
+)
+
+
+def test_a_pretrained_stem_keeps_the_grid_and_its_skips_reach_the_masks() -> None:
+    model, images = EoMT(LITE), torch.randn(2, 3, 48, 64)
+    final = model.forward_masked(images, torch.ones(1))[-1]
+    assert final.mask_logits.shape == (2, 200, 12, 16)
+    final.mask_logits.square().mean().backward()
+    stem = model.encoder.patch_embed.proj
+    learned = (stem.network.conv_stem.weight, stem.projection[0].weight, *(one.weight for one in model.lateral))
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in learned)
+
+
+@torch.no_grad()
+def test_folded_norms_change_no_mask() -> None:
+    model, images = EoMT(LITE), torch.randn(2, 3, 48, 64)
+    model.train()(images)  # the norms have seen something
+    before = model.eval()(images).mask_logits
+    model.fold_norms()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    torch.testing.assert_close(model(images).mask_logits, before, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"convolutional_stem": True}, "one stem"),
+        ({"patch_size": 8}, "patches of 16 pixels"),
+        ({"upscale_blocks": 1}, "skips need"),
+        ({"pretrained_stem": None}, "skips need"),
+    ],
+)
+def test_what_does_not_go_with_a_pretrained_stem_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(LITE, **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("joint_blocks", [0, 5])

@@ -134,5 +134,5 @@ def test_text_tokens_begin_as_long_as_queries() -> None:
 
 @pytest.mark.parametrize("changes", [{"guided": False}, {"dinov3": True}])
 def test_networks_that_no_strategy_fits_are_refused(changes: dict[str, bool]) -> None:
-    with pytest.raises(ValueError, match="with guidance and learned positions"):
+    with pytest.raises(ValueError, match="with guidance, learned positions and no skips"):
         PromptedEoMT(generator(**changes), STRATEGIES["none"])

@@ -109,6 +109,14 @@ def test_there_are_as_many_scenes_as_asked(data: Path, views: TabletopViews) -> 
     assert few.labels == views.labels[:3]
 
 
+def test_wide_scenes_follow_the_usual_ones(data: Path, views: TabletopViews, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tabletop_views, "SCENES_PER_SHARD", 2)
+    both = load_or_render(data, "train", scenes=2, views=1, wide=2)
+    assert len(both) == len(both.labels) == len(both.textures) == 4
+    assert both.labels[:2] == views.labels[:2] and np.array_equal(both.images[:2], views.images[:2])
+    assert (data / "train_wide-320x240-1views" / "000000.npz").exists()
+
+
 def test_a_broken_shard_is_named(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "train-320x240-1views"
     folder.mkdir()

@@ -4,20 +4,19 @@ The first L1 blocks see [class, register, patch] tokens. Learned queries join fo
 dot product of a query, through a small MLP, with the patch features upscaled to a quarter of the input's size.
 """
 
-from functools import partial
 from itertools import zip_longest
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass as pydantic_dataclass
-from timm.layers import LayerNorm, LayerNorm2d, SwiGLUPacked, resample_abs_pos_embed
-from timm.models.eva import EvaBlock
+from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ovseg_ros.core.config import STRICT
+from ovseg_ros.core.proposals.eomt.blocks import ScaleBlock, block_settings
 from ovseg_ros.core.proposals.eomt.rotary import rotary_table
 from ovseg_ros.core.proposals.eomt.stem import PretrainedStem, convolutional_stem
 from ovseg_ros.core.proposals.mask_network import MaskNetwork
@@ -112,40 +111,6 @@ class EoMTConfig:
             )
 
 
-class ScaleBlock(nn.Module):
-    """Doubles the resolution: (B, C, h, w) -> (B, C, 2h, 2w)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.upsample = nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
-        self.depthwise = nn.Conv2d(width, width, kernel_size=3, padding=1, groups=width, bias=False)
-        self.norm = LayerNorm2d(width)
-
-    def forward(self, features: Tensor, finer: Tensor | None = None) -> Tensor:
-        """(B, C, h, w), and what else is known at twice the resolution (B, C, 2h, 2w) -> (B, C, 2h, 2w)."""
-        features = self.upsample(features)
-        if finer is not None:
-            features = features + finer
-        return self.norm(self.depthwise(F.gelu(features)))
-
-
-def _gated_mlp_ratio(width: int) -> float:
-    """What makes timm's packed SwiGLU as wide as DINOv2's: gate and value of 2/3 x 4 x width each, in eights."""
-    hidden = (width * 4 * 2 // 3 + 7) // 8 * 8
-    return (2 * hidden + 0.5) / width  # timm rounds the product down
-
-
-def _block_settings(config: EoMTConfig) -> dict[str, Any]:
-    """What of timm's ViT differs from the plain one."""
-    if config.swiglu:
-        return {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU, "mlp_ratio": _gated_mlp_ratio(config.width)}
-    if config.dinov3:
-        # All tokens are turned alike: the table leaves queries, class and register tokens as they are.
-        block = partial(EvaBlock, qkv_fused=False, rotate_half=True, num_prefix_tokens=0)
-        return {"block_fn": block, "pos_embed": "none", "norm_layer": partial(LayerNorm, eps=1e-5)}
-    return {}
-
-
 def _build_encoder(config: EoMTConfig) -> VisionTransformer:
     encoder = VisionTransformer(
         img_size=config.image_size,
@@ -160,7 +125,7 @@ def _build_encoder(config: EoMTConfig) -> VisionTransformer:
         reg_tokens=config.register_tokens,
         no_embed_class=True,
         dynamic_img_size=True,
-        **_block_settings(config),
+        **block_settings(config.width, swiglu=config.swiglu, dinov3=config.dinov3),
     )
     if config.convolutional_stem:
         encoder.patch_embed.proj = convolutional_stem(config.width, config.patch_size)
@@ -207,6 +172,11 @@ class EoMT(MaskNetwork):
         places = self._positions(grid) if rotation is None else rotation
         is_own = places is self.encoder.pos_embed  # which need not be held twice
         self._canvas, self._places = grid, None if is_own else places.detach().clone()
+
+    def fold_norms(self) -> None:
+        """The batch norms of a pretrained stem; as of `MaskNetwork`."""
+        if isinstance(self.encoder.patch_embed.proj, PretrainedStem):
+            self.encoder.patch_embed.proj.fold_norms()
 
     def train(self, mode: bool = True) -> "EoMT":
         """As of any module; a training ends `on_canvas`."""
