@@ -30,7 +30,7 @@ _QUEUE_DEPTH = 5
 
 PARAMETERS = (
     ParameterSpec("seed", 0, "Seed of the first scene.", 0, 2**31 - 1, fixed=True),
-    ParameterSpec("split", "test", "Which scenes and objects: train, val, test or other, which is of another make.", fixed=True),
+    ParameterSpec("split", "test", "Which scenes and objects: train, val, test or other (another make).", fixed=True),
     ParameterSpec("width", 320, "Pixels in a row.", 16, 1920, fixed=True),
     ParameterSpec("height", 240, "Rows.", 16, 1920, fixed=True),
     ParameterSpec("rate", 5.0, "Frames per second.", 0.01, 1000.0, fixed=True),

@@ -221,7 +221,7 @@ def test_the_plain_blocks_equal_transformers_dinov3(
     reference = make(width, depth, heads)
     model = load_eomt(str(write_whole(tmp_path, reference, "transformers"))).model
     images = torch.randn(2, 3, *size)
-    tokens, grid = model._embed(images)
+    tokens, (grid, _) = model._embed(images)
     rotation = rotary_table(grid, width // heads, 5, images.device)
     for block in model.encoder.blocks:
         tokens = block(tokens, rope=rotation)

@@ -19,16 +19,20 @@ from ovseg_ros.core.proposals.mask2former import Mask2Former
 from ovseg_ros.core.proposals.padded import PaddedProposer, PromptGuidedProposer
 
 SIZE = (64, 64)
-PLAIN = ("eomt", "eomt_dinov3", "own", "mask2former")
+PLAIN = ("eomt", "eomt_dinov3", "own", "pretrained", "mask2former")
 
 
 def proposer(kind: str, *, pads: bool = True) -> PaddedProposer:
-    """`own`: as the bundled generators are built."""
-    if kind == "own":
+    """`own` and `pretrained`: as bundled generators are built."""
+    if kind in ("own", "pretrained"):
         torch.manual_seed(0)
-        changes = {"convolutional_stem": True, "layer_scale": None, "register_tokens": 0, "image_size": (48, 64)}
+        stem = (
+            {"convolutional_stem": True} if kind == "own" else {"pretrained_stem": "efficientnet_lite0", "skips": True}
+        )
+        changes = {"layer_scale": None, "register_tokens": 0, "image_size": (48, 64), **stem}
         network = EoMT(EoMTConfig(**{**EOMT, **changes}))
         stir(network, 0.1)
+        network.eval().fold_norms()
         return PaddedProposer(network, (48, 64), pads=pads).eval()
     return PaddedProposer(plain(kind), SIZE, pads=pads).eval()
 

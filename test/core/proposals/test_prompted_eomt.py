@@ -14,7 +14,7 @@ def by_hand(network: EoMT, pixels: Tensor, rows: Tensor, is_masked: bool) -> lis
     """A prediction before each joint block and after the last: predict, read the words, then the block."""
     encoder, count = network.encoder, network.config.num_queries
     words, blocks = prepared(network, rows), network.config.joint_blocks
-    tokens, grid = network._embed(pixels)
+    tokens, (grid, _) = network._embed(pixels)
     for block in encoder.blocks[:-blocks]:
         tokens = block(tokens)
     tokens = torch.cat([network.queries.weight.expand(len(pixels), -1, -1), tokens], dim=1)

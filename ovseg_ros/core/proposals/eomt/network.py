@@ -295,12 +295,13 @@ class EoMT(MaskNetwork):
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Encoded]:
         """(B, 3, H, W) -> tokens (B, 1 + registers + patches, C), and what they are of."""
-        encoder, finer = self.encoder, list[Tensor]()
-        images, stem = images.to(encoder.cls_token.dtype), encoder.patch_embed.proj
+        encoder, stem = self.encoder, self.encoder.patch_embed.proj
+        images = images.to(encoder.cls_token.dtype)
+        finer: list[Tensor] = []
         if isinstance(stem, PretrainedStem):
-            embedded, finer = stem.pyramid(images)
+            embedded, maps = stem.pyramid(images)
             features = embedded.permute(0, 2, 3, 1)
-            finer = [lateral(one) for lateral, one in zip(self.lateral, finer, strict=False)]
+            finer = [lateral(one) for lateral, one in zip(self.lateral, maps, strict=False)]
         else:
             features = encoder.patch_embed(images)  # (B, rows, columns, C)
         batch, grid = features.shape[0], (features.shape[1], features.shape[2])

@@ -42,7 +42,7 @@ class PretrainedStem(nn.Module):
         self.network = timm.create_model("efficientnet_lite0", bn_eps=1e-3, num_classes=0)
         del self.network.blocks[_GROUPS:], self.network.conv_head, self.network.bn2
         self.projection = nn.Sequential(nn.Conv2d(112, width, kernel_size=1, bias=False), nn.BatchNorm2d(width))
-        self.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        self._lay_out()
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, width, H / 16, W / 16)."""
@@ -51,7 +51,8 @@ class PretrainedStem(nn.Module):
     def pyramid(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """As `forward`, and the maps of `finer_channels`: (B, 40, H / 8, W / 8) and (B, 24, H / 4, W / 4)."""
         images = images.contiguous(memory_format=torch.channels_last)
-        features, finer = self.network.bn1(self.network.conv_stem(images)), list[Tensor]()
+        features = self.network.bn1(self.network.conv_stem(images))
+        finer: list[Tensor] = []
         for number, group in enumerate(self.network.blocks):
             features = group(features)
             if number in (1, 2):
@@ -70,4 +71,10 @@ class PretrainedStem(nn.Module):
                 setattr(module, convolution, fuse_conv_bn_eval(before, after))
                 setattr(module, norm, after.act)
         self.projection = nn.Sequential(fuse_conv_bn_eval(*self.projection))
-        self.to(memory_format=torch.channels_last)
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Colours side by side, which is twice as fast on a CPU."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
