@@ -1,7 +1,8 @@
 """Identity over time: which segment of this frame is which object of the frames before.
 
 Masks decide where they overlap; appearance and place decide where they do not: after a short occlusion, a fast move or
-a pause between frames. Times are the frames' stamps, so the rate of the frames does not matter; names do not either.
+a pause between frames. Times are the frames' stamps, so the rate of the frames does not matter; names do not either,
+but a track may decide the name (names.py).
 
 Words may take part in making masks and their embeddings, though. So what was last seen under other words is compared by
 its colours, and only a mask of about the same extent is the same object: a group has a number of its own, and its
@@ -16,6 +17,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from ovseg_ros.core.tracking.appearance import color_similarity
+from ovseg_ros.core.tracking.names import NameVotes
 from ovseg_ros.core.tracking.subsampling import subsampled_ids
 from ovseg_ros.core.types import PanopticResult, Segment
 
@@ -45,11 +47,14 @@ class Tracker:
     def reset(self) -> None:
         """Forgets all objects. Their numbers are not given again."""
         self._objects = _objects(0, 0)
+        self._names = NameVotes()
         # The newest frame's segment image, subsampled, and the least number above its ids.
         self._ids, self._count = np.zeros((1, 1), np.uint8), 1
         self._stamp = float("-inf")
 
-    def update(self, result: PanopticResult, stamp: float, appearance: np.ndarray | None = None) -> PanopticResult:
+    def update(
+        self, result: PanopticResult, stamp: float, appearance: np.ndarray | None = None, *, name_votes: int = 0
+    ) -> PanopticResult:
         """The same result with a `track_id` for every thing.
 
         Args:
@@ -57,6 +62,7 @@ class Tracker:
             stamp: when the frame was taken, seconds. One before the last frame's means that time was set back, as when
                 a recording starts again: everything is forgotten. Equal stamps are one frame, seen under other words.
             appearance: (N, C) rows of unit length for `result.segments`; None compares no appearance.
+            name_votes: how many of an object's last frames decide its name, by `NameVotes`; 0 = each frame its own.
 
         Returns:
             Track ids are 1 or more, and none is ever given to a second object.
@@ -94,7 +100,8 @@ class Tracker:
         segments = list(result.segments)
         for index, track_id in zip(things, now["track_id"].tolist(), strict=True):
             segments[index] = replace(segments[index], track_id=track_id)
-        return replace(result, segments=tuple(segments))
+        tracked = replace(result, segments=tuple(segments))
+        return self._names.decide(tracked, name_votes, self._objects["track_id"].tolist())
 
     def _scores(self, known: np.ndarray, now: np.ndarray, overlap: np.ndarray) -> np.ndarray:
         """How well each known object (T,) and each one in sight (N,) go together: (T, N), or `_IMPOSSIBLE`."""

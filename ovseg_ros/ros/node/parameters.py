@@ -129,6 +129,14 @@ PARAMETERS = (
     ),
     ParameterSpec("tracking", True, "Follow objects from frame to frame and publish their track_id; else it is 0."),
     ParameterSpec(
+        "name_votes",
+        0,
+        "An object's name is decided by the scores of the names that it had in so many of its last frames; 0 = by each "
+        "frame alone. Needs tracking; stuff keeps the frame's name.",
+        0,
+        1000,
+    ),
+    ParameterSpec(
         "depth_tolerance",
         0.0,
         "Most seconds between the stamps of an image and its depth; 0 = they must be equal.",
@@ -188,6 +196,7 @@ class Settings:
     region: Region
     outputs: OutputOptions
     tracking: bool
+    name_votes: int
 
     @classmethod
     def read(cls, node: Node, camera: str = "") -> "Settings":
@@ -201,6 +210,7 @@ class Settings:
             region=Region(*node.get_parameter(f"{camera}.roi" if camera else "roi").value),
             outputs=OutputOptions(**values(OutputOptions)),
             tracking=node.get_parameter("tracking").value,
+            name_votes=node.get_parameter("name_votes").value,
         )
 
 

@@ -100,8 +100,10 @@ class PublishingThread:
         camera, header = frame.camera, frame.header
         whole = settings.region.place(result, image.shape[:2])
         captured = header.stamp.sec + header.stamp.nanosec / 1e9
-        if settings.tracking and wanted & SHOWS_IDENTITY:
-            whole = camera.tracker.update(whole, captured, segment_appearance(image, whole))
+        # Names that tracks decide are in nearly every output, and have to be the same whoever listens.
+        if settings.tracking and (settings.name_votes or wanted & SHOWS_IDENTITY):
+            looks = segment_appearance(image, whole)
+            whole = camera.tracker.update(whole, captured, looks, name_votes=settings.name_votes)
         segmented = SegmentedFrame(image, header, whole, prompt.vocabulary, settings.outputs)
         camera.outputs.publish(segmented, wanted - NEEDS_DEPTH)
         # Last: depth may still be on its way.
