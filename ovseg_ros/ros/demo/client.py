@@ -18,6 +18,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from std_srvs.srv import Trigger
 
 from ovseg_ros.core.draw import Color
 from ovseg_ros.core.errors import OvsegError
@@ -70,6 +71,7 @@ class DemoClient(Node):
         self._matcher = FrameMatcher()
         self._set_vocabulary = self.create_client(SetVocabulary, "ovseg/set_vocabulary")
         self._get_vocabulary = self.create_client(GetVocabulary, "ovseg/get_vocabulary")
+        self._restart_camera = self.create_client(Trigger, "tabletop_camera/restart")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
 
@@ -87,6 +89,10 @@ class DemoClient(Node):
         )
         for topic, message_type in TOPICS.items():
             self.create_subscription(message_type, topic, partial(self._receive, topic), QoSProfile(depth=_QUEUE_DEPTH))
+        self._wait_until(
+            self._restart_camera.service_is_ready,
+            f"the service {self._restart_camera.srv_name}; is the node tabletop_camera running?",
+        )
         self._wait_until(lambda: self._matcher.has(IMAGE), f"images on {IMAGE}; is the node tabletop_camera running?")
         self._wait_until(lambda: self._matcher.has(SEGMENTS), f"messages on {SEGMENTS}; what does the node ovseg log?")
         path = self._out / "summary.json"
@@ -99,16 +105,24 @@ class DemoClient(Node):
         _say(f"pictures and {path} written")
 
     def _demonstrate(self, name: str, specs: Sequence[CategorySpec]) -> dict[str, Any]:
-        """Sets a vocabulary, measures it and draws it."""
+        """Sets a vocabulary, measures it on the first frames of the camera's path and draws it."""
         self._matcher.forget()
         _say(f"{name}: setting {len(specs)} categories")
         called = self._now()
         answer = self._call(self._set_vocabulary, vocabulary_request(specs))
         if not answer.success:
             raise DemoError(f"the node refused the vocabulary {name!r}: {answer.message}")
-        collected = self._collect(name, answer.version)
-        dropped = self._matcher.dropped(collected[0].stamp, collected[-1].stamp)
-        change = self._matcher.first_received[answer.version] - called
+        version = answer.version
+        self._wait_until(
+            lambda: version in self._matcher.first_received, f"segments of vocabulary version {version} on {SEGMENTS}"
+        )
+        change = self._matcher.first_received[version] - called
+        collected = self._collect(name, version)
+        dropped = self._frames_wanted - len(collected)
+        if dropped:
+            _say(f"{name}: {dropped} of {self._frames_wanted} frames never came whole; figures are without them")
+        if len(collected) < 2:
+            raise DemoError(f"a rate needs two frames of vocabulary {name!r}, and {len(collected)} came whole")
         frames = [_demo_frame(frame, specs, answer.category_ids) for frame in collected]
         summary = summarize(name, frames, dropped, change)
 
@@ -116,7 +130,7 @@ class DemoClient(Node):
         write_png(self._out / f"{name}.png", contact_sheet(shown, name, self._colors(answer.version)))
         write_png(self._out / f"{name}_overlay_image.png", shown[0].overlay)
         _say(
-            f"{name}: PQ {summary['pq']} %, {summary['fps']} frames/s, "
+            f"{name}: PQ {summary['pq']} %, {summary['name_changes']} changes of name, {summary['fps']} frames/s, "
             f"latency {summary['latency_ms']['p50']} ms, change of vocabulary {summary['change_ms']} ms"
         )
         return summary
@@ -134,22 +148,21 @@ class DemoClient(Node):
         }
 
     def _collect(self, name: str, version: int) -> list[StampedFrame]:
-        """The wanted number of complete frames of a vocabulary version."""
+        """The first frames of the camera's path under a vocabulary version, but for those that did not come whole."""
+        begun = int(self._call(self._restart_camera, Trigger.Request()).message)
+        self._matcher.forget()
 
-        def has_come(count: int) -> bool:
-            return len(self._matcher.complete(version)) >= count
+        def is_settled(count: int) -> bool:
+            return self._matcher.first(count, version, begun) is not None
 
-        self._wait_until(
-            lambda: version in self._matcher.first_received, f"segments of vocabulary version {version} on {SEGMENTS}"
-        )
         for count in range(1, self._frames_wanted + 1):
             self._wait_until(
-                partial(has_come, count),
-                f"another frame of vocabulary {name!r} with all of {', '.join(TOPICS)} ({count - 1} have come)",
+                partial(is_settled, count),
+                f"frame {count} of vocabulary {name!r} with all of {', '.join(TOPICS)}",
             )
             if count % 8 == 0:
                 _say(f"{name}: {count} of {self._frames_wanted} frames")
-        return self._matcher.complete(version)[: self._frames_wanted]
+        return self._matcher.first(self._frames_wanted, version, begun) or []
 
     def _receive(self, topic: str, message: Any) -> None:
         self._matcher.add(topic, message, self._now())
@@ -182,10 +195,12 @@ def _demo_frame(frame: StampedFrame, specs: Sequence[CategorySpec], category_ids
             ids_from_message(messages[SEGMENT_IMAGE], SEGMENT_IMAGE),
             {segment.id: segment.category_id for segment in found},
             {segment.id: segment.label for segment in found},
+            {segment.id: segment.track_id for segment in found if segment.track_id},
         ),
         truth=truth_in_words(true_ids, {segment.id: segment.label for segment in truth}, specs, category_ids),
         stamp=frame.stamp,
-        received=frame.received,
+        sent=frame.received[IMAGE],
+        received=frame.received[SEGMENTS],
     )
 
 

@@ -27,11 +27,11 @@ TOPICS: dict[str, type] = {
 
 @dataclass(slots=True)
 class StampedFrame:
-    """What has come of one camera image so far, by topic, and when its segments came; times in nanoseconds."""
+    """What has come of one camera image so far, by topic, and when each came; times in nanoseconds."""
 
     stamp: int
     messages: dict[str, Any] = field(default_factory=dict)
-    received: int = 0
+    received: dict[str, int] = field(default_factory=dict)
 
     def is_complete(self, version: int) -> bool:
         """Whether every topic's message is there, with segments of this version of the vocabulary."""
@@ -53,23 +53,33 @@ class FrameMatcher:
         """Files a message of `topic` that came at `received`, in nanoseconds of the node's clock."""
         stamp = nanoseconds(message.header.stamp)
         frame = self._frames.setdefault(stamp, StampedFrame(stamp))
-        frame.messages[topic] = message
+        frame.messages[topic], frame.received[topic] = message, received
         if topic == SEGMENTS:
-            frame.received = received
             self.first_received.setdefault(message.vocabulary_version, received)
 
     def has(self, topic: str) -> bool:
         """Whether any message of `topic` has come."""
         return any(topic in frame.messages for frame in self._frames.values())
 
-    def complete(self, version: int) -> list[StampedFrame]:
-        """The frames of a vocabulary version of which everything has come, in the order of their stamps."""
-        return [frame for _, frame in sorted(self._frames.items()) if frame.is_complete(version)]
+    def complete(self, version: int, since: int) -> list[StampedFrame]:
+        """The frames of a vocabulary version of which everything has come, in the order of their stamps.
 
-    def dropped(self, first: int, last: int) -> int:
-        """Camera images with stamps from `first` to `last` for which no segments came."""
-        between = [frame.messages for stamp, frame in self._frames.items() if first <= stamp <= last]
-        return sum(IMAGE in messages and SEGMENTS not in messages for messages in between)
+        Args:
+            since: the first stamp that counts.
+        """
+        frames = [self._frames[stamp] for stamp in sorted(self._frames) if stamp >= since]
+        return [frame for frame in frames if frame.is_complete(version)]
+
+    def first(self, count: int, version: int, since: int) -> list[StampedFrame] | None:
+        """Those of the first `count` frames that are complete; None as long as something of them may still come.
+
+        Every topic keeps the order of its messages. So once a frame is complete, what lacks of those before was lost.
+        """
+        path = sorted(stamp for stamp in self._frames if stamp >= since)
+        complete = self.complete(version, since)
+        if len(path) < count or not complete or complete[-1].stamp < path[count - 1]:
+            return None
+        return [frame for frame in complete if frame.stamp <= path[count - 1]]
 
     def forget(self) -> None:
         """Drops all frames, to free their memory; when versions first came stays known."""

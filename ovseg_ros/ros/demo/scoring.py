@@ -1,7 +1,7 @@
 """What the demonstration measures: quality against the simulator's ground truth, latency, rate. No ROS in here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,13 @@ class DemoSegments:
         ids: (H, W) uint16, 0 = void.
         categories: category id of each segment id that has one.
         labels: its name.
+        tracks: the track id of each segment id that has one.
     """
 
     ids: np.ndarray
     categories: Mapping[int, int]
     labels: Mapping[int, str]
+    tracks: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class DemoFrame:
 
     Attributes:
         image, overlay: uint8 RGB (H, W, 3); the overlay is the node's.
-        stamp, received: of the image, and when its segments came, in nanoseconds of one clock.
+        stamp: of the image, in nanoseconds.
+        sent, received: when the image and when its segments reached the client, in nanoseconds of one clock.
     """
 
     image: np.ndarray
@@ -42,6 +45,7 @@ class DemoFrame:
     found: DemoSegments
     truth: DemoSegments
     stamp: int
+    sent: int
     received: int
 
 
@@ -99,6 +103,17 @@ def quality(frames: Sequence[DemoFrame]) -> dict[str, float]:
     return {"pq": result.pq, "sq": result.sq, "rq": result.rq, "miou": semantic.result()}
 
 
+def name_changes(frames: Sequence[DemoFrame]) -> int:
+    """How often an object that is followed has another name than when it was seen before."""
+    changes, last = 0, dict[int, str]()
+    for found in (frame.found for frame in frames):
+        for segment_id, track in found.tracks.items():
+            label = found.labels[segment_id]
+            changes += last.setdefault(track, label) != label
+            last[track] = label
+    return changes
+
+
 def _category_map(segment_ids: np.ndarray, categories: Mapping[int, int]) -> np.ndarray:
     """Category ids (H, W) uint16 from segment ids; NO_CATEGORY where void."""
     table = np.full(int(segment_ids.max(initial=0)) + 1, NO_CATEGORY, dtype=np.uint16)
@@ -112,21 +127,23 @@ def summarize(name: str, frames: Sequence[DemoFrame], dropped: int, change: int)
     Args:
         name: of the vocabulary.
         frames: at least two, in the order of their stamps.
-        dropped: camera images without segments.
+        dropped: frames that should have been among them and of which something never came.
         change: nanoseconds from the service call to the first segments of the new version.
 
     Returns:
-        Quality in percent (None where nothing was to be seen), times in milliseconds, rate in frames per second.
+        Quality in percent (None where nothing was to be seen), times in milliseconds, rate in frames per second. A
+        frame's latency is from its image to its segments, as both reach the client.
     """
     if len(frames) < 2:
         raise ValueError(f"a rate needs at least two frames of vocabulary {name!r}, got {len(frames)}")
-    p50, p95 = np.percentile([(frame.received - frame.stamp) / 1e6 for frame in frames], [50, 95])
+    p50, p95 = np.percentile([(frame.received - frame.sent) / 1e6 for frame in frames], [50, 95])
     received = sorted(frame.received for frame in frames)
     scores = quality(frames)
     return {
         "name": name,
         "frames": len(frames),
         **{score: round(value, 2) if np.isfinite(value) else None for score, value in scores.items()},
+        "name_changes": name_changes(frames),
         "latency_ms": {"p50": round(float(p50), 1), "p95": round(float(p95), 1)},
         "fps": round((len(received) - 1) * 1e9 / (received[-1] - received[0]), 2),
         "dropped": dropped,

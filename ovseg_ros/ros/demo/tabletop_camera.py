@@ -2,6 +2,10 @@
 
 A frame's stamp is taken when its rendering is done, as a camera's driver stamps a finished exposure. All outputs of a
 frame carry it, and what nobody subscribes to is not made.
+
+In lock-step (parameter `answers`) time goes by frames instead: frame k of the camera's path is what is to be seen k
+periods after its beginning, and is stamped so, however long the frames before it took. It is sent when few are on the
+way, so that whoever answers them meets every frame of the path.
 """
 
 import time
@@ -14,12 +18,15 @@ from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
+from std_srvs.srv import Trigger
 
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.msg import PanopticSegmentation, Segment
-from ovseg_ros.ros.node.conversions import MESSAGES
+from ovseg_ros.ros.demo.lock_step import Unanswered
+from ovseg_ros.ros.node.conversions import MESSAGES, nanoseconds
 from ovseg_ros.ros.node.node_process import run_node
 from ovseg_ros.ros.node.parameter_spec import ParameterSpec, declare, unknown_parameters
 from ovseg_ros.sim.simulator import Frame, TabletopSimulator, orbit
@@ -27,6 +34,9 @@ from ovseg_ros.sim.simulator import Frame, TabletopSimulator, orbit
 FRAME_ID = "camera_color_optical_frame"
 _NO_CATEGORY = 65535
 _QUEUE_DEPTH = 5
+_SECOND = 1_000_000_000  # nanoseconds
+_REST = 5 * _SECOND // 2
+"""Between the stamps of two paths in lock-step: longer than the 2 s for which tracking remembers what it saw."""
 
 PARAMETERS = (
     ParameterSpec("seed", 0, "Seed of the first scene.", 0, 2**31 - 1, fixed=True),
@@ -46,6 +56,17 @@ PARAMETERS = (
         fixed=True,
     ),
     ParameterSpec("reliable", True, "Publish reliable, as camera drivers do; false = best effort.", fixed=True),
+    ParameterSpec(
+        "answers",
+        "",
+        "Topic of the PanopticSegmentation that answers each image, such as ovseg/segments: lock-step with whoever "
+        "publishes it, in which every run has the same frames. Empty = frames as time goes by.",
+        fixed=True,
+    ),
+    ParameterSpec("unanswered", 2, "In lock-step, most frames that are on the way at once.", 1, 100, fixed=True),
+    ParameterSpec(
+        "patience", 10.0, "In lock-step, seconds without an answer until the camera goes on.", 0.1, 3600.0, fixed=True
+    ),
 )
 
 
@@ -69,9 +90,15 @@ class TabletopCamera(Node):
             "ground_truth/segments": (PanopticSegmentation, ground_truth_message),
         }
         self._outputs = {name: (self.create_publisher(kind, name, qos), make) for name, (kind, make) in outputs.items()}
-        self._started = time.monotonic()
+        self._unanswered = Unanswered(self._value("patience"))
+        self._in_lock_step = bool(self._value("answers"))
+        if self._in_lock_step:
+            self.create_subscription(PanopticSegmentation, self._value("answers"), self._take_answer, _QUEUE_DEPTH)
+        self._last_stamp = 0  # nanoseconds
+        self._begin()
         self._seed = self._value("seed")
         self._simulator = self._make_simulator(self._seed)
+        self.create_service(Trigger, "~/restart", self._restart)
         # By a clock of its own: a camera goes on where simulated time stands still.
         self.create_timer(1.0 / self._value("rate"), self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -88,17 +115,55 @@ class TabletopCamera(Node):
         """Frees the GL context."""
         self._simulator.close()
 
+    def _begin(self) -> int:
+        """The path's first frame is next; the least stamp that it can have, in nanoseconds."""
+        now = self.get_clock().now().nanoseconds
+        begun = now
+        if self._in_lock_step:
+            # Whole seconds, because a stamp in floating point then has the same fraction in every run.
+            begun = -(-max(now, self._last_stamp + _REST) // _SECOND) * _SECOND
+        self._begun, self._count = begun, 0
+        self._started = time.monotonic() + (begun - now) / _SECOND
+        return begun
+
+    def _restart(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success, response.message = True, str(self._begin())
+        return response
+
+    def _take_answer(self, message: PanopticSegmentation) -> None:
+        self._unanswered.answered(nanoseconds(message.header.stamp), time.monotonic())
+
     def _publish(self) -> None:
         wanted = {name: output for name, output in self._outputs.items() if output[0].get_subscription_count()}
-        if not wanted:
+        if not wanted or (self._in_lock_step and not self._is_due()):
             return
-        frame = self._render(with_depth="depth" in wanted)
-        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=FRAME_ID)
+        with_depth = "depth" in wanted
+        if self._in_lock_step:
+            passed = round(self._count * _SECOND / self._value("rate"))
+            frame, stamp = self._render(passed / _SECOND, with_depth=with_depth), self._begun + passed
+            self._unanswered.sent(stamp, time.monotonic())
+        else:
+            frame = self._render(time.monotonic() - self._started, with_depth=with_depth)
+            stamp = self.get_clock().now().nanoseconds
+        self._count, self._last_stamp = self._count + 1, stamp
+        header = Header(stamp=Time(nanoseconds=stamp).to_msg(), frame_id=FRAME_ID)
         for publisher, make in wanted.values():
             publisher.publish(make(frame, header))
 
-    def _render(self, *, with_depth: bool) -> Frame:
-        elapsed, period = time.monotonic() - self._started, self._value("scene_period")
+    def _is_due(self) -> bool:
+        """In lock-step, whether the next frame may go out: not before its path begins, nor with too many on the way."""
+        now = time.monotonic()
+        if given_up := self._unanswered.give_up(now):
+            self.get_logger().warning(
+                f"no answer to {given_up} images for {self._value('patience'):g} s on "
+                f"{self.resolve_topic_name(self._value('answers'))}; going on without until one comes"
+            )
+        most = self._value("unanswered") if self._count else 1
+        return now >= self._started and len(self._unanswered) < most
+
+    def _render(self, elapsed: float, *, with_depth: bool) -> Frame:
+        """What is to be seen `elapsed` seconds after the path began."""
+        period = self._value("scene_period")
         scenes, in_scene = divmod(elapsed, period) if period > 0 else (0, elapsed)
         seed = self._value("seed") + int(scenes)
         if seed != self._seed:
