@@ -16,6 +16,10 @@ def header(index: int) -> Header:
     return Header(stamp=Time(sec=index, nanosec=index))
 
 
+def stamp(index: int) -> int:
+    return nanoseconds(header(index).stamp)
+
+
 def add(matcher: FrameMatcher, index: int, topics: list[str], *, version: int = 1, received: int = 0) -> None:
     """Adds messages of image number `index`."""
     for topic in topics:
@@ -30,15 +34,16 @@ def test_a_frame_is_complete_when_every_topic_has_come_in_any_order() -> None:
     add(matcher, 2, list(TOPICS))
     add(matcher, 1, list(reversed(TOPICS)))
     add(matcher, 3, [topic for topic in TOPICS if topic != IMAGE])
-    assert [frame.stamp for frame in matcher.complete(1)] == [nanoseconds(header(i).stamp) for i in (1, 2)]
+    assert [frame.stamp for frame in matcher.complete(1, 0)] == [stamp(i) for i in (1, 2)]
+    assert [frame.stamp for frame in matcher.complete(1, stamp(2))] == [stamp(2)]
 
 
 def test_frames_of_another_version_are_left_out() -> None:
     matcher = FrameMatcher()
     add(matcher, 1, list(TOPICS), version=1)
     add(matcher, 2, list(TOPICS), version=2)
-    assert [frame.stamp for frame in matcher.complete(2)] == [nanoseconds(header(2).stamp)]
-    assert matcher.complete(3) == []
+    assert [frame.stamp for frame in matcher.complete(2, 0)] == [stamp(2)]
+    assert matcher.complete(3, 0) == []
 
 
 def test_the_first_message_of_a_version_is_remembered() -> None:
@@ -51,12 +56,20 @@ def test_the_first_message_of_a_version_is_remembered() -> None:
     assert not matcher.has(SEGMENTS)
 
 
-def test_dropped_counts_images_without_segments_between_two_stamps() -> None:
-    matcher = FrameMatcher()
-    for index in range(6):
-        add(matcher, index, [IMAGE, SEGMENTS] if index in (1, 4) else [IMAGE])
-    first, last = (nanoseconds(header(index).stamp) for index in (1, 4))
-    assert matcher.dropped(first, last) == 2
+def test_the_first_frames_of_a_path_are_settled_once_one_of_them_or_a_later_one_is_complete() -> None:
+    matcher, some = FrameMatcher(), [IMAGE, SEGMENTS]
+    for index in (1, 2):
+        add(matcher, index, list(TOPICS))  # before the path
+    assert matcher.first(1, 1, stamp(3)) is None
+    add(matcher, 3, list(TOPICS))
+    add(matcher, 4, [IMAGE])
+    assert [frame.stamp for frame in matcher.first(1, 1, stamp(3)) or []] == [stamp(3)]
+    assert matcher.first(2, 1, stamp(3)) is None  # more may come of the fourth
+    add(matcher, 5, some)
+    assert matcher.first(2, 1, stamp(3)) is None
+    add(matcher, 5, [topic for topic in TOPICS if topic not in some])
+    assert [frame.stamp for frame in matcher.first(2, 1, stamp(3)) or []] == [stamp(3)]  # the fourth is lost
+    assert [frame.stamp for frame in matcher.first(3, 1, stamp(3)) or []] == [stamp(3), stamp(5)]
 
 
 @pytest.mark.parametrize("is_bigendian", [False, True])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from ovseg_ros.ros.demo.scoring import (
     DemoFrame,
     DemoSegments,
     demo_vocabularies,
+    name_changes,
     quality,
     summarize,
     truth_in_words,
@@ -46,7 +48,8 @@ def make_frame(
         found=DemoSegments(segment_ids.astype(np.uint16), categories, dict.fromkeys(categories, "word")),
         truth=words or truth(),
         stamp=stamp,
-        received=stamp + latency,
+        sent=stamp + 7,
+        received=stamp + 7 + latency,
     )
 
 
@@ -109,6 +112,25 @@ def test_nothing_found_scores_zero_and_nothing_to_find_scores_nothing() -> None:
     assert np.isnan(quality([make_frame(np.zeros((4, 4)), {}, words=truth((CategorySpec("zebra"),), (1,)))])["pq"])
 
 
+def test_names_change_from_one_sight_of_an_object_to_the_next() -> None:
+    """Two objects; the second is away for one frame and comes back under another name, and stuff has no track."""
+
+    def frame(**names: str) -> DemoFrame:
+        ids = {name: index for index, name in enumerate(names, start=1)}
+        labels = {ids[name]: label for name, label in names.items()}
+        tracks = {ids[name]: int(name[1:]) for name in names if name != "stuff"}
+        found = DemoSegments(TRUTH_IDS, dict.fromkeys(labels, 0), labels, tracks)
+        return replace(make_frame(TRUTH_IDS, {}), found=found)
+
+    seen = [
+        frame(t1="cup", t2="egg", stuff="mat"),
+        frame(stuff="table", t1="cup"),
+        frame(t1="ball", t2="cup", stuff="mat"),
+        frame(t2="cup", t1="cup"),
+    ]
+    assert [name_changes(seen[:count]) for count in (1, 2, 3, 4)] == [0, 0, 2, 3]
+
+
 def test_summary_has_the_agreed_fields_and_units() -> None:
     frames = [
         make_frame(TRUTH_IDS, {1: 7, 2: 8, 3: 9}, stamp=i * 200 * MILLISECOND, latency=latency * MILLISECOND)
@@ -122,6 +144,7 @@ def test_summary_has_the_agreed_fields_and_units() -> None:
         "sq": 100.0,
         "rq": 100.0,
         "miou": 100.0,
+        "name_changes": 0,
         "latency_ms": {"p50": 50.0, "p95": 59.0},
         "fps": pytest.approx(2 / 0.42, abs=0.01),
         "dropped": 2,

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from ros_support import VOLATILE, Peer, Processes, TestProcess, stamp_of
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_srvs.srv import Trigger
 
 from ovseg_ros.core.image_messages import depth_from_message, image_from_compressed_message, image_from_message
 from ovseg_ros.msg import PanopticSegmentation
+from ovseg_ros.ros.node.conversions import nanoseconds
 
-pytest.importorskip("mujoco", reason="the simulated camera needs mujoco")
+simulator = pytest.importorskip("ovseg_ros.sim.simulator", reason="the simulated camera needs mujoco")
 
 TYPES: dict[str, Any] = {
     "image": Image,
@@ -74,6 +76,45 @@ def test_clean_exit(peer: Peer, tabletop: TestProcess) -> None:
         peer.wait_until(lambda: images, "images", tabletop)
         assert tabletop.interrupt(signal.SIGINT, signal.SIGINT) == 0, tabletop.output
     assert "Traceback" not in tabletop.output
+
+
+def test_in_lock_step_the_path_is_the_same_however_long_answers_take(peer: Peer, processes: Processes) -> None:
+    """Begun anew by the service, frame k shows what is to be seen k periods later, and has that stamp."""
+    size = {"width": 160, "height": 120}
+    camera = processes.start(
+        "tabletop_camera", seed=3, rate=20.0, scene_period=0.15, answers="answers", patience=2.0, **size
+    )
+    answers = peer.node.create_publisher(PanopticSegmentation, "/answers", 10)
+    with peer.collect(Image, "/image") as images:
+
+        def answer() -> None:
+            for image in images[-2:]:
+                answers.publish(PanopticSegmentation(header=image.header))
+
+        peer.wait_until(lambda: images, "images that nobody answers", camera)
+        peer.wait_until(answers.get_subscription_count, "who listens to answers", camera)
+        restarted = peer.call(Trigger, "/tabletop_camera/restart", Trigger.Request())
+        assert restarted.success
+        begun = int(restarted.message)
+        assert begun % 10**9 == 0
+
+        def path() -> list[Image]:
+            answer()
+            return [image for image in images if nanoseconds(image.header.stamp) >= begun]
+
+        peer.wait_until(lambda: len(path()) >= 5, "five frames of the path", camera)
+        first = path()[:5]
+        camera.wait_for_output("no answer to 2 images for 2 s on /answers; going on")
+        seen = len(images)
+        peer.wait_until(lambda: len(images) > seen, "more images, as if nobody answered", camera)
+    assert [nanoseconds(image.header.stamp) - begun for image in first] == [50_000_000 * index for index in range(5)]
+    expected = []
+    for seed, times in ((3, (0.0, 0.05, 0.1)), (4, (0.0, 0.05))):
+        with simulator.TabletopSimulator(seed, **size) as scene:
+            expected += [scene.render(time).image for time in times]
+    for image, pixels in zip(first, expected, strict=True):
+        np.testing.assert_allclose(image_from_message(image, "image"), pixels, atol=1)
+    assert camera.interrupt(signal.SIGINT) == 0, camera.output
 
 
 def test_an_unknown_split_is_refused(processes: Processes) -> None:

@@ -149,8 +149,8 @@ class DemoClient(Node):
 
     def _collect(self, name: str, version: int) -> list[StampedFrame]:
         """The first frames of the camera's path under a vocabulary version, but for those that did not come whole."""
-        begun = int(self._call(self._restart_camera, Trigger.Request()).message)
         self._matcher.forget()
+        begun = int(self._call(self._restart_camera, Trigger.Request()).message)
 
         def is_settled(count: int) -> bool:
             return self._matcher.first(count, version, begun) is not None
