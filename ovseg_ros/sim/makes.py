@@ -1,14 +1,13 @@
 """Makes of scenes: how objects, surfaces, light and camera are drawn. Lengths in metres, angles in degrees.
 
 `USUAL` is the tabletop as documented. `WIDE` varies everything more, for training. `OTHER` is a hold-out of another
-make: surfaces, colours, object models, light and lenses that the two others never draw.
+make: surfaces, shades, light and lenses that the two others never draw.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ovseg_ros.sim import categories, shapes
-from ovseg_ros.sim.shapes import Mesh
+from ovseg_ros.sim import categories
 
 Range = tuple[float, float]
 Color = tuple[float, float, float]
@@ -39,7 +38,6 @@ class Make:
         colors: red, green and blue of each named colour, in [0, 1].
         color_gain, color_jitter: range of a factor on them, and deviation of what is added.
         gloss: (specular, shininess) of each material, as MuJoCo has them, as ranges.
-        meshes: maker of every shape that is no MuJoCo primitive.
         textures: kinds of each surface; one that occurs twice is drawn twice as often.
         flat: share of the plain surfaces that have no grain at all.
         wood_tints, tints, mat_tints: base colours of wooden surfaces, others, and mats.
@@ -71,7 +69,6 @@ class Make:
             "metallic": ((1.0, 1.0), (0.95, 0.95)),
         }
     )
-    meshes: Mapping[str, Callable[[], Mesh]] = field(default_factory=lambda: shapes.MESHES)
     textures: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: categories.TEXTURES)
     flat: float = 0.0
     wood_tints: tuple[Color, ...] = _WOOD_TINTS
@@ -134,21 +131,19 @@ WIDE = Make(
     vertical_fov=(34, 58),
 )
 OTHER = Make(
-    object_size=(0.034, 0.06),
-    stretch=(1.24, 1.4),
+    object_size=(0.04, 0.06),
     colors={
-        "red": (0.68, 0.14, 0.18),
-        "orange": (0.90, 0.50, 0.20),
-        "yellow": (0.85, 0.80, 0.30),
-        "green": (0.25, 0.50, 0.20),
-        "blue": (0.20, 0.35, 0.65),
-        "purple": (0.45, 0.25, 0.55),
-        "white": (0.86, 0.85, 0.80),
-        "black": (0.12, 0.12, 0.11),
+        "red": (0.74, 0.10, 0.13),
+        "orange": (0.93, 0.48, 0.12),
+        "yellow": (0.89, 0.81, 0.20),
+        "green": (0.18, 0.55, 0.18),
+        "blue": (0.14, 0.28, 0.72),
+        "purple": (0.46, 0.18, 0.58),
+        "white": (0.90, 0.89, 0.86),
+        "black": (0.09, 0.09, 0.09),
     },
     color_jitter=0.02,
     gloss=dict.fromkeys(categories.MATERIALS, ((0.0, 0.0), (0.0, 0.0))),
-    meshes=shapes.OTHER_MESHES,
     textures=dict.fromkeys(categories.TEXTURES, ("plain", "plain", "dotted", "zigzag", "planked")),
     flat=1.0,
     wood_tints=(),  # none of its surfaces is wooden
@@ -161,10 +156,10 @@ OTHER = Make(
     lights=(1, 1),
     light_height=(2.7, 3.0),
     light_tint=(-0.3, 0.3),
-    light_diffuse=(0.65, 0.8),
-    ambient=(0.28, 0.4),
+    light_diffuse=(0.45, 0.6),
+    ambient=(0.4, 0.5),
     headlight=(0.0, 0.05),
-    distance=(0.5, 0.8),
+    distance=(0.42, 0.64),
     elevation=(-70, -20),
-    vertical_fov=(60, 66),
+    vertical_fov=(58.5, 62),
 )

@@ -12,7 +12,7 @@ import numpy as np
 
 from ovseg_ros.sim import categories
 from ovseg_ros.sim.makes import OTHER, USUAL, WIDE, Make, Range
-from ovseg_ros.sim.shapes import Mesh
+from ovseg_ros.sim.shapes import MESHES, Mesh
 from ovseg_ros.sim.textures import make_texture
 
 TABLE_HEIGHT = 0.7
@@ -227,12 +227,12 @@ def _to_xml(objects: list[SceneObject], *, has_mat: bool, make: Make, rng: np.ra
             f'<material name="thing{index}" rgba="{_numbers(item.rgb)} 1" specular="{specular:.4g}" '
             f'shininess="{shininess:.4g}"/>'
         )
-        if item.shape in make.meshes:
+        if item.shape in MESHES:
             scale = item.size * _MESH_SCALE.get(item.shape, 1.0)
             assets.append(
                 f'<mesh name="thing{index}" inertia="convex" '
                 f'scale="{_numbers([scale, scale, scale * item.stretch])}" '
-                f"{_mesh_attributes(make.meshes[item.shape])}/>"
+                f"{_mesh_attributes(MESHES[item.shape])}/>"
             )
         bodies.append(
             f'<body pos="{_numbers(item.position)}" quat="{_numbers(item.quaternion)}"><freejoint/>'

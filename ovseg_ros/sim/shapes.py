@@ -10,21 +10,21 @@ Mesh = tuple[np.ndarray, np.ndarray]
 _SEGMENTS = 28
 
 
-def _revolve(profile: np.ndarray, segments: int = _SEGMENTS) -> Mesh:
+def _revolve(profile: np.ndarray) -> Mesh:
     """Surface of revolution about z of a polyline `profile` (N, 2) of (radius, z), walked with the outside on its right
     hand (upwards along an outer wall). Repeat a point to get a hard edge there."""
-    angles = np.linspace(0, 2 * np.pi, segments, endpoint=False)
+    angles = np.linspace(0, 2 * np.pi, _SEGMENTS, endpoint=False)
     ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (S, 2)
     vertices = np.concatenate(
-        [np.concatenate([radius * ring, np.full((segments, 1), z)], axis=1) for radius, z in profile]
+        [np.concatenate([radius * ring, np.full((_SEGMENTS, 1), z)], axis=1) for radius, z in profile]
     )
     faces = []
     for row in range(len(profile) - 1):
         if np.allclose(profile[row], profile[row + 1]):
             continue
-        for column in range(segments):
-            a, b = row * segments + column, row * segments + (column + 1) % segments
-            c, d = a + segments, b + segments
+        for column in range(_SEGMENTS):
+            a, b = row * _SEGMENTS + column, row * _SEGMENTS + (column + 1) % _SEGMENTS
+            c, d = a + _SEGMENTS, b + _SEGMENTS
             if profile[row][0] > 1e-9:
                 faces.append((a, b, d))
             if profile[row + 1][0] > 1e-9:
@@ -151,47 +151,3 @@ def banana() -> Mesh:
 
 MESHES = {make.__name__: make for make in (cone, ring, egg, star, cup, bowl, bottle, banana)}
 """Mesh maker of every shape that is not a MuJoCo primitive."""
-
-
-def _coarse_cone() -> Mesh:
-    """A cone without a rim, coarse."""
-    return _revolve(_hard([(0, -1), (0.95, -1), (0, 1)]), segments=10)
-
-
-def _square_ring() -> Mesh:
-    """A ring of square section."""
-    return _revolve(_hard([(0.6, -0.2), (1.0, -0.2), (1.0, 0.2), (0.6, 0.2), (0.6, -0.2)]))
-
-
-def _round_egg() -> Mesh:
-    """An egg with its thick end up."""
-    vertices, faces = egg()
-    return vertices * np.array([1.1, 1.1, -1.0]), faces[:, ::-1]
-
-
-def _tumbler() -> Mesh:
-    """A wide cup on a foot, with an angular handle."""
-    wall = _revolve(_hard([(0, -0.8), (0.45, -0.8), (0.8, 0.0), (0.8, 0.8), (0.7, 0.8), (0.7, 0.05), (0, -0.6)]))
-    path = np.array([[0.75, 0, 0.6], [1.2, 0, 0.6], [1.2, 0, 0.1], [0.75, 0, 0.1]])
-    return _join(wall, _tube(path, np.full(4, 0.09), sides=6))
-
-
-def _cone_bowl() -> Mesh:
-    """A bowl with straight sides."""
-    return _revolve(_hard([(0, -0.35), (0.4, -0.35), (1.0, 0.2), (0.9, 0.2), (0.35, -0.25), (0, -0.25)]))
-
-
-def _flask() -> Mesh:
-    """A bottle with a conical body."""
-    return _revolve(_hard([(0, -1), (0.55, -1), (0.17, 0.1), (0.17, 0.9), (0.24, 0.9), (0.24, 1.0), (0, 1.0)]))
-
-
-OTHER_MESHES = MESHES | {
-    "cone": _coarse_cone,
-    "ring": _square_ring,
-    "egg": _round_egg,
-    "cup": _tumbler,
-    "bowl": _cone_bowl,
-    "bottle": _flask,
-}
-"""Other models of the same shapes, which no training shows."""
