@@ -90,6 +90,7 @@ class Evaluator:
         return replace(
             record,
             quality=_quality(truth, panoptic),
+            unnamed=_quality(truth, panoptic, named=False),
             renamed={name: _quality(truth, self._segment(truth, p)[2]) for name, p in self._renamed.items()},
             recall=(len(final.segment_ids), proposed.covered(0.5), proposed.covered(0.75), final.covered(0.5)),
             confusion=tuple((*pair, n) for pair, n in confusion_pairs(*found, *true, truth.crowd_ids).items()),
@@ -168,11 +169,13 @@ def semantic_map(
     return output
 
 
-def _quality(truth: Truth, panoptic: PanopticResult) -> tuple[CategoryCounts, ...]:
+def _quality(truth: Truth, panoptic: PanopticResult, *, named: bool = True) -> tuple[CategoryCounts, ...]:
+    """Counts of each category; without names, of all segments as one category, 0."""
+    found, true = _categories(panoptic), truth.categories
+    if not named:
+        found, true = dict.fromkeys(found, 0), dict.fromkeys(true, 0)
     quality = PanopticQuality()
-    quality.add(
-        panoptic.segment_ids, _categories(panoptic), truth.segment_ids, truth.categories, truth.crowd_ids, truth.areas
-    )
+    quality.add(panoptic.segment_ids, found, truth.segment_ids, true, truth.crowd_ids, truth.areas)
     return quality.counts()
 
 

@@ -33,6 +33,8 @@ def quality_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def other_rows(plan: Plan, figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Names of the figures beside that table, and their values."""
     yield "mIoU", f"{shown(figures['miou'])} over {figures['miou_categories']} categories"
+    if unnamed := figures.get("names_ignored"):
+        yield "PQ with names ignored", f"{shown(unnamed['pq'])} ({shown(unnamed['pq_ci95'])})"
     for name, value in list(figures.get("ap", {}).items())[:3]:
         yield name.upper(), shown(value)
     for key, name in (

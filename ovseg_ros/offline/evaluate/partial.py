@@ -18,7 +18,7 @@ from ovseg_ros.core.errors import ConfigError, DatasetError
 from ovseg_ros.offline.evaluate.plan import Plan, Shard
 from ovseg_ros.offline.evaluate.record import ImageRecord
 
-_FORMAT = "ovseg evaluation 2"
+_FORMAT = "ovseg evaluation 3"
 _BEGINNING = b'{"plan": '
 """Of every part, even if the program was killed while it wrote the first line."""
 

@@ -51,7 +51,8 @@ class ImageRecord:
         is_void: whether the truth has nothing to find. Then there are no counts either.
         size: (H, W) in pixels.
         quality: of each category, its matches and errors.
-        renamed: the same under each vocabulary of held-out names.
+        unnamed: the same where all segments are of one category, 0.
+        renamed: as `quality`, under each vocabulary of held-out names.
         pixels: of each category, its pixels in prediction and truth, in the prediction, in the truth; each where the
             truth is labelled.
         recall: true segments; how many of them a proposal covers with an IoU of at least 0.5 and 0.75; and how many of
@@ -69,6 +70,7 @@ class ImageRecord:
     is_void: bool = False
     size: tuple[int, int] = (0, 0)
     quality: tuple[CategoryCounts, ...] = ()
+    unnamed: tuple[CategoryCounts, ...] = ()
     renamed: Mapping[str, tuple[CategoryCounts, ...]] = field(default_factory=dict)
     pixels: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
     recall: tuple[int, int, int, int] = (0, 0, 0, 0)

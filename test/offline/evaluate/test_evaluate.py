@@ -51,6 +51,7 @@ def test_an_unseen_object_named_as_a_seen_one_costs_both_groups(painted, tmp_pat
     painted.use(painted.segmenter(mistakes={index: 1}))
     found = figures(tmp_path, "--dataset", painted.write_folder(tmp_path / "data", 4))
     assert found["unseen"]["pq"] == 50.0 and found["per_category"][painted.names[index]]["pq"] == 0.0
+    assert found["names_ignored"]["pq"] == 100.0
     assert found["seen"]["rq"] < 100.0 and found["mask_recall_50"] == found["segment_recall_50"] == 100.0
 
 
@@ -74,6 +75,7 @@ def test_proposals_that_the_preset_does_not_read_do_not_count_for_recall(painted
     found = figures(tmp_path, "--dataset", folder)
     assert found["min_objectness"] == 0.25  # of the preset
     assert found["mask_recall_50"] < 60 and found["segment_recall_50"] == found["all"]["pq"] == 100.0
+    assert found["names_ignored"]["pq"] == 100.0
     assert figures(tmp_path, "--dataset", folder, "--min-objectness", 0)["mask_recall_50"] == 100.0
     assert figures(tmp_path, "--dataset", folder, "--min-objectness", 0.9)["mask_recall_50"] == 0.0
     assert (
