@@ -51,7 +51,9 @@ def require_trained(preset: str, config: PresetConfig) -> None:
 def training_command(checkpoint: str) -> str:
     """The command that writes a trained file, by the bundled recipes and their presets."""
     for path in sorted((config_dir() / "training").glob("*.yaml")):
-        presets = [stage["preset"] for stage in load_yaml(path)["stages"] if "preset" in stage]
+        # A CLIP is what others begin with.
+        stages = [stage for stage in load_yaml(path)["stages"] if stage["kind"] != "clip"]
+        presets = [stage["preset"] for stage in stages if "preset" in stage]
         if any(checkpoint in trained_files(load_preset(preset).model) for preset in presets):
             return f"{ovseg_command()} train {path.stem}"
     return f"{ovseg_command()} train RECIPE (docs/training.md)"

@@ -284,6 +284,15 @@ class AblateOptions:
             by_place=True,
         ),
     ]
+    overrides: Annotated[
+        tuple[str, ...],
+        Option(
+            "other values than the recipe's, as of ovseg train, such as preset=runs/captions loop.learning_rate=3e-4",
+            metavar="KEY=VALUE",
+            nargs="*",
+            by_place=True,
+        ),
+    ] = ()
     out: Annotated[Path, _new_folder("folder for results and training states")]
     data: Annotated[Path | None, _new_folder("folder for rendered data (default: OUT/data)")] = None
     recipe: Annotated[

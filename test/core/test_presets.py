@@ -52,6 +52,7 @@ TRAINED = {
     "pmp_eomt_l": "pmp_eomt_l_coco",
     "pmp_mask2former_b": "pmp_mask2former_coco",
     "tabletop_fisa": "tabletop_fisa",
+    "tabletop_fisa_image": "tabletop_fisa_image",
     "tabletop_lmseg": "tabletop_lmseg",
     "tabletop_omtseg": "tabletop_omtseg",
     "tabletop_pmp": "tabletop_pmp",

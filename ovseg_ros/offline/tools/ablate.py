@@ -1,14 +1,16 @@
 """`ovseg ablate tabletop`: FISA's parts one by one, on the same masks of the same images (the paper's Table 3)."""
 
 import copy
+import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,11 +42,18 @@ from ovseg_ros.offline.tools.ablation import (
     result_path,
 )
 from ovseg_ros.offline.tools.lora import add_low_rank
-from ovseg_ros.offline.tools.named_quality import ProposedImage, panoptic_quality, propose_images, true_names
+from ovseg_ros.offline.tools.named_quality import (
+    ProposedImage,
+    panoptic_quality,
+    propose_images,
+    rightly_named,
+    true_names,
+)
 from ovseg_ros.offline.train.data import open_data
 from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.fisa import FisaTask, FisaTraining, build_untrained, learn
-from ovseg_ros.offline.train.fisa_data import CollectedMasks, collect_masks, some_crops, with_key_values
+from ovseg_ros.offline.train.fisa_data import CollectedMasks, collect_masks, some_views, with_key_values
+from ovseg_ros.offline.train.log import LOG_NAME
 from ovseg_ros.offline.train.loop_config import Multiplier
 from ovseg_ros.offline.train.words import SeenWords
 from ovseg_ros.sim.categories import TABLETOP_SPECS
@@ -59,6 +68,8 @@ SYSTEMS = {
 """What trains, with its line in the table."""
 TITLES = {"masked_crops": "masked crops", **SYSTEMS, "oracle": "true names for the masks that fit (oracle)"}
 _SEEDS = 3
+_PARTS = 10
+"""Of a training, whose losses are told."""
 BACKBONE_RATE = 0.1
 """Learning rate of a fully adapted CLIP over that of the rest (FISA Sec. 5.3)."""
 
@@ -126,7 +137,7 @@ def ablate_tabletop(options: AblateOptions) -> int:
     """
     systems = chosen_systems(options, SYSTEMS)
     out = options.out
-    training = _stage(options)
+    training = rendered_stage(options, "fisa", FisaTraining)
     facts = _facts(options, training)
     depth = fisa_section(training.preset).architecture.adapter_convolutions
     wanted = [(reference, 0) for reference in REFERENCES]
@@ -160,7 +171,8 @@ class _Bench:
         vocabulary = Vocabulary.build(TABLETOP_SPECS)
         self._text = model.text_encoder.encode(vocabulary)
         self._images = propose_images(model, self._reader, evaluation_samples(options, run), vocabulary)
-        self._quality = partial(panoptic_quality, vocabulary=vocabulary, merge=preset.merge)
+        self._vocabulary, self._merge = vocabulary, preset.merge
+        self._right = partial(true_names, self._reader, len(TABLETOP_SPECS))
         self._words = SeenWords(model.text_encoder, training.synonyms)
         masks = collect_masks(model, self._reader, open_data(training.data, run), self._words, training.loss)
         self._masks = replace(masks, views=with_key_values(self._reader, masks.views))
@@ -169,10 +181,14 @@ class _Bench:
         """The figures of a variant."""
         match variant.system:
             case "oracle":
-                return self._quality(partial(true_names, self._reader, len(TABLETOP_SPECS)), self._images)
+                return self._quality(self._right, self._images)
             case "masked_crops":
                 return self._masked_crops(mirrored=bool(variant.convolutions))
         return self._trained(variant, seed)
+
+    def _quality(self, classify: Callable[[ProposedImage], Tensor], images: Sequence[ProposedImage]) -> dict[str, Any]:
+        quality = panoptic_quality(classify, images, self._vocabulary, self._merge)
+        return quality | rightly_named(classify, self._right, images, self._vocabulary)
 
     def _masked_crops(self, *, mirrored: bool) -> dict[str, Any]:
         section = two_stage("tabletop").classifier
@@ -202,19 +218,21 @@ class _Bench:
         seconds = round(time.monotonic() - began, 1)
         trained = sum(value.numel() for value in classifier.trained_state_dict().values())
         if variant.adapts_clip:
-            images = [replace(image, crops=with_key_values(classifier, image.crops)) for image in images]
+            images = [replace(image, views=with_key_values(classifier, image.views)) for image in images]
         words = classifier.eval().prepare(self._text)
 
         def classify(image: ProposedImage) -> Tensor:
-            return classifier(image.pixels, image.proposals, words, some_crops(image.crops, slice(None)))
+            return classifier(image.pixels, image.proposals, words, some_views(image.views, slice(None)))
 
-        return {"trained_parameters": trained, "training_seconds": seconds, **self._quality(classify, images)}
+        costs = {"trained_parameters": trained, "training_seconds": seconds, "losses": loss_curve(folder / LOG_NAME)}
+        return {**costs, **self._quality(classify, images)}
 
 
-def _stage(options: AblateOptions) -> FisaTraining:
-    """What the recipe says of FISA, with the steps that are asked for."""
-    stage = rendered_stage(options.recipe or "tabletop_fisa", "fisa", FisaTraining)
-    return replace(stage, loop=replace(stage.loop, steps=options.steps or stage.loop.steps))
+def loss_curve(log: Path) -> list[float]:
+    """Of a training's log, the mean loss of naming over each tenth of its lines; none of what did not train."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    told = [float(json.loads(line)["class"]) for line in lines]
+    return [statistics.mean(part.tolist()) for part in np.array_split(told, min(_PARTS, len(told)))] if told else []
 
 
 def _facts(options: AblateOptions, training: FisaTraining) -> dict[str, Any]:
@@ -257,15 +275,20 @@ def _row(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
         row[name] = statistics.mean(values)
         row[f"{name}_over_seeds"] = values
         row[f"{name}_ci95_of_first_seed"] = first[f"{name}_interval"]
+        named = [share for result in group if (share := result.get(f"{name}_named")) is not None]  # older ones lack it
+        row[f"{name}_named"] = statistics.mean(named) if named else None
+    curves = [result["losses"] for result in group if result.get("losses")]
+    row["losses"] = [statistics.mean(part) for part in zip(*curves, strict=True)]
     return row
 
 
 def _markdown(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
     lines = [
         "| system | adapter convolutions | trained parameters | seeds | PQ seen | PQ unseen | unseen, over seeds "
-        "| unseen, 95 % interval over images |",
-        "|---|---|---|---|---|---|---|---|",
+        "| unseen, 95 % interval over images | masks named rightly, seen | unseen |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
+    curves = ["| mean loss of naming in each tenth of the steps |", "|---|"]
     for row in rows:
         low, high = row["unseen_ci95_of_first_seed"]
         spread = f"{min(row['unseen_over_seeds']):.1f} to {max(row['unseen_over_seeds']):.1f}"
@@ -275,10 +298,19 @@ def _markdown(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
         depth, trained = (row["convolutions"], f"{row['trained_parameters']:,}") if trains else ("", "")
         lines.append(
             f"| {title} | {depth} | {trained} | {row['seeds']} "
-            f"| {row['seen']:.1f} | {row['unseen']:.1f} | {spread} | {low:.1f} to {high:.1f} |"
+            f"| {row['seen']:.1f} | {row['unseen']:.1f} | {spread} | {low:.1f} to {high:.1f} "
+            f"| {_percent(row['seen_named'])} | {_percent(row['unseen_named'])} |"
         )
-    loop = facts["training"]["loop"]
-    return "\n".join(lines) + (
-        f"\n\n{facts['images']} images of split {facts['split']}; {loop['steps']} steps of {loop['batch_size']} masks. "
-        "The interval is the first seed's (percentile bootstrap).\n"
+        if row["losses"]:
+            curves.append(f"| {title}: {', '.join(f'{loss:.3f}' for loss in row['losses'])} |")
+    loop, samples = facts["training"]["loop"], "masks" if facts["fisa"]["view"] == "crops" else "images"
+    about = (
+        f"{facts['images']} images of split {facts['split']}; {loop['steps']} steps of {loop['batch_size']} {samples}. "
+        "The interval is the first seed's (percentile bootstrap). Named rightly: of the masks that fit a segment, "
+        "those whose likeliest word is right."
     )
+    return "\n".join([*lines, "", about, "", *curves]) + "\n"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1f}"

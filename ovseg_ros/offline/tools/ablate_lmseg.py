@@ -126,7 +126,7 @@ def ablate_lmseg(options: AblateOptions) -> int:
 
 def _training(options: AblateOptions) -> LMSegTraining:
     """What the recipe says of LMSeg, with the steps that are asked for."""
-    stage = rendered_stage(options.recipe or "tabletop_lmseg", "lmseg", LMSegTraining)
+    stage = rendered_stage(options, "lmseg", LMSegTraining)
     return replace(stage, loop=shortened(stage.loop, options.steps))
 
 

@@ -109,7 +109,7 @@ def ablate_omtseg(options: AblateOptions) -> int:
 
 def _training(options: AblateOptions) -> OMTSegTraining:
     """What the recipe says of OMTSeg, with the steps that are asked for."""
-    stage = rendered_stage(options.recipe or "tabletop_omtseg", "omtseg", OMTSegTraining)
+    stage = rendered_stage(options, "omtseg", OMTSegTraining)
     return replace(stage, loop=shortened(stage.loop, options.steps))
 
 

@@ -80,7 +80,7 @@ def ablate_pmp(options: AblateOptions) -> int:
         ConfigError, CheckpointError, DatasetError: for a bad option, recipe or preset, or damaged results in --out.
     """
     systems, out = chosen_systems(options, SYSTEMS), options.out
-    stage = rendered_stage(options.recipe or "tabletop_pmp", "pmp", PmpTraining)
+    stage = rendered_stage(options, "pmp", PmpTraining)
     steps = options.steps or _STEPS
     assert isinstance(stage.data, RenderedData)  # as asked
     training = replace(

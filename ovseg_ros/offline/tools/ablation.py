@@ -39,9 +39,11 @@ def chosen_seeds(options: AblateOptions, count: int) -> range:
     return range(options.first_seed, options.first_seed + (options.seeds or count))
 
 
-def rendered_stage(recipe: str, name: str, kind: type[Stage]) -> Stage:
-    """The stage of a recipe, of a kind called `name`, that learns from rendered data; ConfigError if it has none."""
-    for stage in load_recipe(recipe).stages:
+def rendered_stage(options: AblateOptions, name: str, kind: type[Stage]) -> Stage:
+    """The stage of the recipe (without one, `tabletop_` and the name), of a kind called `name`, that learns from
+    rendered data, with overrides; ConfigError if it has none."""
+    recipe = options.recipe or f"tabletop_{name}"
+    for stage in load_recipe(recipe, options.overrides, steps=options.steps).stages:
         if isinstance(stage, kind) and isinstance(stage.data, RenderedData):
             return stage
     raise ConfigError(f"the recipe {recipe} has no stage of kind {name} on rendered data to ablate")

@@ -35,27 +35,27 @@ class ProposedImage:
         sample: image and ground truth.
         pixels: (1, 3, H, W) in [0, 1].
         proposals: the masks to name.
-        crops: of those that a FISA reads, with what a frozen CLIP makes of them, in half precision.
+        views: of those that a FISA reads, with what a frozen CLIP makes of them, in half precision.
     """
 
     sample: PanopticSample
     pixels: Tensor
     proposals: MaskProposals
-    crops: MaskViews
+    views: MaskViews
 
 
 @torch.no_grad()
 def propose_images(
     model: TwoStage, classifier: FisaClassifier, samples: Iterable[PanopticSample], vocabulary: Vocabulary
 ) -> list[ProposedImage]:
-    """Images with a model's proposals, and the crops that a FISA reads of them."""
+    """Images with a model's proposals, and the views that a FISA has of them."""
     prompt, images = model.prepare(vocabulary), []
     for sample in tqdm(samples, desc="evaluation images", unit="image", mininterval=5):
         pixels = to_tensor(sample.image, classifier.logit_scale.device)
         proposals = model.propose(pixels, prompt)
-        crops = classifier.views_of(pixels, likeliest(classifier, proposals)[None])
-        crops = with_key_values(classifier, replace(crops, pixels=crops.pixels.half()))
-        images.append(ProposedImage(sample, pixels, proposals, crops))
+        views = classifier.views_of(pixels, likeliest(classifier, proposals)[None])
+        views = with_key_values(classifier, replace(views, pixels=views.pixels.half()))
+        images.append(ProposedImage(sample, pixels, proposals, views))
     return images
 
 
@@ -103,6 +103,32 @@ class NamedQuality:
                 f"{name}_interval": self._quality.confidence_interval(group),
             }
         return figures
+
+
+@torch.no_grad()
+def rightly_named(
+    classify: Callable[[ProposedImage], Tensor],
+    right: Callable[[ProposedImage], Tensor],
+    images: Sequence[ProposedImage],
+    vocabulary: Vocabulary,
+) -> dict[str, float | None]:
+    """Of the masks that fit a segment, the share whose likeliest word is right, in percent, whatever the thresholds.
+
+    Args:
+        classify: as of `panoptic_quality`.
+        right: the same of a perfect classifier, as `true_names`.
+
+    Returns:
+        "seen_named" and so on, by the group of the segment; None where there is no mask of it.
+    """
+    found = torch.cat([classify(image)[0, :, :-1].argmax(dim=-1) for image in images])
+    truth = torch.cat([right(image)[0].argmax(dim=-1) for image in images])
+    shares: dict[str, float | None] = {}
+    for name, names in GROUPS.items():
+        group = torch.tensor([category.name in names for category in vocabulary.categories] + [False])[truth]
+        hits = (found == truth)[group]
+        shares[f"{name}_named"] = 100 * float(hits.float().mean()) if len(hits) else None
+    return shares
 
 
 def true_names(classifier: FisaClassifier, categories: int, image: ProposedImage) -> Tensor:

@@ -9,6 +9,8 @@ Two kinds of samples share a batch:
 
 A second loop adapts the tower to masks of every category: captioned photos get the masks that the trained generator
 proposes for them (`pseudo_masks`), so that no ground-truth mask of an unseen category is ever used.
+
+Without masked samples and the second loop, the tower learns from whole photos alone, as CLIPs of the web do.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,9 +48,9 @@ class ClipTraining:
 
     Attributes:
         preset: says which; also whose mask generator proposes masks, if no stage before trained one.
-        captions, masks: views of the captioned and the masked samples.
-        loop, adaptation: schedules of the two loops.
-        masked_share: share of a batch that is masked samples.
+        captions, masks: views of the captioned and the masked samples; None = no masked samples.
+        loop, adaptation: schedules of the two loops; None = no second one.
+        masked_share: share of a batch that is masked samples, if there are any.
         stuff_share: share of the samples that show a surface rather than an object.
         adaptation_stuff_share: as `stuff_share`, of the masked samples of the second loop.
         null_share: share of the rows whose true captions are withheld, so that "none of these" is learned.
@@ -56,9 +58,9 @@ class ClipTraining:
 
     preset: str
     captions: RenderedData
-    masks: RenderedData
     loop: LoopConfig
-    adaptation: LoopConfig
+    masks: RenderedData | None = None
+    adaptation: LoopConfig | None = None
     masked_share: Share = 0.4
     stuff_share: Share = 0.15
     adaptation_stuff_share: Share = 0.35
@@ -160,7 +162,7 @@ def clip_of(preset: str) -> SentenceClipSection:
 
 
 def train_clip(config: ClipTraining, generator: nn.Module | None, run: Run) -> None:
-    """Train in two loops, going on from the folders `clip` and `clip_adaptation` in --out, and write the checkpoint.
+    """Train, going on from the folders `clip` and `clip_adaptation` in --out, and write the checkpoint.
 
     Args:
         generator: the mask generator whose proposals mask the captioned photos of the second loop, in evaluation mode;
@@ -171,7 +173,7 @@ def train_clip(config: ClipTraining, generator: nn.Module | None, run: Run) -> N
         CheckpointError, DatasetError: for missing weights and bad data; also if no photo gets a mask.
     """
     section, device = clip_of(config.preset), run.engine.device
-    if generator is None:
+    if generator is None and config.adaptation is not None:
         eomt = network_of(PresetNetwork(config.preset))
         generator = EoMT(eomt.architecture).eval().to(device)
         load_strict(generator, preset_folder(config.preset).own(eomt.checkpoint))
@@ -179,24 +181,20 @@ def train_clip(config: ClipTraining, generator: nn.Module | None, run: Run) -> N
     clip, tokenizer = build_clip(section.architecture)
     clip.text.to(device)
     tower, encode, known = ImageTower(clip), partial(encode_sentences, clip, tokenizer), dict[str, Tensor]()
-    photos, views = open_rendered(config.captions, run), open_rendered(config.masks, run)
-    share, seen = config.masked_share, CropSource(views, section.architecture)
+    photos, seen, share = open_rendered(config.captions, run), None, 0.0
+    if config.masks is not None:
+        seen, share = CropSource(open_rendered(config.masks, run), section.architecture), config.masked_share
 
-    def learn(name: str, loop: LoopConfig, *streams: Stream) -> None:
-        task = ClipTask(name, tower, encode, known, streams, loop, config.null_share, device)
+    def learn(name: str, loop: LoopConfig, stuff_share: float, photographed: Stream) -> None:
+        masked = [Stream(seen, share, stuff_share, masked=True)] if seen is not None else []
+        task = ClipTask(name, tower, encode, known, [*masked, photographed], loop, config.null_share, device)
         run.begins()
         run_loop(task, loop, run.out / name.replace(" ", "_"), engine=run.engine)
 
-    learn(
-        "clip",
-        config.loop,
-        Stream(seen, share, config.stuff_share, masked=True),
-        Stream(CropSource(photos, section.architecture), 1 - share, config.stuff_share, masked=False),
-    )
-    learn(
-        "clip adaptation",
-        config.adaptation,
-        Stream(seen, share, config.adaptation_stuff_share, masked=True),
-        Stream(CropSource(photos, section.architecture, generator), 1 - share, stuff_share=0.0, masked=True),
-    )
+    whole = Stream(CropSource(photos, section.architecture), 1 - share, config.stuff_share, masked=False)
+    learn("clip", config.loop, config.stuff_share, whole)
+    if config.adaptation is not None:
+        proposed = CropSource(photos, section.architecture, generator)
+        inside = Stream(proposed, 1 - share, stuff_share=0.0, masked=True)
+        learn("clip adaptation", config.adaptation, config.adaptation_stuff_share, inside)
     run.save(section.checkpoint, tower.state_dict())

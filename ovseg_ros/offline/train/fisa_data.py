@@ -1,4 +1,4 @@
-"""What FISA learns from: batches of masks to name, in jittered views of a data set, or in crops collected before."""
+"""What FISA learns from: batches of masks to name, in jittered views of a data set, or in views collected before."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from ovseg_ros.offline.train.words import SeenWords
 
 CROPS_SHOWN = 6
 """Of an image, in pictures."""
-_CROPS_AT_ONCE = 64
+_PIXELS_AT_ONCE = 64 * 64 * 64
 _IMAGES_WITHOUT_FIT = 100
 """After so many without a proposal that fits, there is nothing to learn."""
 
@@ -175,38 +175,43 @@ def pad_masks(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class CollectedMasks:
-    """Masks drawn from all that were collected before, and the seen words under changing names."""
+    """Views drawn from all that were collected before, with their masks, and the seen words under changing names."""
 
     def __init__(self, masks: MaskBatch, words: SeenWords, loop: LoopConfig) -> None:
         self._all, self._words, self._loop = masks, words, loop
+        self._places = (masks.is_mask.flatten().cumsum(dim=0) - 1).view_as(masks.is_mask)  # (B, M) each mask's of the N
 
     def batch(self, step: int, samples: range) -> MaskBatch:
-        """These samples, which are masks, of a step's batch; in single precision."""
+        """These samples, which are crops of a mask each or images, of a step's batch; in single precision."""
         rng, drawn = self._draw(step)
         chosen = drawn[samples.start : samples.stop]
+        is_mask = self._all.is_mask[chosen]
+        is_mask = is_mask[:, : int(is_mask.sum(dim=1).max())]  # what fills up is behind
+        places = self._places[chosen, : is_mask.shape[1]][is_mask]
         return MaskBatch(
-            views=some_crops(self._all.views, chosen),
-            masks=self._all.masks[:, chosen].float(),
-            is_mask=self._all.is_mask[:, chosen],
-            truth=self._all.truth[chosen],
-            categories=self._all.categories[chosen],
+            views=some_views(self._all.views, chosen),
+            masks=self._all.masks[chosen, : is_mask.shape[1]].float(),
+            is_mask=is_mask,
+            truth=self._all.truth[places],
+            categories=self._all.categories[places],
             text=self._words.draw(rng),
         )
 
     def shown(self) -> Iterator[MaskBatch]:
-        """For pictures: some masks, always the same."""
-        yield self.batch(0, range(min(CROPS_SHOWN, self._loop.batch_size)))
+        """For pictures: some views one at a time, always the same."""
+        for sample in range(min(CROPS_SHOWN, self._loop.batch_size)):
+            yield self.batch(0, range(sample, sample + 1))
 
     def counts(self, step: int, samples: range) -> Tensor:
         """As of `JitteredViews`."""
         chosen = self._draw(step)[1][samples.start : samples.stop]
-        fits = self._all.categories[chosen] < len(self._all.text.vocabulary.categories)
-        return torch.stack([fits, ~fits], dim=1).float()
+        fits = self._all.categories[self._places[chosen]] < len(self._all.text.vocabulary.categories)  # (B, M)
+        return torch.stack([(kind & self._all.is_mask[chosen]).sum(dim=1) for kind in (fits, ~fits)], dim=1).float()
 
     def _draw(self, step: int) -> tuple[np.random.Generator, Tensor]:
-        """What draws a step's words, after its masks were drawn, and these: (batch size,) int64."""
+        """What draws a step's words, after its views were drawn, and these: (batch size,) int64."""
         rng = np.random.default_rng([self._loop.seed, step])
-        return rng, torch.from_numpy(rng.integers(len(self._all.categories), size=self._loop.batch_size))
+        return rng, torch.from_numpy(rng.integers(len(self._all.is_mask), size=self._loop.batch_size))
 
     def require_fits(self, step: int, images: int, masks: float) -> None:
         """Nothing: there are no masks but those that some segment fits, see `collect_masks`."""
@@ -219,18 +224,19 @@ class CollectedMasks:
 def collect_masks(
     model: TwoStage, classifier: FisaClassifier, dataset: PanopticDataset, words: SeenWords, config: FisaLossConfig
 ) -> MaskBatch:
-    """Every proposal that `classifier` reads and that counts, each with its crop: B = 1, M = N, in half precision.
+    """Every proposal that `classifier` reads and that counts, in half precision.
 
     Args:
         dataset: images of one size, which show seen categories only.
 
+    Returns:
+        Masks one by one, each with its crop (B = N, M = 1), or those of an image together (B images that have any).
+
     Raises:
-        ConfigError: the classifier looks at whole images, or no proposal fits a segment.
+        ConfigError: no proposal fits a segment.
     """
-    if classifier.config.view != "crops":
-        raise ConfigError(f"masks are collected for fisa.view crops, but this preset's is {classifier.config.view}")
     prompt, device = model.prepare(words.vocabulary), classifier.logit_scale.device
-    text, groups, crops = words.text_encoder.encode(words.vocabulary), [], []
+    text, groups, views = words.text_encoder.encode(words.vocabulary), [], []
     none, best = len(words.vocabulary.categories), 0.0
     for sample in tqdm(dataset, desc="proposals", unit="image", mininterval=5):
         pixels = to_tensor(sample.image, device)
@@ -239,16 +245,22 @@ def collect_masks(
         ids = torch.tensor([segment.id for segment in sample.segments], device=device)
         truth = soft_masks(torch.from_numpy(sample.segment_ids).to(device), ids, masks.shape[-2:])
         categories = torch.tensor(places, dtype=torch.int64, device=device)
-        groups.append(assign(masks, truth, categories, none, config))
         best = max([best, *overlaps(masks, truth)[0].tolist()])
-        crops.append(classifier.views_of(pixels, groups[-1][0][None]))
-    masks, truth, categories = (torch.cat(parts) for parts in zip(*groups, strict=True))
-    if not (categories < none).any():
+        masks, truth, categories = assign(masks, truth, categories, none, config)
+        if len(masks):
+            groups.append((masks.half(), truth.half(), categories))
+            views.append(classifier.views_of(pixels, masks[None]))
+    if not any(bool((names < none).any()) for _, _, names in groups):
         raise ConfigError(_no_fit(config.min_iou, best, len(dataset)))
-    windows = torch.cat([view.windows for view in crops if view.windows is not None])
-    joined = MaskViews(torch.cat([view.pixels.half() for view in crops]), crops[0].image_size, windows)
-    is_mask = masks.new_ones(1, len(masks), dtype=torch.bool)
-    return MaskBatch(joined, masks.half()[None], is_mask, truth.half(), categories, text)
+    windows = [view.windows for view in views if view.windows is not None]
+    joined = MaskViews(
+        torch.cat([view.pixels.half() for view in views]),
+        views[0].image_size,
+        torch.cat(windows) if windows else None,
+    )
+    masks, is_mask = pad_masks([row for masks, _, _ in groups for row in (masks[:, None] if windows else masks[None])])
+    _, truths, names = zip(*groups, strict=True)
+    return MaskBatch(joined, masks, is_mask, torch.cat(truths), torch.cat(names), text)
 
 
 def _no_fit(min_iou: float, best: float, images: int) -> str:
@@ -259,20 +271,25 @@ def _no_fit(min_iou: float, best: float, images: int) -> str:
 
 
 @torch.no_grad()
-def with_key_values(classifier: FisaClassifier, crops: MaskViews) -> MaskViews:
-    """Crops with what CLIP, as it is now, makes of them, in half precision."""
-    parts, batches = [], crops.pixels.split(_CROPS_AT_ONCE)
-    for pixels in tqdm(batches, desc="read crops", unit="batch", mininterval=5, disable=len(batches) < 10):
-        layers = classifier.key_values(pixels.float()) if len(pixels) else ()
-        parts.append([KeyValues(keys.half(), values.half()) for keys, values in layers])
-    joined = (KeyValues(*map(torch.cat, zip(*layer, strict=True))) for layer in zip(*parts, strict=True))
-    return replace(crops, key_values=tuple(joined))
+def with_key_values(classifier: FisaClassifier, views: MaskViews) -> MaskViews:
+    """Views with what CLIP, as it is now, makes of them, in half precision."""
+    count, _, height, width = views.pixels.shape
+    kept: list[KeyValues] = []  # filled in place: of whole images it is gigabytes
+    firsts = range(0, count, max(1, _PIXELS_AT_ONCE // (height * width)))
+    for first in tqdm(firsts, desc="read views", unit="batch", mininterval=5, disable=len(firsts) < 10):
+        some = slice(first, first + firsts.step)
+        for layer, read in enumerate(classifier.key_values(views.pixels[some].float())):
+            if layer == len(kept):
+                kept.append(KeyValues(*(part.new_empty(count, *part.shape[1:], dtype=torch.half) for part in read)))
+            for whole, part in zip(kept[layer], read, strict=True):
+                whole[some] = part
+    return replace(views, key_values=tuple(kept))
 
 
-def some_crops(crops: MaskViews, chosen: Tensor | slice) -> MaskViews:
-    """Some crops in single precision."""
-    assert crops.windows is not None  # as they are crops
-    key_values = crops.key_values and tuple(
-        KeyValues(keys[chosen].float(), values[chosen].float()) for keys, values in crops.key_values
+def some_views(views: MaskViews, chosen: Tensor | slice) -> MaskViews:
+    """Some views in single precision."""
+    windows = views.windows[chosen] if views.windows is not None else None
+    key_values = views.key_values and tuple(
+        KeyValues(keys[chosen].float(), values[chosen].float()) for keys, values in views.key_values
     )
-    return MaskViews(crops.pixels[chosen].float(), crops.image_size, crops.windows[chosen], key_values)
+    return MaskViews(views.pixels[chosen].float(), views.image_size, windows, key_values)

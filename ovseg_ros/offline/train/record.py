@@ -159,7 +159,8 @@ def _weights_read(stages: Sequence[Stage]) -> Iterator[Sequence[Path]]:
                 yield (*encoder, *([stem_weights_file(stage.stem_weights)] if stage.stem_weights is not None else ()))
             case ClipTraining():
                 files, model = preset_folder(stage.preset), two_stage(stage.preset)
-                yield () if trains_generator else section_paths(files, model.proposer)
+                proposes = stage.adaptation is not None and not trains_generator
+                yield section_paths(files, model.proposer) if proposes else ()
             case OMTSegTraining():
                 require_weights(stage.preset, load_preset(stage.preset))
                 untrained_network = replace(omtseg_section(stage.preset), checkpoint=None)

@@ -69,7 +69,7 @@ def test_an_ablation_goes_on_where_it_stopped(build, tmp_path: Path, monkeypatch
 
 
 def task(build, name: str) -> ablation.StrategyTask:
-    stage = rendered_stage("tabletop_pmp", "pmp", PmpTraining)
+    stage = rendered_stage(AblateOptions(experiment="pmp", out=Path("out")), "pmp", PmpTraining)
     network, text_encoder = build("", torch.device("cpu"), 0)
     network = PromptedEoMT(network, STRATEGIES["pmp"])
     torch.nn.init.normal_(network.guidance.prompts[0].out.weight)

@@ -22,7 +22,7 @@ from ovseg_ros.offline.tools.ablate import SYSTEMS, Variant, ablate_tabletop, va
 from ovseg_ros.offline.tools.ablation import result_path
 from ovseg_ros.offline.tools.lora import add_low_rank
 from ovseg_ros.offline.tools.named_quality import panoptic_quality, propose_images, true_names
-from ovseg_ros.offline.train.fisa_data import some_crops
+from ovseg_ros.offline.train.fisa_data import some_views
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 
 ALL = AblateOptions(experiment="tabletop", out=Path("out"))
@@ -113,7 +113,7 @@ def test_quality_agrees_with_the_classifier_itself() -> None:
     kept, anew = (
         panoptic_quality(
             lambda image, reuse=reuse: classifier(
-                image.pixels, image.proposals, words, some_crops(image.crops, slice(None)) if reuse else None
+                image.pixels, image.proposals, words, some_views(image.views, slice(None)) if reuse else None
             ),
             images,
             vocabulary,

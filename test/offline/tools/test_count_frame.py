@@ -30,6 +30,7 @@ PINNED = {
     "pmp_mask2former_b": (1626.2, 648.4, 10744.6),
     "tabletop": (17.1, 9.9, 330.5),
     "tabletop_fisa": (17.5, 10.5, 380.1),
+    "tabletop_fisa_image": (11.6, 10.5, 330.0),
     "tabletop_lmseg": (20.3, 16.7, 950.6),
     "tabletop_omtseg": (9.2, 12.6, 475.6),
     "tabletop_pmp": (17.1, 12.4, 334.2),

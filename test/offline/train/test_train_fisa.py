@@ -20,7 +20,7 @@ from ovseg_ros.offline.train.augmentation import JitterConfig
 from ovseg_ros.offline.train.data import PanopticData, RenderedData, RenderedViews
 from ovseg_ros.offline.train.engine import Engine
 from ovseg_ros.offline.train.fisa import FisaTask, FisaTraining, begun_fisa, build_untrained, learn
-from ovseg_ros.offline.train.fisa_data import CollectedMasks, MaskBatch, collect_masks, some_crops, with_key_values
+from ovseg_ros.offline.train.fisa_data import CollectedMasks, MaskBatch, collect_masks, some_views, with_key_values
 from ovseg_ros.offline.train.fisa_losses import FisaLossConfig, best_segments, fisa_losses
 from ovseg_ros.offline.train.loop_config import LoopConfig
 from ovseg_ros.offline.train.run import load_recipe, train
@@ -85,7 +85,7 @@ def test_samples_are_the_proposals_that_fit() -> None:
     _, masks = collected(2)
     names = names_of(masks)
     assert sorted(names[:3]) == ["blue ball", "red ball", "red ball"]
-    assert names[3:] == names[:3] and masks.masks.shape == (1, 6, 16, 24) and masks.is_mask.all()
+    assert names[3:] == names[:3] and masks.masks.shape == (6, 1, 16, 24) and masks.is_mask.all()
     _, everything = collected(1, none_weight=0.1)
     names = names_of(everything)
     assert sorted(names) == ["blue ball", "none", "red ball", "red ball"]
@@ -99,9 +99,9 @@ def test_features_computed_before_are_those_of_the_classifier() -> None:
     words, adapted = classifier.prepare(masks.text), masks.masks.float()
     images = torch.from_numpy(coloured_views(1).images).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        kept = some_crops(with_key_values(classifier, masks.views), slice(None))
+        kept = some_views(with_key_values(classifier, masks.views), slice(None))
         assert kept.key_values is not None and len(kept.key_values) == 6
-        wanted = classifier.embed(classifier.views_of(images, adapted), adapted, words)
+        wanted = classifier.embed(classifier.views_of(images.expand(3, -1, -1, -1), adapted), adapted, words)
         torch.testing.assert_close(classifier.embed(kept, adapted, words), wanted, atol=2e-3, rtol=0)
 
 
@@ -115,9 +115,6 @@ def test_images_without_masks_are_no_trouble() -> None:
     assert len(masks.categories) == 3 and masks.views.windows.shape == (3, 4)
     empty = replace(masks.views, pixels=masks.views.pixels[:0], windows=masks.views.windows[:0])
     assert with_key_values(classifier, empty).key_values == ()
-    model, classifier = scene_model(view="image")
-    with pytest.raises(ConfigError, match="fisa.view crops, but this preset's is image"):
-        collect_masks(model, classifier, samples, words, FisaLossConfig())
 
 
 @pytest.mark.parametrize("none_weight", [0.0, 0.5])
@@ -188,7 +185,7 @@ def test_a_batch_is_a_function_of_seed_step_and_samples() -> None:
     source = CollectedMasks(masks, SeenWords(scene_model()[0].text_encoder, 0.5), LOOP)
     whole, shares = source.batch(2, range(4)), [source.batch(2, range(2)), source.batch(2, range(2, 4))]
     assert torch.equal(whole.categories, torch.cat([share.categories for share in shares]))
-    assert torch.equal(whole.masks, torch.cat([share.masks for share in shares], dim=1))
+    assert torch.equal(whole.masks, torch.cat([share.masks for share in shares]))
     assert all(torch.equal(share.text.vectors, whole.text.vectors) for share in shares)
 
 
