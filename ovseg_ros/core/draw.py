@@ -4,8 +4,8 @@ Filling and outlining cost a few passes over the image whatever the number of se
 """
 
 import unicodedata
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,6 +20,8 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FONT_CAPITAL_HEIGHT = 21  # pixels at font scale 1
 _DARK: Color = (16, 16, 16)
 _WHITE: Color = (255, 255, 255)
+_SMALL = 5  # A thin segment whose box is less high and wide than so many plates are high is not to be hidden by them.
+_HIDING = 6.0  # So many pixels away is a name better than one that hides a row of its plate's height of such a segment.
 _PLACING_SIZE = 320  # Names are placed on a map of at most this many pixels a side; finer costs time and shows nothing.
 
 # Letters that Unicode does not decompose into a Latin letter and an accent.
@@ -74,6 +76,7 @@ def draw_segments(
     alpha: float = 0.5,
     show_labels: bool = True,
     scale: int = 1,
+    letters: float = 1.0,
 ) -> np.ndarray:
     """Draws any segmentation, such as ground truth, over an image.
 
@@ -85,6 +88,7 @@ def draw_segments(
         alpha: weight of the colour, 0 to 1.
         show_labels: whether to write names.
         scale: enlarges the picture, 1 or more.
+        letters: enlarges the names, for a picture that is shown smaller than it is; more than 0.
 
     Returns:
         uint8 RGB (H * scale, W * scale, 3), new.
@@ -104,7 +108,7 @@ def draw_segments(
 
     picture = _fill(image, segment_ids, {segment_id: colors[segment_id] for segment_id in labels}, alpha)
     if show_labels:
-        _write_names(picture, segment_ids, labels, colors)
+        _write_names(picture, segment_ids, labels, colors, letters)
     return picture
 
 
@@ -137,61 +141,84 @@ def _boundaries(segment_ids: np.ndarray) -> np.ndarray:
     return differs.view(np.uint8) * np.uint8(255)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plate:
-    """The rectangle behind a name, in pixels."""
+class _Plate(NamedTuple):
+    """A rectangle in pixels, such as that behind a name."""
 
     left: int
     top: int
     width: int
     height: int
 
-    def overlap(self, other: "_Plate") -> int:
-        """Area shared with `other`, a margin of one pixel included."""
-        width = min(self.left + self.width, other.left + other.width) - max(self.left, other.left) + 1
-        height = min(self.top + self.height, other.top + other.height) - max(self.top, other.top) + 1
-        return max(width, 0) * max(height, 0)
+
+class _Spot(NamedTuple):
+    """Where a segment is: its area on the placing map, its id, its deepest pixel (x, y) with its depth, and its box."""
+
+    area: int
+    segment_id: int
+    inside: tuple[int, int]
+    depth: int
+    box: _Plate
 
 
 def _write_names(
-    picture: np.ndarray, segment_ids: np.ndarray, labels: Mapping[int, str], colors: Mapping[int, Color]
+    picture: np.ndarray, segment_ids: np.ndarray, labels: Mapping[int, str], colors: Mapping[int, Color], letters: float
 ) -> None:
-    """Writes each name on a dark plate framed in the segment's colour, in place."""
+    """Writes each name on a dark plate framed in the segment's colour, in place; lines lead to those far off."""
     height, width = segment_ids.shape
-    capital_height = max(8.0, 3.0 + 0.018 * min(height, width))
+    capital_height = letters * max(8.0, 3.0 + 0.018 * min(height, width))
     font_scale = capital_height / _FONT_CAPITAL_HEIGHT
-    thickness = max(1, round(capital_height / 12))
+    thickness = max(1, round(capital_height / 10))
     padding = max(2, round(capital_height / 3))
 
-    placed: list[_Plate] = []
+    (_, text_height), baseline = cv2.getTextSize("X", _FONT, font_scale, thickness)
+    plate_height = text_height + baseline // 2 + 2 * padding
+    if plate_height > height:
+        return  # An image too small for any letter.
+    step, map_ids = _placing_map(segment_ids)
+    spots = sorted(_spots(map_ids, step, labels))
+    most = _SMALL * plate_height
+    small = {s.segment_id for s in spots if s.depth < plate_height and max(s.box.width, s.box.height) < most}
+    covered = _Covered(map_ids, step, small)
+
+    placed: list[tuple[_Spot, str, _Plate]] = []
     # Small segments first: a large one has room to move its name.
-    for _, segment_id, (x, y), radius in sorted(_interiors(segment_ids, labels)):
-        text = _drawable(labels[segment_id]) or f"id {segment_id}"
+    for spot in spots:
+        text = _drawable(labels[spot.segment_id]) or f"id {spot.segment_id}"
         text = _shortened(text, width - 2 * padding, font_scale, thickness)
-        (text_width, text_height), baseline = cv2.getTextSize(text, _FONT, font_scale, thickness)
-        plate_height = text_height + baseline // 2 + 2 * padding
-        if not text or plate_height > height:
-            continue  # An image too small for any letter.
-        if radius < plate_height:
-            y -= radius + plate_height // 2  # Above a small segment, which the plate would hide.
-        plate = _place(text_width + 2 * padding, plate_height, (x, y), (width, height), placed)
-        placed.append(plate)
+        if not text:
+            continue
+        plate_width = cv2.getTextSize(text, _FONT, font_scale, thickness)[0][0] + 2 * padding
+        middle = spot.inside
+        if spot.segment_id in small:  # Above it, which the plate would hide.
+            middle = spot.box.left + spot.box.width // 2, spot.box.top - plate_height // 2 - 1
+        others = [plate for _, _, plate in placed]
+        plate = _place(plate_width, plate_height, middle, spot.box, (width, height), others, covered)
+        placed.append((spot, text, plate))
+
+    for spot, _, plate in placed:
+        if _gap(*plate, spot.box) > plate_height / 2:
+            x, y = spot.inside
+            nearest = (
+                min(max(x, plate.left), plate.left + plate.width - 1),
+                min(max(y, plate.top), plate.top + plate.height - 1),
+            )
+            cv2.line(picture, nearest, (x, y), _DARK, thickness + 3)
+            cv2.line(picture, nearest, (x, y), colors[spot.segment_id], thickness + 1)
+    for spot, text, plate in placed:
         corners = (plate.left, plate.top), (plate.left + plate.width - 1, plate.top + plate.height - 1)
         cv2.rectangle(picture, *corners, _DARK, cv2.FILLED)
-        cv2.rectangle(picture, *corners, colors[segment_id], 1)
+        cv2.rectangle(picture, *corners, colors[spot.segment_id], 1)
         origin = (plate.left + padding, plate.top + padding + text_height)
         cv2.putText(picture, text, origin, _FONT, font_scale, _WHITE, thickness, cv2.LINE_AA)
 
 
-def _interiors(segment_ids: np.ndarray, labels: Mapping[int, str]) -> Iterator[tuple[int, int, tuple[int, int], int]]:
-    """Yields (area on the placing map, id, (x, y) of the pixel deepest inside, its depth) of each labelled segment."""
-    step = max(1, -(-max(segment_ids.shape) // _PLACING_SIZE))
-    small = segment_ids[step // 2 :: step, step // 2 :: step]
-    areas = np.bincount(small.ravel(), minlength=1)
+def _spots(map_ids: np.ndarray, step: int, labels: Mapping[int, str]) -> Iterator[_Spot]:
+    """Where each labelled segment is, by the placing map."""
+    areas = np.bincount(map_ids.ravel(), minlength=1)
     for segment_id in np.flatnonzero(areas).tolist():
         if segment_id not in labels:
             continue
-        mask = small == segment_id
+        mask = map_ids == segment_id
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         top, left = int(rows[0]), int(columns[0])
         # Padded, so that the border of the image counts as an edge.
@@ -199,26 +226,69 @@ def _interiors(segment_ids: np.ndarray, labels: Mapping[int, str]) -> Iterator[t
         depth = cv2.distanceTransform(crop, cv2.DIST_L2, 3)
         row, column = divmod(int(depth.argmax()), depth.shape[1])
         center = ((left + column - 1) * step + step // 2, (top + row - 1) * step + step // 2)
-        yield int(areas[segment_id]), segment_id, center, round(float(depth.max()) * step)
+        box = _Plate(left * step, top * step, (crop.shape[1] - 2) * step, (crop.shape[0] - 2) * step)
+        yield _Spot(int(areas[segment_id]), segment_id, center, round(float(depth.max()) * step), box)
+
+
+def _gap(left: Any, top: Any, width: int, height: int, box: _Plate) -> Any:
+    """Pixels between rectangles, of which `left` and `top` may be arrays, and a box."""
+    across = np.maximum(left - box.left - box.width, box.left - left - width).clip(0)
+    down = np.maximum(top - box.top - box.height, box.top - top - height).clip(0)
+    return np.hypot(across, down)
+
+
+def _placing_map(segment_ids: np.ndarray) -> tuple[int, np.ndarray]:
+    """Every few pixels of a segment image, and how many those are."""
+    step = max(1, -(-max(segment_ids.shape) // _PLACING_SIZE))
+    return step, segment_ids[step // 2 :: step, step // 2 :: step]
+
+
+class _Covered:
+    """Counts pixels of small segments in rectangles, on the placing map."""
+
+    def __init__(self, map_ids: np.ndarray, step: int, small: Collection[int]) -> None:
+        is_small = np.zeros(65536, np.uint8)
+        is_small[list(small)] = 1
+        self._step, self._sums = step, cv2.integral(is_small[map_ids])
+
+    def count(self, left: np.ndarray, top: np.ndarray, width: int, height: int) -> np.ndarray:
+        """Of rectangles with these corners, (N,) pixels of the image."""
+        x, y = left // self._step, top // self._step
+        x_end = np.minimum((left + width) // self._step, self._sums.shape[1] - 1)
+        y_end = np.minimum((top + height) // self._step, self._sums.shape[0] - 1)
+        sums = self._sums
+        return (sums[y_end, x_end] - sums[y, x_end] - sums[y_end, x] + sums[y, x]) * self._step**2
+
+
+# Places of a plate, in its own heights and widths away from where it would be best.
+_ROWS, _COLUMNS = (axis.ravel() for axis in np.meshgrid(np.arange(-4, 4.5, 0.5), np.arange(-1, 1.25, 0.25)))
 
 
 def _place(
-    width: int, height: int, center: tuple[int, int], image_size: tuple[int, int], placed: list[_Plate]
+    width: int,
+    height: int,
+    center: tuple[int, int],
+    box: _Plate,
+    image_size: tuple[int, int],
+    placed: Sequence[_Plate],
+    covered: _Covered,
 ) -> _Plate:
-    """The plate nearest to `center` that overlaps none of `placed`, else the least overlapping; inside the image."""
-    best, best_cost = _Plate(0, 0, width, height), float("inf")
-    for rows in (0, -1, 1, -2, 2, -3, 3):
-        for columns in (0, -1, 1):
-            left = round(center[0] + (0.5 * columns - 0.5) * width)
-            top = round(center[1] + (rows - 0.5) * (height + 1))
-            plate = _Plate(
-                min(max(left, 0), image_size[0] - width), min(max(top, 0), image_size[1] - height), width, height
-            )
-            hidden = sum(plate.overlap(other) for other in placed)
-            cost = hidden * 1e3 + abs(rows) * height + abs(columns) * width / 2
-            if cost < best_cost:
-                best, best_cost = plate, cost
-    return best
+    """The plate near `center` that overlaps none of `placed`, else the least overlapping; inside the image.
+
+    Of those one that is near, also to the segment's `box`, and hides little of small segments.
+    """
+    left = np.rint(center[0] + (_COLUMNS - 0.5) * width).astype(int).clip(0, image_size[0] - width)
+    top = np.rint(center[1] + _ROWS * (height + 1) - 0.5 * height).astype(int).clip(0, image_size[1] - height)
+    away = np.hypot(left + 0.5 * width - center[0], top + 0.5 * height - center[1])
+    cost = away + 2.0 * _gap(left, top, width, height, box) + _HIDING * covered.count(left, top, width, height) / height
+    if placed:
+        # A margin of one pixel between plates.
+        x, y, widths, heights = (np.array(part)[:, None] for part in zip(*placed, strict=True))
+        common = np.minimum(left + width, x + widths) - np.maximum(left, x) + 1
+        common_rows = np.minimum(top + height, y + heights) - np.maximum(top, y) + 1
+        cost = cost + 1e3 * (common.clip(0) * common_rows.clip(0)).sum(axis=0)
+    best = int(cost.argmin())
+    return _Plate(int(left[best]), int(top[best]), width, height)
 
 
 def _drawable(name: str) -> str:

@@ -109,6 +109,43 @@ def test_names_of_many_small_segments_do_not_cover_each_other() -> None:
     assert cv2.connectedComponents(plates)[0] - 1 == 12
 
 
+Colors = dict[int, tuple[int, int, int]]
+
+
+def discs(centers: list[tuple[int, int]], radius: int) -> tuple[np.ndarray, dict[int, str], Colors]:
+    """Small segments, (x, y) on an image of 320x240, with long names and a colour each."""
+    ids = np.zeros((240, 320), np.uint16)
+    for index, center in enumerate(centers, start=1):
+        cv2.circle(ids, center, radius, index, cv2.FILLED)
+    numbers = range(1, len(centers) + 1)
+    return ids, {i: f"green bottle {i}" for i in numbers}, {i: (25 * i, 255 - 25 * i, 90) for i in numbers}
+
+
+def test_names_leave_small_segments_to_be_seen() -> None:
+    """One above the other, where a name right above each would hide its neighbour."""
+    ids, labels, colors = discs([(160, 80), (160, 106), (160, 132)], 10)
+    picture = draw_segments(gray(240, 320), ids, labels, colors, alpha=1.0)
+    for number, color in colors.items():
+        assert ((picture == color).all(axis=2) & (ids == number)).sum() > 0.5 * (ids == number).sum()
+
+
+def test_a_line_leads_from_a_name_that_is_far_off_to_its_segment() -> None:
+    ids, labels, colors = discs([(140 + 20 * (i % 3), 100 + 20 * (i // 3)) for i in range(9)], 6)
+    picture = draw_segments(gray(240, 320), ids, labels, colors, alpha=1.0)
+    own = (picture == colors[9]).all(axis=2)
+    segment, plate = np.argwhere(own & (ids == 9)), np.argwhere(own & (ids == 0))[-1]
+    assert np.hypot(*(segment - plate).T).min() > 30
+    assert cv2.connectedComponents(own.astype(np.uint8))[0] - 1 == 1  # segment, line and the plate's frame
+
+
+def test_larger_letters() -> None:
+    def height(letters: float) -> int:
+        picture = draw_segments(gray(240, 320), np.ones((240, 320), np.uint16), {1: "red cube"}, letters=letters)
+        return int(np.ptp(np.nonzero(picture.min(axis=2) > 200)[0])) + 1
+
+    assert height(2.0) == pytest.approx(2 * height(1.0), abs=3)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (5, 7), (14, 14), (17, 31), (2, 2000)])
 @pytest.mark.parametrize("scale", [1, 3])
 def test_images_of_any_size(shape: tuple[int, int], scale: int) -> None:
