@@ -21,7 +21,7 @@ from ovseg_ros.offline.tools import ablation as shared
 from ovseg_ros.offline.tools.ablate import SYSTEMS, Variant, ablate_tabletop, variants
 from ovseg_ros.offline.tools.ablation import result_path
 from ovseg_ros.offline.tools.lora import add_low_rank
-from ovseg_ros.offline.tools.named_quality import panoptic_quality, propose_images, true_names
+from ovseg_ros.offline.tools.named_quality import panoptic_quality, propose_images, rightly_named, true_names
 from ovseg_ros.offline.train.fisa_data import some_views
 from ovseg_ros.sim.categories import TABLETOP_SPECS
 
@@ -31,7 +31,7 @@ ALL = AblateOptions(experiment="tabletop", out=Path("out"))
 def small(folder: Path) -> AblateOptions:
     systems = ("baseline", "seve_simo", "seve_lora")
     chosen = replace(ALL, seeds=1, systems=systems, convolutions=(0,), ranks=(2,), images=2, steps=2)
-    return replace(chosen, data=folder, out=folder / "out")
+    return replace(chosen, data=folder, out=folder / "out", overrides=("loop.batch_size=3", "loop.log_every=1"))
 
 
 @pytest.fixture
@@ -104,11 +104,13 @@ def test_gradients_reach_an_adapted_clip_and_nothing_that_is_frozen(variant: Var
         assert reached == parameter.requires_grad, name
 
 
-def test_quality_agrees_with_the_classifier_itself() -> None:
-    """From crops computed before and through the whole forward pass: the same words, so the same PQ."""
-    model, classifier = scene_model(mirrored=False)
+@pytest.mark.parametrize("view", ["crops", "image"])
+def test_quality_agrees_with_the_classifier_itself(view: str) -> None:
+    """From views computed before and through the whole forward pass: the same words, so the same PQ."""
+    model, classifier = scene_model(mirrored=False, view=view, input_size=64)
     vocabulary, merge = Vocabulary.build(TABLETOP_SPECS), load_preset("tabletop_fisa").merge
     images = propose_images(model, classifier, coloured_samples(2, "blue star"), vocabulary)
+    assert (images[0].views.windows is None) == (view == "image")
     words = classifier.prepare(model.text_encoder.encode(vocabulary))
     kept, anew = (
         panoptic_quality(
@@ -123,6 +125,15 @@ def test_quality_agrees_with_the_classifier_itself() -> None:
     )
     assert kept == anew
 
+    right = lambda image: true_names(classifier, 100, image)  # noqa: E731
+    assert rightly_named(right, right, images, vocabulary) == dict.fromkeys(
+        ("all_named", "seen_named", "unseen_named"), 100.0
+    )
+    one = {category.name: index for index, category in enumerate(vocabulary.categories)}["red ball"]
+    red = torch.nn.functional.one_hot(torch.tensor(one), 101).float().expand(1, 4, 101)
+    shares = rightly_named(lambda _: red, right, images, vocabulary)
+    assert shares == {"all_named": pytest.approx(200 / 3), "seen_named": 100.0, "unseen_named": 0.0}
+
     perfect = panoptic_quality(lambda image: true_names(classifier, 100, image), images, vocabulary, merge)
     assert perfect["unseen"] == pytest.approx(100, abs=1) and perfect["seen"] == pytest.approx(
         50, abs=1
@@ -134,6 +145,10 @@ def test_an_ablation_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytes
     assert ablate_tabletop(small(tmp_path)) == 0
     table = (tmp_path / "out" / "ablation.md").read_text()
     assert "baseline: frozen CLIP" in table and "rank 2" in table and "masked crops, mirrored too" in table
+    assert (
+        "2 steps of 3 masks" in table and "| unseen, 95 % interval over images | masks named rightly, seen |" in table
+    )
+    assert "| + SEVE + SIMO (FISA): " in table and "| baseline: frozen CLIP, mask attention: " not in table  # no losses
     rows = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
     assert [(row["system"], row["convolutions"], row["rank"]) for row in rows] == [
         ("masked_crops", 0, 0), ("masked_crops", 1, 0), ("baseline", 0, 0), ("seve_simo", 0, 0),
@@ -170,3 +185,5 @@ def test_wrong_choices_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ablate_tabletop(replace(ALL, systems=("fisa",)))
     assert main(["ablate", "tabletop", "--out", str(tmp_path), "--recipe", "tabletop"]) == 2
     assert "no stage of kind fisa on rendered data to ablate" in capsys.readouterr().err
+    assert main(["ablate", "tabletop", "loop.batch=3", "--out", str(tmp_path)]) == 2
+    assert "loop.batch=3: tabletop_fisa.yaml.stages[0].loop: unknown key 'batch'" in capsys.readouterr().err

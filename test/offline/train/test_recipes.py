@@ -153,6 +153,6 @@ def test_lmseg_trains_as_cat_seg() -> None:
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
         ConfigError,
-        match="no recipe 'eomt_xl'.*did you mean 'eomt_l'.*there are 20, from eomt_b to tabletop_pmp",
+        match="no recipe 'eomt_xl'.*did you mean 'eomt_l'.*there are 22, from eomt_b to tabletop_pmp",
     ):
         load_recipe("eomt_xl")

@@ -10,10 +10,10 @@ from guided_networks import guided
 from tiny_training import require_same_maps
 from torch import nn
 
-from ovseg_ros.core.backbones.sentence_clip import ClipConfig
+from ovseg_ros.core.backbones.sentence_clip import ClipConfig, ImageTower
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.errors import ConfigError, DatasetError
-from ovseg_ros.core.presets import preset_path
+from ovseg_ros.core.presets import preset_path, two_stage
 from ovseg_ros.core.types import MaskProposals
 from ovseg_ros.offline.data import tabletop_views
 from ovseg_ros.offline.data.open import dataset_info
@@ -287,6 +287,20 @@ def test_a_recipe_trains_a_preset_that_loads(data: Path, tmp_path: Path, monkeyp
 def test_a_clip_alone_takes_the_presets_mask_generator(data: Path, tmp_path: Path) -> None:
     train_tiny(tmp_path, data, CLIP_STAGE)
     assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == ["tabletop_clip.safetensors"]
+
+
+def test_a_clip_may_learn_from_whole_photos_alone(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No mask is read or made, whatever `masked_share` is, and the run is a preset with that CLIP."""
+    seen, original = [], ImageTower.encode_masked
+    monkeypatch.setattr(ImageTower, "encode_masked", lambda *told: (seen.append(told[2]), original(*told))[1])
+    monkeypatch.setattr("ovseg_ros.offline.train.clip.load_strict", lambda *_: pytest.fail("a mask generator is read"))
+    lines = [line for line in CLIP_STAGE.splitlines() if "masks:" not in line and "adaptation:" not in line]
+    train_tiny(tmp_path, data, "\n".join(lines))
+    assert len(seen) == 2 and all(masks.all() and len(masks) == 4 for masks in seen)
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["clip"]
+    assert load_recipe(str(tmp_path / "out" / "run.yaml")).record.weights == {"clip": ()}
+    assert two_stage(str(tmp_path / "out")).clip.checkpoint == "./tabletop_clip.safetensors"
+    assert (tmp_path / "out" / "tabletop_clip.safetensors").is_file()
 
 
 def test_what_a_preset_does_not_have_cannot_be_trained(data: Path, tmp_path: Path) -> None:

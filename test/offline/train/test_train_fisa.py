@@ -93,6 +93,36 @@ def test_samples_are_the_proposals_that_fit() -> None:
     assert not everything.truth[unfitting].any() and everything.truth[1 - (unfitting == 1)].sum() == 64
 
 
+def test_samples_of_whole_images_are_images_with_all_their_masks() -> None:
+    """Masks beside them fill up; those of an image share what CLIP makes of it."""
+    model, classifier = scene_model(mirrored=False, view="image", input_size=96)
+    words, views = SeenWords(model.text_encoder, 0.0), coloured_views(3)
+    views.segment_ids[1][views.segment_ids[1] == 2] = 1  # without the red square
+    views.labels[2], views.segment_ids[2] = [], 0  # without anything, so it is left out
+    masks = collect_masks(model, classifier, RenderedViews(views, Path("nowhere"), "train"), words, FisaLossConfig())
+    assert masks.masks.shape == (2, 3, 16, 24) and masks.is_mask.tolist() == [[True] * 3, [True, False, False]]
+    assert masks.views.windows is None and masks.views.pixels.shape == (2, 3, 64, 96)
+    names = names_of(masks)
+    assert sorted(names[:3]) == ["blue ball", "red ball", "red ball"] and names[3] == "blue ball"
+
+    masks = replace(masks, views=with_key_values(classifier, masks.views))
+    assert masks.views.key_values is not None and masks.views.key_values[0].keys.shape[0] == 2
+    source = CollectedMasks(masks, words, LOOP)
+    drawn = source._draw(0)[1].tolist()
+    assert sorted(set(drawn)) == [0, 1]  # both of them
+    batch, count = source.batch(0, range(4)), sum([3, 1][image] for image in drawn)
+    assert len(batch.categories) == len(batch.truth) == int(batch.is_mask.sum()) == count
+    assert source.counts(0, range(4)).tolist() == [[float([3, 1][image]), 0.0] for image in drawn]
+    single = drawn.index(1)
+    alone = source.batch(0, range(single, single + 1))
+    assert alone.masks.shape == (1, 1, 16, 24) and names_of(alone) == ["blue ball"]
+    with torch.no_grad():
+        prepared = classifier.prepare(batch.text)
+        embeddings = classifier.embed(batch.views, batch.masks, prepared)
+        anew = classifier.embed(replace(batch.views, key_values=None), batch.masks, prepared)
+    torch.testing.assert_close(embeddings, anew, atol=3e-3, rtol=0)
+
+
 def test_features_computed_before_are_those_of_the_classifier() -> None:
     """Crop by crop, kept in half precision, and all at once: the same embeddings, to half precision."""
     classifier, masks = collected(1, mirrored=False)
@@ -163,7 +193,10 @@ def trained(folder: Path, adapts: str = "", **changes: object) -> FisaClassifier
     return classifier
 
 
-@pytest.mark.parametrize(("adapts", "changes"), [("", {}), ("full", {}), ("lora", {"query_layers": ()})])
+@pytest.mark.parametrize(
+    ("adapts", "changes"),
+    [("", {}), ("full", {}), ("lora", {"query_layers": ()}), ("full", {"view": "image", "input_size": 96})],
+)
 def test_training_moves_what_trains_and_nothing_else(tmp_path: Path, adapts: str, changes: dict[str, object]) -> None:
     before = {name: value.clone() for name, value in untrained(adapts, **changes)[0].named_parameters()}
     after = trained(tmp_path / "fisa", adapts, **changes)
