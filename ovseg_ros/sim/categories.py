@@ -36,18 +36,28 @@ class Word:
 
 
 SHAPES = (
-    Word("cube", ("box", "dice", "brick", "cuboid", "crate"), "block"),
-    Word("ball", ("orb", "globe", "marble", "round ball"), "sphere"),
-    Word("cylinder", ("can", "barrel", "pipe", "canister", "drum"), "tube"),
-    Word("cone", ("pointed cone", "spike", "party hat", "ice cream cone"), "traffic cone"),
-    Word("ring", ("torus", "hoop", "circlet", "donut", "bracelet"), "loop"),
-    Word("egg", ("boiled egg", "chicken egg", "bird egg", "oval egg"), "easter egg"),
-    Word("star", ("five-pointed star", "starfish", "christmas star", "toy star"), "star shape"),
-    Word("cup", ("teacup", "coffee cup", "tumbler", "drinking cup"), "mug"),
-    Word("bowl", ("soup bowl", "basin", "salad bowl", "saucer", "plate"), "dish"),
-    Word("bottle", ("wine bottle", "vial", "jar", "water bottle", "carafe"), "flask"),
-    Word("book", ("novel", "notebook", "hardcover", "paperback"), "textbook"),
-    Word("banana", ("ripe banana", "bananas", "fruit", "plantain"), "tropical fruit"),
+    Word(
+        "cube",
+        ("box", "dice", "brick", "cuboid", "crate", "die", "carton", "square box", "toy brick", "wooden cube"),
+        "block",
+    ),
+    Word("ball", ("orb", "globe", "marble", "round ball", "tennis ball", "beach ball", "bead", "football"), "sphere"),
+    Word("cylinder", ("can", "barrel", "pipe", "canister", "drum", "tin", "rod", "column", "roller"), "tube"),
+    Word("cone", ("pointed cone", "spike", "party hat", "ice cream cone", "funnel", "pylon"), "traffic cone"),
+    Word("ring", ("torus", "hoop", "circlet", "donut", "bracelet", "band", "doughnut", "washer", "bangle"), "loop"),
+    Word("egg", ("boiled egg", "chicken egg", "bird egg", "oval egg", "painted egg", "chocolate egg"), "easter egg"),
+    Word("star", ("five-pointed star", "starfish", "christmas star", "toy star", "pentagram", "stars"), "star shape"),
+    Word("cup", ("teacup", "coffee cup", "tumbler", "drinking cup", "beaker", "tea cup", "goblet", "cocoa cup"), "mug"),
+    Word("bowl", ("soup bowl", "basin", "salad bowl", "saucer", "plate", "mixing bowl", "fruit bowl", "tray"), "dish"),
+    Word(
+        "bottle",
+        ("wine bottle", "vial", "jar", "water bottle", "carafe", "decanter", "glass bottle", "phial", "jug"),
+        "flask",
+    ),
+    Word(
+        "book", ("novel", "notebook", "hardcover", "paperback", "volume", "manual", "diary", "closed book"), "textbook"
+    ),
+    Word("banana", ("ripe banana", "bananas", "fruit", "plantain", "banana fruit", "fruits"), "tropical fruit"),
 )
 COLORS = (
     Word("red", ("scarlet",), "crimson"),
@@ -60,10 +70,10 @@ COLORS = (
     Word("black", ("jet black",), "dark"),
 )
 STUFF = (
-    Word("table", ("tabletop", "countertop", "workbench"), "desk"),
-    Word("floor", ("ground", "room floor", "paving"), "flooring"),
-    Word("wall", ("room wall", "backdrop", "house wall"), "interior wall"),
-    Word("mat", ("rug", "placemat", "doormat"), "carpet"),
+    Word("table", ("tabletop", "countertop", "workbench", "counter", "dining table", "worktop"), "desk"),
+    Word("floor", ("ground", "room floor", "paving", "tiles", "floorboards", "parquet"), "flooring"),
+    Word("wall", ("room wall", "backdrop", "house wall", "partition", "wallpaper", "side wall"), "interior wall"),
+    Word("mat", ("rug", "placemat", "doormat", "floor mat", "table mat", "blanket"), "carpet"),
 )
 MATERIALS = ("matte", "shiny", "metallic")
 TEXTURES = {
