@@ -3,7 +3,6 @@
 import copy
 import json
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -146,7 +145,8 @@ def ablate_tabletop(options: AblateOptions) -> int:
     results = _results(out, facts)
     missing = [key for key in wanted if key not in results]
     if missing:
-        bench = _Bench(options, training, Run(options.data or out / "data", out, Engine("cpu")), digest_of(facts, 8))
+        weighty = [facts[name] for name in ("fisa", "training", "checkpoints")]  # what weights depend on
+        bench = _Bench(options, training, Run(options.data or out / "data", out, Engine("cpu")), digest_of(weighty, 8))
         for variant, seed in missing:
             result = {"variant": asdict(variant), "seed": seed, "facts": facts, **bench.run(variant, seed)}
             write_json(result_path(out, variant.name, seed), result)
@@ -161,7 +161,7 @@ class _Bench:
     """The networks and features that all variants share, and the training and evaluation of one."""
 
     def __init__(self, options: AblateOptions, training: FisaTraining, run: Run, digest: str) -> None:
-        """`digest`: of the settings; ends the names of training folders."""
+        """`digest`: of what weights depend on; ends the names of training folders."""
         self._digest = digest
         device, self._training, self._run = run.engine.device, training, run
         section = two_stage(training.preset)
@@ -212,10 +212,8 @@ class _Bench:
         loop = replace(self._training.loop, seed=seed, multipliers=slower)
         training = replace(self._training, loop=loop)
         folder = self._run.out / "training" / f"{variant.name}-{seed}-{self._digest}"
-        began = time.monotonic()
         task = FisaTask(classifier, CollectedMasks(masks, self._words, loop), training.loss, folder.name)
         learn(task, loop, folder, self._run.engine)
-        seconds = round(time.monotonic() - began, 1)
         trained = sum(value.numel() for value in classifier.trained_state_dict().values())
         if variant.adapts_clip:
             images = [replace(image, views=with_key_values(classifier, image.views)) for image in images]
@@ -224,15 +222,18 @@ class _Bench:
         def classify(image: ProposedImage) -> Tensor:
             return classifier(image.pixels, image.proposals, words, some_views(image.views, slice(None)))
 
-        costs = {"trained_parameters": trained, "training_seconds": seconds, "losses": loss_curve(folder / LOG_NAME)}
-        return {**costs, **self._quality(classify, images)}
+        return {"trained_parameters": trained, **told_by(folder / LOG_NAME), **self._quality(classify, images)}
 
 
-def loss_curve(log: Path) -> list[float]:
-    """Of a training's log, the mean loss of naming over each tenth of its lines; none of what did not train."""
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    told = [float(json.loads(line)["class"]) for line in lines]
-    return [statistics.mean(part.tolist()) for part in np.array_split(told, min(_PARTS, len(told)))] if told else []
+def told_by(log: Path) -> dict[str, Any]:
+    """Of a training's log, its "training_seconds", and "losses", the mean of naming's over each tenth of the lines;
+    0 and none of what did not train."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    parts = np.array_split([line["class"] for line in lines], max(1, min(_PARTS, len(lines))))
+    return {
+        "training_seconds": lines[-1]["seconds"] if lines else 0.0,
+        "losses": [float(part.mean()) for part in parts if len(part)],
+    }
 
 
 def _facts(options: AblateOptions, training: FisaTraining) -> dict[str, Any]:

@@ -58,8 +58,8 @@ class FisaTraining:
 
     Attributes:
         preset: says which mask generator and which CLIP, and names the file of the result in --out.
-        data: of kind panoptic, a sample is a view; of kind rendered, a mask, and what CLIP makes of its crop is
-            computed once.
+        data: of kind panoptic, a sample is a view; of kind rendered, a mask with its crop or, where CLIP looks at whole
+            images, one with all its masks. What CLIP makes of crop or image is then computed once.
         loop, loss: how long, by what measure.
         augmentation: the views, of kind panoptic only.
         synonyms: of kind rendered only: share of the words that a step calls by a training synonym.
