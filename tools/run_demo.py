@@ -20,8 +20,8 @@ from ovseg_ros.ros.node.middleware import shared_memory_profile_unless_chosen
 
 NODES = ("tabletop_camera", "segment_node")
 CLIENT = "demo"
-TIME_LIMIT = 300.0
-"""Seconds until something must have gone wrong; an ordinary run takes well under 60."""
+TIME_LIMIT = 600.0
+"""Seconds until something must have gone wrong; an ordinary run takes about a minute."""
 PATIENCE = 15.0
 """Seconds that a process has to end after SIGINT."""
 LOG_LINES = 30

@@ -35,7 +35,7 @@ from ovseg_ros.ros.demo.frames import (
     FrameMatcher,
     StampedFrame,
 )
-from ovseg_ros.ros.demo.pictures import contact_sheet, write_png
+from ovseg_ros.ros.demo.pictures import contact_sheet, tour_pictures, write_png, write_tour
 from ovseg_ros.ros.demo.scoring import DemoFrame, DemoSegments, demo_vocabularies, summarize, truth_in_words
 from ovseg_ros.ros.node.command_line import init_ros
 from ovseg_ros.ros.node.conversions import vocabulary_request
@@ -98,14 +98,26 @@ class DemoClient(Node):
         path = self._out / "summary.json"
         try:
             self._out.mkdir(parents=True, exist_ok=True)
-            summary = [self._demonstrate(name, specs) for name, specs in demo_vocabularies().items()]
+            summary, measured = [], []
+            for name, specs in demo_vocabularies().items():
+                entry, frames, colors = self._demonstrate(name, specs)
+                summary.append(entry)
+                measured.append((name, frames, colors))
             path.write_text(json.dumps({"vocabularies": summary}, indent=2) + "\n")
+            # With the words of the first two, which name everything, by turns.
+            write_tour(self._out / "tour.webp", *tour_pictures(measured[:2]))
         except OSError as error:
             raise DemoError(f"cannot write to {self._out}: {error.strerror}; choose another with out") from error
         _say(f"pictures and {path} written")
 
-    def _demonstrate(self, name: str, specs: Sequence[CategorySpec]) -> dict[str, Any]:
-        """Sets a vocabulary, measures it on the first frames of the camera's path and draws it."""
+    def _demonstrate(
+        self, name: str, specs: Sequence[CategorySpec]
+    ) -> tuple[dict[str, Any], list[DemoFrame], dict[int, Color]]:
+        """Sets a vocabulary, measures it on the first frames of the camera's path and draws it.
+
+        Returns:
+            Its entry of summary.json, the frames, and the colour of each category id.
+        """
         self._matcher.forget()
         _say(f"{name}: setting {len(specs)} categories")
         called = self._now()
@@ -127,13 +139,14 @@ class DemoClient(Node):
         summary = summarize(name, frames, dropped, change)
 
         shown = [frames[round(i * (len(frames) - 1) / (_ROWS - 1))] for i in range(_ROWS)]
-        write_png(self._out / f"{name}.png", contact_sheet(shown, name, self._colors(answer.version)))
+        colors = self._colors(version)
+        write_png(self._out / f"{name}.png", contact_sheet(shown, name, colors))
         write_png(self._out / f"{name}_overlay_image.png", shown[0].overlay)
         _say(
             f"{name}: PQ {summary['pq']} %, {summary['name_changes']} changes of name, {summary['fps']} frames/s, "
             f"latency {summary['latency_ms']['p50']} ms, change of vocabulary {summary['change_ms']} ms"
         )
-        return summary
+        return summary, frames, colors
 
     def _colors(self, version: int) -> dict[int, Color]:
         """The colour that the node gives each category."""
