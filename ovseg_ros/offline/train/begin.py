@@ -1,7 +1,7 @@
 """Weights that a training begins with: public ones, or those of an own run; of an EoMT, with other classes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from timm.layers import resample_abs_pos_embed
@@ -28,11 +28,8 @@ _NO_OBJECT = -1
 _HEAD = ("class_head.weight", "class_head.bias")
 _SHOWN = 6
 
-_ARCHITECTURE = (
-    "patch_size", "width", "depth", "heads", "register_tokens", "convolutional_stem", "swiglu", "dinov3", "num_queries",
-    "joint_blocks", "upscale_blocks",
-)  # fmt: skip
-"""What has to be the same; `layer_scale` too, but for its value."""
+_ADAPTABLE = ("image_size", "layer_scale", "num_classes")
+"""What of an architecture may be another; that there is a `layer_scale`, or none, has to be the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +165,8 @@ def _require_architecture(weights: EoMTWeights, wanted: EoMTConfig) -> None:
         return
     differing = [
         f"{key} {getattr(given, key)} (the recipe: {getattr(wanted, key)})"
-        for key in _ARCHITECTURE
-        if getattr(given, key) != getattr(wanted, key)
+        for key in asdict(given)
+        if key not in _ADAPTABLE and getattr(given, key) != getattr(wanted, key)
     ]
     if (given.layer_scale is None) != (wanted.layer_scale is None):
         differing.append(f"layer_scale {given.layer_scale} (the recipe: {wanted.layer_scale})")

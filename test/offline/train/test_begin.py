@@ -17,7 +17,7 @@ from ovseg_ros.core.proposals.eomt.layouts import TUE_MPS
 from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
 from ovseg_ros.core.weights.files import sha256_of
 from ovseg_ros.core.weights.strict import save_state_half
-from ovseg_ros.offline.train.begin import begin_with, read_eomt
+from ovseg_ros.offline.train.begin import EoMTWeights, begin_with, read_eomt
 from ovseg_ros.offline.train.run import load_recipe
 
 CONFIG = EoMTConfig((64, 64), width=32, depth=2, heads=2, num_queries=3, num_classes=3, joint_blocks=1)
@@ -76,6 +76,12 @@ def test_positions_are_resampled_as_of_a_public_checkpoint(public: Path) -> None
     begin_with(model, read_eomt(str(public)), ALIKE)
     resized = load_eomt(str(public), image_size=(96, 64)).model
     torch.testing.assert_close(model.encoder.pos_embed, resized.encoder.pos_embed)
+
+
+def test_another_stem_is_another_architecture() -> None:
+    other = EoMT(replace(CONFIG, pretrained_stem="efficientnet_lite0", skips=True))
+    with pytest.raises(CheckpointError, match=r"it has pretrained_stem None \(the recipe: .*\), skips False"):
+        begin_with(other, EoMTWeights("other weights", {}, CONFIG, NAMES), ALIKE)
 
 
 def test_another_architecture_is_refused_with_what_differs(public: Path) -> None:
