@@ -1,7 +1,7 @@
 """`ovseg ablate pmp`: ways to let words take part in making masks (PMP's Table 3), on objects and groups of objects.
 
 All variants begin with the bundled generator, learn alike, and keep all of it frozen that comes before the joint
-blocks: its tokens are computed once, for a fixed set of crops. See docs/pmp.md.
+blocks: what that makes is computed once, for a fixed set of crops. See docs/pmp.md.
 """
 
 import time
@@ -25,6 +25,7 @@ from ovseg_ros.core.presets import (
     two_stage,
 )
 from ovseg_ros.core.proposals.eomt.network import EoMT
+from ovseg_ros.core.proposals.eomt.stem import Encoded
 from ovseg_ros.core.proposals.prompt_guidance import GuidingWords
 from ovseg_ros.core.text import TextEncoder
 from ovseg_ros.core.text_attention import in_float32
@@ -135,13 +136,13 @@ class EncodedView:
 
     Attributes:
         tokens: (prefix + patches, C).
-        grid: (rows, columns) of the patches.
+        encoded: what they are of; a stem's maps (C', h, w) in half precision, which are several times as large.
         view: its segments.
         segments: their ids and category names.
     """
 
     tokens: Tensor
-    grid: tuple[int, int]
+    encoded: Encoded
     view: SegmentedView
     segments: tuple[tuple[int, str], ...]
 
@@ -152,13 +153,20 @@ def encode_views(network: PromptedEoMT, views: Sequence[SegmentedView], names: S
     for start in tqdm(range(0, len(views), _BATCH), desc="tokens", unit="batch", mininterval=5):
         some = views[start : start + _BATCH]
         pixels = normalize(to_pixels([view.image for view in some], torch.device("cpu")), IMAGENET_MEAN, IMAGENET_STD)
-        tokens = network.encode(pixels.contiguous(memory_format=torch.channels_last))
-        patch = network.config.patch_size
-        grid = (pixels.shape[2] // patch, pixels.shape[3] // patch)
-        for one, view in zip(tokens, some, strict=True):
+        tokens, (grid, finer) = network.encode(pixels.contiguous(memory_format=torch.channels_last))
+        for place, view in enumerate(some):
             segments = ((i, names[c]) for i, c in zip(view.ids.tolist(), view.categories.tolist(), strict=True))
-            found.append(EncodedView(one.clone(), grid, replace(view, image=view.image[:, :0]), tuple(segments)))
+            kept = Encoded(grid, [maps[place].half() for maps in finer])
+            view = replace(view, image=view.image[:, :0])
+            found.append(EncodedView(tokens[place].clone(), kept, view, tuple(segments)))
     return found
+
+
+def stacked(views: Sequence[EncodedView]) -> tuple[Tensor, Encoded]:
+    """Pictures of one size as `PromptedEoMT.encode` makes them."""
+    finer = zip(*(view.encoded.finer for view in views), strict=True)
+    encoded = Encoded(views[0].encoded.grid, [torch.stack([one.float() for one in maps]) for maps in finer])
+    return torch.stack([view.tokens for view in views]), encoded
 
 
 def training_views(dataset: PanopticDataset, training: PmpTraining) -> list[SegmentedView]:
@@ -203,8 +211,7 @@ class StrategyTask(Task):
             if self._pool is not None:
                 told.append(Question(tuple(other_words(question.phrases, self._pool, rng)), ()))
         named = self.model.decode(
-            torch.stack([view.tokens for view in views]),
-            views[0].grid,
+            *stacked(views),
             guiding_words(self.model, asked, self._text_encoder),
             guiding_words(self.model, told, self._text_encoder) if told else None,
         )
@@ -274,8 +281,7 @@ def evaluate(
             told = [Question(tuple(other_words(words, pool, rng)), ()) for words in questions] if told_others else []
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 named = network.decode(
-                    encoded.tokens.expand(len(asked), -1, -1),
-                    encoded.grid,
+                    *stacked([encoded] * len(asked)),
                     guiding_words(network, asked, text_encoder),
                     guiding_words(network, told, text_encoder) if told else None,
                 )

@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ovseg_ros.core.proposals.eomt.network import Encoded, EoMT
+from ovseg_ros.core.proposals.eomt.network import EoMT
+from ovseg_ros.core.proposals.eomt.stem import Encoded
 from ovseg_ros.core.proposals.prompt_guidance import GuidingWords
 from ovseg_ros.core.text_attention import normalised_float32
 from ovseg_ros.core.word_logits import IMPOSSIBLE
@@ -69,11 +70,10 @@ class PromptedEoMT(EoMT):
         """Begins with a copy of a network with guidance.
 
         Raises:
-            ValueError: the network has no guidance; or rotary positions, whose table is made for its own queries; or
-                skips, which would have to be kept for every image.
+            ValueError: the network has no guidance; or rotary positions, whose table is made for its own queries.
         """
-        if network.guidance is None or network.config.dinov3 or network.config.skips:
-            raise ValueError("strategies are for an EoMT with guidance, learned positions and no skips")
+        if network.guidance is None or network.config.dinov3:
+            raise ValueError("strategies are for an EoMT with guidance and learned positions")
         super().__init__(network.config)
         self.guidance = copy.deepcopy(network.guidance)
         self.load_state_dict(network.state_dict())
@@ -86,8 +86,8 @@ class PromptedEoMT(EoMT):
             nn.init.zeros_(self.text.bias)
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Of the joint blocks, the heads, the queries and what reads words; the rest is frozen."""
-        parts: list[nn.Module] = [*self._joint_blocks(), self.encoder.norm, self.mask_head, self.upscale]
+        """Of the joint blocks, the heads with their skips, the queries and what reads words; the rest is frozen."""
+        parts: list[nn.Module] = [*self._joint_blocks(), self.encoder.norm, self.mask_head, self.upscale, self.lateral]
         assert self.guidance is not None
         parts.append(self.guidance.word_head)
         if self.strategy.queries:
@@ -99,27 +99,26 @@ class PromptedEoMT(EoMT):
         return [parameter for part in parts for parameter in part.parameters()]
 
     @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> tokens (B, prefix + patches, C) before the first joint block.
+    def encode(self, images: Tensor) -> tuple[Tensor, Encoded]:
+        """Normalised images (B, 3, H, W) -> tokens (B, prefix + patches, C) before the first joint block, of what.
 
         Each image's are its own, in training, too: batch norms keep to what they have learned.
         """
         training = self.training
         self.eval()
-        tokens, _ = self._embed(images)
+        tokens, encoded = self._embed(images)
         for block in self.encoder.blocks[: -self.config.joint_blocks]:
             tokens = block(tokens)
         self.train(training)
-        return tokens
+        return tokens, encoded
 
     def decode(
-        self, tokens: Tensor, grid: tuple[int, int], asked: GuidingWords, told: GuidingWords | None = None
+        self, tokens: Tensor, encoded: Encoded, asked: GuidingWords, told: GuidingWords | None = None
     ) -> NamedMasks:
         """The masks after the last block.
 
         Args:
-            tokens: (B, prefix + patches, C) from `encode`.
-            grid: (rows, columns) of the patches.
+            tokens, encoded: from `encode`.
             asked: names the masks; as `guidance.prepare` makes it.
             told: what the strategy reads in their place, for controls; None = what is asked.
         """
@@ -139,7 +138,8 @@ class PromptedEoMT(EoMT):
                 attn_mask=None if present is None else present[:, None, None, :],
             )
             queries, _, tokens = joined.split(counts, dim=1)
-        prediction = self._predict(self.encoder.norm(torch.cat([queries, tokens], dim=1)), Encoded(grid, []), asked)
+        tokens = self.encoder.norm(torch.cat([queries, tokens], dim=1))
+        prediction = self._predict(tokens, self._lead_in(encoded), asked)
         assert prediction.word_logits is not None  # there is guidance
         if present is None or not kept:
             return NamedMasks(prediction.mask_logits, prediction.word_logits, None)

@@ -9,6 +9,7 @@ import torch
 from fisa_scenes import coloured_samples, coloured_views
 
 from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.images import IMAGENET_MEAN, IMAGENET_STD, normalize
 from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
 from ovseg_ros.core.proposals.prompt_guidance import PromptConfig, PromptGuidance
 from ovseg_ros.offline.cli.main import main
@@ -17,6 +18,7 @@ from ovseg_ros.offline.tools import ablate_pmp as ablation
 from ovseg_ros.offline.tools import ablation as shared
 from ovseg_ros.offline.tools.ablation import rendered_stage, result_path
 from ovseg_ros.offline.tools.prompt_strategies import STRATEGIES, PromptedEoMT
+from ovseg_ros.offline.train.data import to_pixels
 from ovseg_ros.offline.train.pmp import PmpTraining
 
 SYSTEMS = ("concatenate", "pmp", "pmp_other")
@@ -29,7 +31,8 @@ def build(monkeypatch: pytest.MonkeyPatch, tiny_segmenter):
 
     def untrained(preset: str, device: torch.device, seed: int):
         torch.manual_seed(seed)
-        config = EoMTConfig((64, 96), width=16, depth=2, heads=2, num_queries=6, num_classes=2, joint_blocks=1)
+        small = EoMTConfig((64, 96), width=16, depth=2, heads=2, num_queries=6, num_classes=2, joint_blocks=1)
+        config = replace(small, pretrained_stem="efficientnet_lite0", skips=True)
         network = EoMT(config)
         network.guidance = PromptGuidance(1, 16, 8, PromptConfig(width=8, heads=2))
         return network, text_encoder
@@ -85,6 +88,20 @@ def test_crops_come_mirrored_too(build) -> None:
     assert len(views) == 4
     first, second = (view.segment_ids[:64, :96] for view in views[:2])
     assert torch.equal(first, second.flip(1))
+
+
+def test_kept_pictures_are_what_the_frozen_part_makes_of_them(build) -> None:
+    made = task(build, "pmp")
+    views = made._views[:2]
+    assert {maps.dtype for view in views for maps in view.encoded.finer} == {torch.float16}
+    crops = ablation.training_views(coloured_samples(2), made._training)[:2]
+    pixels = normalize(to_pixels([crop.image for crop in crops], torch.device("cpu")), IMAGENET_MEAN, IMAGENET_STD)
+    tokens, encoded = made.model.encode(pixels)
+    kept, (grid, finer) = ablation.stacked(views)
+    assert grid == encoded.grid and [maps.shape[1] for maps in finer] == [40, 24]
+    torch.testing.assert_close(kept, tokens)
+    for one, other in zip(finer, encoded.finer, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_other_words_are_told_but_targets_and_names_stay(build, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
 from ovseg_ros.core.proposals.prompt_guidance import PromptConfig, PromptGuidance
 from ovseg_ros.offline.tools.prompt_strategies import STRATEGIES, PromptedEoMT, Strategy
 
-QUERIES, WORDS, TEXT_WIDTH, GRID = 6, 4, 8, (2, 3)
+QUERIES, WORDS, TEXT_WIDTH = 6, 4, 8
 
 
 def generator(guided: bool = True, **changes: object) -> EoMT:
@@ -32,6 +32,7 @@ def generator(guided: bool = True, **changes: object) -> EoMT:
     return network
 
 
+SKIPS = {"pretrained_stem": "efficientnet_lite0", "skips": True}
 NETWORK = generator()
 IMAGES = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
 VECTORS = torch.nn.functional.normalize(
@@ -39,26 +40,28 @@ VECTORS = torch.nn.functional.normalize(
 )
 
 
-def prompted(strategy: Strategy) -> PromptedEoMT:
+def prompted(strategy: Strategy, network: EoMT = NETWORK) -> PromptedEoMT:
     torch.manual_seed(3)
-    return PromptedEoMT(NETWORK, strategy).eval()
+    return PromptedEoMT(network, strategy).eval()
 
 
 def decode(network, vectors, present=None, told=None):
     words, told = (None if v is None else network.guidance.prepare(v, present=present) for v in (vectors, told))
     with torch.no_grad():
-        return network.decode(network.encode(IMAGES[: len(vectors)]), GRID, words, told)
+        return network.decode(*network.encode(IMAGES[: len(vectors)]), words, told)
 
 
-def test_pmp_is_the_product_s_network_and_none_is_its_generator_to_the_bit() -> None:
-    words = NETWORK.guidance.prepare(VECTORS)
+@pytest.mark.parametrize("changes", [{}, SKIPS])
+def test_pmp_is_the_product_s_network_and_none_is_its_generator_to_the_bit(changes: dict[str, object]) -> None:
+    network = generator(**changes)
+    words = network.guidance.prepare(VECTORS)
     with torch.no_grad():
-        wanted, plain = NETWORK(IMAGES, words), generator(guided=False)
-        plain.load_state_dict({k: v for k, v in NETWORK.state_dict().items() if not k.startswith("guidance")})
+        wanted, plain = network(IMAGES, words), generator(guided=False, **changes)
+        plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("guidance")})
         unguided = plain(IMAGES).mask_logits
-    found = decode(prompted(STRATEGIES["pmp"]), VECTORS)
+    found = decode(prompted(STRATEGIES["pmp"], network), VECTORS)
     assert torch.equal(found.mask_logits, wanted.mask_logits) and torch.equal(found.word_logits, wanted.word_logits)
-    assert torch.equal(decode(prompted(STRATEGIES["none"]), VECTORS).mask_logits, unguided)
+    assert torch.equal(decode(prompted(STRATEGIES["none"], network), VECTORS).mask_logits, unguided)
 
 
 @pytest.mark.parametrize(
@@ -104,26 +107,28 @@ def test_padding_changes_nothing_and_never_wins(name: str) -> None:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_gradients_reach_what_trains_and_only_the_joint_blocks_do(name: str) -> None:
-    network = prompted(STRATEGIES[name]).requires_grad_(False)
+    network = prompted(STRATEGIES[name], generator(**(SKIPS if name == "pmp" else {}))).requires_grad_(False)
     for parameter in network.trained_parameters():
         parameter.requires_grad_(True)
     trained = {key for key, parameter in network.named_parameters() if parameter.requires_grad}
     parts = {key.split(".")[0] for key in trained}
     assert ("queries" in parts) == (name != "text_queries") and ("text" in parts) == (STRATEGIES[name].text != "none")
     assert any(key.startswith("guidance.prompts") for key in trained) == (name == "pmp")
+    assert ("lateral" in parts) == (name == "pmp")  # which lead into the upscale blocks, which learn, too
     assert not any(key.startswith(("encoder.blocks.0.", "encoder.patch_embed", "class_head")) for key in trained)
-    found = network.decode(network.encode(IMAGES), GRID, network.guidance.prepare(VECTORS))
+    found = network.decode(*network.encode(IMAGES), network.guidance.prepare(VECTORS))
     (found.mask_logits.square().sum() + found.word_logits.square().sum()).backward()
     assert {key for key, parameter in network.named_parameters() if parameter.grad is not None} == trained
 
 
 def test_tokens_do_not_depend_on_what_is_encoded_beside_them() -> None:
     torch.manual_seed(0)
-    network = PromptedEoMT(generator(convolutional_stem=True), STRATEGIES["none"])
+    network = PromptedEoMT(generator(**SKIPS), STRATEGIES["none"])
     together, alone = network.train().encode(IMAGES), network.encode(IMAGES[:1])
-    torch.testing.assert_close(together[:1], alone)
+    for one, other in zip((together[0], *together[1].finer), (alone[0], *alone[1].finer), strict=True):
+        torch.testing.assert_close(one[:1], other)
     assert network.training
-    torch.testing.assert_close(network.eval().encode(IMAGES), together)
+    torch.testing.assert_close(network.eval().encode(IMAGES)[0], together[0])
 
 
 def test_text_tokens_begin_as_long_as_queries() -> None:
@@ -134,5 +139,5 @@ def test_text_tokens_begin_as_long_as_queries() -> None:
 
 @pytest.mark.parametrize("changes", [{"guided": False}, {"dinov3": True}])
 def test_networks_that_no_strategy_fits_are_refused(changes: dict[str, bool]) -> None:
-    with pytest.raises(ValueError, match="with guidance, learned positions and no skips"):
+    with pytest.raises(ValueError, match="with guidance and learned positions"):
         PromptedEoMT(generator(**changes), STRATEGIES["none"])

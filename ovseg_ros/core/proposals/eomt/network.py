@@ -5,7 +5,7 @@ dot product of a query, through a small MLP, with the patch features upscaled to
 """
 
 from itertools import zip_longest
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,22 +18,12 @@ from torch import Tensor, nn
 from ovseg_ros.core.config import STRICT
 from ovseg_ros.core.proposals.eomt.blocks import ScaleBlock, block_settings
 from ovseg_ros.core.proposals.eomt.rotary import rotary_table
-from ovseg_ros.core.proposals.eomt.stem import PretrainedStem, convolutional_stem
+from ovseg_ros.core.proposals.eomt.stem import Encoded, Grid, PretrainedStem, convolutional_stem
 from ovseg_ros.core.proposals.mask_network import MaskNetwork
 from ovseg_ros.core.proposals.prompt_guidance import GuidingWords
 from ovseg_ros.core.types import MaskProposals, QueryPrediction
 
 Size = Annotated[int, Field(ge=1, le=8192)]
-
-Grid = tuple[int, int]
-"""Rows and columns of patches."""
-
-
-class Encoded(NamedTuple):
-    """Images as patches: their grid, and for each upscale block what a stem saw in its resolution; none without."""
-
-    grid: Grid
-    finer: list[Tensor]
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
@@ -269,8 +259,8 @@ class EoMT(MaskNetwork):
     ) -> tuple[Tensor, Encoded, list[QueryPrediction]]:
         """Normalised tokens after the last block, what they are of, and predictions before each masked joint block."""
         self._require_words(words)
-        tokens, encoded = self._embed(images)
-        grid = encoded.grid
+        tokens, embedded = self._embed(images)
+        encoded, grid = self._lead_in(embedded), embedded.grid
         rotation, count = self._rotation(grid), self.config.num_queries
         predictions = []
         for index, block in enumerate(self.encoder.blocks, start=self.config.joint_blocks - self.config.depth):
@@ -301,7 +291,7 @@ class EoMT(MaskNetwork):
         if isinstance(stem, PretrainedStem):
             embedded, maps = stem.pyramid(images)
             features = embedded.permute(0, 2, 3, 1)
-            finer = [lateral(one) for lateral, one in zip(self.lateral, maps, strict=False)]
+            finer = maps if self.config.skips else []
         else:
             features = encoder.patch_embed(images)  # (B, rows, columns, C)
         batch, grid = features.shape[0], (features.shape[1], features.shape[2])
@@ -312,6 +302,11 @@ class EoMT(MaskNetwork):
         if encoder.reg_token is not None:
             prefix.append(encoder.reg_token.expand(batch, -1, -1))
         return torch.cat([*prefix, patches], dim=1), Encoded(grid, finer)
+
+    def _lead_in(self, embedded: Encoded) -> Encoded:
+        """What the upscale blocks read of what `_embed` has seen."""
+        finer = [lateral(one) for lateral, one in zip(self.lateral, embedded.finer, strict=True)]
+        return Encoded(embedded.grid, finer)
 
     def _positions(self, grid: Grid) -> Tensor:
         """(1, P, C) to add to the patches of a grid."""

@@ -1,6 +1,7 @@
 """What may embed patches instead of one projection: convolutions, learned from scratch or pretrained."""
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import timm
 import torch
@@ -15,6 +16,19 @@ _NORMS = {
     "InvertedResidual": (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
 }
 """timm's names of the convolutions and what normalises and activates their outputs."""
+
+Grid = tuple[int, int]
+"""Rows and columns of patches."""
+
+
+class Encoded(NamedTuple):
+    """Images as patches: their grid, and for each upscale block what a stem saw in its resolution; none without.
+
+    `finer` has the stem's own channels, and the ViT's width once `EoMT._lead_in` has read it.
+    """
+
+    grid: Grid
+    finer: list[Tensor]
 
 
 def convolutional_stem(width: int, patch_size: int) -> nn.Sequential:
