@@ -61,11 +61,18 @@ def named_classes(section: EoMTSection, files: PresetFolder) -> tuple[CategorySp
 
 
 def build_proposer(
-    config: ProposerSection, input_size: tuple[int, int], files: PresetFolder, text_width: int
+    config: ProposerSection,
+    input_size: tuple[int, int],
+    files: PresetFolder,
+    text_width: int,
+    *,
+    guided_learns: bool = False,
 ) -> tuple[Proposer, Classes]:
     """As `build_generator`, of one that words may guide.
 
-    `text_width`: D of the text vectors that may guide it.
+    Args:
+        text_width: D of the text vectors that may guide it.
+        guided_learns: whether one that they do guide is to be trained; else it only gets as fast as it can.
     """
     if not isinstance(config, PromptGuidedSection):
         return build_generator(config, input_size, files)
@@ -74,6 +81,8 @@ def build_proposer(
     is_trained = config.checkpoint is not None
     if config.checkpoint is not None:
         load_strict(network, files.own(config.checkpoint))
+    if not guided_learns:
+        network.fold_norms()
     guided = PromptGuidedProposer(
         network, input_size, padding_color=padding_color, pads=_pads(config.generator), is_trained=is_trained
     )

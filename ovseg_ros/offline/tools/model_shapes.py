@@ -119,6 +119,7 @@ def _generator(preset: str, config: TwoStageSection | ClosedSetSection) -> MaskN
             f"the mask generator of the preset {preset} is a public checkpoint, whose shape is in its file; name a "
             "preset with a known one, such as eomt_l_convnext or tabletop"
         )
+    network.fold_norms()
     return network
 
 

@@ -202,7 +202,8 @@ def build_network(
     require_weights(preset, load_preset(preset))
     torch.manual_seed(seed)
     untrained = replace(guided_section(preset), checkpoint=None)
-    proposer, _ = build_proposer(untrained, model.input_size, files, text_width(model.clip, files))
+    width = text_width(model.clip, files)
+    proposer, _ = build_proposer(untrained, model.input_size, files, width, guided_learns=True)
     assert isinstance(proposer, PromptGuidedProposer)
     if (path := begun_guidance(preset, begins_with)) is not None:
         state, wanted = read_weights(find_weights(str(path))), proposer.network.state_dict()

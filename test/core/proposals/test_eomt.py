@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import EomtConfig, EomtForUniversalSegmentation
 
+from ovseg_ros.core.proposals.eomt.features import EoMTFeatures
 from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig, annealed_mask_probabilities
 
 SMALL = EoMTConfig(
@@ -158,10 +159,11 @@ def test_a_pretrained_stem_keeps_the_grid_and_its_skips_reach_the_masks() -> Non
 def test_folded_norms_change_no_mask() -> None:
     model, images = EoMT(LITE), torch.randn(2, 3, 48, 64)
     model.train()(images)  # the norms have seen something
-    before = model.eval()(images).mask_logits
-    model.fold_norms()
+    before, patches = model.eval()(images).mask_logits, model.patches(images)
+    features = EoMTFeatures(model)  # folds them
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
     torch.testing.assert_close(model(images).mask_logits, before, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(features.features(images), patches, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tiny_training import EOMT, assert_validation_changes_nothing, require_same_maps, run, told, write_clip
 
 from ovseg_ros.core.build import build_segmenter
-from ovseg_ros.core.proposals.eomt.network import EoMT
+from ovseg_ros.core.model import TwoStage
+from ovseg_ros.core.proposals.eomt.network import EoMT, EoMTConfig
+from ovseg_ros.core.proposals.padded import PromptGuidedProposer
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
+from ovseg_ros.core.weights.strict import save_state_half
 from ovseg_ros.offline.train.pmp import build_network
 from ovseg_ros.offline.train.run import load_recipe
 
@@ -103,6 +107,19 @@ def test_initial_weights_are_the_generators_and_depend_on_the_seed_else(preset: 
     assert isinstance(networks[0], EoMT) and not states[0]["guidance.prompts.0.out.weight"].any()
     began = load_file(preset.parent / "tiny_eomt.safetensors")
     assert all(torch.equal(states[0][name], value.float()) for name, value in began.items())
+
+
+def test_a_pretrained_stem_keeps_its_norms_for_a_training_alone(preset: Path) -> None:
+    changes = "width: 16, pretrained_stem: efficientnet_lite0, skips: true"
+    preset.write_text(preset.read_text().replace("width: 16", changes, 1))
+    made = EoMT(EoMTConfig(**{**yaml.safe_load(EOMT), **yaml.safe_load(f"{{{changes}}}"), "image_size": (64, 96)}))
+    save_state_half(made.state_dict(), preset.parent / "tiny_eomt.safetensors")
+    trained, _ = build_network(str(preset), torch.device("cpu"), 0)
+    save_state_half(trained.state_dict(), preset.parent / "tiny_pmp.safetensors")
+    model = build_segmenter(str(preset), "cpu").model
+    assert isinstance(model, TwoStage) and isinstance(model.proposer, PromptGuidedProposer)
+    both = trained, model.proposer.network
+    assert [any(isinstance(m, torch.nn.BatchNorm2d) for m in one.modules()) for one in both] == [True, False]
 
 
 @pytest.mark.parametrize(

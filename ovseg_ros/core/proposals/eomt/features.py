@@ -13,6 +13,7 @@ class EoMTFeatures(ImageEncoder):
     def __init__(self, network: EoMT) -> None:
         super().__init__()
         self.network = network.requires_grad_(False).eval()
+        network.fold_norms()
         self.width = network.config.width
         self._canvas = Canvas(IMAGENET_MEAN, IMAGENET_STD)
 
