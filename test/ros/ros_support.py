@@ -181,9 +181,24 @@ class Peer:
         return client.call_async(request), lambda: self.node.destroy_client(client)
 
     def wait_until_active(self, process: TestProcess, name: str = "ovseg") -> None:
-        """Waits until a lifecycle node is active."""
+        """Waits until a lifecycle node is active.
+
+        Asks again and again: after a node of this name was killed, its service looks ready for some seconds, and a
+        request that went to it alone is lost.
+        """
         process.wait_for_output("active; images come from")
-        state = self.call(GetState, f"/{name}/get_state", GetState.Request()).current_state
+        client, asked, again = self.node.create_client(GetState, f"/{name}/get_state"), list[Any](), 0.0
+
+        def answered() -> bool:
+            nonlocal again
+            if client.service_is_ready() and time.monotonic() >= again:
+                asked.append(client.call_async(GetState.Request()))
+                again = time.monotonic() + 2.0
+            return any(future.done() for future in asked)
+
+        self.wait_until(answered, f"an answer of /{name}/get_state", process)
+        self.node.destroy_client(client)
+        state = next(future.result() for future in asked if future.done()).current_state
         assert state.id == State.PRIMARY_STATE_ACTIVE, process.output
 
     def change_state(self, transition: int) -> tuple[bool, int]:
