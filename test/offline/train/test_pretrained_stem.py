@@ -39,6 +39,11 @@ def test_an_installed_package_may_bring_them(tmp_path: Path, monkeypatch: pytest
     file = tmp_path / "lite_weights" / "models" / "lite0.pth"
     file.touch()
     assert stem_weights_file("lite_weights") == file
+    with pytest.raises(CheckpointError, match="'os' should have one file"):  # a module without a folder
+        stem_weights_file("os")
+    (tmp_path / "weights").touch()
+    monkeypatch.chdir(tmp_path)
+    assert stem_weights_file("weights").samefile(tmp_path / "weights")
 
 
 def test_other_weights_and_a_missing_package_are_refused(published: dict[str, torch.Tensor], tmp_path: Path) -> None:
