@@ -7,10 +7,20 @@ def test_before_the_first_answer_nobody_is_waited_for() -> None:
     frames = Unanswered(5.0)
     for stamp in (1, 2, 3):
         frames.sent(stamp, 0.0)
-    assert len(frames) == 0 and frames.give_up(100.0) == 0
+    assert len(frames) == 0 and frames.give_up(5.0) == 0
     frames.answered(2, 1.0)
-    frames.sent(4, 1.0)
+    assert frames.give_up(100.0) == 0
+    frames.sent(4, 100.0)
     assert len(frames) == 1
+
+
+def test_that_no_first_answer_comes_is_told_once() -> None:
+    frames = Unanswered(5.0)
+    for stamp in (1, 2, 3):
+        frames.sent(stamp, 2.0 * stamp)
+    assert frames.give_up(7.0) == 0 and frames.give_up(7.5) == 3  # since the first frame
+    frames.sent(4, 8.0)
+    assert len(frames) == 0 and frames.give_up(100.0) == 0
 
 
 def test_an_answer_answers_the_frames_before_too() -> None:

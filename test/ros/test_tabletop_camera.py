@@ -117,8 +117,14 @@ def test_in_lock_step_the_path_is_the_same_however_long_answers_take(peer: Peer,
     assert camera.interrupt(signal.SIGINT) == 0, camera.output
 
 
-def test_an_unknown_split_is_refused(processes: Processes) -> None:
-    camera = processes.start("tabletop_camera", split="holidays")
+@pytest.mark.parametrize(
+    ("parameter", "value", "message"),
+    [("split", "holidays", "no scene from these parameters: "), ("answers", "a b", "answers 'a b' is no topic's name")],
+)
+def test_an_unknown_split_and_no_topic_are_refused(
+    processes: Processes, parameter: str, value: str, message: str
+) -> None:
+    camera = processes.start("tabletop_camera", **{parameter: value})
     assert camera.wait() == 1
-    assert "cannot start: no scene from these parameters: " in camera.output and "'holidays'" in camera.output
+    assert f"cannot start: {message}" in camera.output and f"'{value}'" in camera.output
     assert "Traceback" not in camera.output

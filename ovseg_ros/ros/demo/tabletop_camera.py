@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from rclpy.time import Time
@@ -93,7 +94,7 @@ class TabletopCamera(Node):
         self._unanswered = Unanswered(self._value("patience"))
         self._in_lock_step = bool(self._value("answers"))
         if self._in_lock_step:
-            self.create_subscription(PanopticSegmentation, self._value("answers"), self._take_answer, _QUEUE_DEPTH)
+            self._listen(self._value("answers"))
         self._last_stamp = 0  # nanoseconds
         self._begin()
         self._seed = self._value("seed")
@@ -114,6 +115,12 @@ class TabletopCamera(Node):
     def close(self) -> None:
         """Frees the GL context."""
         self._simulator.close()
+
+    def _listen(self, answers: str) -> None:
+        try:
+            self.create_subscription(PanopticSegmentation, answers, self._take_answer, _QUEUE_DEPTH)
+        except InvalidTopicNameException as error:
+            raise ConfigError(f"answers {answers!r} is no topic's name, such as ovseg/segments: {error}") from error
 
     def _begin(self) -> int:
         """The path's first frame is next; the least stamp that it can have, in nanoseconds."""
