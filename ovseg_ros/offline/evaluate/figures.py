@@ -35,7 +35,8 @@ def figures_of(plan: Plan, records: Sequence[ImageRecord]) -> dict[str, Any]:
         figures["groups"] = list(groups)
         for name, group in groups.items():
             figures[name] = _quality_figures(quality, group) | {"miou": pixels.result(group, only_in_truth=True)}
-        figures["names_ignored"] = _quality_figures(_quality(record.unnamed for record in counted), None)
+        if all(record.unnamed or not record.quality for record in counted):  # parts of an earlier version have none
+            figures["names_ignored"] = _quality_figures(_quality(record.unnamed for record in counted), None)
         for key, names in plan.renamed.items():
             renamed = _quality(record.renamed[key] for record in counted)
             rows = {name: _quality_figures(renamed, group) for name, group in groups.items()}

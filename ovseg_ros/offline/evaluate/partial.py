@@ -19,6 +19,8 @@ from ovseg_ros.offline.evaluate.plan import Plan, Shard
 from ovseg_ros.offline.evaluate.record import ImageRecord
 
 _FORMAT = "ovseg evaluation 3"
+_EARLIER = "ovseg evaluation 2"
+"""The same, but records have no `unnamed`."""
 _BEGINNING = b'{"plan": '
 """Of every part, even if the program was killed while it wrote the first line."""
 
@@ -74,7 +76,7 @@ def read_partial(path: Path) -> tuple[Plan, Shard, dict[str, ImageRecord]]:
     """
     lines = _complete_lines(path)
     _, first = next(lines, (1, None))
-    if not isinstance(first, dict) or first.get("format") != _FORMAT:
+    if not isinstance(first, dict) or first.get("format") not in (_FORMAT, _EARLIER):
         raise DatasetError(f"{path} is not a part of an evaluation by this version; give files that --partial wrote")
     try:
         head = from_mapping(_Head, first, f"{path}, line 1")

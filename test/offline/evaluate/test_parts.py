@@ -141,6 +141,20 @@ def test_another_preset_and_other_words_are_told_by_their_names(folder, tmp_path
     assert "vocabulary is '' with the SHA-256" in capsys.readouterr().err
 
 
+def test_a_part_of_an_earlier_version_goes_on_and_is_merged_without_what_it_lacks(folder, tmp_path):
+    first, second = shards(folder, tmp_path, 2)
+    head, *records = (json.loads(line) for line in first.read_text().splitlines())
+    for record in records:
+        del record["unnamed"]
+    kept = [head | {"format": "ovseg evaluation 2"}, *records[:2]]  # stopped before the third
+    first.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    assert evaluate(folder, "--shard", "1/2", "--partial", first) == 0
+    assert evaluate(folder, "--json", tmp_path / "whole.json") == 0
+    assert main(["evaluate", "--merge", str(first), str(second), "--json", str(tmp_path / "merged.json")]) == 0
+    whole, merged = (json.loads(figures(tmp_path / name)) for name in ("whole.json", "merged.json"))
+    assert whole.pop("names_ignored")["pq"] > 0 and merged == whole
+
+
 def test_a_file_that_is_no_part_is_not_replaced(folder, tmp_path, capsys):
     path = tmp_path / "notes.txt"
     path.write_text("a line without an end")
