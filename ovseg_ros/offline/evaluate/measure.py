@@ -171,11 +171,11 @@ def semantic_map(
 
 def _quality(truth: Truth, panoptic: PanopticResult, *, named: bool = True) -> tuple[CategoryCounts, ...]:
     """Counts of each category; without names, of all segments as one category, 0."""
-    found, true = _categories(panoptic), truth.categories
+    found = _categories(panoptic)
     if not named:
-        found, true = dict.fromkeys(found, 0), dict.fromkeys(true, 0)
+        found, truth = dict.fromkeys(found, 0), truth.without_names()
     quality = PanopticQuality()
-    quality.add(panoptic.segment_ids, found, truth.segment_ids, true, truth.crowd_ids, truth.areas)
+    quality.add(panoptic.segment_ids, found, truth.segment_ids, truth.categories, truth.crowd_ids, truth.areas)
     return quality.counts()
 
 

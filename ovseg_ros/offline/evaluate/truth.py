@@ -1,7 +1,7 @@
 """One image's ground truth in the form that every figure needs, from a panoptic or a semantic sample."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,6 +50,15 @@ class Truth:
     def is_void(self) -> bool:
         """Whether there is nothing to find: no labelled pixel, nor a segment that the annotation lists without one."""
         return not self.categories and not self.segment_ids.any()
+
+    def without_names(self) -> "Truth":
+        """The same with all segments of one category, 0, and its crowd regions as one, as quality remembers no more."""
+        kept = frozenset(sorted(self.crowd_ids)[:1])
+        ids = self.segment_ids
+        if len(self.crowd_ids) > 1:
+            ids = np.where(np.isin(ids, list(self.crowd_ids)), min(kept), ids)
+        categories = {i: 0 for i in self.categories if i in kept or i not in self.crowd_ids}
+        return replace(self, segment_ids=ids, categories=categories, crowd_ids=kept)
 
     def without_crowd(self) -> np.ndarray:
         """`segment_ids` with crowd regions void."""

@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 
 from ovseg_ros.core.errors import DatasetError
 from ovseg_ros.core.metrics.overlaps import mask_overlaps
+from ovseg_ros.core.metrics.panoptic_quality import PanopticQuality
 from ovseg_ros.core.types import NO_CATEGORY, MaskProposals
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.offline.data.types import IGNORE, PanopticSample, SegmentLabel, SemanticSample
@@ -114,6 +115,15 @@ def test_an_annotation_of_another_size_is_refused():
     sample = PanopticSample(np.zeros((4, 5, 3), np.uint8), np.zeros((5, 4), np.int32), (), "kitchen")
     with pytest.raises(DatasetError, match=r"kitchen is \(5, 4\).*\(4, 5\)"):
         truth_of(sample)
+
+
+def test_without_names_every_crowd_region_forgives():
+    crowds = [label(1, 0, crowd=True), label(2, 1, crowd=True), label(3, 2)]
+    truth = truth_of(panoptic([[1, 1, 2, 2, 3, 3]], crowds)).without_names()
+    quality = PanopticQuality()
+    ids = np.array([[1, 1, 2, 2, 3, 3]])  # each crowd region as one thing
+    quality.add(ids, dict.fromkeys((1, 2, 3), 0), truth.segment_ids, truth.categories, truth.crowd_ids)
+    assert quality.counts() == ((0, 1, 0, 0, 1.0),)
 
 
 def test_true_proposals_leave_out_crowd_and_what_has_no_pixel():
