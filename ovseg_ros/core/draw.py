@@ -3,6 +3,7 @@
 Filling and outlining cost a few passes over the image whatever the number of segments; naming costs a little for each.
 """
 
+import math
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -95,9 +96,9 @@ def draw_segments(
 
     Raises:
         ImageError: `image` is not uint8 RGB.
-        ValueError: `segment_ids` is not uint16 of the image's size, or `alpha` or `scale` is out of range.
+        ValueError: `segment_ids` is not uint16 of the image's size, or `alpha`, `scale` or `letters` is out of range.
     """
-    _check(image, segment_ids, alpha, scale)
+    _check(image, segment_ids, alpha, scale, letters)
     if colors is None:
         colors = {segment_id: color_of_name(label) for segment_id, label in labels.items()}
     image, segment_ids = np.ascontiguousarray(image), np.ascontiguousarray(segment_ids)
@@ -310,7 +311,7 @@ def _shortened(text: str, width: int, font_scale: float, thickness: int) -> str:
     return ""
 
 
-def _check(image: np.ndarray, segment_ids: np.ndarray, alpha: float, scale: int) -> None:
+def _check(image: np.ndarray, segment_ids: np.ndarray, alpha: float, scale: int, letters: float) -> None:
     check_image(image)
     if segment_ids.dtype != np.uint16 or segment_ids.shape != image.shape[:2]:
         raise ValueError(
@@ -320,3 +321,5 @@ def _check(image: np.ndarray, segment_ids: np.ndarray, alpha: float, scale: int)
         raise ValueError(f"alpha must be from 0 to 1; got {alpha}")
     if scale < 1 or scale != int(scale):
         raise ValueError(f"scale must be a whole number of 1 or more; got {scale}")
+    if not 0.0 < letters < math.inf:
+        raise ValueError(f"letters must be a number of more than 0; got {letters}")

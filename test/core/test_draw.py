@@ -201,6 +201,8 @@ def test_read_only_images() -> None:
         (gray(4, 4), np.zeros((4, 4), np.int32), {}, ValueError, "got int32"),
         (gray(4, 4), np.zeros((4, 4), np.uint16), {"alpha": 1.5}, ValueError, "alpha must be from 0 to 1; got 1.5"),
         (gray(4, 4), np.zeros((4, 4), np.uint16), {"scale": 0}, ValueError, "scale must be .* got 0"),
+        (gray(4, 4), np.zeros((4, 4), np.uint16), {"letters": 0.0}, ValueError, "letters must be .* got 0.0"),
+        (gray(4, 4), np.zeros((4, 4), np.uint16), {"letters": float("nan")}, ValueError, "letters must be .* got nan"),
     ],
 )
 def test_refused(
