@@ -115,17 +115,31 @@ def renamed(name: str, rename: Rename | None) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
-class SemanticForm:
-    """A map of labels for every image.
+class _Form:
+    """What every data set's file may say.
 
     Attributes:
         path: the data set's folder, from the file's own; "" is the file's own.
         folder: the same below `$OVSEG_DATASETS`.
-        train, val, test: the splits, one or more.
         classes: number -> name, or a mapping with `name`, `synonyms` and `is_thing`; or a list, whose numbers count
-            from 0; or a file that holds either, or a vocabulary's name.
+            from 0; or a file that holds either, or a vocabulary's name. None: as the annotations say.
         ids: the numbers of the classes, where those come in another file's order.
-        ignore: numbers without a class.
+        ignore: numbers without a class; their segments are void.
+    """
+
+    path: str = ""
+    folder: str = ""
+    classes: Any = None
+    ids: Numbers | None = None
+    ignore: Numbers = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class SemanticForm(_Form):
+    """A map of labels for every image.
+
+    Attributes:
+        train, val, test: the splits, one or more.
         bits: of the maps, 8 or 16; None for either.
         segments: what is one segment: "stuff", each class; "components", of the classes in `things` each area that
             does not touch another of its class; "none", nothing is: categories alone are measured and learned.
@@ -133,14 +147,9 @@ class SemanticForm:
         smallest_area: in pixels; components below are void.
     """
 
-    classes: Any = None
-    path: str = ""
-    folder: str = ""
     train: SemanticSplit | None = None
     val: SemanticSplit | None = None
     test: SemanticSplit | None = None
-    ids: Numbers | None = None
-    ignore: Numbers = ()
     bits: Literal[8, 16] | None = None
     segments: Literal["stuff", "components", "none"] = "stuff"
     things: tuple[str, ...] = ()
@@ -149,39 +158,23 @@ class SemanticForm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
-class PanopticForm:
-    """COCO's panoptic format. As `SemanticForm`, but for:
+class PanopticForm(_Form):
+    """COCO's panoptic format; `image_name`: see `Rename`."""
 
-    Attributes:
-        classes: None: as the annotations say.
-        ignore: category ids whose segments are void.
-        image_name: see `Rename`.
-    """
-
-    path: str = ""
-    folder: str = ""
     train: PanopticSplit | None = None
     val: PanopticSplit | None = None
     test: PanopticSplit | None = None
-    classes: Any = None
-    ids: Numbers | None = None
-    ignore: Numbers = ()
     image_name: Rename | None = None
     kind: Literal["panoptic"] = "panoptic"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
-class InstancesForm:
+class InstancesForm(_Form):
     """COCO's instances format: things alone, the rest is void. As `PanopticForm`."""
 
-    path: str = ""
-    folder: str = ""
     train: InstancesSplit | None = None
     val: InstancesSplit | None = None
     test: InstancesSplit | None = None
-    classes: Any = None
-    ids: Numbers | None = None
-    ignore: Numbers = ()
     image_name: Rename | None = None
     kind: Literal["instances"] = "instances"
 

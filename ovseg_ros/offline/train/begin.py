@@ -118,13 +118,18 @@ def begin_with(model: EoMT, weights: EoMTWeights, classes: Sequence[Phrases]) ->
     return _told(weights, classes, places)
 
 
-def result_file(source: str, checkpoint_of: Callable[[str], str]) -> Path:
-    """The file of a whole result to begin with.
+def begun_with(preset: str, begins_with: str, nothing: str, checkpoint_of: Callable[[str], str]) -> Path | None:
+    """The file of a whole result to begin with; None for nothing.
 
     Args:
-        source: that file, or a state of a training; a preset, or the folder of a run, which names it.
+        preset: the stage's.
+        begins_with: what says `nothing`; "trained", the preset's own; that file, or a state of a training; a preset, or
+            the folder of a run, which names it.
         checkpoint_of: what a preset calls it.
     """
+    if begins_with == nothing:
+        return None
+    source = preset if begins_with == "trained" else begins_with
     if _is_preset(source):
         return preset_folder(source).own(checkpoint_of(source)).resolve()
     return Path(source).expanduser().resolve()

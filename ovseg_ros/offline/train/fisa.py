@@ -26,7 +26,7 @@ from ovseg_ros.core.presets import (
 from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.weights.files import find_weights, read_weights
 from ovseg_ros.offline.train.augmentation import AugmentationConfig, view_sizes
-from ovseg_ros.offline.train.begin import result_file
+from ovseg_ros.offline.train.begin import begun_with
 from ovseg_ros.offline.train.data import DataConfig, PanopticData, open_data, require_instances, require_seen
 from ovseg_ros.offline.train.engine import Engine, Run
 from ovseg_ros.offline.train.fisa_data import (
@@ -191,13 +191,7 @@ def checkpoint_of(preset: str) -> str:
 
 def begun_fisa(preset: str, begins_with: str) -> Path | None:
     """The trained FISA that a training begins with; None for an untrained one."""
-    match begins_with:
-        case "untrained":
-            return None
-        case "trained":
-            return result_file(preset, checkpoint_of)
-        case source:
-            return result_file(source, checkpoint_of)
+    return begun_with(preset, begins_with, "untrained", checkpoint_of)
 
 
 def learn(task: FisaTask, loop: LoopConfig, folder: Path, engine: Engine, validation: Validation | None = None) -> None:

@@ -33,7 +33,7 @@ from ovseg_ros.core.types import QueryPrediction
 from ovseg_ros.core.weights.files import find_weights, read_weights
 from ovseg_ros.core.weights.strict import check_fit
 from ovseg_ros.offline.train.augmentation import AugmentationConfig
-from ovseg_ros.offline.train.begin import result_file
+from ovseg_ros.offline.train.begin import begun_with
 from ovseg_ros.offline.train.data import (
     DataConfig,
     RenderedData,
@@ -105,13 +105,7 @@ def guided_checkpoint(preset: str) -> str:
 
 def begun_guidance(preset: str, begins_with: str) -> Path | None:
     """The trained network that a training begins with; None for the generator alone."""
-    match begins_with:
-        case "generator":
-            return None
-        case "trained":
-            return result_file(preset, guided_checkpoint)
-        case source:
-            return result_file(source, guided_checkpoint)
+    return begun_with(preset, begins_with, "generator", guided_checkpoint)
 
 
 def embed_questions(
