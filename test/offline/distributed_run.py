@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import open_clip
 import torch
-from fisa_scenes import coloured_views, scene_model
+from fisa_scenes import coloured_views, load_scene_clip, scene_model
 from guided_networks import TEXT_WIDTH, encode, guided, pmp_task
 from lmseg_training import lmseg_task
 from numbered_images import Striped
@@ -133,6 +133,7 @@ def double_precision(task: Task) -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(torch.float32)
+        load_scene_clip.cache_clear()  # its text encoder keeps vectors, which are of double precision now
 
 
 if __name__ == "__main__":

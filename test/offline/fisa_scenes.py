@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ovseg_ros.core.build import build_classifier, load_clip
+from ovseg_ros.core.build import LoadedClip, build_classifier, load_clip
 from ovseg_ros.core.classification.fisa.classifier import FisaClassifier
 from ovseg_ros.core.model import Proposer, TwoStage
 from ovseg_ros.core.presets import load_preset, preset_folder
@@ -52,14 +52,15 @@ class SquareProposer(Proposer):
 
 
 @cache
-def _clip():
+def load_scene_clip() -> LoadedClip:
+    """The CLIP of the preset `tabletop_fisa`, once in a process."""
     preset = load_preset("tabletop_fisa").model
     return load_clip(preset.clip, preset.templates, preset_folder("tabletop_fisa"), torch.device("cpu"))
 
 
 def scene_model(**changes: object) -> tuple[TwoStage, FisaClassifier]:
     """The preset `tabletop_fisa`, untrained, with that generator and these changes of its FISA, on its own CLIP."""
-    clip = _clip()
+    clip = load_scene_clip()
     section = load_preset("tabletop_fisa").model.classifier
     section = FisaSection(replace(section.architecture, **changes))
     clip = replace(clip, tower=copy.deepcopy(clip.tower))
