@@ -7,7 +7,7 @@ alone. Nothing else in the package asks how many processes there are.
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from ovseg_ros.core.devices import pick_device
 from ovseg_ros.core.errors import ConfigError
 from ovseg_ros.core.weights.strict import save_state_half
 from ovseg_ros.offline.data.files import check_outputs
+from ovseg_ros.offline.train.cpu_bfloat16 import SingleWhereSlow
 from ovseg_ros.offline.train.wandb_run import WandbProject
 
 T = TypeVar("T")
@@ -118,6 +119,11 @@ class Engine:
             )
         size, first = batch_size // shares, self.rank * parts
         return [range(share * size, (share + 1) * size) for share in range(first, first + parts)]
+
+    def computing(self) -> AbstractContextManager[object]:
+        """What the forward pass of a training runs in."""
+        slow = self.device.type == "cpu" and self.precision == "bf16"
+        return SingleWhereSlow() if slow else nullcontext()
 
     def main_first(self) -> AbstractContextManager[None]:
         """The main process does the block before the others, for files that all read and one has to make."""

@@ -138,7 +138,7 @@ def run_loop(
                 prepared.zero_grad(set_to_none=True)
                 counts = _counts(engine, task, shares, step, config.batch_size)
                 with _memory(step, folder, saved_at, shares):
-                    computed = _backward(accelerator, losses_of, shares, counts, config.seed, step)
+                    computed = _backward(engine, accelerator, losses_of, shares, counts, config.seed, step)
                 losses, stop = _over_processes(engine, computed, bool(asked_to_stop))
                 _require_finite(losses, "loss", step, folder, saved_at)
                 norm = float(accelerator.clip_grad_norm_(parameters, config.gradient_clip))
@@ -252,7 +252,13 @@ def _counts(engine: Engine, task: Task, shares: Sequence[range], step: int, batc
 
 
 def _backward(
-    accelerator: Accelerator, losses_of: nn.Module, shares: Sequence[range], counts: Tensor, seed: int, step: int
+    engine: Engine,
+    accelerator: Accelerator,
+    losses_of: nn.Module,
+    shares: Sequence[range],
+    counts: Tensor,
+    seed: int,
+    step: int,
 ) -> dict[str, Tensor]:
     """Gradients of the shares of a batch that this process computes, one after the other; returns its losses."""
     parts = len(shares)
@@ -261,7 +267,8 @@ def _backward(
         # Processes exchange gradients with the last part alone.
         with accelerator.no_sync(losses_of) if part < parts else nullcontext():
             torch.manual_seed(seed * 1_000_003 + step)
-            losses = losses_of(step, samples, counts)
+            with engine.computing():
+                losses = losses_of(step, samples, counts)
             total = torch.stack(list(losses.values())).sum()
             accelerator.backward(total / parts if parts > 1 else total)
         for key, value in {**losses, "total": total}.items():
