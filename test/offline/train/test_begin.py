@@ -122,7 +122,7 @@ def test_own_results_and_states_are_taken(tmp_path: Path) -> None:
 def test_a_preset_says_what_its_weights_are(tmp_path: Path) -> None:
     """By its name, or where it lies beside a result; the words of its classes, too."""
     weights = read_eomt("tabletop")
-    assert weights.config is not None and weights.config.convolutional_stem and not weights.classes
+    assert weights.config is not None and weights.config.skips and not weights.classes
     save_state_half(weights.state, tmp_path / "result.safetensors")
     classes = "classes: [{name: object, synonyms: [Thing]}, stuff]\n    pads:"
     preset = preset_path("tabletop").read_text().replace("pads:", classes)
