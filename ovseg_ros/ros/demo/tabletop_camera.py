@@ -4,8 +4,8 @@ A frame's stamp is taken when its rendering is done, as a camera's driver stamps
 frame carry it, and what nobody subscribes to is not made.
 
 In lock-step (parameter `answers`) time goes by frames instead: frame k of the camera's path is what is to be seen k
-periods after its beginning, and is stamped so, however long the frames before it took. It is sent when few are on the
-way, so that whoever answers them meets every frame of the path.
+periods after its beginning, and is stamped so, however long the frames before it took. It is sent when those before it
+are answered, so that whoever answers them meets every frame of the path.
 """
 
 import time
@@ -64,7 +64,15 @@ PARAMETERS = (
         "publishes it, in which every run has the same frames. Empty = frames as time goes by.",
         fixed=True,
     ),
-    ParameterSpec("unanswered", 2, "In lock-step, most frames that are on the way at once.", 1, 100, fixed=True),
+    ParameterSpec(
+        "unanswered",
+        1,
+        "In lock-step, most frames that are on the way at once. With more, the node may meet the next before it took "
+        "the last, and drop that.",
+        1,
+        100,
+        fixed=True,
+    ),
     ParameterSpec(
         "patience", 10.0, "In lock-step, seconds without an answer until the camera goes on.", 0.1, 3600.0, fixed=True
     ),
@@ -162,8 +170,8 @@ class TabletopCamera(Node):
         now = time.monotonic()
         if given_up := self._unanswered.give_up(now):
             self.get_logger().warning(
-                f"no answer to {given_up} images for {self._value('patience'):g} s on "
-                f"{self.resolve_topic_name(self._value('answers'))}; going on without until one comes"
+                f"no answer for {self._value('patience'):g} s on {self.resolve_topic_name(self._value('answers'))}, "
+                f"images that wait for one: {given_up}; going on without until one comes"
             )
         most = self._value("unanswered") if self._count else 1
         return now >= self._started and len(self._unanswered) < most
