@@ -40,6 +40,7 @@ from ovseg_ros.offline.train.fisa_losses import FisaLossConfig
 from ovseg_ros.offline.train.loop import LoopConfig, Task, run_loop
 from ovseg_ros.offline.train.losses import MaskLossConfig
 from ovseg_ros.offline.train.questions import QuestionConfig
+from ovseg_ros.offline.train.text_jitter import TextJitter
 from ovseg_ros.offline.train.validation import Validation, ValidationConfig
 from ovseg_ros.offline.train.words import SeenWords
 
@@ -82,7 +83,8 @@ def make(name: str, run: Run) -> tuple[Task, object]:
         clip = open_clip.CustomTextCLIP(CLIP.embed_dim, vision, text, init_logit_bias=-8.0)
         views = replace(coloured_views(1), textures=[{"table": "wooden"}])
         streams = [Stream(CropSource(views, CLIP), share=1.0, stuff_share=0.3, masked=True)]
-        return ClipTask(name, ImageTower(clip), encode, {}, streams, LOOP, 0.25, run.engine.device), None
+        moved = TextJitter(encode, ["river", "sky", "engine"], reach=1.0)
+        return ClipTask(name, ImageTower(clip), encode, {}, streams, LOOP, 0.25, run.engine.device, moved), None
     scene_model()  # loads CLIP, which draws at random, once in a process
     torch.manual_seed(0)
     model, classifier = scene_model(mirrored=False, **({"view": "image", "input_size": 64} if name == "fisa" else {}))

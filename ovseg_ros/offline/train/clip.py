@@ -16,12 +16,13 @@ Without masked samples and the second loop, the tower learns from whole photos a
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor, nn
 
@@ -39,7 +40,9 @@ from ovseg_ros.offline.train.engine import Run
 from ovseg_ros.offline.train.eomt import PresetNetwork, network_of
 from ovseg_ros.offline.train.loop import Task, run_loop
 from ovseg_ros.offline.train.loop_config import LoopConfig
+from ovseg_ros.offline.train.text_jitter import TextJitter, other_words
 from ovseg_ros.offline.train.words import Concept, caption, is_true_of
+from ovseg_ros.sim import categories
 
 
 @pydantic_dataclass(frozen=True, slots=True, config=STRICT)
@@ -54,6 +57,7 @@ class ClipTraining:
         stuff_share: share of the samples that show a surface rather than an object.
         adaptation_stuff_share: as `stuff_share`, of the masked samples of the second loop.
         null_share: share of the rows whose true captions are withheld, so that "none of these" is learned.
+        text_jitter: how far captions' vectors, 1 long, are moved at most (`TextJitter`); 0 = not.
     """
 
     preset: str
@@ -65,6 +69,7 @@ class ClipTraining:
     stuff_share: Share = 0.15
     adaptation_stuff_share: Share = 0.35
     null_share: Share = 0.15
+    text_jitter: Annotated[float, Field(ge=0, le=10)] = 0.0
     kind: Literal["clip"] = "clip"
 
 
@@ -85,6 +90,7 @@ class ClipTask(Task):
     Attributes:
         encode: sentences to unit vectors (T, D), by a frozen text tower.
         known: vectors (D,) of the sentences encoded so far, each once.
+        jitter: moves them, anew in every step; None = they stay.
     """
 
     name: str
@@ -95,6 +101,7 @@ class ClipTask(Task):
     loop: LoopConfig
     null_share: float
     device: torch.device
+    jitter: TextJitter | None = None
 
     def losses(self, step: int, samples: range, counts: Tensor) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.loop.seed, step])
@@ -108,6 +115,8 @@ class ClipTask(Task):
         if new := [sentence for sentence, _ in texts if sentence not in self.known]:
             self.known.update(zip(new, self.encode(new), strict=True))
         vectors = torch.stack([self.known[sentence] for sentence, _ in texts])  # (T, D)
+        if self.jitter is not None:
+            vectors = self.jitter(vectors, rng)
         logits = self.model.prompt_logits(self.model.encode_masked(images, masks), vectors)
         return {"contrastive": caption_loss(logits, truth, withheld)}
 
@@ -185,9 +194,14 @@ def train_clip(config: ClipTraining, generator: nn.Module | None, run: Run) -> N
     if config.masks is not None:
         seen, share = CropSource(open_rendered(config.masks, run), section.architecture), config.masked_share
 
+    jitter = None
+    if config.text_jitter:
+        names = [name for word in categories.WORDS.values() for name in word.all_names]
+        jitter = TextJitter(encode, other_words(tokenizer.tokenizer.get_vocab(), names), config.text_jitter)
+
     def learn(name: str, loop: LoopConfig, stuff_share: float, photographed: Stream) -> None:
         masked = [Stream(seen, share, stuff_share, masked=True)] if seen is not None else []
-        task = ClipTask(name, tower, encode, known, [*masked, photographed], loop, config.null_share, device)
+        task = ClipTask(name, tower, encode, known, [*masked, photographed], loop, config.null_share, device, jitter)
         run.begins()
         run_loop(task, loop, run.out / name.replace(" ", "_"), engine=run.engine)
 
