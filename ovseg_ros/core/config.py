@@ -84,7 +84,7 @@ def find_config(what: str, name: str, folder: Path, besides: Sequence[str] = ())
     if name.removesuffix(".yaml") in bundled:
         return bundled[name.removesuffix(".yaml")]
     if is_file or (is_folder and name):
-        found = f"{name!r} is a {'file of another kind' if is_file else 'folder'}"
+        found = f"{name!r} is a {'file of another kind' if is_file else 'folder'}, no {what}"
     else:
         found = f"there is no {what} {name!r}"
     raise ConfigError(f"{found}{choices(name, [*bundled, *besides])}, or give the path of a .yaml file")
