@@ -57,7 +57,8 @@ class ClipTraining:
         stuff_share: share of the samples that show a surface rather than an object.
         adaptation_stuff_share: as `stuff_share`, of the masked samples of the second loop.
         null_share: share of the rows whose true captions are withheld, so that "none of these" is learned.
-        text_jitter: how far captions' vectors, 1 long, are moved at most (`TextJitter`); 0 = not.
+        adaptation_jitter: how far captions' vectors, 1 long, are moved at most in the second loop (`TextJitter`); 0 =
+            not.
     """
 
     preset: str
@@ -69,7 +70,7 @@ class ClipTraining:
     stuff_share: Share = 0.15
     adaptation_stuff_share: Share = 0.35
     null_share: Share = 0.15
-    text_jitter: Annotated[float, Field(ge=0, le=10)] = 0.0
+    adaptation_jitter: Annotated[float, Field(ge=0, le=10)] = 0.0
     kind: Literal["clip"] = "clip"
 
 
@@ -194,12 +195,9 @@ def train_clip(config: ClipTraining, generator: nn.Module | None, run: Run) -> N
     if config.masks is not None:
         seen, share = CropSource(open_rendered(config.masks, run), section.architecture), config.masked_share
 
-    jitter = None
-    if config.text_jitter:
-        names = [name for word in categories.WORDS.values() for name in word.all_names]
-        jitter = TextJitter(encode, other_words(tokenizer.tokenizer.get_vocab(), names), config.text_jitter)
-
-    def learn(name: str, loop: LoopConfig, stuff_share: float, photographed: Stream) -> None:
+    def learn(
+        name: str, loop: LoopConfig, stuff_share: float, photographed: Stream, jitter: TextJitter | None = None
+    ) -> None:
         masked = [Stream(seen, share, stuff_share, masked=True)] if seen is not None else []
         task = ClipTask(name, tower, encode, known, [*masked, photographed], loop, config.null_share, device, jitter)
         run.begins()
@@ -210,5 +208,9 @@ def train_clip(config: ClipTraining, generator: nn.Module | None, run: Run) -> N
     if config.adaptation is not None:
         proposed = CropSource(photos, section.architecture, generator)
         inside = Stream(proposed, 1 - share, stuff_share=0.0, masked=True)
-        learn("clip adaptation", config.adaptation, config.adaptation_stuff_share, inside)
+        jitter = None
+        if config.adaptation_jitter:
+            names = [name for word in categories.WORDS.values() for name in word.all_names]
+            jitter = TextJitter(encode, other_words(tokenizer.tokenizer.get_vocab(), names), config.adaptation_jitter)
+        learn("clip adaptation", config.adaptation, config.adaptation_stuff_share, inside, jitter)
     run.save(section.checkpoint, tower.state_dict())

@@ -48,7 +48,7 @@ CLIP_STAGE = """
     masks: {scenes: 20, views: 1}
     loop: {steps: 2, batch_size: 4, learning_rate: 1.0e-3, warmup_steps: 1}
     adaptation: {steps: 1, batch_size: 4, learning_rate: 1.0e-3, warmup_steps: 1}
-    text_jitter: 1.0
+    adaptation_jitter: 1.0
 """
 
 
