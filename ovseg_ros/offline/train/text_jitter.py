@@ -2,8 +2,8 @@
 
 A name that no caption contained lies off the directions that the captions span, by much the same differences as lie
 between any two words of the language. An image vector that is blind to those differences reads it all the same. So
-vectors are moved along them: along single words' vectors, less the mean of many. (The same lengths of Gaussian noise,
-as CapDec adds to text vectors, arXiv:2211.00575, did less; docs/model_card_tabletop.md.)
+vectors are moved along them, where CapDec (arXiv:2211.00575) adds Gaussian noise: along single words' vectors, less the
+mean of many.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -51,6 +51,6 @@ class TextJitter:
 def other_words(vocabulary: Iterable[str], names: Iterable[str]) -> list[str]:
     """Whole words of a tokenizer's vocabulary that are no part of these names, nor begin with one ("blocks")."""
     parts = tuple({part for name in names for part in name.replace("-", " ").split()})
-    return sorted(
+    return [
         word for word in vocabulary if word.isalpha() and len(word) >= _LEAST_LETTERS and not word.startswith(parts)
-    )
+    ]
