@@ -136,8 +136,8 @@ def ablate_tabletop(options: AblateOptions) -> int:
     """
     systems = chosen_systems(options, SYSTEMS)
     out = options.out
-    training = rendered_stage(options, "fisa", FisaTraining)
-    facts = _facts(options, training)
+    training, precision = rendered_stage(options, "fisa", FisaTraining)
+    facts = _facts(options, training, precision)
     depth = fisa_section(training.preset).architecture.adapter_convolutions
     wanted = [(reference, 0) for reference in REFERENCES]
     for group in variants(systems, options, depth):
@@ -145,8 +145,9 @@ def ablate_tabletop(options: AblateOptions) -> int:
     results = _results(out, facts)
     missing = [key for key in wanted if key not in results]
     if missing:
-        weighty = [facts[name] for name in ("fisa", "training", "checkpoints")]  # what weights depend on
-        bench = _Bench(options, training, Run(options.data or out / "data", out, Engine("cpu")), digest_of(weighty, 8))
+        weighty = [facts[name] for name in ("fisa", "training", "precision", "checkpoints")]  # weights depend on these
+        run = Run(options.data or out / "data", out, Engine("cpu", precision))
+        bench = _Bench(options, training, run, digest_of(weighty, 8))
         for variant, seed in missing:
             result = {"variant": asdict(variant), "seed": seed, "facts": facts, **bench.run(variant, seed)}
             write_json(result_path(out, variant.name, seed), result)
@@ -236,7 +237,7 @@ def told_by(log: Path) -> dict[str, Any]:
     }
 
 
-def _facts(options: AblateOptions, training: FisaTraining) -> dict[str, Any]:
+def _facts(options: AblateOptions, training: FisaTraining, precision: str) -> dict[str, Any]:
     """What figures depend on, beside variant and seed."""
     preset, fisa = load_preset(training.preset), replace(fisa_section(training.preset), checkpoint=None)
     frozen = own_checkpoints(replace(preset, model=replace(two_stage(training.preset), classifier=fisa)))
@@ -247,6 +248,7 @@ def _facts(options: AblateOptions, training: FisaTraining) -> dict[str, Any]:
         "fisa": asdict(fisa.architecture),
         "merge": asdict(preset.merge),
         "training": asdict(training),
+        "precision": precision,
         "checkpoints": {name: sha256_of(files.own(name)) for name in frozen},
     }
     return as_stored(facts)

@@ -113,21 +113,21 @@ def ablate_lmseg(options: AblateOptions) -> int:
     Raises:
         ConfigError, CheckpointError, DatasetError: for a bad option, recipe or preset, or damaged results in --out.
     """
-    systems, training = chosen_systems(options, SYSTEMS), _training(options)
-    facts = _facts(options, training)
-    weights = [facts[what] for what in ("model", "training", "checkpoints", "descriptions")]  # depend on these
+    systems, (training, precision) = chosen_systems(options, SYSTEMS), _training(options)
+    facts = _facts(options, training, precision)
+    weighty = ("model", "training", "precision", "checkpoints", "descriptions")  # weights depend on these
 
     def begin() -> Callable[[str, int], dict[str, Any]]:
-        return _Bench(options, training, digest_of(weights, 8)).run
+        return _Bench(options, training, precision, digest_of([facts[what] for what in weighty], 8)).run
 
     run_ablation(options, systems, facts, begin, _METRICS, write_report)
     return 0
 
 
-def _training(options: AblateOptions) -> LMSegTraining:
-    """What the recipe says of LMSeg, with the steps that are asked for."""
-    stage = rendered_stage(options, "lmseg", LMSegTraining)
-    return replace(stage, loop=shortened(stage.loop, options.steps))
+def _training(options: AblateOptions) -> tuple[LMSegTraining, str]:
+    """What the recipe says of LMSeg, with the steps that are asked for, and its precision."""
+    stage, precision = rendered_stage(options, "lmseg", LMSegTraining)
+    return replace(stage, loop=shortened(stage.loop, options.steps)), precision
 
 
 def _sections(preset: str) -> tuple[TwoStageSection, LMSegSection]:
@@ -137,7 +137,7 @@ def _sections(preset: str) -> tuple[TwoStageSection, LMSegSection]:
     return model, model.classifier
 
 
-def _facts(options: AblateOptions, training: LMSegTraining) -> dict[str, Any]:
+def _facts(options: AblateOptions, training: LMSegTraining, precision: str) -> dict[str, Any]:
     """What figures depend on, beside variant and seed; of the device, only their rounding does."""
     files = preset_folder(training.preset)
     untrained = with_untrained_scorer(training.preset)
@@ -148,6 +148,7 @@ def _facts(options: AblateOptions, training: LMSegTraining) -> dict[str, Any]:
             "model": asdict(untrained.model),
             "merge": asdict(untrained.merge),
             "training": asdict(training),
+            "precision": precision,
             "checkpoints": {name: sha256_of(files.own(name)) for name in own_checkpoints(untrained)},
             "descriptions": sha256_of(_described_by()),
         }
@@ -180,10 +181,10 @@ def _next(words: Sequence[str], word: str) -> str:
 class _Bench:
     """The images and proposals that all variants share, and the training and evaluation of one."""
 
-    def __init__(self, options: AblateOptions, training: LMSegTraining, digest: str) -> None:
+    def __init__(self, options: AblateOptions, training: LMSegTraining, precision: str, digest: str) -> None:
         """`digest`: of the settings; ends the names of training folders."""
         self._training, self._digest = training, digest
-        self._run = Run(options.data, options.out, Engine(options.device, "no"))
+        self._run = Run(options.data, options.out, Engine(options.device, precision))
         self._model, self._classifier = _sections(training.preset)
         self._preset, self._files = load_preset(training.preset), preset_folder(training.preset)
         require_weights(training.preset, with_untrained_scorer(training.preset))

@@ -93,12 +93,12 @@ def ablate_omtseg(options: AblateOptions) -> int:
     Raises:
         ConfigError, CheckpointError, DatasetError: for a bad option, recipe or preset, or damaged results in --out.
     """
-    systems, training = chosen_systems(options, SYSTEMS), _training(options)
-    facts = _facts(options, training)
+    systems, (training, precision) = chosen_systems(options, SYSTEMS), _training(options)
+    facts = _facts(options, training, precision)
 
     def begin() -> Callable[[str, int], dict[str, Any]]:
-        run = Run(options.data, options.out, Engine(options.device, "no"))
-        digest = digest_of([facts["model"], facts["training"]], 8)  # what weights depend on
+        run = Run(options.data, options.out, Engine(options.device, precision))
+        digest = digest_of([facts["model"], facts["training"], precision], 8)  # what weights depend on
         asked = frozenset(category.name for category in VOCABULARY.categories)
         samples = [known(sample) for sample in evaluation_samples(options, run, asked)]
         return lambda system, seed: _figures_of(system, seed, training, run, samples, digest)
@@ -107,13 +107,13 @@ def ablate_omtseg(options: AblateOptions) -> int:
     return 0
 
 
-def _training(options: AblateOptions) -> OMTSegTraining:
-    """What the recipe says of OMTSeg, with the steps that are asked for."""
-    stage = rendered_stage(options, "omtseg", OMTSegTraining)
-    return replace(stage, loop=shortened(stage.loop, options.steps))
+def _training(options: AblateOptions) -> tuple[OMTSegTraining, str]:
+    """What the recipe says of OMTSeg, with the steps that are asked for, and its precision."""
+    stage, precision = rendered_stage(options, "omtseg", OMTSegTraining)
+    return replace(stage, loop=shortened(stage.loop, options.steps)), precision
 
 
-def _facts(options: AblateOptions, training: OMTSegTraining) -> dict[str, Any]:
+def _facts(options: AblateOptions, training: OMTSegTraining, precision: str) -> dict[str, Any]:
     """What figures depend on, beside variant and seed; of the device, only their rounding does."""
     return as_stored(
         {
@@ -122,6 +122,7 @@ def _facts(options: AblateOptions, training: OMTSegTraining) -> dict[str, Any]:
             "model": asdict(replace(omtseg_section(training.preset), checkpoint=None)),
             "merge": asdict(load_preset(training.preset).merge),
             "training": asdict(training),
+            "precision": precision,
         }
     )
 

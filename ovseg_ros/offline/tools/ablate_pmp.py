@@ -65,8 +65,6 @@ BUNDLED = "bundled"
 """The generator as it is before any of these trainings."""
 _SEEDS, _STEPS, _SCENES = 2, 400, 120
 _BATCH = 32
-_PRECISION = "bf16"
-"""Of all variants' trainings and evaluations, which halves their time."""
 
 
 def ablate_pmp(options: AblateOptions) -> int:
@@ -81,7 +79,7 @@ def ablate_pmp(options: AblateOptions) -> int:
         ConfigError, CheckpointError, DatasetError: for a bad option, recipe or preset, or damaged results in --out.
     """
     systems, out = chosen_systems(options, SYSTEMS), options.out
-    stage = rendered_stage(options, "pmp", PmpTraining)
+    stage, precision = rendered_stage(options, "pmp", PmpTraining)
     steps = options.steps or _STEPS
     assert isinstance(stage.data, RenderedData)  # as asked
     training = replace(
@@ -91,14 +89,13 @@ def ablate_pmp(options: AblateOptions) -> int:
             stage.loop, steps=steps, warmup_steps=min(stage.loop.warmup_steps, steps // 10), gradient_accumulation=1
         ),
     )
-    facts = _facts(options, training)
+    facts = _facts(options, training, precision)
     wanted = [(BUNDLED, 0), *((system, seed) for seed in chosen_seeds(options, _SEEDS) for system in systems)]
     made = {(one["variant"], one["seed"]) for one in kept_results(out, facts)}
     missing = [key for key in wanted if key not in made]
     if missing:
-        bench = _Bench(
-            options, training, Run(options.data or out / "data", out, Engine("cpu", _PRECISION)), digest_of(facts, 8)
-        )
+        run = Run(options.data or out / "data", out, Engine("cpu", precision))
+        bench = _Bench(options, training, run, digest_of(facts, 8))
         for variant, seed in missing:
             result = {"variant": variant, "seed": seed, "facts": facts, **bench.run(variant, seed)}
             write_json(result_path(out, variant, seed), result)
@@ -108,14 +105,14 @@ def ablate_pmp(options: AblateOptions) -> int:
     return 0
 
 
-def _facts(options: AblateOptions, training: PmpTraining) -> dict[str, Any]:
+def _facts(options: AblateOptions, training: PmpTraining, precision: str) -> dict[str, Any]:
     """What figures depend on, beside variant and seed."""
     preset, files = _untrained(training.preset), preset_folder(training.preset)
     return as_stored(
         {
             "split": options.split,
             "images": options.images,
-            "precision": _PRECISION,
+            "precision": precision,
             "prompt": asdict(guided_section(training.preset).prompt),
             "merge": asdict(preset.merge),
             "training": asdict(training),

@@ -39,14 +39,15 @@ def chosen_seeds(options: AblateOptions, count: int) -> range:
     return range(options.first_seed, options.first_seed + (options.seeds or count))
 
 
-def rendered_stage(options: AblateOptions, name: str, kind: type[Stage]) -> Stage:
+def rendered_stage(options: AblateOptions, name: str, kind: type[Stage]) -> tuple[Stage, str]:
     """The stage of the recipe (without one, `tabletop_` and the name), of a kind called `name`, that learns from
-    rendered data, with overrides; ConfigError if it has none."""
-    recipe = options.recipe or f"tabletop_{name}"
-    for stage in load_recipe(recipe, options.overrides, steps=options.steps).stages:
+    rendered data, with overrides, and the recipe's precision; ConfigError if it has no such stage."""
+    name_or_path = options.recipe or f"tabletop_{name}"
+    recipe = load_recipe(name_or_path, options.overrides, steps=options.steps)
+    for stage in recipe.stages:
         if isinstance(stage, kind) and isinstance(stage.data, RenderedData):
-            return stage
-    raise ConfigError(f"the recipe {recipe} has no stage of kind {name} on rendered data to ablate")
+            return stage, recipe.mixed_precision or "no"
+    raise ConfigError(f"the recipe {name_or_path} has no stage of kind {name} on rendered data to ablate")
 
 
 def shortened(loop: LoopConfig, steps: int | None) -> LoopConfig:

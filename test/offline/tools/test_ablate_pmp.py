@@ -22,6 +22,8 @@ from ovseg_ros.offline.train.data import to_pixels
 from ovseg_ros.offline.train.pmp import PmpTraining
 
 SYSTEMS = ("concatenate", "pmp", "pmp_other")
+SINGLE = "mixed_precision=no"
+"""The recipe's, bf16, would be that of all trainings in this process."""
 
 
 @pytest.fixture
@@ -40,19 +42,28 @@ def build(monkeypatch: pytest.MonkeyPatch, tiny_segmenter):
     monkeypatch.setattr(shared, "load_or_render", lambda *_, **__: coloured_views(2, "blue star"))
     monkeypatch.setattr(ablation, "open_data", lambda *_: coloured_samples(2))
     monkeypatch.setattr(ablation, "build_network", untrained)
-    monkeypatch.setattr(ablation, "_PRECISION", "no")  # it would be that of all trainings in this process
     return untrained
 
 
 def small(folder: Path) -> AblateOptions:
-    return AblateOptions(experiment="pmp", out=folder / "out", data=folder, seeds=1, systems=SYSTEMS, images=2, steps=2)
+    return AblateOptions(
+        experiment="pmp",
+        overrides=(SINGLE,),
+        out=folder / "out",
+        data=folder,
+        seeds=1,
+        systems=SYSTEMS,
+        images=2,
+        steps=2,
+    )
 
 
 def test_an_ablation_goes_on_where_it_stopped(build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[str] = []
     original = ablation.run_loop
     monkeypatch.setattr(ablation, "run_loop", lambda *a, **k: (trained.append(a[2].name), original(*a, **k)))
-    arguments = f"ablate pmp --out {tmp_path / 'out'} --data {tmp_path} --seeds 1 --images 2 --steps 2 --systems"
+    folders = f"--out {tmp_path / 'out'} --data {tmp_path}"
+    arguments = f"ablate pmp {SINGLE} {folders} --seeds 1 --images 2 --steps 2 --systems"
     assert main([*arguments.split(), *SYSTEMS]) == 0
     assert [name.rsplit("-", 1)[0] for name in trained] == ["concatenate-0", "pmp-0", "pmp_other-0"]
     table = (tmp_path / "out" / "ablation.md").read_text()
@@ -72,7 +83,7 @@ def test_an_ablation_goes_on_where_it_stopped(build, tmp_path: Path, monkeypatch
 
 
 def task(build, name: str) -> ablation.StrategyTask:
-    stage = rendered_stage(AblateOptions(experiment="pmp", out=Path("out")), "pmp", PmpTraining)
+    stage, _ = rendered_stage(AblateOptions(experiment="pmp", out=Path("out")), "pmp", PmpTraining)
     network, text_encoder = build("", torch.device("cpu"), 0)
     network = PromptedEoMT(network, STRATEGIES["pmp"])
     torch.nn.init.normal_(network.guidance.prompts[0].out.weight)
