@@ -94,8 +94,9 @@ def _markdown(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> st
     loop, data = facts["training"]["loop"], facts["training"]["data"]
     parts.append(
         f"\nMean IoU and PQ in percent; {facts['images']} images of split {facts['split']}; {loop['steps']} steps of "
-        f"{loop['batch_size']} crops, of {data['scenes']} scenes in {data['views']} views. In brackets 95 % intervals "
-        "by bootstrap over images (PQ: of the first seed), before them half the range over seeds.\n"
+        f"{loop['batch_size']} crops, of {data['scenes'] + data['wide']} scenes in {data['views']} views. "
+        "In brackets 95 % intervals by bootstrap over images (PQ: of the first seed), before them half the range over "
+        "seeds.\n"
     )
     return "\n".join(parts)
 

@@ -167,6 +167,20 @@ def test_an_ablation_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("scenes")
+def test_trainings_have_the_precision_of_their_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    single = ablation.Engine("cpu")  # another precision would be that of all trainings in this process
+    monkeypatch.setattr(ablation, "Engine", lambda _, precision: (asked.append(precision), single)[1])
+    options = replace(small(tmp_path), systems=("seve",))
+    trained: list[str] = []
+    original = ablation.learn
+    monkeypatch.setattr(ablation, "learn", lambda *a: (trained.append(a[2].name), original(*a)))
+    ablate_tabletop(options)
+    ablate_tabletop(replace(options, overrides=(*options.overrides, "mixed_precision=bf16")))
+    assert asked == ["no", "bf16"] and len(set(trained)) == 2  # no network of one for the other
+
+
+@pytest.mark.usefixtures("scenes")
 def test_a_torn_result_is_named(tmp_path: Path) -> None:
     path = result_path(tmp_path / "out", "baseline-c0", 0)
     path.parent.mkdir(parents=True)
