@@ -291,7 +291,7 @@ def _markdown(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
         "| unseen, 95 % interval over images | masks named rightly, seen | unseen |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    curves = ["| mean loss of naming in each tenth of the steps |", "|---|"]
+    curves = ["| system | adapter convolutions | mean loss of naming in each tenth of the steps |", "|---|---|---|"]
     for row in rows:
         low, high = row["unseen_ci95_of_first_seed"]
         spread = f"{min(row['unseen_over_seeds']):.1f} to {max(row['unseen_over_seeds']):.1f}"
@@ -305,7 +305,7 @@ def _markdown(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
             f"| {_percent(row['seen_named'])} | {_percent(row['unseen_named'])} |"
         )
         if row["losses"]:
-            curves.append(f"| {title}: {', '.join(f'{loss:.3f}' for loss in row['losses'])} |")
+            curves.append(f"| {title} | {depth} | {', '.join(f'{loss:.3f}' for loss in row['losses'])} |")
     loop, samples = facts["training"]["loop"], "masks" if facts["fisa"]["view"] == "crops" else "images"
     about = (
         f"{facts['images']} images of split {facts['split']}; {loop['steps']} steps of {loop['batch_size']} {samples}. "
