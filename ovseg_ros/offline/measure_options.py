@@ -46,6 +46,9 @@ class BenchOptions:
     ] = ("auto",)
     precision: Precision = "auto"
     engine_folder: EngineFolder = None
+    against: Annotated[
+        str | None, Option(f"also time the model call of this preset, by turns: {PRESET}", metavar="PRESET")
+    ] = None
     random_weights: Annotated[
         bool, switch("of a preset whose weights are not here: as fast as its own, but it finds noise")
     ] = False

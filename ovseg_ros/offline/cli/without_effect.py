@@ -17,7 +17,7 @@ _OF_EVALUATION = (
 
 _BY_PLACE = {"name": "NAME"}
 _OF_ENGINES = ("engine", "precision", "engine_folder")
-_OF_COMPARISON = ("random_weights", "sweep", "peers", "plot")
+_OF_COMPARISON = ("against", "random_weights", "sweep", "peers", "plot")
 _WITHOUT_EXPORT = ("eager", "compile", "cuda_graph")
 _ON_THE_CPU = "this ablation computes on the CPU; --device is of ablate omtseg and lmseg"
 

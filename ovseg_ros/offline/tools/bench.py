@@ -40,6 +40,7 @@ from ovseg_ros.offline.tools.bench_peers import merge_against_transformers
 from ovseg_ros.offline.tools.bench_plot import plot_report, require_matplotlib
 from ovseg_ros.offline.tools.bench_report import print_comparison, print_delivery, print_report
 from ovseg_ros.offline.tools.bench_times import describe_machine, scene_images, summary
+from ovseg_ros.offline.tools.bench_turns import bench_against
 from ovseg_ros.offline.tools.random_model import random_segmenter
 from ovseg_ros.offline.words import say
 from ovseg_ros.sim.categories import TABLETOP_SPECS
@@ -76,8 +77,12 @@ def _bench_times(options: BenchOptions) -> int:
     specs, frames, cameras = _specs(options, say), options.frames, options.cameras
     load_average = os.getloadavg()[0]  # of the last minute, before this run adds to it
     engines = [_engine(name, options) for name in options.engine]
-    build = partial(random_segmenter if options.random_weights else build_segmenter, options.preset, options.device)
+    build_any = random_segmenter if options.random_weights else build_segmenter
+    build = partial(build_any, options.preset, options.device)
     first, segmenter = in_own_thread("loading", lambda: _first_here(build, engines))
+    other = None
+    if options.against is not None:
+        other = in_own_thread("loading", partial(build_any, options.against, options.device, first))
     images = scene_images(options.size, count=4)
     report: dict[str, Any] = {
         "preset": options.preset,
@@ -96,6 +101,9 @@ def _bench_times(options: BenchOptions) -> int:
         report["stamp_to_subscriber"] = stamp_to_subscriber(
             _node_parameters(options, first), images[0], model_seconds=seconds, frames=frames, cameras=cameras
         )
+    if other is not None:
+        compared = bench_against(segmenter, other, specs, images, frames=frames, warmup=options.warmup)
+        report["against"] = {"preset": options.against, **compared}
     if len(engines) > 1:
         report["engines"] = bench_engines(
             build, options.preset, engines, specs, images, frames=frames, warmup=options.warmup, tell=say
@@ -103,8 +111,8 @@ def _bench_times(options: BenchOptions) -> int:
     if options.sweep:
         report["words"] = sweep_words(segmenter, images[0], rounds=_SWEPT)
         width, height = options.size
-        compared = merge_against_transformers((height, width), _SWEPT_MASKS)
-        report["merge"] = [row._asdict() for row in compared]
+        merges = merge_against_transformers((height, width), _SWEPT_MASKS)
+        report["merge"] = [row._asdict() for row in merges]
     if options.peers:
         report["peers"] = peer_frames(segmenter.device)
     write_figures(options.json, report)

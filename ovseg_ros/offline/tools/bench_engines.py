@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ovseg_ros.core.engine.options import EngineOptions
 from ovseg_ros.core.errors import ConfigError
@@ -15,6 +14,7 @@ from ovseg_ros.core.segmenter import PanopticSegmenter
 from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.offline.tools.bench_machine import kernel_seconds, memory, peak_rates, waits_of
 from ovseg_ros.offline.tools.bench_times import summary
+from ovseg_ros.offline.tools.bench_turns import in_turns
 from ovseg_ros.offline.tools.count_frame import count_frame
 
 SWEPT_WORDS = (10, 150, 847, 1203, 10_000)
@@ -54,24 +54,11 @@ def bench_engines(
         entry |= {"engine": segmenter.engine.engine, "precision": segmenter.engine.precision}
         tell(segmenter.engine.line)
         running.append((entry, segmenter, prompt))
-    seconds = _in_turns([(segmenter, prompt) for _, segmenter, prompt in running], images, frames, warmup)
+    pairs = [(segmenter, prompt) for _, segmenter, prompt in running]
+    seconds = in_turns(pairs, images, frames=frames, warmup=warmup, title="engines")
     for (entry, segmenter, prompt), times in zip(running, seconds, strict=True):
         entry |= _figures(preset, segmenter, prompt, images, len(specs), times)
     return entries
-
-
-def _in_turns(
-    running: Sequence[tuple[PanopticSegmenter, Prompt]], images: Sequence[np.ndarray], frames: int, warmup: int
-) -> list[list[float]]:
-    """Seconds of each engine's calls."""
-    seconds: list[list[float]] = [[] for _ in running]
-    for index in tqdm(range(warmup + frames), desc="engines", unit="frame"):
-        for (segmenter, prompt), times in zip(running, seconds, strict=True):
-            began = time.perf_counter()
-            segmenter.segment(images[index % len(images)], prompt)
-            if index >= warmup:
-                times.append(time.perf_counter() - began)
-    return seconds
 
 
 def _figures(

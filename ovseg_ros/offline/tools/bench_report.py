@@ -45,7 +45,13 @@ def print_delivery(title: str, entry: dict[str, Any]) -> None:
 
 
 def print_comparison(report: dict[str, Any]) -> None:
-    """Engines, sweeps and peers, as far as they were measured, on stdout."""
+    """Another preset, engines, sweeps and peers, as far as they were measured, on stdout."""
+    if "against" in report:
+        other = report["against"]
+        print(
+            f"by turns: {report['preset']} {other['model_call_ms']['p50']} ms p50, {other['preset']} "
+            f"{other['other_model_call_ms']['p50']} ms; frame by frame {other['paired_ratio']} times that (median)"
+        )
     for entry in report.get("engines", []):
         name = f"{entry['engine']}, {entry['precision']}"
         if "unavailable" in entry:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 import tempfile
+import time
 
 import numpy as np
 import pytest
@@ -92,6 +93,7 @@ def test_processes_need_ros_and_say_so(monkeypatch):
     [
         (["--plot", "{folder}/b.png"], "it draws several engines, and what --sweep finds"),
         (["--sweep", "--plot", "{folder}/b.png"], "--plot needs matplotlib, which is not installed"),
+        (["--soak", "1", "--against", "tabletop_fisa"], "--against would change nothing: --soak watches one camera"),
         (["--sweep", "--plot", "{folder}/b.txt"], "b.txt' does not end in .png, .pdf or .svg"),
     ],
 )
@@ -129,6 +131,40 @@ def test_a_comparison_goes_on_without_the_engines_that_are_not_here(tmp_path, mo
     assert "no CUDA device" in missing["unavailable"]
     assert ran["model_call_ms"]["p50"] > 0
     assert "engine cuda_graph, auto: not here: engine cuda_graph cannot run on cpu" in capsys.readouterr().out
+
+
+def test_two_presets_take_turns(tmp_path, monkeypatch, tiny_segmenter, capsys):
+    built, called = [], []
+
+    class Slower:
+        """The same, and a tenth of a second."""
+
+        def prepare(self, vocabulary):
+            return tiny_segmenter.prepare(vocabulary)
+
+        def segment(self, image, prompt):
+            called.append("slower")
+            time.sleep(0.1)
+            return tiny_segmenter.segment(image, prompt)
+
+    def build(preset, device, options):
+        built.append((preset, device, options.precision))
+        return tiny_segmenter if preset == "tabletop" else Slower()
+
+    monkeypatch.setattr(bench, "build_segmenter", build)
+    monkeypatch.setattr(bench, "scene_images", lambda size, count: IMAGES)
+    monkeypatch.setitem(sys.modules, "rclpy", None)
+    monkeypatch.delitem(sys.modules, "ovseg_ros.ros.bench.in_process", raising=False)
+    arguments = ["bench", "--frames", "3", "--warmup", "1", "--vocabulary", "cup, wall", "--against", "old.yaml"]
+    assert main([*arguments, "--device", "cpu", "--precision", "float32", "--json", str(tmp_path / "b.json")]) == 0
+    assert built == [("tabletop", "cpu", "float32"), ("old.yaml", "cpu", "float32")]
+    assert len(called) == 4
+    against = json.loads((tmp_path / "b.json").read_text())["against"]
+    assert against["preset"] == "old.yaml"
+    assert against["other_model_call_ms"]["min"] > 100  # milliseconds
+    assert 0 < against["paired_ratio"] < 1
+    shown = f"by turns: tabletop {against['model_call_ms']['p50']} ms p50, old.yaml"
+    assert shown in capsys.readouterr().out
 
 
 def test_the_command_writes_json_and_names_the_machine(tmp_path, monkeypatch, tiny_segmenter, capsys):
