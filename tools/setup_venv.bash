@@ -44,9 +44,9 @@ finish() {
   "$1/bin/python" tools/fix_ros_wheels.py
 }
 
-[ -x .venv/bin/python ] || bash tools/disk_space.bash
+[ -x .venv/bin/ovseg ] || "$PYTHON" tools/disk_space.py
 create .venv
-echo "make setup: installing the Python packages and ROS 2 (9 GB once; minutes)"
+echo "make setup: installing the Python packages and ROS 2 (9 GB; minutes)"
 # The pip that comes with an older Python takes very long over so many requirements.
 install .venv "$(grep '^pip==' requirements.txt)"
 install .venv -r requirements.txt -r requirements-ros-kilted.txt

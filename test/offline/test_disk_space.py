@@ -1,58 +1,86 @@
 """The set-up says that a disk is too small before it downloads anything."""
 
-import os
+import importlib.util
+import shutil
 import subprocess
+import sys
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = Path(__file__).resolve().parents[2] / "tools/disk_space.py"
+Usage = namedtuple("Usage", "free")
 
 
 @pytest.fixture
-def check(tmp_path):
-    """Runs the check where df finds so many GB in the folder for temporary files, and so many everywhere else."""
-
-    def run(*, here: int, temporary: int, is_one_disk: bool) -> subprocess.CompletedProcess:
-        commands, other = tmp_path / "bin", tmp_path / "temporary"
-        commands.mkdir()
-        other.mkdir()
-        devices = f'[ "${{@: -1}}" = "{other}" ] && echo {int(not is_one_disk)} || echo 0'
-        sizes = f'echo Avail; [ "${{@: -1}}" = "{other}" ] && echo " {temporary}GB" || echo " {here}GB"'
-        for name, body in {"stat": devices, "df": sizes}.items():
-            (commands / name).write_text(f"#!/bin/bash\n{body}\n")
-            (commands / name).chmod(0o755)
-        environment = os.environ | {"PATH": f"{commands}:{os.environ['PATH']}", "TMPDIR": str(other)}
-        script = ["bash", str(ROOT / "tools/disk_space.bash")]
-        return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60)
-
-    return run
+def module(monkeypatch):
+    spec = importlib.util.spec_from_file_location("disk_space", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("PIP_NO_CACHE_DIR", "PIP_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    return module
 
 
-def test_enough(check):
-    done = check(here=13, temporary=13, is_one_disk=True)
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+@pytest.fixture
+def free(monkeypatch):
+    def set_free(gb):
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(gb * 1000**3))
+
+    return set_free
 
 
-def test_enough_on_two_disks(check):
-    assert check(here=9, temporary=4, is_one_disk=False).returncode == 0
+def on_one_disk(module, tmp_path):
+    return [need._replace(folder=tmp_path) for need in module.needs(tmp_path)]
 
 
-def test_one_disk_holds_both(check):
-    done = check(here=12, temporary=12, is_one_disk=True)
-    assert done.returncode == 1
-    assert f"needs 13 GB of free disk in {ROOT}, which has 12 GB" in done.stderr
-    assert "TMPDIR" in done.stderr
+def test_a_first_set_up_needs_the_environment_temporary_files_and_the_cache(module, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    environment, temporary, cache = module.needs(tmp_path)
+    assert (environment.folder, environment.gb) == (tmp_path, 9)
+    assert temporary.gb == 4 and temporary.folder.is_dir()
+    assert (cache.folder, cache.gb) == (tmp_path / "caches/pip", 4)
+    monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "elsewhere"))
+    assert module.needs(tmp_path)[2].folder == tmp_path / "elsewhere"
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    assert len(module.needs(tmp_path)) == 2
 
 
-def test_little_room_for_the_environment(check):
-    done = check(here=8, temporary=99, is_one_disk=False)
-    assert done.returncode == 1
-    assert f"needs 9 GB of free disk in {ROOT}, which has 8 GB" in done.stderr
+def test_enough_is_enough(module, tmp_path, free):
+    free(17)
+    assert module.complaint(on_one_disk(module, tmp_path)) is None
 
 
-def test_little_room_for_temporary_files(check, tmp_path):
-    done = check(here=99, temporary=3, is_one_disk=False)
-    assert done.returncode == 1
-    assert f"needs 4 GB of free disk in {tmp_path / 'temporary'}, which has 3 GB" in done.stderr
-    assert "TMPDIR" in done.stderr
+def test_what_else_helps_is_said_where_it_would_be_enough(module, tmp_path, free):
+    free(16.9)
+    said = module.complaint(on_one_disk(module, tmp_path))
+    assert "needs 17 GB of free disk" in said and "there are 16.9 GB" in said and str(tmp_path) in said
+    assert "TMPDIR=FOLDER" in said and "PIP_NO_CACHE_DIR=1" in said
+    free(8.9)
+    said = module.complaint(on_one_disk(module, tmp_path))
+    assert "there are 8.9 GB. Free some. Then" in said and "TMPDIR" not in said
+
+
+def test_a_folder_that_is_not_there_yet_counts_for_the_disk_above_it(module, tmp_path, free):
+    free(3)
+    said = module.complaint([module.Need("pip's cache", tmp_path / "not/yet", 4)])
+    assert f"4 for pip's cache in {tmp_path}/not/yet" in said
+
+
+@pytest.mark.parametrize("folder", ["/not/there", "", "-x", "relative folder"])
+def test_a_folder_for_temporary_files_that_python_would_not_take_stops_nothing(folder):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)], env={"TMPDIR": folder}, capture_output=True, text=True, timeout=60
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0 or "of free disk" in done.stderr  # of this machine
+
+
+def test_no_folder_for_temporary_files_at_all(module, monkeypatch, capsys):
+    def full():
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(module.tempfile, "gettempdir", full)
+    with pytest.raises(SystemExit, match="make setup: pip needs a folder for temporary files .*/tmp.* set TMPDIR"):
+        module.main()
