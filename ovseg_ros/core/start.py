@@ -151,7 +151,7 @@ class _Trials:
 
     def _exported_precision(self) -> str:
         """ConfigError unless what is exported is of this preset and can be run here."""
-        manifest = read_manifest(self._exports)
+        manifest = read_manifest(self._exports, self._preset)
         if fault := fits(manifest, self._preset):
             raise ConfigError(fault)
         self._size = manifest.sizes[0]

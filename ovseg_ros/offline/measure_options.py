@@ -50,7 +50,7 @@ class BenchOptions:
         str | None, Option(f"also time the model call of this preset, by turns: {PRESET}", metavar="PRESET")
     ] = None
     random_weights: Annotated[
-        bool, switch("of a preset whose weights are not here: as fast as its own, but it finds noise")
+        bool, switch("of a preset whose weights are not here: it finds noise, so it has as much to do as there can be")
     ] = False
     sweep: Annotated[
         bool, switch("also time a frame under 10 to 10,000 words, and the merge of 5 to 120 masks beside transformers'")

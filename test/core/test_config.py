@@ -190,6 +190,8 @@ def test_merged_mappings_and_marks_of_utf_8_are_yaml(tmp_path: Path) -> None:
         ("{folder}/own.yml", None),
         ("Ome", "there is no preset 'Ome' (did you mean 'one'?); choose one of one, two, or give the path of a .yaml"),
         ("five", "there is no preset 'five'; choose one of one, two, or give the path of a .yaml file"),
+        ("./one.yaml", "the preset './one.yaml' does not exist (in /"),
+        ("presets/five.yml", "the preset 'presets/five.yml' does not exist (in /"),
         ("", "there is no preset ''; choose one of one, two"),
         ("{folder}", "is a folder, no preset; choose one of one, two"),
         ("{folder}/a.yaml", "a.yaml' is a folder, no preset; choose"),

@@ -142,10 +142,10 @@ def usual_folder(preset: str) -> Path:
     return root / "ovseg_ros" / "engines" / preset_name(preset)
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """What an export says of itself; ConfigError if there is none, or it is damaged or of another format."""
+def read_manifest(folder: Path, preset: str = "PRESET") -> Manifest:
+    """What a preset's export says of itself; ConfigError if there is none, or it is damaged or of another format."""
     path = folder / FILE_NAME
-    advice = f"{ovseg_command()} export PRESET --format onnx"
+    advice = f"{ovseg_command()} export {preset} --format onnx"
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:

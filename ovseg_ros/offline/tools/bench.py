@@ -16,6 +16,7 @@ Frames of the first three take turns, so that a change of clock rate or load mee
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 from ovseg_ros.core.build import build_segmenter
 from ovseg_ros.core.engine.options import EngineOptions
-from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.errors import ConfigError, OvsegError
 from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.own_thread import in_own_thread
 from ovseg_ros.core.segmenter import PanopticSegmenter
@@ -40,7 +41,7 @@ from ovseg_ros.offline.tools.bench_peers import merge_against_transformers
 from ovseg_ros.offline.tools.bench_plot import plot_report, require_matplotlib
 from ovseg_ros.offline.tools.bench_report import print_comparison, print_delivery, print_report
 from ovseg_ros.offline.tools.bench_times import describe_machine, scene_images, summary
-from ovseg_ros.offline.tools.bench_turns import bench_against
+from ovseg_ros.offline.tools.bench_turns import compare
 from ovseg_ros.offline.tools.random_model import random_segmenter
 from ovseg_ros.offline.words import say
 from ovseg_ros.sim.categories import TABLETOP_SPECS
@@ -80,10 +81,12 @@ def _bench_times(options: BenchOptions) -> int:
     build_any = random_segmenter if options.random_weights else build_segmenter
     build = partial(build_any, options.preset, options.device)
     first, segmenter = in_own_thread("loading", lambda: _first_here(build, engines))
-    other = None
-    if options.against is not None:
-        other = in_own_thread("loading", partial(build_any, options.against, options.device, first))
     images = scene_images(options.size, count=4)
+    against = None
+    if options.against is not None:
+        # First of all, since it may fail, and before the node, so that the other's memory is free again.
+        other = partial(build_any, options.against, options.device, replace(first, folder=None))
+        against = _against(segmenter, options, other, specs, images)
     report: dict[str, Any] = {
         "preset": options.preset,
         "size": list(options.size),
@@ -101,9 +104,8 @@ def _bench_times(options: BenchOptions) -> int:
         report["stamp_to_subscriber"] = stamp_to_subscriber(
             _node_parameters(options, first), images[0], model_seconds=seconds, frames=frames, cameras=cameras
         )
-    if other is not None:
-        compared = bench_against(segmenter, other, specs, images, frames=frames, warmup=options.warmup)
-        report["against"] = {"preset": options.against, **compared}
+    if against is not None:
+        report["against"] = against
     if len(engines) > 1:
         report["engines"] = bench_engines(
             build, options.preset, engines, specs, images, frames=frames, warmup=options.warmup, tell=say
@@ -121,6 +123,28 @@ def _bench_times(options: BenchOptions) -> int:
     if options.plot is not None:
         plot_report(report, options.plot)
     return 0
+
+
+def _against(
+    segmenter: PanopticSegmenter,
+    options: BenchOptions,
+    build: Callable[[], PanopticSegmenter],
+    specs: Sequence[CategorySpec],
+    images: Sequence[np.ndarray],
+) -> dict[str, Any]:
+    """The comparison with another preset, which is built here; ConfigError, naming it, if that cannot be or take the
+    words."""
+
+    def prepared(one: PanopticSegmenter) -> tuple[PanopticSegmenter, Prompt]:
+        return one, in_own_thread("text", lambda: one.prepare(Vocabulary.build(specs)))
+
+    own = prepared(segmenter)
+    try:
+        other = prepared(in_own_thread("loading", build))
+    except OvsegError as error:
+        raise ConfigError(f"--against {options.against}: {error}") from error
+    compared = compare(own, other, images, frames=options.frames, warmup=options.warmup)
+    return {"preset": options.against, "engine": other[0].engine.line, **compared}
 
 
 def _bench_delivered(options: BenchOptions) -> int:

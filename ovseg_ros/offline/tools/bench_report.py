@@ -8,6 +8,8 @@ def print_report(report: dict[str, Any]) -> None:
     machine = report["machine"]
     width, height = report["size"]
     print(f"preset {report['preset']}, {width}x{height}, {report['categories']} categories, {report['frames']} frames")
+    if report["random_weights"]:
+        print("random weights: no crop is left out by what was found, so it may take longer than with its own")
     print(
         f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average']}, {machine['device']}, "
         f"torch {machine['torch']} with {machine['torch_threads']} threads"
@@ -49,8 +51,9 @@ def print_comparison(report: dict[str, Any]) -> None:
     if "against" in report:
         other = report["against"]
         print(
-            f"by turns: {report['preset']} {other['model_call_ms']['p50']} ms p50, {other['preset']} "
-            f"{other['other_model_call_ms']['p50']} ms; frame by frame {other['paired_ratio']} times that (median)"
+            f"by turns: {report['preset']} {other['own_ms']['p50']} ms p50, {other['preset']} "
+            f"{other['other_ms']['p50']} ms ({other['engine']}); on the same frames the first takes {other['ratio']} "
+            "of the second's time"
         )
     for entry in report.get("engines", []):
         name = f"{entry['engine']}, {entry['precision']}"

@@ -9,22 +9,22 @@ from tqdm import tqdm
 
 from ovseg_ros.core.model import Prompt
 from ovseg_ros.core.segmenter import PanopticSegmenter
-from ovseg_ros.core.vocabulary import CategorySpec, Vocabulary
 from ovseg_ros.offline.tools.bench_times import summary
+
+Running = tuple[PanopticSegmenter, Prompt]
 
 
 def in_turns(
-    running: Sequence[tuple[PanopticSegmenter, Prompt]],
-    images: Sequence[np.ndarray],
-    *,
-    frames: int,
-    warmup: int,
-    title: str,
+    running: Sequence[Running], images: Sequence[np.ndarray], *, frames: int, warmup: int, title: str
 ) -> list[list[float]]:
-    """Seconds of each segmenter's calls, `frames` of each, after `warmup` untimed ones."""
+    """Seconds of each segmenter's calls, `frames` of each, after `warmup` untimed ones.
+
+    Every other round goes backwards, since a frame that another has just read is in the caches.
+    """
     seconds: list[list[float]] = [[] for _ in running]
     for index in tqdm(range(warmup + frames), desc=title, unit="frame"):
-        for (segmenter, prompt), times in zip(running, seconds, strict=True):
+        turns = list(zip(running, seconds, strict=True))
+        for (segmenter, prompt), times in turns if index % 2 == 0 else reversed(turns):
             began = time.perf_counter()
             segmenter.segment(images[index % len(images)], prompt)
             if index >= warmup:
@@ -32,20 +32,14 @@ def in_turns(
     return seconds
 
 
-def bench_against(
-    segmenter: PanopticSegmenter,
-    other: PanopticSegmenter,
-    specs: Sequence[CategorySpec],
-    images: Sequence[np.ndarray],
-    *,
-    frames: int,
-    warmup: int,
-) -> dict[str, Any]:
-    """Milliseconds of two presets' model calls, and the median over the frames of own time / the other's."""
-    running = [(one, one.prepare(Vocabulary.build(specs))) for one in (segmenter, other)]
-    own, others = in_turns(running, images, frames=frames, warmup=warmup, title="presets")
-    return {
-        "model_call_ms": summary(own),
-        "other_model_call_ms": summary(others),
-        "paired_ratio": round(float(np.median(np.divide(own, others))), 3),
-    }
+def compare(own: Running, other: Running, images: Sequence[np.ndarray], *, frames: int, warmup: int) -> dict[str, Any]:
+    """Milliseconds of two presets' model calls, and how long the own one takes of the other's time.
+
+    That is of each image's median, added up, so that neither one slow call nor one image decides.
+    """
+    times = in_turns([own, other], images, frames=frames, warmup=warmup, title="presets")
+    places = (np.arange(frames) + warmup) % len(images)
+    totals = [
+        sum(float(np.median(np.asarray(seconds)[places == place])) for place in np.unique(places)) for seconds in times
+    ]
+    return {"own_ms": summary(times[0]), "other_ms": summary(times[1]), "ratio": round(totals[0] / totals[1], 3)}

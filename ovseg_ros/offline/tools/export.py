@@ -115,7 +115,7 @@ def _copied(options: ExportOptions, folder: Path) -> Manifest | None:
     """An export to ONNX that is there already, perhaps from another machine, for engines to be built of it."""
     if options.format != "tensorrt" or options.overwrite or not (folder / FILE_NAME).exists():
         return None
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, options.preset)
     if (reason := fits(manifest, options.preset)) is not None:
         raise ConfigError(reason)
     if manifest.kind == "pt2" or (manifest.precision, manifest.sizes) != (options.precision, options.size):

@@ -1,4 +1,5 @@
-"""A preset's model with random weights: as fast as with its own, which nobody has to fetch first."""
+"""A preset's model with random weights, which nobody has to fetch first: as fast as with its own, or slower where those
+leave out what cannot win."""
 
 from collections.abc import Sequence
 

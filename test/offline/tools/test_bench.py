@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from ovseg_ros.core.errors import ConfigError
+from ovseg_ros.core.errors import ConfigError, VocabularyError
 from ovseg_ros.core.vocabulary import CategorySpec
 from ovseg_ros.offline.cli.main import main
-from ovseg_ros.offline.tools import bench, bench_delivery
+from ovseg_ros.offline.tools import bench, bench_delivery, bench_turns
 
 SPECS = (CategorySpec("cup"), CategorySpec("wall", is_thing=False))
 IMAGES = [np.zeros((48, 64, 3), dtype=np.uint8), np.full((48, 64, 3), 200, dtype=np.uint8)]
@@ -139,6 +139,8 @@ def test_two_presets_take_turns(tmp_path, monkeypatch, tiny_segmenter, capsys):
     class Slower:
         """The same, and a tenth of a second."""
 
+        engine = tiny_segmenter.engine
+
         def prepare(self, vocabulary):
             return tiny_segmenter.prepare(vocabulary)
 
@@ -161,10 +163,29 @@ def test_two_presets_take_turns(tmp_path, monkeypatch, tiny_segmenter, capsys):
     assert len(called) == 4
     against = json.loads((tmp_path / "b.json").read_text())["against"]
     assert against["preset"] == "old.yaml"
-    assert against["other_model_call_ms"]["min"] > 100  # milliseconds
-    assert 0 < against["paired_ratio"] < 1
-    shown = f"by turns: tabletop {against['model_call_ms']['p50']} ms p50, old.yaml"
+    assert against["other_ms"]["min"] > 100  # milliseconds
+    assert 0 < against["ratio"] < 1
+    shown = f"by turns: tabletop {against['own_ms']['p50']} ms p50, old.yaml"
     assert shown in capsys.readouterr().out
+
+
+def test_another_preset_that_cannot_take_the_words_is_named_at_once(monkeypatch, tiny_segmenter, capsys):
+    class Closed:
+        def prepare(self, vocabulary):
+            raise VocabularyError("none of the words is a class")
+
+    monkeypatch.setattr(bench, "build_segmenter", lambda name, *_: tiny_segmenter if name == "tabletop" else Closed())
+    monkeypatch.setattr(bench, "scene_images", lambda size, count: IMAGES)
+    monkeypatch.setattr(bench, "measure", None)
+    assert main(["bench", "--vocabulary", "cup", "--against", "closed"]) == 2
+    assert "--against closed: none of the words is a class" in capsys.readouterr().err
+
+
+def test_the_share_is_of_each_image_s_median(monkeypatch):
+    """Two images; own 1 s and 4 s, the other's 2 s and 4 s, and one slow call of each."""
+    own, other = [1.0, 4.0, 1.0, 99.0, 1.0, 4.0], [2.0, 4.0, 50.0, 4.0, 2.0, 4.0]
+    monkeypatch.setattr(bench_turns, "in_turns", lambda *_, **__: [own, other])
+    assert bench_turns.compare(None, None, IMAGES, frames=6, warmup=1)["ratio"] == round(5 / 6, 3)
 
 
 def test_the_command_writes_json_and_names_the_machine(tmp_path, monkeypatch, tiny_segmenter, capsys):
