@@ -146,6 +146,9 @@ class EvaluateTrackingOptions:
     seed: Annotated[int, _seed("the first take")] = 0
     seconds: Annotated[float, Option("length of a take (default: 12)", number(0, 3600, above=True), "S")] = 12.0
     rate: Annotated[float, Option("frames per second (default: 5)", number(0, 1000, above=True), "HZ")] = 5.0
+    name_votes: Annotated[
+        int, positive("of --preset: names by so many votes, beside those of each frame alone (default: 9)", 1000)
+    ] = 9
     device: Device = "auto"
     json: Json = None
 

@@ -202,7 +202,7 @@ def _run(cls: type[Any], given: argparse.Namespace) -> int:
         case options.EvaluateTrackingOptions():
             from ovseg_ros.offline.evaluate.tracking import TakesConfig, evaluate_tracking
 
-            takes = TakesConfig(told.split, told.sequences, told.seed, told.seconds, told.rate)
+            takes = TakesConfig(told.split, told.sequences, told.seed, told.seconds, told.rate, told.name_votes)
             return evaluate_tracking(takes, preset=told.preset, device=told.device, json_path=told.json)
         case options.EvaluatePhrasesOptions():
             from ovseg_ros.offline.data.tabletop_dataset import DatasetConfig

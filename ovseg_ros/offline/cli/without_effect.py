@@ -70,7 +70,7 @@ def _idle(told: Any) -> Iterator[tuple[tuple[str, ...], str]]:
             if report is None:
                 yield ("root", "device", "engine_folder"), "--merge segments nothing but the pictures of a --report"
         case options.EvaluateTrackingOptions(preset=None):
-            yield ("device",), "without --preset nothing is segmented"
+            yield ("device", "name_votes"), "without --preset nothing is segmented"
         case BenchOptions(delivered=True):
             names = ("preset", "device", "warmup", "vocabulary", "threads", "soak", *_OF_ENGINES, *_OF_COMPARISON)
             yield names, "--delivered has a stand-in for the model"
