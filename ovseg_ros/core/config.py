@@ -86,7 +86,8 @@ def find_config(what: str, name: str, folder: Path, besides: Sequence[str] = ())
     if is_file or (is_folder and name):
         found = f"{name!r} is a {'file of another kind' if is_file else 'folder'}, no {what}"
     elif path.suffix in (".yaml", ".yml") and name != path.name:
-        raise ConfigError(f"the {what} {name[:200]!r} does not exist (in {Path.cwd()}); correct the path")
+        start = "" if path.is_absolute() else f" from {Path.cwd()}"
+        raise ConfigError(f"there is no {what} {name[:200]!r}: this path does not exist{start}; correct it")
     else:
         found = f"there is no {what} {name!r}"
     raise ConfigError(f"{found}{choices(name, [*bundled, *besides])}, or give the path of a .yaml file")
